@@ -1,0 +1,157 @@
+//! The ledger: items and decisions. It alone keeps P1-P4; the lock only saves it work.
+
+pub mod dynamodb;
+pub mod sqlite;
+
+use std::fmt::{Debug, Display};
+
+use async_trait::async_trait;
+
+use crate::core::order::{Decided, Decision, Item, ItemId, Order, OrderId, Timestamp, UserId};
+
+/// What to do about a failed call.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LedgerError {
+    /// Nothing was written or read; the same call may be made again after a pause.
+    #[error("the ledger is busy: {0}")]
+    Busy(String),
+    /// The write may have been applied. The same call may be made again at once: it is
+    /// idempotent within its token's life, after which [`Ledger::find`] tells.
+    #[error("the ledger did not answer: {0}")]
+    OutcomeUnknown(String),
+    /// Repeating will not help: a missing table, no permission, a broken file.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// On what a commit depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The item still has the version that was read (0: still has no row).
+    Version(u64),
+    /// No condition on the item. Oversells; only `flux stress --without ledger-condition` on its
+    /// throw-away store asks for it, to show that the audit can fail.
+    Anything,
+}
+
+/// One batch of decisions about one item, written whole or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The item as it will be.
+    pub item: Item,
+    pub expect: Expect,
+    /// At most [`Ledger::max_commit`], no order twice.
+    pub decided: Vec<Decided>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    Written,
+    /// Nothing was written.
+    Refused {
+        /// The item's version is another by now.
+        item_moved: bool,
+        /// Orders of the batch that already have a decision.
+        seen: Vec<OrderId>,
+    },
+}
+
+/// An order as the ledger knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderRecord {
+    pub order: Order,
+    pub state: OrderState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderState {
+    /// Only a ledger that shares its store with the queue knows of queued orders.
+    Queued,
+    /// In the dead-letter queue.
+    DeadLettered,
+    Decided {
+        decision: Decision,
+        decided_at: Timestamp,
+    },
+}
+
+/// An order row as the audit reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditedOrder {
+    pub record: OrderRecord,
+    /// Whether the seal of a decided row fits what the row says.
+    pub sealed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditedItem {
+    pub item: Item,
+    /// How many order rows the item must have, where the store counts them.
+    pub orders: Option<u64>,
+}
+
+/// A page of a long read, and where the next begins; `None` after the last page.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    pub rows: Vec<T>,
+    pub next: Option<String>,
+}
+
+/// What became of [`Ledger::set_stock`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StockSet {
+    Created(Item),
+    Changed(Item),
+    Unchanged(Item),
+    /// Refused: so many units are held or sold already.
+    BelowTaken(u64),
+}
+
+/// Every method is safe to cancel: a write in flight is applied whole or not at all.
+/// Reads are consistent: they see every write that was answered before they began.
+#[async_trait]
+pub trait Ledger: Debug + Display + Send + Sync {
+    /// The most decisions one [`Commit`] may carry.
+    fn max_commit(&self) -> usize;
+
+    async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError>;
+
+    /// What is known of each order, in the order asked. Any number of ids.
+    async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError>;
+
+    /// Writes a batch under its condition and each order's being undecided. Idempotent: the same
+    /// commit again is `Written` again while its token lives (10 minutes on DynamoDB), or else
+    /// `Refused` with its own orders seen.
+    async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError>;
+
+    /// Records rejections of orders without touching the item; an order that has a decision keeps
+    /// it. Returns the ids of those. Any number of orders; idempotent.
+    async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError>;
+
+    /// Creates the item, or raises or lowers its stock. Idempotent.
+    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError>;
+
+    /// Items in pages of at most `limit`; `after` is a former page's `next`.
+    async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError>;
+
+    /// Sold one-of-a-kind items with their owners, in pages like [`Ledger::items`].
+    async fn inventory(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<(ItemId, UserId)>, LedgerError>;
+
+    /// For the audit: items with the number of order rows they must have.
+    async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError>;
+
+    /// For the audit: order rows (of one item, or all), oldest first where the store knows.
+    async fn audit_orders(
+        &self,
+        item: Option<&ItemId>,
+        after: Option<&str>,
+    ) -> Result<Page<AuditedOrder>, LedgerError>;
+
+    /// Answers when the ledger can be used: for `/readyz` and at start. `Broken` names what is
+    /// missing and what to do.
+    async fn check(&self) -> Result<(), LedgerError>;
+}

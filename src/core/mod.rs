@@ -1,0 +1,31 @@
+//! What flux is about, and the ports through which it meets the world.
+//!
+//! The order's road is in [`order`]; a port is a trait in the `mod.rs` of its folder, with one
+//! adapter per file beside it. `vendor/` holds the one connection that the adapters of a vendor
+//! share.
+
+pub mod calls;
+pub mod ledger;
+pub mod lock;
+pub mod marks;
+pub mod order;
+pub mod outcomes;
+pub mod queue;
+pub mod vendor;
+
+use std::sync::Arc;
+
+/// The ports that a process of flux works with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ports {
+    pub queue: Arc<dyn queue::Queue>,
+    pub ledger: Arc<dyn ledger::Ledger>,
+    /// `None`: decide without a lock. Slower under contention, as safe as with it.
+    pub lock: Option<Arc<dyn lock::Lock>>,
+    pub outcomes: Arc<dyn outcomes::Outcomes>,
+    /// `None` where the queue itself notices a reused key.
+    pub marks: Option<Arc<dyn marks::Marks>>,
+    pub names: Arc<order::OrderNames>,
+    pub clock: Arc<dyn order::Clock>,
+    pub calls: Arc<calls::Calls>,
+}

@@ -1,0 +1,206 @@
+//! The intake: takes orders one by one, sends them many at a time.
+//!
+//! While one send is on its way the next orders gather; no timer adds latency to a lone order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId};
+use crate::core::marks::{Mark, Marked, Marks};
+use crate::core::queue::{Queue, QueueError, Sent};
+
+/// How often an order is handed to the queue before its buyer is told to try again.
+const SEND_ATTEMPTS: u32 = 4;
+/// Pause before the second attempt; doubled for each further one.
+const RESEND_PAUSE: Duration = Duration::from_millis(40);
+
+/// Why an order was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    /// As many orders wait as may (P8). Nothing was sent.
+    #[error("{0}")]
+    Overloaded(String),
+    /// A send was tried and not confirmed: the order may have been taken.
+    #[error("order {order} could not be confirmed: {cause}")]
+    Unconfirmed { order: OrderId, cause: String },
+    /// The Idempotency-Key came before with another request.
+    #[error("this Idempotency-Key was used for another request")]
+    KeyReused,
+}
+
+/// A buyer's wish as the API read it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub user: UserId,
+    pub item: ItemId,
+    pub quantity: Quantity,
+    pub key: Option<IdempotencyKey>,
+}
+
+struct Entry {
+    order: Order,
+    keyed: bool,
+    answer: oneshot::Sender<Result<(), Refused>>,
+}
+
+/// The way in. Cheap to clone; when the last clone is dropped, [`Intake::start`]'s future ends
+/// after what was accepted is sent.
+#[derive(Debug, Clone)]
+pub struct Intake {
+    entries: mpsc::Sender<Entry>,
+    names: Arc<OrderNames>,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.order.fmt(f)
+    }
+}
+
+impl Intake {
+    /// An intake in which at most `waiting_max` orders wait to be sent, and the future that sends
+    /// them.
+    pub fn start(
+        queue: Arc<dyn Queue>,
+        marks: Option<Arc<dyn Marks>>,
+        names: Arc<OrderNames>,
+        clock: Arc<dyn Clock>,
+        waiting_max: usize,
+    ) -> (Intake, BoxFuture<'static, ()>) {
+        let (sender, receiver) = mpsc::channel(waiting_max);
+        let intake = Intake { entries: sender, names, clock };
+        (intake, Box::pin(gather(queue, marks, receiver)))
+    }
+
+    /// Accepts an order: durable when this answers. Cancelling it does not take the order back.
+    pub async fn accept(&self, request: Request) -> Result<Order, Refused> {
+        let now = self.clock.now();
+        let id = match &request.key {
+            Some(key) => self.names.keyed(&request.user, key),
+            None => self.names.fresh(now),
+        };
+        let order = Order {
+            id,
+            user: request.user,
+            item: request.item,
+            quantity: request.quantity,
+            accepted_at: now,
+        };
+        let (answer, answered) = oneshot::channel();
+        let entry = Entry { order: order.clone(), keyed: request.key.is_some(), answer };
+        self.entries.try_send(entry).map_err(|_| {
+            Refused::Overloaded("more orders are waiting than can be taken".to_owned())
+        })?;
+        let lost = Refused::Unconfirmed { order: id, cause: "the server is stopping".to_owned() };
+        answered.await.unwrap_or(Err(lost)).map(|()| order)
+    }
+}
+
+async fn gather(
+    queue: Arc<dyn Queue>,
+    marks: Option<Arc<dyn Marks>>,
+    mut entries: mpsc::Receiver<Entry>,
+) {
+    let limits = queue.limits();
+    let slots = Arc::new(Semaphore::new(limits.sends_in_flight));
+    loop {
+        let slot = slots.clone().acquire_owned().await.expect("never closed");
+        let mut batch = Vec::new();
+        if entries.recv_many(&mut batch, limits.send).await == 0 {
+            break;
+        }
+        tokio::spawn(send(queue.clone(), marks.clone(), batch, slot));
+    }
+    let all = limits.sends_in_flight as u32;
+    let _drained = slots.acquire_many(all).await;
+}
+
+async fn send(
+    queue: Arc<dyn Queue>,
+    marks: Option<Arc<dyn Marks>>,
+    mut batch: Vec<Entry>,
+    _slot: OwnedSemaphorePermit,
+) {
+    if let Some(marks) = marks {
+        batch = refuse_reused_keys(&*marks, batch).await;
+    }
+    let mut pause = RESEND_PAUSE;
+    for attempt in 1..=SEND_ATTEMPTS {
+        if batch.is_empty() {
+            return;
+        }
+        let orders: Vec<Order> = batch.iter().map(|e| e.order.clone()).collect();
+        let answers = queue.send(&orders).await;
+        batch = settle(batch, answers, attempt == SEND_ATTEMPTS);
+        if !batch.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Answers those whose fate is known; returns those to send again.
+fn settle(
+    batch: Vec<Entry>,
+    answers: Vec<Result<Sent, QueueError>>,
+    last_attempt: bool,
+) -> Vec<Entry> {
+    let mut again = Vec::new();
+    for (entry, answer) in batch.into_iter().zip(answers) {
+        let order = entry.order.id;
+        let fate = match answer {
+            Ok(Sent::Queued) => Ok(()),
+            Ok(Sent::KeyReused) => Err(Refused::KeyReused),
+            Err(e @ QueueError::Full(_)) => Err(Refused::Overloaded(e.to_string())),
+            Err(QueueError::Busy(_) | QueueError::OutcomeUnknown(_)) if !last_attempt => {
+                again.push(entry);
+                continue;
+            }
+            Err(e) => {
+                tracing::warn!(%order, "send failed: {e}");
+                Err(Refused::Unconfirmed { order, cause: "the queue did not take it".to_owned() })
+            }
+        };
+        let _gone = entry.answer.send(fate);
+    }
+    again
+}
+
+async fn refuse_reused_keys(marks: &dyn Marks, batch: Vec<Entry>) -> Vec<Entry> {
+    let wanted: Vec<Mark> = batch
+        .iter()
+        .filter(|e| e.keyed)
+        .map(|e| Mark { order: e.order.id, fingerprint: fingerprint(&e.order) })
+        .collect();
+    if wanted.is_empty() {
+        return batch;
+    }
+    let answers = match marks.mark(&wanted).await {
+        Ok(answers) => answers,
+        Err(e) => {
+            tracing::warn!("{e}; a reused Idempotency-Key is not noticed before the decision");
+            return batch;
+        }
+    };
+    let mut answers = answers.into_iter();
+    let mut kept = Vec::with_capacity(batch.len());
+    for entry in batch {
+        match entry.keyed.then(|| answers.next()).flatten() {
+            Some(Marked::Differs) => {
+                let _gone = entry.answer.send(Err(Refused::KeyReused));
+            }
+            Some(Marked::Fits) | None => kept.push(entry),
+        }
+    }
+    kept
+}
+
+/// A digest of what a request asks for; its user is already in its order id.
+fn fingerprint(order: &Order) -> u64 {
+    let asked = format!("{} {}", order.quantity.units(), order.item);
+    super::OrderKey(*b"flux fingerprint").hash(asked.as_bytes())
+}

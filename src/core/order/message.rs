@@ -1,0 +1,164 @@
+//! The queue's message: one order as a JSON object with at least `user_id` and `item_id`, or many
+//! as an array of such objects.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId};
+use crate::core::queue::DeadLetter;
+
+/// The most orders in one message.
+pub const MAX_ORDERS: usize = 99;
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    item_id: Cow<'a, str>,
+    #[serde(default = "one")]
+    quantity: u64,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    order_id: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepted_at: Option<u64>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+impl<'a> From<&'a Order> for Wire<'a> {
+    fn from(order: &'a Order) -> Self {
+        Wire {
+            user_id: order.user.as_str().into(),
+            item_id: order.item.as_str().into(),
+            quantity: order.quantity.units(),
+            order_id: Some(order.id.to_string().into()),
+            accepted_at: Some(order.accepted_at.0),
+        }
+    }
+}
+
+/// The message for these orders: an object for one, an array for more.
+pub fn encode(orders: &[Order]) -> String {
+    let text = match orders {
+        [order] => serde_json::to_string(&Wire::from(order)),
+        orders => serde_json::to_string(&orders.iter().map(Wire::from).collect::<Vec<_>>()),
+    };
+    text.expect("strings and numbers always have a JSON form")
+}
+
+/// Where a message came from, for the orders in it that do not say themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    pub message_id: &'a str,
+    pub sent_at: Timestamp,
+}
+
+/// Reads a message. What is no order becomes a dead letter; its neighbours are none the worse.
+pub fn decode(body: &str, origin: Origin<'_>, names: &OrderNames) -> (Vec<Order>, Vec<DeadLetter>) {
+    let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {
+        Ok(entries) => entries.into_iter().map(RawValue::get).collect(),
+        Err(_) => vec![body],
+    };
+    let mut orders = Vec::with_capacity(entries.len());
+    let mut letters = Vec::new();
+    for (index, text) in entries.into_iter().enumerate() {
+        match decode_one(text, index, origin, names) {
+            Ok(order) => orders.push(order),
+            Err((order_id, reason)) => letters.push(DeadLetter {
+                order_id,
+                reason,
+                body: text.to_owned(),
+                at: origin.sent_at,
+            }),
+        }
+    }
+    (orders, letters)
+}
+
+fn decode_one(
+    text: &str,
+    index: usize,
+    origin: Origin<'_>,
+    names: &OrderNames,
+) -> Result<Order, (OrderId, String)> {
+    let foreign = names.foreign(origin.message_id, index);
+    let wire: Wire<'_> =
+        serde_json::from_str(text).map_err(|e| (foreign, format!("not an order: {e}")))?;
+    let id = match &wire.order_id {
+        None => foreign,
+        Some(text) => OrderId::parse(text)
+            .ok()
+            .filter(|id| names.verify(*id))
+            .ok_or((foreign, "order_id was not made with this order_key".to_owned()))?,
+    };
+    let checked = || {
+        Ok(Order {
+            id,
+            user: UserId::parse(&wire.user_id)?,
+            item: ItemId::parse(&wire.item_id)?,
+            quantity: Quantity::new(wire.quantity)?,
+            accepted_at: wire.accepted_at.map_or(origin.sent_at, Timestamp),
+        })
+    };
+    checked().map_err(|e: super::InvalidId| (id, e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::OrderKey;
+    use super::*;
+
+    const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: Timestamp(77) };
+
+    fn names() -> OrderNames {
+        OrderNames::new(OrderKey::from_text("k"), 1)
+    }
+
+    fn order(names: &OrderNames, user: &str) -> Order {
+        Order {
+            id: names.fresh(Timestamp(5)),
+            user: UserId::parse(user).unwrap(),
+            item: ItemId::parse("ticket_001").unwrap(),
+            quantity: Quantity::new(3).unwrap(),
+            accepted_at: Timestamp(5),
+        }
+    }
+
+    #[test]
+    fn orders_come_back_as_they_were_sent() {
+        let names = names();
+        let one = vec![order(&names, "Zoë \"the\" \\ first")];
+        assert!(encode(&one).starts_with("{\"user_id\":"));
+        assert_eq!(decode(&encode(&one), ORIGIN, &names), (one, vec![]));
+        let many = vec![order(&names, "ann"), order(&names, "bob")];
+        assert_eq!(decode(&encode(&many), ORIGIN, &names), (many, vec![]));
+    }
+
+    #[test]
+    fn another_producers_two_keys_are_an_order_with_the_same_name_at_each_delivery() {
+        let names = names();
+        let read = || decode(r#"{"user_id":"ann","item_id":"x"}"#, ORIGIN, &names).0.remove(0);
+        assert_eq!(read(), read());
+        assert_eq!((read().quantity, read().accepted_at), (Quantity::ONE, Timestamp(77)));
+    }
+
+    #[test]
+    fn what_is_no_order_becomes_a_dead_letter_and_its_neighbours_stay_orders() {
+        let body = r#"[{"user_id":"ann","item_id":"x"},{"user_id":"bob"},7,
+            {"user_id":"cid","item_id":"x","quantity":500},
+            {"user_id":"dan","item_id":"x","order_id":"00000000000000000000000000000000"}]"#;
+        let (orders, letters) = decode(body, ORIGIN, &names());
+        assert_eq!(orders.len(), 1);
+        let reasons: Vec<_> = letters.iter().map(|l| l.reason.as_str()).collect();
+        assert!(reasons[0].contains("item_id") && reasons[1].contains("not an order"));
+        assert!(reasons[2].contains("quantity") && reasons[3].contains("order_key"));
+        assert_eq!(letters[0].body, r#"{"user_id":"bob"}"#);
+        let (orders, letters) = decode("no json", ORIGIN, &names());
+        assert_eq!((orders.len(), letters.len()), (0, 1));
+    }
+}

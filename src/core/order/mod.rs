@@ -1,0 +1,154 @@
+//! Orders and how they travel: named, batched by the intake, decided by lanes.
+
+mod decide;
+mod ids;
+pub mod intake;
+mod item;
+pub mod message;
+pub mod worker;
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+pub use decide::{Verdict, decide};
+pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
+pub use item::{Item, MAX_STOCK};
+
+/// How long a decision is remembered, and so the age past which an order is answered `expired`.
+pub const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Wall-clock milliseconds since 1970-01-01 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Time passed since `earlier`; zero when the clock went back.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    pub fn plus(self, span: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_add(span.as_millis() as u64))
+    }
+}
+
+/// Where the time of day comes from: the system, or a simulation.
+pub trait Clock: fmt::Debug + Send + Sync {
+    fn now(&self) -> Timestamp;
+}
+
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Timestamp(since.map_or(0, |d| d.as_millis() as u64))
+    }
+}
+
+/// A wish to buy, named and valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub id: OrderId,
+    pub user: UserId,
+    pub item: ItemId,
+    pub quantity: Quantity,
+    pub accepted_at: Timestamp,
+}
+
+impl Order {
+    /// Whether a repeat under the same name asks for the same thing.
+    pub fn same_request(&self, other: &Order) -> bool {
+        self.user == other.user && self.item == other.item && self.quantity == other.quantity
+    }
+}
+
+/// Why an order got a "no".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    SoldOut,
+    NotEnough,
+    UnknownItem,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 3] = [Reason::SoldOut, Reason::NotEnough, Reason::UnknownItem];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::SoldOut => "sold_out",
+            Reason::NotEnough => "not_enough",
+            Reason::UnknownItem => "unknown_item",
+        }
+    }
+}
+
+/// What became of an order. Final: the first one recorded stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    Sold,
+    Rejected(Reason),
+    /// The order is older than decisions are remembered, so nobody can say whether it had one.
+    Expired,
+}
+
+impl Decision {
+    pub fn status(self) -> &'static str {
+        match self {
+            Decision::Sold => "sold",
+            Decision::Rejected(_) => "rejected",
+            Decision::Expired => "expired",
+        }
+    }
+
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Decision::Rejected(reason) => Some(reason),
+            Decision::Sold | Decision::Expired => None,
+        }
+    }
+
+    /// Reads back what [`Decision::status`] and [`Decision::reason`] wrote.
+    pub fn from_parts(status: &str, reason: Option<&str>) -> Option<Decision> {
+        match status {
+            "sold" => Some(Decision::Sold),
+            "expired" => Some(Decision::Expired),
+            "rejected" => {
+                let named = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == reason);
+                named.map(Decision::Rejected)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An order with its decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    pub order: Order,
+    pub decision: Decision,
+    pub decided_at: Timestamp,
+}
+
+impl Decided {
+    /// A keyed digest of the whole row, stored beside it, by which the audit notices a row that
+    /// was changed by anyone but flux.
+    pub fn seal(&self, key: &OrderKey) -> u64 {
+        let mut bytes = Vec::with_capacity(160);
+        bytes.extend_from_slice(self.order.id.as_bytes());
+        for text in [self.order.user.as_str(), self.order.item.as_str(), self.decision.status()] {
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.push(0);
+        }
+        bytes.extend_from_slice(self.decision.reason().map_or("", Reason::as_str).as_bytes());
+        for number in [self.order.quantity.units(), self.order.accepted_at.0, self.decided_at.0] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        key.hash(&bytes)
+    }
+}

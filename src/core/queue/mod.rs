@@ -1,0 +1,143 @@
+//! The queue between the API and the workers: durable, at least once.
+
+pub mod sqlite;
+pub mod sqs;
+
+use std::fmt::{Debug, Display};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::core::order::{Order, OrderId, Timestamp};
+
+/// What to do about a failed call or a failed entry of one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    /// Not taken; the same may be sent again after a pause.
+    #[error("the queue is busy: {0}")]
+    Busy(String),
+    /// The queue holds as much as it may (P8); nothing was taken.
+    #[error("the queue is full: {0} orders wait")]
+    Full(u64),
+    /// It may have been taken. Sending it again is safe: repeats are dropped before the commit.
+    #[error("the queue did not answer: {0}")]
+    OutcomeUnknown(String),
+    /// Repeating will not help: no such queue, no permission, a broken file.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What became of an order that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Durable now, or known from before with the same request.
+    Queued,
+    /// The order id is known with another request: its key was reused. Not taken.
+    KeyReused,
+}
+
+/// Names a delivery until it is acknowledged; the adapter's own text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Receipt(pub String);
+
+/// Where an order stands in its item's line: decided in ascending order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Arrival(pub u128);
+
+/// One received message with the orders in it, oldest first. Entries that were no orders are
+/// already in the dead-letter queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    pub receipt: Receipt,
+    pub orders: Vec<(Arrival, Order)>,
+    /// How often the message was delivered, this time included. From 1.
+    pub receive_count: u32,
+}
+
+/// An order, or a thing that should have been one, that could not be decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub order_id: OrderId,
+    pub reason: String,
+    /// What the queue delivered: the text of one order object, or what came in its place.
+    pub body: String,
+    pub at: Timestamp,
+}
+
+/// What the queue holds right now; estimates where the service only estimates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Backlog {
+    /// Orders (embedded) or messages (SQS) that wait, those in workers' hands included.
+    pub waiting: u64,
+    pub dead_letters: u64,
+}
+
+/// What became of a dead letter that was to be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Redriven {
+    /// Back in the queue, under the same order id, as a new arrival.
+    Sent,
+    /// Still no order; the letter stays.
+    StillPoison(String),
+    /// No such letter (any more).
+    Gone,
+}
+
+/// Sizes that the queue works in.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueLimits {
+    /// The most orders one call of [`Queue::send`] takes.
+    pub send: usize,
+    /// How many sends may be on their way at once.
+    pub sends_in_flight: usize,
+}
+
+#[async_trait]
+pub trait Queue: Debug + Display + Send + Sync {
+    fn limits(&self) -> QueueLimits;
+
+    /// Makes orders durable, and answers for each, in the order given. At most
+    /// [`QueueLimits::send`]. Not safe to cancel: a cancelled send may have been taken.
+    async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>>;
+
+    /// Takes deliveries of about `max` orders in all, waiting up to `wait` for the first. They
+    /// are invisible to other receivers until the visibility timeout. Not safe to cancel: what a
+    /// cancelled receive took stays invisible that long.
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
+
+    /// Says that all orders of these deliveries are decided or dead-lettered. Any number; answers
+    /// for each. Idempotent.
+    async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>>;
+
+    /// Starts the visibility timeout of these deliveries anew. Best effort.
+    async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
+
+    /// Gives deliveries back, to be received again at once. Best effort.
+    async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
+
+    /// Puts letters into the dead-letter queue, durably; only after that may the delivery they
+    /// came in be acknowledged. Idempotent by order id where the queue can tell.
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError>;
+
+    /// The dead letters, oldest first where the queue knows, at most `max`.
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Sends dead letters again, each under its own order id and with `now` as its acceptance;
+    /// `body`, given with one order, takes the place of that letter's text. Safe to repeat. The
+    /// caller has dropped the letters whose orders have a decision.
+    async fn redrive(
+        &self,
+        orders: &[OrderId],
+        body: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<(OrderId, Redriven)>, QueueError>;
+
+    /// Drops dead letters for good; returns how many there were.
+    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError>;
+
+    async fn backlog(&self) -> Result<Backlog, QueueError>;
+
+    /// Answers when the queue can be used. `Broken` names what is missing and what to do.
+    async fn check(&self) -> Result<(), QueueError>;
+}

