@@ -1,1 +1,362 @@
-//! (in work)
+//! The ledger on the embedded store: decisions are written into the rows of the orders that the
+//! queue put there.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord,
+    OrderState, Page, StockSet,
+};
+use crate::core::order::{
+    Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, Timestamp, UserId,
+};
+use crate::core::vendor::sqlite::{Store, StoreError, item_no, state, take_places};
+
+/// Rows in one page of an audit: a snapshot of a few milliseconds.
+const AUDIT_PAGE: usize = 1_000;
+
+#[derive(Debug)]
+pub struct SqliteLedger {
+    store: Store,
+    key: OrderKey,
+}
+
+impl SqliteLedger {
+    pub fn new(store: Store, key: OrderKey) -> Self {
+        Self { store, key }
+    }
+}
+
+impl fmt::Display for SqliteLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger in {}", self.store)
+    }
+}
+
+impl From<StoreError> for LedgerError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::RolledBack(why) => LedgerError::Busy(why),
+            StoreError::Unknown(why) => LedgerError::OutcomeUnknown(why),
+            StoreError::Broken(why) => LedgerError::Broken(why),
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    fn max_commit(&self) -> usize {
+        512
+    }
+
+    async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
+        let item = item.clone();
+        Ok(self.store.read(move |c| read_item(c, &item)).await?)
+    }
+
+    async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
+        let orders = orders.to_vec();
+        let find = move |c: &Connection| orders.iter().map(|id| find_one(c, id)).collect();
+        Ok(self.store.read(find).await?)
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
+        let (commit, key) = (commit.clone(), self.key);
+        Ok(self.store.write(move |tx| write_commit(tx, &commit, &key)).await?)
+    }
+
+    async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        let (mut rejected, key) = (rejected.to_vec(), self.key);
+        let record = move |tx: &Connection| {
+            let places = find_places(tx, &rejected)?;
+            let seen = places.seen;
+            rejected.retain(|d| !seen.contains(&d.order.id));
+            let open = places.all.into_iter().filter(|p| *p != Place::Closed).collect::<Vec<_>>();
+            write_decisions(tx, &rejected, &open, &key)?;
+            Ok(seen)
+        };
+        Ok(self.store.write(record).await?)
+    }
+
+    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+        let item = item.clone();
+        let set = move |tx: &Connection| {
+            let before = read_item(tx, &item)?;
+            let created = before.is_none();
+            let before = before.unwrap_or_else(|| Item::new(item.clone(), stock));
+            if !created && before.stock == stock {
+                return Ok(StockSet::Unchanged(before));
+            }
+            let after = match before.with_stock(stock) {
+                Ok(after) => after,
+                Err(taken) => return Ok(StockSet::BelowTaken(taken)),
+            };
+            write_item(tx, &after)?;
+            Ok(if created { StockSet::Created(after) } else { StockSet::Changed(after) })
+        };
+        Ok(self.store.write(set).await?)
+    }
+
+    async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
+        let after = after.unwrap_or_default().to_owned();
+        let sql = format!("{ITEM} WHERE version > 0 AND id > ? ORDER BY id LIMIT ?");
+        let read = move |c: &Connection| {
+            let mut items = c.prepare_cached(&sql)?;
+            let rows = items.query_map(params![after, limit as i64], item_row)?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = self.store.read(read).await?;
+        Ok(page(rows, limit, |item| item.id.to_string()))
+    }
+
+    async fn inventory(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<(ItemId, UserId)>, LedgerError> {
+        let after = after.unwrap_or_default().to_owned();
+        let read = move |c: &Connection| {
+            let mut sold = c.prepare_cached(
+                "SELECT id, owner FROM items
+                 WHERE owner IS NOT NULL AND id > ? ORDER BY id LIMIT ?",
+            )?;
+            let rows = sold.query_map(params![after, limit as i64], |row| {
+                Ok((parsed(row, 0, ItemId::parse)?, parsed(row, 1, UserId::parse)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = self.store.read(read).await?;
+        Ok(page(rows, limit, |(item, _)| item.to_string()))
+    }
+
+    async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
+        let after = after.unwrap_or_default().to_owned();
+        let read = move |c: &Connection| {
+            let sql = format!("{ITEM} WHERE id > ? ORDER BY id LIMIT ?");
+            let mut items = c.prepare_cached(&sql)?;
+            let rows = items.query_map(params![after, AUDIT_PAGE as i64], |row| {
+                let orders = row.get::<_, u64>("arrivals")? - row.get::<_, u64>("moved")?;
+                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders) })
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = self.store.read(read).await?;
+        Ok(page(rows, AUDIT_PAGE, |audited| audited.item.id.to_string()))
+    }
+
+    async fn audit_orders(
+        &self,
+        item: Option<&ItemId>,
+        after: Option<&str>,
+    ) -> Result<Page<AuditedOrder>, LedgerError> {
+        let (item, key) = (item.cloned(), self.key);
+        let after: i64 = after.and_then(|a| a.parse().ok()).unwrap_or(0);
+        let read = move |c: &Connection| {
+            let (from, to) = match &item {
+                None => (after, i64::MAX),
+                Some(item) => {
+                    let no = c
+                        .prepare_cached("SELECT no FROM items WHERE id = ?")?
+                        .query_row([item.as_str()], |row| row.get::<_, i64>(0))
+                        .optional()?;
+                    no.map_or((0, 0), |no| (after.max(no << 32), (no + 1) << 32))
+                }
+            };
+            let sql = format!("{ORDER} WHERE place > ? AND place < ? ORDER BY place LIMIT ?");
+            let mut orders = c.prepare_cached(&sql)?;
+            let rows = orders.query_map(params![from, to, AUDIT_PAGE as i64], |row| {
+                Ok((row.get::<_, i64>("place")?, audited_row(row, &key)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = self.store.read(read).await?;
+        let places = page(rows, AUDIT_PAGE, |(place, _)| place.to_string());
+        let rows = places.rows.into_iter().map(|(_, order)| order).collect();
+        Ok(Page { rows, next: places.next })
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        let read = |c: &Connection| c.query_row("SELECT 1 FROM totals", [], |_| Ok(()));
+        Ok(self.store.read(read).await?)
+    }
+}
+
+const ITEM: &str = "SELECT id, stock, free, held, sold, owner, version, arrivals, moved FROM items";
+const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at, seal,
+    items.id AS item FROM orders LEFT JOIN items ON items.no = place >> 32";
+
+fn page<T>(rows: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
+    let next = if rows.len() < limit { None } else { rows.last().map(key) };
+    Page { rows, next }
+}
+
+/// A text column as an id; what flux did not write shows as an error that names the column.
+fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> rusqlite::Result<T> {
+    parse(row.get_ref(column)?.as_str()?).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
+}
+
+fn read_item(connection: &Connection, item: &ItemId) -> rusqlite::Result<Option<Item>> {
+    let sql = format!("{ITEM} WHERE id = ? AND version > 0");
+    connection.prepare_cached(&sql)?.query_row([item.as_str()], item_row).optional()
+}
+
+fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
+    let owner = match row.get_ref(5)? {
+        rusqlite::types::ValueRef::Null => None,
+        _ => Some(parsed(row, 5, UserId::parse)?),
+    };
+    Ok(Item {
+        id: parsed(row, 0, ItemId::parse)?,
+        stock: row.get(1)?,
+        free: row.get(2)?,
+        held: row.get(3)?,
+        sold: row.get(4)?,
+        owner,
+        version: row.get(6)?,
+    })
+}
+
+fn write_item(tx: &Connection, item: &Item) -> rusqlite::Result<()> {
+    let no = item_no(tx, item.id.as_str())?;
+    let owner = item.owner.as_ref().map(UserId::as_str);
+    tx.prepare_cached(
+        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, version = ?
+         WHERE no = ?",
+    )?
+    .execute(params![item.stock, item.free, item.held, item.sold, owner, item.version, no])?;
+    Ok(())
+}
+
+fn find_one(connection: &Connection, id: &OrderId) -> rusqlite::Result<Option<OrderRecord>> {
+    let sql = format!("{ORDER} WHERE orders.id = ?");
+    connection.prepare_cached(&sql)?.query_row([id.as_bytes()], order_row).optional()
+}
+
+fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRecord> {
+    let order = Order {
+        id: OrderId::from_bytes(row.get(1)?),
+        user: parsed(row, 2, UserId::parse)?,
+        quantity: Quantity::new(row.get(3)?).unwrap_or(Quantity::ONE),
+        accepted_at: Timestamp(row.get(4)?),
+        item: parsed(row, 8, ItemId::parse)?,
+    };
+    let decided_at = Timestamp(row.get(6)?);
+    let state = match row.get::<_, i64>(5)? {
+        state::DEAD_LETTERED => OrderState::DeadLettered,
+        code => state::decision(code)
+            .map_or(OrderState::Queued, |decision| OrderState::Decided { decision, decided_at }),
+    };
+    Ok(OrderRecord { order, state })
+}
+
+fn audited_row(row: &Row<'_>, key: &OrderKey) -> rusqlite::Result<AuditedOrder> {
+    let record = order_row(row)?;
+    let seal: [u8; 8] = row.get(7)?;
+    let sealed = match record.state {
+        OrderState::Decided { decision, decided_at } => {
+            let decided = Decided { order: record.order.clone(), decision, decided_at };
+            decided.seal(key).to_be_bytes() == seal
+        }
+        OrderState::Queued | OrderState::DeadLettered => true,
+    };
+    Ok(AuditedOrder { record, sealed })
+}
+
+fn write_commit(tx: &Connection, commit: &Commit, key: &OrderKey) -> rusqlite::Result<Committed> {
+    let version = read_item(tx, &commit.item.id)?.map_or(0, |item| item.version);
+    let item_moved = match commit.expect {
+        Expect::Version(read) => read != version,
+        Expect::Anything => false,
+    };
+    let places = find_places(tx, &commit.decided)?;
+    if item_moved || !places.seen.is_empty() {
+        return Ok(Committed::Refused { item_moved, seen: places.seen });
+    }
+    write_item(tx, &commit.item)?;
+    write_decisions(tx, &commit.decided, &places.all, key)?;
+    Ok(Committed::Written)
+}
+
+/// Where an order's row is, and whether it may still be written.
+#[derive(PartialEq)]
+enum Place {
+    Waiting(i64),
+    /// Decided, or dead-lettered.
+    Closed,
+    /// The queue never had it.
+    Absent,
+}
+
+struct Places {
+    all: Vec<Place>,
+    seen: Vec<OrderId>,
+}
+
+fn find_places(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<Places> {
+    let mut find = tx.prepare_cached("SELECT place, state FROM orders WHERE id = ?")?;
+    let mut places = Places { all: Vec::with_capacity(decided.len()), seen: Vec::new() };
+    for decided in decided {
+        let id = decided.order.id;
+        let mut rows = find.query([id.as_bytes()])?;
+        let place = match rows.next()? {
+            None => Place::Absent,
+            Some(row) if row.get::<_, i64>(1)? == state::QUEUED => Place::Waiting(row.get(0)?),
+            Some(_) => Place::Closed,
+        };
+        if place == Place::Closed {
+            places.seen.push(id);
+        }
+        places.all.push(place);
+    }
+    Ok(places)
+}
+
+fn write_decisions(
+    tx: &Connection,
+    decided: &[Decided],
+    places: &[Place],
+    key: &OrderKey,
+) -> rusqlite::Result<()> {
+    let mut update =
+        tx.prepare_cached("UPDATE orders SET state = ?, decided_at = ?, seal = ? WHERE place = ?")?;
+    let mut arrived = 0;
+    for (decided, place) in decided.iter().zip(places) {
+        let place = match place {
+            Place::Waiting(place) => *place,
+            Place::Absent | Place::Closed => {
+                arrived += 1;
+                insert_order(tx, &decided.order)?
+            }
+        };
+        let seal = decided.seal(key).to_be_bytes();
+        update.execute(params![state::of(decided.decision), decided.decided_at.0, seal, place])?;
+    }
+    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?, decided = decided + ?")?
+        .execute(params![arrived, decided.len() as i64])?;
+    Ok(())
+}
+
+fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<i64> {
+    let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
+    tx.prepare_cached("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(8))")?.execute(
+        params![
+            place,
+            order.id.as_bytes(),
+            order.user.as_str(),
+            order.quantity.units(),
+            order.accepted_at.0,
+            state::QUEUED,
+            order.accepted_at.0
+        ],
+    )?;
+    Ok(place)
+}

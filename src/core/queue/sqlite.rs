@@ -1,1 +1,375 @@
-//! (in work)
+//! The queue on the embedded store: the undecided rows of `orders`.
+//!
+//! A receiver claims an item, not an order: all of an item's orders come to one receiver, in
+//! their order of arrival (P6), until it has nothing of the item in hand or its claim runs out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, params};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::sqlite_rows as rows;
+use super::{
+    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+};
+use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
+use crate::core::vendor::sqlite::{Store, StoreError};
+
+/// How long a claim on an item outlives its process.
+const CLAIM: Duration = Duration::from_secs(5);
+/// How often an idle receiver looks for claims that ran out.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub struct SqliteQueue {
+    store: Store,
+    names: Arc<OrderNames>,
+    clock: Arc<dyn Clock>,
+    visibility: Duration,
+    backlog_max: u64,
+    /// Names this receiver in `items.claimed_by`.
+    me: i64,
+    claims: Mutex<HashMap<i64, Claim>>,
+    returned: Notify,
+    /// The item served last: the next look begins behind it.
+    start: AtomicI64,
+}
+
+/// An item in this receiver's hands.
+#[derive(Debug)]
+struct Claim {
+    until: Timestamp,
+    /// The last place delivered.
+    cursor: i64,
+    /// The last place ever delivered here: up to it, a delivery is a repeat.
+    reached: i64,
+    /// Deliveries not acknowledged: first place -> last place and end of invisibility.
+    in_flight: BTreeMap<i64, (i64, Instant)>,
+}
+
+impl SqliteQueue {
+    /// `visibility`: see [`Queue::receive`]. `backlog_max`: orders that may wait (P8).
+    pub fn new(
+        store: Store,
+        names: Arc<OrderNames>,
+        clock: Arc<dyn Clock>,
+        visibility: Duration,
+        backlog_max: u64,
+    ) -> Self {
+        let me = (uuid::Uuid::new_v4().as_u128() >> 65) as i64;
+        let (claims, returned, start) = Default::default();
+        Self { store, names, clock, visibility, backlog_max, me, claims, returned, start }
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<i64, Claim>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One round of receiving: what is there for this receiver now.
+    async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
+        self.keep_claims().await?;
+        let mut look = self.look(max).await?;
+        if !look.unclaimed.is_empty() {
+            self.claim(look.unclaimed).await?;
+            look = self.look(max).await?;
+        }
+        let poison = look.rows.iter().filter_map(|w| w.order.as_ref().err().cloned()).collect();
+        self.bury(poison).await?;
+        Ok(self.deliver(look.rows))
+    }
+
+    async fn look(&self, max: usize) -> Result<rows::Look, QueueError> {
+        let mine: HashMap<i64, i64> =
+            self.claims().iter().map(|(no, claim)| (*no, claim.cursor)).collect();
+        let (now, start) = (self.clock.now(), self.start.load(Ordering::Relaxed));
+        let found = self.store.read(move |c| rows::look(c, &mine, now, max, start)).await?;
+        if let Some(last) = found.rows.last() {
+            self.start.store(last.place >> 32, Ordering::Relaxed);
+        }
+        Ok(found)
+    }
+
+    /// Claims the items that nobody else has by now.
+    async fn claim(&self, items: Vec<i64>) -> Result<(), QueueError> {
+        let (me, now) = (self.me, self.clock.now());
+        let until = now.plus(CLAIM);
+        let claim = move |tx: &Connection| {
+            let mut claim = tx.prepare_cached(
+                "UPDATE items SET claimed_by = ?1, claimed_until = ?2
+                 WHERE no = ?3 AND (claimed_by = ?1 OR claimed_until <= ?4)",
+            )?;
+            let mut got = Vec::new();
+            for no in items {
+                if claim.execute(params![me, until.0, no, now.0])? == 1 {
+                    got.push(no);
+                }
+            }
+            Ok(got)
+        };
+        let got = self.store.write(claim).await?;
+        let mut claims = self.claims();
+        for no in got {
+            let cursor = no << 32;
+            let new = || Claim { until, cursor, reached: cursor, in_flight: BTreeMap::new() };
+            claims.entry(no).or_insert_with(new).until = until;
+        }
+        Ok(())
+    }
+
+    /// Puts expired deliveries back, renews claims that are used, forgets those that are not.
+    async fn keep_claims(&self) -> Result<(), QueueError> {
+        let due = {
+            let (now, clock) = (self.clock.now(), Instant::now());
+            let mut claims = self.claims();
+            for claim in claims.values_mut() {
+                claim.expire(clock);
+            }
+            claims.retain(|_, claim| claim.until > now);
+            let third = CLAIM / 3;
+            let due = |claim: &Claim| claim.until < now.plus(CLAIM - third);
+            let due = claims.iter().filter(|(_, claim)| due(claim)).map(|(no, _)| *no);
+            due.collect::<Vec<_>>()
+        };
+        if due.is_empty() { Ok(()) } else { self.claim(due).await }
+    }
+
+    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), QueueError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let bury = move |tx: &Connection| letters.iter().try_for_each(|l| rows::bury(tx, l));
+        Ok(self.store.write(bury).await?)
+    }
+
+    /// Makes deliveries of runs of neighbouring rows of one item, leaving out what is in flight.
+    fn deliver(&self, rows: Vec<rows::Waiting>) -> Vec<Delivery> {
+        let invisible_until = Instant::now() + self.visibility;
+        let mut claims = self.claims();
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let mut run: Option<(i64, i64)> = None;
+        for rows::Waiting { place, order } in rows {
+            let (no, Ok(order)) = (place >> 32, order) else { continue };
+            let Some(claim) = claims.get_mut(&no) else { continue };
+            if claim.holds(place) {
+                run = None;
+                continue;
+            }
+            let entry = (Arrival(place as u128), order);
+            let receive_count = if place <= claim.reached { 2 } else { 1 };
+            match (&mut run, deliveries.last_mut()) {
+                (Some((first, last)), Some(delivery)) if *first >> 32 == no => {
+                    *last = place;
+                    delivery.orders.push(entry);
+                    delivery.receipt = receipt(*first, place);
+                    delivery.receive_count = delivery.receive_count.max(receive_count);
+                }
+                _ => {
+                    run = Some((place, place));
+                    let receipt = receipt(place, place);
+                    deliveries.push(Delivery { receipt, orders: vec![entry], receive_count });
+                }
+            }
+            claim.cursor = claim.cursor.max(place);
+            claim.reached = claim.reached.max(place);
+        }
+        for delivery in &deliveries {
+            if let Some((first, last)) = places(&delivery.receipt)
+                && let Some(claim) = claims.get_mut(&(first >> 32))
+            {
+                claim.in_flight.insert(first, (last, invisible_until));
+            }
+        }
+        deliveries
+    }
+
+    /// Does something to the claim and first place of each delivery still in flight.
+    fn each_in_flight(&self, receipts: &[Receipt], mut act: impl FnMut(&mut Claim, i64)) {
+        let mut claims = self.claims();
+        for (first, last) in receipts.iter().filter_map(places) {
+            if let Some(claim) = claims.get_mut(&(first >> 32))
+                && claim.in_flight.get(&first).is_some_and(|(l, _)| *l == last)
+            {
+                act(claim, first);
+            }
+        }
+    }
+}
+
+impl Claim {
+    fn holds(&self, place: i64) -> bool {
+        let before = self.in_flight.range(..=place).next_back();
+        before.is_some_and(|(_, (last, _))| *last >= place)
+    }
+
+    fn give_back(&mut self, first: i64) {
+        self.in_flight.remove(&first);
+        self.cursor = self.cursor.min(first - 1);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let over = |(first, (_, until)): (&i64, &(i64, Instant))| (*until <= now).then_some(*first);
+        let over: Vec<i64> = self.in_flight.iter().filter_map(over).collect();
+        over.into_iter().for_each(|first| self.give_back(first));
+    }
+}
+
+fn receipt(first: i64, last: i64) -> Receipt {
+    Receipt(format!("{first}-{last}"))
+}
+
+fn places(receipt: &Receipt) -> Option<(i64, i64)> {
+    let (first, last) = receipt.0.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+impl fmt::Display for SqliteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queue in {}", self.store)
+    }
+}
+
+impl From<StoreError> for QueueError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::RolledBack(why) => QueueError::Busy(why),
+            StoreError::Unknown(why) => QueueError::OutcomeUnknown(why),
+            StoreError::Broken(why) => QueueError::Broken(why),
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for SqliteQueue {
+    fn limits(&self) -> QueueLimits {
+        QueueLimits { send: 1_024, sends_in_flight: 2 }
+    }
+
+    async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
+        let (batch, backlog_max) = (orders.to_vec(), self.backlog_max);
+        match self.store.write(move |tx| rows::insert(tx, &batch, backlog_max)).await {
+            Ok(Ok(sent)) => sent.into_iter().map(Ok).collect(),
+            Ok(Err(waiting)) => vec![Err(QueueError::Full(waiting)); orders.len()],
+            Err(e) => vec![Err(e.into()); orders.len()],
+        }
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        let end = Instant::now() + wait;
+        let mut changes = self.store.changes();
+        loop {
+            changes.borrow_and_update();
+            let deliveries = self.take(max).await?;
+            if !deliveries.is_empty() || Instant::now() >= end {
+                return Ok(deliveries);
+            }
+            let look_again = end.min(Instant::now() + LOOK_AGAIN);
+            tokio::select! {
+                biased;
+                _changed = changes.changed() => {}
+                () = self.returned.notified() => {}
+                () = tokio::time::sleep_until(look_again) => {}
+            }
+        }
+    }
+
+    async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        self.each_in_flight(receipts, |claim, first| {
+            claim.in_flight.remove(&first);
+        });
+        vec![Ok(()); receipts.len()]
+    }
+
+    async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
+        let until = Instant::now() + self.visibility;
+        self.each_in_flight(receipts, |claim, first| {
+            claim.in_flight.entry(first).and_modify(|(_, end)| *end = until);
+        });
+        self.keep_claims().await
+    }
+
+    async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
+        self.each_in_flight(receipts, Claim::give_back);
+        let idle: Vec<i64> = {
+            let mut claims = self.claims();
+            let idle = |claim: &Claim| claim.in_flight.is_empty();
+            let idle = claims.iter().filter(|(_, claim)| idle(claim)).map(|(no, _)| *no);
+            let idle: Vec<i64> = idle.collect();
+            idle.iter().for_each(|no| drop(claims.remove(no)));
+            idle
+        };
+        let me = self.me;
+        let unclaim = move |tx: &Connection| {
+            let mut unclaim = tx.prepare_cached(
+                "UPDATE items SET claimed_until = 0 WHERE no = ? AND claimed_by = ?",
+            )?;
+            idle.iter().try_for_each(|no| unclaim.execute(params![no, me]).map(drop))
+        };
+        self.store.write(unclaim).await?;
+        self.returned.notify_waiters();
+        Ok(())
+    }
+
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
+        self.bury(letters.to_vec()).await
+    }
+
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let read = move |c: &Connection| {
+            let mut letters = c.prepare_cached(
+                "SELECT order_id, reason, body, at FROM dead_letters ORDER BY at, order_id LIMIT ?",
+            )?;
+            let rows = letters.query_map([max as i64], |row| {
+                Ok(DeadLetter {
+                    order_id: OrderId::from_bytes(row.get(0)?),
+                    reason: row.get(1)?,
+                    body: row.get(2)?,
+                    at: Timestamp(row.get(3)?),
+                })
+            })?;
+            rows.collect()
+        };
+        Ok(self.store.read(read).await?)
+    }
+
+    async fn redrive(
+        &self,
+        orders: &[OrderId],
+        body: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
+        let (orders, body) = (orders.to_vec(), body.map(str::to_owned));
+        let names = self.names.clone();
+        let redrive = move |tx: &Connection| {
+            let one = |id| Ok((id, rows::redrive(tx, id, body.as_deref(), now, &names)?));
+            orders.into_iter().map(one).collect()
+        };
+        Ok(self.store.write(redrive).await?)
+    }
+
+    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
+        let orders = orders.to_vec();
+        let drop = move |tx: &Connection| {
+            let mut drop = tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?;
+            orders.iter().map(|id| drop.execute([id.as_bytes()])).sum()
+        };
+        Ok(self.store.write(drop).await?)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, QueueError> {
+        let read = |c: &Connection| {
+            let letters = c.query_row("SELECT count(*) FROM dead_letters", [], |r| r.get(0))?;
+            Ok(Backlog { waiting: rows::waiting(c)?, dead_letters: letters })
+        };
+        Ok(self.store.read(read).await?)
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        Ok(self.store.read(rows::waiting).await.map(drop)?)
+    }
+}

@@ -1,1 +1,408 @@
-//! (in work)
+//! The one SQLite file: its schema, its single writer thread, its readers.
+//!
+//! Every write of the process goes through one thread, which commits whatever has gathered in one
+//! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
+//! file; SQLite's own lock lets one transaction write at a time.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::core::order::OrderKey;
+
+/// The most jobs that one transaction takes.
+const JOBS_PER_TRANSACTION: usize = 256;
+/// How long a transaction waits for another process's; then its jobs fail as `Busy`.
+const BUSY_WAIT: Duration = Duration::from_secs(10);
+/// How often the file is looked at for other processes' writes.
+const WATCH_EVERY: Duration = Duration::from_millis(4);
+/// Readers at once.
+const READERS: usize = 4;
+/// Written into the file's header, so that no other program's database is taken for flux's.
+const APPLICATION_ID: i32 = 0x666c_7578;
+const SCHEMA_VERSION: i32 = 1;
+
+/// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
+/// together, in their order of arrival. The columns that a decision changes have the same width
+/// before and after it, so that a row never moves.
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE items (
+    no INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    stock INTEGER NOT NULL DEFAULT 0,
+    free INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0,
+    sold INTEGER NOT NULL DEFAULT 0,
+    owner TEXT,
+    version INTEGER NOT NULL DEFAULT 0,
+    arrivals INTEGER NOT NULL DEFAULT 0,
+    moved INTEGER NOT NULL DEFAULT 0,
+    claimed_by INTEGER NOT NULL DEFAULT 0,
+    claimed_until INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE orders (
+    place INTEGER PRIMARY KEY,
+    id BLOB NOT NULL,
+    user TEXT NOT NULL,
+    quantity INTEGER NOT NULL,
+    accepted_at INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    decided_at INTEGER NOT NULL,
+    seal BLOB NOT NULL
+);
+CREATE UNIQUE INDEX order_ids ON orders (id);
+CREATE INDEX waiting ON orders (place) WHERE state = 10;
+CREATE TABLE dead_letters (
+    order_id BLOB PRIMARY KEY,
+    reason TEXT NOT NULL,
+    body TEXT NOT NULL,
+    at INTEGER NOT NULL
+);
+CREATE TABLE locks (
+    item TEXT PRIMARY KEY,
+    token BLOB NOT NULL,
+    until INTEGER NOT NULL,
+    wanted_until INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE totals (accepted INTEGER NOT NULL, decided INTEGER NOT NULL, dead INTEGER NOT NULL);
+INSERT INTO totals VALUES (0, 0, 0);
+";
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Rolled back whole; the same may be done again.
+    #[error("{0}")]
+    RolledBack(String),
+    /// The commit itself failed: it may or may not be on disk.
+    #[error("{0}")]
+    Unknown(String),
+    /// Not a file flux can work with.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// The process's hold on the file. The threads end when the last clone is gone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    jobs: Sender<Box<dyn Job>>,
+    readers: Mutex<Vec<Connection>>,
+    reading: Semaphore,
+    changes: Arc<watch::Sender<u64>>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.0.path.display())
+    }
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.path.display())
+    }
+}
+
+impl Store {
+    /// Opens the file, making it and its tables if they are missing.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        let broken = |e: rusqlite::Error| {
+            StoreError::Broken(format!("cannot use {} as flux's store: {e}", path.display()))
+        };
+        let writer = connect(path).map_err(broken)?;
+        create(&writer).map_err(broken)??;
+        let watcher = connect(path).map_err(broken)?;
+        let (jobs, received) = channel();
+        let changes = Arc::new(watch::Sender::new(0));
+        let told = changes.clone();
+        spawn("flux-writer", move || write_all(writer, &received, &told))?;
+        let inner = Arc::new(Inner {
+            path: path.to_owned(),
+            jobs,
+            readers: Mutex::new(Vec::new()),
+            reading: Semaphore::new(READERS),
+            changes,
+        });
+        let weak = Arc::downgrade(&inner);
+        spawn("flux-watcher", move || watch_file(&watcher, &weak))?;
+        Ok(Store(inner))
+    }
+
+    /// Does `work` inside the next transaction; answers once that is on disk.
+    ///
+    /// An error of one job rolls back the whole transaction, its neighbours' work too, and all of
+    /// them get `RolledBack`; so a "no" must be a value of `T`, not an error. Cancelling does not
+    /// stop the work.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let job = WriteJob { work: Some(work), result: None, answer };
+        let gone = || StoreError::Unknown("the writer thread is gone".to_owned());
+        self.0.jobs.send(Box::new(job)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Reads a snapshot that holds every write answered before. Keep it short: the write-ahead
+    /// log cannot shrink below the oldest snapshot.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let failed = |e: &dyn fmt::Display| StoreError::RolledBack(e.to_string());
+        let _reading = self.0.reading.acquire().await.map_err(|e| failed(&e))?;
+        let inner = self.0.clone();
+        let read = move || {
+            let idle = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let connection = match idle {
+                Some(connection) => connection,
+                None => connect(&inner.path)?,
+            };
+            let result = in_snapshot(&connection, work);
+            inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            result
+        };
+        let result = tokio::task::spawn_blocking(read).await.map_err(|e| failed(&e))?;
+        result.map_err(|e| failed(&e))
+    }
+
+    /// Ticks after every transaction of this or another process; ticks may be merged.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// The key under which this file's orders are named: the one given, or one drawn at random
+    /// when the file was made.
+    pub async fn order_key(&self, given: Option<OrderKey>) -> Result<OrderKey, StoreError> {
+        if let Some(key) = given {
+            return Ok(key);
+        }
+        let drawn = random_bytes()?;
+        self.write(move |tx| {
+            tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
+            tx.query_row("SELECT value FROM meta WHERE key = 'order_key'", [], |row| row.get(0))
+        })
+        .await
+        .map(OrderKey)
+    }
+}
+
+fn random_bytes() -> Result<[u8; 16], StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| StoreError::Broken(format!("no randomness: {e}")))?;
+    Ok(bytes)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    thread.map(drop).map_err(|e| StoreError::Broken(format!("cannot start {name}: {e}")))
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_handler(Some(|attempts| {
+        let pause = Duration::from_micros(300);
+        std::thread::sleep(pause);
+        pause * (attempts.unsigned_abs()) < BUSY_WAIT
+    }))?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -16_000)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+fn create(connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let verdict = match (number("application_id")?, number("user_version")?, tables) {
+        (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(()),
+        (0, 0, 0) => {
+            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            connection.execute_batch(SCHEMA)?;
+            Ok(())
+        }
+        (APPLICATION_ID, version, _) => Err(StoreError::Broken(format!(
+            "the store has schema version {version}, this flux works with {SCHEMA_VERSION}"
+        ))),
+        _ => Err(StoreError::Broken("the file is another program's database".to_owned())),
+    };
+    connection.execute_batch("COMMIT")?;
+    Ok(verdict)
+}
+
+trait Job: Send {
+    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()>;
+    fn finish(self: Box<Self>, written: Result<(), StoreError>);
+}
+
+struct WriteJob<F, T> {
+    work: Option<F>,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Job for WriteJob<F, T>
+where
+    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.result = Some(work(tx)?);
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, written: Result<(), StoreError>) {
+        let WriteJob { result, answer, .. } = *self;
+        let not_run = || StoreError::RolledBack("not run".to_owned());
+        let _nobody_waits = answer.send(written.and_then(|()| result.ok_or_else(not_run)));
+    }
+}
+
+fn write_all(
+    connection: Connection,
+    received: &Receiver<Box<dyn Job>>,
+    changes: &watch::Sender<u64>,
+) {
+    while let Ok(first) = received.recv() {
+        let mut jobs = vec![first];
+        jobs.extend(received.try_iter().take(JOBS_PER_TRANSACTION - 1));
+        let written = transact(&connection, &mut jobs);
+        if let Err(e) = &written {
+            tracing::error!("a transaction of {} jobs failed: {e}", jobs.len());
+        }
+        for job in jobs {
+            job.finish(written.clone());
+        }
+        changes.send_modify(|tick| *tick += 1);
+    }
+}
+
+fn transact(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    let run = |jobs: &mut [Box<dyn Job>]| {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        jobs.iter_mut().try_for_each(|job| job.run(connection))
+    };
+    let undo = |e: rusqlite::Error| {
+        if !connection.is_autocommit() {
+            let _already = connection.execute_batch("ROLLBACK");
+        }
+        e
+    };
+    run(jobs).map_err(undo).map_err(|e| explain(&e, StoreError::RolledBack))?;
+    let committed = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+    committed.map_err(undo).map_err(|e| explain(&e, StoreError::Unknown))?;
+    Ok(())
+}
+
+fn explain(error: &rusqlite::Error, kind: fn(String) -> StoreError) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => kind("the disk is full: free some space".to_owned()),
+        Some(ErrorCode::ReadOnly) => {
+            StoreError::Broken("the store is read-only: check its permissions".to_owned())
+        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Broken(format!("the store is damaged: {error}"))
+        }
+        _ => kind(error.to_string()),
+    }
+}
+
+fn in_snapshot<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.prepare_cached("BEGIN")?.execute([])?;
+    let result = work(connection);
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    result
+}
+
+fn watch_file(connection: &Connection, store: &Weak<Inner>) {
+    let version = || {
+        connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)).optional())
+            .ok()
+            .flatten()
+    };
+    let mut last = version();
+    loop {
+        std::thread::sleep(WATCH_EVERY);
+        let now = version();
+        let Some(store) = store.upgrade() else { return };
+        if now != last {
+            last = now;
+            store.changes.send_modify(|tick| *tick += 1);
+        }
+    }
+}
+
+/// What `orders.state` says. Two digits each, so that all have the same width.
+pub mod state {
+    use crate::core::order::{Decision, Reason};
+
+    pub const QUEUED: i64 = 10;
+    pub const DEAD_LETTERED: i64 = 11;
+    const DECISIONS: [(i64, Decision); 5] = [
+        (20, Decision::Sold),
+        (21, Decision::Rejected(Reason::SoldOut)),
+        (22, Decision::Rejected(Reason::NotEnough)),
+        (23, Decision::Rejected(Reason::UnknownItem)),
+        (24, Decision::Expired),
+    ];
+
+    pub fn of(decision: Decision) -> i64 {
+        let found = DECISIONS.iter().find(|(_, d)| *d == decision);
+        found.expect("a test holds that every decision has a state").0
+    }
+
+    pub fn decision(state: i64) -> Option<Decision> {
+        DECISIONS.iter().find(|(s, _)| *s == state).map(|(_, d)| *d)
+    }
+
+    #[cfg(test)]
+    #[test]
+    fn every_decision_has_a_state_and_comes_back_from_it() {
+        let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
+        for decided in rejected.chain([Decision::Sold, Decision::Expired]) {
+            assert_eq!(decision(of(decided)), Some(decided));
+        }
+    }
+}
+
+/// The row number of an item, made on first sight. Inside a transaction.
+pub fn item_no(tx: &Connection, item: &str) -> rusqlite::Result<i64> {
+    let found = tx
+        .prepare_cached("SELECT no FROM items WHERE id = ?")?
+        .query_row([item], |row| row.get(0))
+        .optional()?;
+    if let Some(no) = found {
+        return Ok(no);
+    }
+    tx.prepare_cached("INSERT INTO items (id) VALUES (?)")?.insert([item])
+}
+
+/// Takes the next `count` places in an item's line; returns the last. Inside a transaction.
+pub fn take_places(tx: &Connection, item_no: i64, count: i64) -> rusqlite::Result<i64> {
+    tx.prepare_cached("UPDATE items SET arrivals = arrivals + ? WHERE no = ? RETURNING arrivals")?
+        .query_row(params![count, item_no], |row| row.get::<_, i64>(0))
+        .map(|last| item_no << 32 | last)
+}

@@ -1,14 +1,29 @@
 //! The worker: receives deliveries, hands their orders to lanes, one per item, and acknowledges
 //! what is decided.
 
+mod hand;
+mod lane;
+
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Decided, ItemId};
 use crate::core::Ports;
+use crate::core::queue::QueueError;
+use hand::{Hand, Pending};
+use lane::Lane;
+
+/// Orders that one worker has in hand at most (P8): received and not yet decided.
+const IN_HAND_MAX: usize = 8_192;
+/// Pause after a receive that failed; doubled for each further one up to the second value.
+const RECEIVE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// By what a worker works.
 #[derive(Debug, Clone)]
@@ -21,6 +36,10 @@ pub struct Rules {
     pub lease: Duration,
     /// How long a delivery stays invisible to others without being extended.
     pub visibility: Duration,
+    /// How long one receive waits for orders; a stop waits as long.
+    pub receive_wait: Duration,
+    /// How long after a stop the orders in hand are still decided; the rest is given back.
+    pub drain: Duration,
 }
 
 /// Told what happens, for a person to read along. Must not block.
@@ -39,9 +58,126 @@ pub struct Worker {
     pub story: Arc<dyn Story>,
 }
 
+/// What a worker's lanes share.
+#[derive(Debug)]
+struct Floor {
+    ports: Ports,
+    rules: Rules,
+    story: Arc<dyn Story>,
+    hand: Hand,
+    /// Orders waiting for their lane; an item with an entry has a lane.
+    lines: Mutex<HashMap<ItemId, Vec<Pending>>>,
+    /// Lanes at work at once.
+    slots: Arc<Semaphore>,
+    /// No new work is begun after this.
+    halt: CancellationToken,
+    /// Pauses are cut short after this.
+    stop: CancellationToken,
+}
+
 impl Worker {
-    /// Works until stopped, then finishes what is begun, gives back the rest and ends.
+    /// Works until stopped; then takes no more, decides what is in hand as long as `drain` lasts,
+    /// acknowledges it, gives the rest back and ends. Not safe to cancel: what was received would
+    /// stay invisible until its visibility timeout.
     pub async fn run(self, stop: CancellationToken) {
-        stop.cancelled().await;
+        let (hand, acks) = Hand::new(self.ports.queue.clone());
+        let floor = Arc::new(Floor {
+            slots: Arc::new(Semaphore::new(self.rules.concurrency)),
+            ports: self.ports,
+            rules: self.rules,
+            story: self.story,
+            hand,
+            lines: Mutex::default(),
+            halt: CancellationToken::new(),
+            stop: stop.clone(),
+        });
+        let lanes = TaskTracker::new();
+        let acking = tokio::spawn(acks.run());
+        let extending = tokio::spawn(extend(floor.clone()));
+        while !stop.is_cancelled() {
+            floor.receive(&lanes).await;
+        }
+        lanes.close();
+        let _late = tokio::time::timeout(floor.rules.drain, lanes.wait()).await;
+        floor.halt.cancel();
+        lanes.wait().await;
+        extending.abort();
+        floor.hand.finish(acking).await;
+    }
+}
+
+impl Floor {
+    /// One receive, once there is room for what it may bring.
+    async fn receive(self: &Arc<Self>, lanes: &TaskTracker) {
+        let room = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return,
+            room = self.hand.room(IN_HAND_MAX) => room,
+        };
+        let mut pause = RECEIVE_PAUSE.0;
+        let deliveries = loop {
+            match self.ports.queue.receive(room, self.rules.receive_wait).await {
+                Ok(deliveries) => break deliveries,
+                Err(e) => self.report(&e),
+            }
+            if !self.pause(pause).await {
+                return;
+            }
+            pause = (pause * 2).min(RECEIVE_PAUSE.1);
+        };
+        if self.stop.is_cancelled() {
+            let receipts: Vec<_> = deliveries.into_iter().map(|d| d.receipt).collect();
+            self.hand.give_back(&receipts).await;
+            return;
+        }
+        for delivery in deliveries {
+            for pending in self.hand.take(delivery) {
+                self.line_up(pending, lanes);
+            }
+        }
+    }
+
+    fn report(&self, error: &QueueError) {
+        tracing::error!("cannot receive from {}: {error}", self.ports.queue);
+    }
+
+    /// Puts an order into its item's line and opens a lane for it if there is none.
+    fn line_up(self: &Arc<Self>, pending: Pending, lanes: &TaskTracker) {
+        let item = pending.order.item.clone();
+        let mut lines = self.lines();
+        if let Some(line) = lines.get_mut(&item) {
+            line.push(pending);
+            return;
+        }
+        lines.insert(item.clone(), vec![pending]);
+        drop(lines);
+        lanes.spawn(Lane::new(self.clone(), item).run());
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, HashMap<ItemId, Vec<Pending>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits; `false` when stopped meanwhile.
+    async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+}
+
+/// Keeps what is in hand invisible to others, for as long as the worker runs.
+async fn extend(floor: Arc<Floor>) {
+    let third = floor.rules.visibility / 3;
+    loop {
+        tokio::time::sleep(third).await;
+        let old = floor.hand.taken_before(Instant::now() - third / 2);
+        if !old.is_empty()
+            && let Err(e) = floor.ports.queue.extend(&old).await
+        {
+            tracing::warn!("{} deliveries may come twice: {e}", old.len());
+        }
     }
 }

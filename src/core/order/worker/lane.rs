@@ -1,0 +1,313 @@
+//! A lane: decides one item's orders, a batch at a time, oldest first.
+//!
+//! It keeps the lock and what it knows of the item for as long as orders keep coming. What it
+//! knows may be wrong at any time (the lock is only for speed): the commit's condition finds out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{Decided, Item, ItemId, Order, OrderId, decide};
+use super::Floor;
+use super::hand::Pending;
+use crate::core::ledger::{Commit, Committed, Expect, LedgerError, OrderState};
+use crate::core::lock::{Acquired, Renewed, Token};
+
+/// How long a lane waits for more orders before it ends, if no other lane waits for its slot.
+const LINGER: Duration = Duration::from_millis(10);
+/// A lock that others want is given up after so long or so many commits, whichever is first.
+const TURN: (Duration, u32) = (Duration::from_millis(200), 10);
+/// Pause between two tries for a busy lock, before jitter.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Pause after a failed call to the ledger, before jitter; doubled for each further one up to
+/// the second value.
+const LEDGER_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+
+pub struct Lane {
+    floor: Arc<Floor>,
+    item: ItemId,
+    token: Token,
+    held: Option<Held>,
+    /// The item as the ledger has it, unless somebody else wrote it since.
+    known: Option<Item>,
+    sold_out: bool,
+}
+
+/// The lock in this lane's hand.
+struct Held {
+    since: Instant,
+    /// When the lease was last known whole, and how many commits ago.
+    renewed: Instant,
+    commits: u32,
+}
+
+/// Why a batch was not decided.
+enum Hitch {
+    Ledger(LedgerError),
+    /// Stopped while waiting for the lock.
+    Stopped,
+}
+
+impl From<LedgerError> for Hitch {
+    fn from(e: LedgerError) -> Self {
+        Hitch::Ledger(e)
+    }
+}
+
+impl Lane {
+    pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
+        let token = Token(uuid::Uuid::new_v4().as_u128());
+        Self { floor, item, token, held: None, known: None, sold_out: false }
+    }
+
+    /// Decides until the item's line is empty.
+    pub async fn run(mut self) {
+        let floor = self.floor.clone();
+        let Ok(_slot) = floor.slots.clone().acquire_owned().await else { return };
+        let mut pause = LEDGER_PAUSE.0;
+        while !floor.halt.is_cancelled() {
+            let Some(mut batch) = self.next_batch().await else { break };
+            match self.decide(&mut batch).await {
+                Ok(()) => pause = LEDGER_PAUSE.0,
+                Err(Hitch::Stopped) => break,
+                Err(Hitch::Ledger(e)) => {
+                    tracing::warn!(item = %self.item, orders = batch.len(), "{e}; trying again");
+                    self.known = None;
+                    self.put_back(batch);
+                    if !floor.pause(jitter(pause)).await {
+                        break;
+                    }
+                    pause = (pause * 2).min(LEDGER_PAUSE.1);
+                }
+            }
+        }
+        self.unlock().await;
+    }
+
+    /// The oldest orders of the line, each once; `None` when the lane is over.
+    async fn next_batch(&mut self) -> Option<Vec<Pending>> {
+        let mut lingered = self.floor.slots.available_permits() == 0;
+        loop {
+            {
+                let mut lines = self.floor.lines();
+                let line = lines.get_mut(&self.item)?;
+                if !line.is_empty() {
+                    line.sort_by_key(|pending| pending.arrival);
+                    let count = line.len().min(self.floor.ports.ledger.max_commit());
+                    return Some(each_once(line.drain(..count)));
+                }
+                if lingered || self.floor.stop.is_cancelled() {
+                    lines.remove(&self.item);
+                    return None;
+                }
+            }
+            lingered = true;
+            self.floor.pause(LINGER).await;
+        }
+    }
+
+    fn put_back(&self, batch: Vec<Pending>) {
+        self.floor.lines().entry(self.item.clone()).or_default().extend(batch);
+    }
+
+    /// Decides the whole batch; on a hitch, what is left in it is undecided.
+    async fn decide(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
+        while !batch.is_empty() {
+            if self.sold_out {
+                self.known = self.floor.ports.ledger.item(&self.item).await?;
+                self.sold_out = self.known.as_ref().is_some_and(|item| item.free == 0);
+            }
+            if self.sold_out {
+                let known = self.known.take();
+                self.reject(batch, known.as_ref()).await?;
+                continue;
+            }
+            self.lock().await?;
+            if self.known.is_none() {
+                self.known = self.read().await?;
+            }
+            match self.known.clone() {
+                None => self.reject(batch, None).await?,
+                Some(item) if item.free == 0 => {
+                    self.sold_out = true;
+                    self.unlock().await;
+                    self.reject(batch, Some(&item)).await?;
+                }
+                Some(item) => self.commit(batch, &item).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Option<Item>, LedgerError> {
+        let unlisted = self.floor.rules.unlisted_stock;
+        let item = self.floor.ports.ledger.item(&self.item).await?;
+        Ok(item.or_else(|| (unlisted > 0).then(|| Item::new(self.item.clone(), unlisted))))
+    }
+
+    /// Rejections that need no units: neither lock nor item write. `item` was read after the
+    /// batch was received, and has nothing free; or there is no such item.
+    async fn reject(
+        &mut self,
+        batch: &mut Vec<Pending>,
+        item: Option<&Item>,
+    ) -> Result<(), LedgerError> {
+        let verdict = decide(item, orders(batch), self.floor.ports.clock.now());
+        self.floor.story.deciding(&verdict.decided);
+        let seen = self.floor.ports.ledger.record(&verdict.decided).await?;
+        self.settle(batch, verdict.decided, &seen).await;
+        Ok(())
+    }
+
+    async fn commit(&mut self, batch: &mut Vec<Pending>, item: &Item) -> Result<(), LedgerError> {
+        let verdict = decide(Some(item), orders(batch), self.floor.ports.clock.now());
+        let Some(next) = verdict.item else { return Ok(()) };
+        self.floor.story.deciding(&verdict.decided);
+        let expect = Expect::Version(item.version);
+        let commit = Commit { item: next, expect, decided: verdict.decided };
+        match self.floor.ports.ledger.commit(&commit).await {
+            Ok(Committed::Written) => {
+                self.known = Some(commit.item);
+                if let Some(held) = &mut self.held {
+                    held.commits += 1;
+                }
+                self.settle(batch, commit.decided, &[]).await;
+            }
+            Ok(Committed::Refused { item_moved, seen }) => {
+                tracing::debug!(item = %self.item, item_moved, seen = seen.len(), "refused");
+                if item_moved {
+                    self.known = None;
+                }
+                self.drop_seen(batch, &seen).await;
+            }
+            Err(LedgerError::OutcomeUnknown(why)) => {
+                tracing::warn!(item = %self.item, "{why}; reading what was written");
+                self.known = None;
+                let seen = self.decided_among(batch).await?;
+                self.drop_seen(batch, &seen).await;
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    async fn decided_among(&self, batch: &[Pending]) -> Result<Vec<OrderId>, LedgerError> {
+        let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
+        let found = self.floor.ports.ledger.find(&ids).await?;
+        let open = |state| matches!(state, OrderState::Queued);
+        let decided = found.into_iter().flatten().filter(|record| !open(record.state));
+        Ok(decided.map(|record| record.order.id).collect())
+    }
+
+    /// The batch is decided, but for `seen`, which was so before.
+    async fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
+        decided.retain(|d| !seen.contains(&d.order.id));
+        self.floor.story.saved(&decided);
+        let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
+        self.floor.hand.settle(std::mem::take(batch));
+        self.floor.ports.outcomes.publish(&ids).await;
+    }
+
+    /// Takes out what has a decision already.
+    async fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
+        let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
+        self.floor.hand.settle(batch.extract_if(.., is_seen).collect());
+        self.floor.ports.outcomes.publish(seen).await;
+    }
+
+    /// Holds the lock when it returns, or goes on without one if the lock's service is away.
+    async fn lock(&mut self) -> Result<(), Hitch> {
+        let Some(lock) = self.floor.ports.lock.clone() else { return Ok(()) };
+        self.keep_lock().await;
+        let lease = self.floor.rules.lease;
+        while self.held.is_none() {
+            let asked = Instant::now();
+            match lock.acquire(&self.item, self.token, lease).await {
+                Ok(Acquired::Yes) => {
+                    self.floor.story.lock_acquired(&self.item);
+                    self.known = None;
+                    self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
+                }
+                Ok(Acquired::Busy) => {
+                    if !self.floor.pause(jitter(LOCK_PAUSE)).await {
+                        return Err(Hitch::Stopped);
+                    }
+                }
+                Err(e) => {
+                    tracing::warn!(item = %self.item, "{e}; deciding without it");
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Renews the lease in time; gives the lock up when it was lost, or others want it and had
+    /// to wait long enough.
+    async fn keep_lock(&mut self) {
+        let (Some(lock), Some(held)) = (self.floor.ports.lock.clone(), &self.held) else { return };
+        let lease = self.floor.rules.lease;
+        let turn_over = held.since.elapsed() >= TURN.0 || held.commits >= TURN.1;
+        if !turn_over && held.renewed.elapsed() < lease / 3 {
+            return;
+        }
+        let asked = Instant::now();
+        match lock.renew(&self.item, self.token, lease).await {
+            Ok(Renewed::Yes { wanted: false }) => {
+                self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
+            }
+            Ok(Renewed::Yes { wanted: true }) if turn_over => {
+                self.unlock().await;
+                self.floor.pause(jitter(2 * LOCK_PAUSE)).await;
+            }
+            Ok(Renewed::Yes { wanted: true }) => {
+                if let Some(held) = &mut self.held {
+                    held.renewed = asked;
+                }
+            }
+            Ok(Renewed::Lost) => self.held = None,
+            Err(e) => {
+                tracing::warn!(item = %self.item, "{e}; deciding without it");
+                self.held = None;
+            }
+        }
+    }
+
+    async fn unlock(&mut self) {
+        self.known = None;
+        if let (Some(lock), Some(_)) = (&self.floor.ports.lock, self.held.take())
+            && let Err(e) = lock.release(&self.item, self.token).await
+        {
+            tracing::warn!(item = %self.item, "{e}; the lock ends with its lease");
+        }
+    }
+}
+
+fn orders(batch: &[Pending]) -> Vec<Order> {
+    batch.iter().map(|pending| pending.order.clone()).collect()
+}
+
+fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
+    let mut batch: Vec<Pending> = Vec::new();
+    let mut places: HashMap<OrderId, usize> = HashMap::new();
+    for pending in line {
+        match places.entry(pending.order.id) {
+            std::collections::hash_map::Entry::Occupied(first) => {
+                batch[*first.get()].absorb(pending);
+            }
+            std::collections::hash_map::Entry::Vacant(new) => {
+                new.insert(batch.len());
+                batch.push(pending);
+            }
+        }
+    }
+    batch
+}
+
+/// Between half of the pause and one and a half of it.
+fn jitter(pause: Duration) -> Duration {
+    let chance = uuid::Uuid::new_v4().as_u128() as u8;
+    pause / 2 + pause * u32::from(chance) / 255
+}

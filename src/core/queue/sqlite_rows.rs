@@ -1,0 +1,230 @@
+//! The rows behind the embedded queue: what a send, a look and a redrive do inside the file.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{DeadLetter, Redriven, Sent};
+use crate::core::order::message::{self, Origin};
+use crate::core::order::{
+    InvalidId, ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId,
+};
+use crate::core::vendor::sqlite::{item_no, state, take_places};
+
+/// What one look at the file found.
+#[derive(Default)]
+pub struct Look {
+    pub rows: Vec<Waiting>,
+    /// Items with waiting orders that nobody has claimed.
+    pub unclaimed: Vec<i64>,
+}
+
+/// A waiting row, as the order it is or the letter it has to become.
+pub struct Waiting {
+    pub place: i64,
+    pub order: Result<Order, DeadLetter>,
+}
+
+pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT accepted - decided - dead FROM totals")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Inserts a batch whole, or answers how many orders wait when there is no room for it.
+pub fn insert(
+    tx: &Connection,
+    orders: &[Order],
+    backlog_max: u64,
+) -> rusqlite::Result<Result<Vec<Sent>, u64>> {
+    let waiting = waiting(tx)?;
+    if waiting + orders.len() as u64 > backlog_max {
+        return Ok(Err(waiting));
+    }
+    let mut by_item: HashMap<&ItemId, Vec<usize>> = HashMap::new();
+    for (index, order) in orders.iter().enumerate() {
+        by_item.entry(&order.item).or_default().push(index);
+    }
+    let mut sent = vec![Sent::Queued; orders.len()];
+    let mut accepted = 0;
+    for (item, indices) in by_item {
+        let no = item_no(tx, item.as_str())?;
+        let mut place = take_places(tx, no, 0)?;
+        let first = place;
+        for index in indices {
+            if insert_order(tx, place + 1, &orders[index])? {
+                place += 1;
+            } else {
+                sent[index] = compare(tx, &orders[index])?;
+            }
+        }
+        take_places(tx, no, place - first)?;
+        accepted += place - first;
+    }
+    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?")?.execute([accepted])?;
+    Ok(Ok(sent))
+}
+
+fn insert_order(tx: &Connection, place: i64, order: &Order) -> rusqlite::Result<bool> {
+    let inserted = tx
+        .prepare_cached("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, 10, ?, zeroblob(8))")?
+        .execute(params![
+            place,
+            order.id.as_bytes(),
+            order.user.as_str(),
+            order.quantity.units(),
+            order.accepted_at.0,
+            order.accepted_at.0
+        ])?;
+    Ok(inserted == 1)
+}
+
+/// What to say of an order whose id is known.
+fn compare(tx: &Connection, order: &Order) -> rusqlite::Result<Sent> {
+    let same: bool = tx
+        .prepare_cached(
+            "SELECT user = ? AND quantity = ? AND place >> 32 = (SELECT no FROM items WHERE id = ?)
+             FROM orders WHERE id = ?",
+        )?
+        .query_row(
+            params![
+                order.user.as_str(),
+                order.quantity.units(),
+                order.item.as_str(),
+                order.id.as_bytes()
+            ],
+            |row| row.get(0),
+        )?;
+    Ok(if same { Sent::Queued } else { Sent::KeyReused })
+}
+
+/// Walks from item to item, beginning behind item `start`: reads on where an item is mine, notes
+/// it where it is nobody's. An item gets at most a quarter of `max`, so that a hot one leaves
+/// room for the others.
+pub fn look(
+    connection: &Connection,
+    mine: &HashMap<i64, i64>,
+    now: Timestamp,
+    max: usize,
+    start: i64,
+) -> rusqlite::Result<Look> {
+    let mut found = Look::default();
+    let middle = ((start + 1) << 32) - 1;
+    walk(connection, mine, now, max, (middle, i64::MAX), &mut found)?;
+    walk(connection, mine, now, max, (0, middle), &mut found)?;
+    Ok(found)
+}
+
+fn walk(
+    connection: &Connection,
+    mine: &HashMap<i64, i64>,
+    now: Timestamp,
+    max: usize,
+    (mut place, end): (i64, i64),
+    found: &mut Look,
+) -> rusqlite::Result<()> {
+    let mut next = connection.prepare_cached(
+        "SELECT place FROM orders INDEXED BY waiting WHERE state = 10 AND place > ? AND place <= ?
+         ORDER BY place LIMIT 1",
+    )?;
+    let mut free =
+        connection.prepare_cached("SELECT claimed_until <= ? FROM items WHERE no = ?")?;
+    while found.rows.len() < max && found.unclaimed.len() < max {
+        let at = next.query_row([place, end], |row| row.get::<_, i64>(0)).optional()?;
+        let Some(no) = at.map(|at| at >> 32) else { break };
+        place = ((no + 1) << 32) - 1;
+        if let Some(cursor) = mine.get(&no) {
+            let share = (max / 4).max(1).min(max - found.rows.len());
+            read_item(connection, no, *cursor, share, &mut found.rows)?;
+        } else if free.query_row(params![now.0, no], |row| row.get(0))? {
+            found.unclaimed.push(no);
+        }
+    }
+    Ok(())
+}
+
+fn read_item(
+    connection: &Connection,
+    no: i64,
+    cursor: i64,
+    max: usize,
+    found: &mut Vec<Waiting>,
+) -> rusqlite::Result<()> {
+    let item: String = connection
+        .prepare_cached("SELECT id FROM items WHERE no = ?")?
+        .query_row([no], |row| row.get(0))?;
+    let item = ItemId::parse(&item);
+    let mut orders = connection.prepare_cached(
+        "SELECT place, id, user, quantity, accepted_at FROM orders INDEXED BY waiting
+         WHERE state = 10 AND place > ? AND place < ? ORDER BY place LIMIT ?",
+    )?;
+    let mut rows = orders.query(params![cursor, (no + 1) << 32, max as i64])?;
+    while let Some(row) = rows.next()? {
+        let (place, user, quantity) = (row.get(0)?, row.get_ref(2)?, row.get::<_, i64>(3)?);
+        let (id, at) = (OrderId::from_bytes(row.get(1)?), Timestamp(row.get(4)?));
+        let user = String::from_utf8_lossy(user.as_bytes().unwrap_or_default());
+        let checked = || -> Result<Order, InvalidId> {
+            Ok(Order {
+                id,
+                user: UserId::parse(&user)?,
+                item: item.clone()?,
+                quantity: Quantity::new(u64::try_from(quantity).unwrap_or(0))?,
+                accepted_at: at,
+            })
+        };
+        let order = checked().map_err(|e| DeadLetter {
+            order_id: id,
+            reason: e.to_string(),
+            body: serde_json::json!({"user_id": user, "item_id": item.as_ref().map_or("", ItemId::as_str),
+                "quantity": quantity, "order_id": id})
+            .to_string(),
+            at,
+        });
+        found.push(Waiting { place, order });
+    }
+    Ok(())
+}
+
+pub fn bury(tx: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
+    let id = letter.order_id.as_bytes();
+    let buried = tx
+        .prepare_cached("UPDATE orders SET state = ? WHERE id = ? AND state = 10")?
+        .execute(params![state::DEAD_LETTERED, id])?;
+    tx.prepare_cached("UPDATE totals SET dead = dead + ?")?.execute([buried as i64])?;
+    tx.prepare_cached("INSERT OR REPLACE INTO dead_letters VALUES (?, ?, ?, ?)")?
+        .execute(params![id, letter.reason, letter.body, letter.at.0])?;
+    Ok(())
+}
+
+pub fn redrive(
+    tx: &Connection,
+    id: OrderId,
+    body: Option<&str>,
+    now: Timestamp,
+    names: &OrderNames,
+) -> rusqlite::Result<Redriven> {
+    let letter = tx
+        .prepare_cached("SELECT body FROM dead_letters WHERE order_id = ?")?
+        .query_row([id.as_bytes()], |row| row.get::<_, String>(0))
+        .optional()?;
+    let Some(letter) = letter else { return Ok(Redriven::Gone) };
+    let origin = Origin { message_id: "", sent_at: now };
+    let (mut orders, mut letters) = message::decode(body.unwrap_or(&letter), origin, names);
+    let Some(order) = orders.pop().filter(|_| orders.is_empty() && letters.is_empty()) else {
+        let reason = letters.pop().map_or("not one order".to_owned(), |l| l.reason);
+        return Ok(Redriven::StillPoison(reason));
+    };
+    let order = Order { id, accepted_at: now, ..order };
+    let old = tx
+        .prepare_cached("DELETE FROM orders WHERE id = ? AND state = ? RETURNING place >> 32")?
+        .query_row(params![id.as_bytes(), state::DEAD_LETTERED], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let (accepted, dead) = if old.is_some() { (0, 1) } else { (1, 0) };
+    tx.prepare_cached("UPDATE items SET moved = moved + 1 WHERE no = ?")?.execute([old])?;
+    let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
+    insert_order(tx, place, &order)?;
+    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?, dead = dead - ?")?
+        .execute([accepted, dead])?;
+    tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?.execute([id.as_bytes()])?;
+    Ok(Redriven::Sent)
+}
