@@ -1,4 +1,5 @@
 //! flux: a flash-sale order engine. See README.md for its use, ARCHITECTURE.md for its inside.
 
+pub mod config;
 pub mod core;
 pub mod http;
