@@ -1,5 +1,9 @@
 //! flux: a flash-sale order engine. See README.md for its use, ARCHITECTURE.md for its inside.
 
+pub mod cmd;
 pub mod config;
 pub mod core;
 pub mod http;
+pub mod stop;
+pub mod telemetry;
+pub mod wiring;

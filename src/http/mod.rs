@@ -17,6 +17,8 @@ pub struct Limits {
     pub connections: usize,
     /// Time to send a whole request head, and again its body.
     pub read_timeout: Duration,
+    /// Time that requests which are here may still take once the server is told to stop.
+    pub drain: Duration,
 }
 
 /// What the routes need.

@@ -1,5 +1,6 @@
 //! Orders and how they travel: named, batched by the intake, decided by lanes.
 
+pub mod dead_letters;
 mod decide;
 mod ids;
 pub mod intake;

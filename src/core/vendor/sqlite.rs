@@ -186,7 +186,7 @@ impl Store {
         if let Some(key) = given {
             return Ok(key);
         }
-        let drawn = random_bytes()?;
+        let drawn = uuid::Uuid::new_v4().into_bytes();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
             tx.query_row("SELECT value FROM meta WHERE key = 'order_key'", [], |row| row.get(0))
@@ -194,12 +194,6 @@ impl Store {
         .await
         .map(OrderKey)
     }
-}
-
-fn random_bytes() -> Result<[u8; 16], StoreError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| StoreError::Broken(format!("no randomness: {e}")))?;
-    Ok(bytes)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {

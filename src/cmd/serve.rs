@@ -1,0 +1,47 @@
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::net::TcpListener;
+
+use super::Usage;
+use crate::config::Flags;
+use crate::core::order::worker::Worker;
+use crate::telemetry::Terminal;
+use crate::{stop, wiring};
+
+/// Take orders over HTTP
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Items decided at once in this process too; 0 leaves them to `flux work` [default: 0]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
+    flags.listen = args.listen;
+    flags.workers = args.workers;
+    let settings = super::settings(flags)?;
+    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let listener = TcpListener::bind(&settings.listen).await.map_err(|e| {
+        let listen = &settings.listen;
+        Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
+    })?;
+    let ports = wiring::connect(&settings).await?;
+    tracing::info!("{}", wiring::describe(&settings, &ports));
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    let serving = wiring::serve(&settings, ports.clone(), listener, stop.clone());
+    let deciding = async {
+        if settings.workers > 0 {
+            let rules = wiring::rules(&settings, settings.workers);
+            Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop.clone()).await;
+        }
+    };
+    tokio::join!(serving, deciding);
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

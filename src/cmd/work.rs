@@ -1,0 +1,31 @@
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::config::Flags;
+use crate::core::order::worker::Worker;
+use crate::telemetry::Terminal;
+use crate::{stop, wiring};
+
+/// Receive orders and decide them
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Items decided at once [default: 50]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+}
+
+pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
+    flags.concurrency = args.concurrency;
+    let settings = super::settings(flags)?;
+    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let ports = wiring::connect(&settings).await?;
+    tracing::info!("{}", wiring::describe(&settings, &ports));
+    let rules = wiring::rules(&settings, settings.concurrency);
+    tracing::info!("working on {} items at once", rules.concurrency);
+    Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop).await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,31 @@
+//! When to stop: the first SIGTERM or SIGINT asks, the second does not wait.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled at the first signal. Everything has `grace` from then on to finish;
+/// after that, or at a second signal, the process leaves at once. Nothing is lost either way: what
+/// was not acknowledged is decided by another worker.
+pub fn on_signal(grace: Duration) -> std::io::Result<CancellationToken> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tracing::info!("stopping; a second signal leaves at once");
+        token.cancel();
+        let late = tokio::select! {
+            _ = term.recv() => "second signal",
+            _ = int.recv() => "second signal",
+            () = tokio::time::sleep(grace) => "grace period over",
+        };
+        tracing::warn!("leaving at once: {late}; undecided orders stay in the queue");
+        std::process::exit(0);
+    });
+    Ok(stop)
+}

@@ -1,0 +1,157 @@
+//! What a person sees: the log on stderr, and on stdout the story of each order.
+
+use std::io::Write;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Settings};
+use crate::core::order::worker::Story;
+use crate::core::order::{Decided, Decision, ItemId, Reason};
+
+/// Lines a second that a person could read along; above that, one summary a second.
+const LINES_PER_SECOND: u32 = 20;
+/// Lines that wait for a slow terminal; more are only counted.
+const LINES_WAITING: usize = 256;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Starts the log. The filter has been checked with the settings.
+pub fn start_log(settings: &Settings) {
+    let filter = EnvFilter::builder().parse_lossy(&settings.log);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Tells nothing: for servers and workers that nobody watches.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Story for Silent {
+    fn lock_acquired(&self, _item: &ItemId) {}
+    fn deciding(&self, _decided: &[Decided]) {}
+    fn saved(&self, _decided: &[Decided]) {}
+}
+
+/// Tells the story on stdout, from a thread of its own: a terminal that does not keep up never
+/// slows the sale.
+#[derive(Debug)]
+pub struct Terminal {
+    told: SyncSender<String>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// One second of the story.
+#[derive(Debug)]
+struct Tally {
+    since: Instant,
+    lines: u32,
+    untold_sold: u64,
+    untold_rejected: u64,
+}
+
+impl Terminal {
+    pub fn start() -> Self {
+        let (told, lines) = sync_channel(LINES_WAITING);
+        let tally = Arc::new(Mutex::new(Tally::new()));
+        let counted = tally.clone();
+        std::thread::spawn(move || print(&lines, &counted));
+        Self { told, tally }
+    }
+
+    /// Sends a line if this second has room for one.
+    fn tell(&self, tally: &mut Tally, line: impl FnOnce() -> String) -> bool {
+        tally.lines += 1;
+        tally.lines <= LINES_PER_SECOND && self.told.try_send(line()).is_ok()
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self { since: Instant::now(), lines: 0, untold_sold: 0, untold_rejected: 0 }
+    }
+
+    /// What was not told since the last second began, once that is over.
+    fn sum_up(&mut self) -> Option<String> {
+        let seconds = self.since.elapsed();
+        if seconds < SECOND {
+            return None;
+        }
+        let Tally { untold_sold: sold, untold_rejected: rejected, .. } =
+            std::mem::replace(self, Tally::new());
+        let line = || format!("... and {sold} sold, {rejected} rejected in {seconds:.1?}");
+        (sold + rejected > 0).then(line)
+    }
+}
+
+impl Story for Terminal {
+    fn lock_acquired(&self, item: &ItemId) {
+        let line = || format!("LOCK ACQUIRED: checking inventory for {item}");
+        self.tell(&mut self.tally(), line);
+    }
+
+    fn deciding(&self, decided: &[Decided]) {
+        let mut tally = self.tally();
+        for Decided { order, decision, .. } in decided {
+            let line = || format!("SELLING: item {} to {}", order.item, order.user);
+            if *decision == Decision::Sold && !self.tell(&mut tally, line) {
+                return;
+            }
+        }
+    }
+
+    fn saved(&self, decided: &[Decided]) {
+        let mut tally = self.tally();
+        for decided in decided {
+            if !self.tell(&mut tally, || ending(decided)) {
+                match decided.decision {
+                    Decision::Sold => tally.untold_sold += 1,
+                    Decision::Rejected(_) | Decision::Expired => tally.untold_rejected += 1,
+                }
+            }
+        }
+    }
+}
+
+fn ending(decided: &Decided) -> String {
+    let order = &decided.order;
+    let (user, item, units) = (&order.user, &order.item, order.quantity.units());
+    match decided.decision {
+        Decision::Sold => "SUCCESS: saved".to_owned(),
+        Decision::Expired => format!("EXPIRED: {user} wanted {item} too long ago"),
+        Decision::Rejected(Reason::SoldOut) => {
+            format!("REJECTED: {user} wants {item}, but it is ALREADY SOLD!")
+        }
+        Decision::Rejected(Reason::NotEnough) => {
+            format!("REJECTED: {user} wants {units} of {item}, but fewer are left")
+        }
+        Decision::Rejected(Reason::UnknownItem) => {
+            format!("REJECTED: {user} wants {item}, but there is no such item")
+        }
+    }
+}
+
+fn print(lines: &Receiver<String>, tally: &Mutex<Tally>) {
+    loop {
+        let line = match lines.recv_timeout(SECOND / 10) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let summary = tally.lock().unwrap_or_else(PoisonError::into_inner).sum_up();
+        let mut out = std::io::stdout().lock();
+        for line in line.into_iter().chain(summary) {
+            if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+                return;
+            }
+        }
+    }
+}

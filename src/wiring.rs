@@ -1,0 +1,129 @@
+//! Puts a process together from its settings. The one place that names every adapter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Backend, Settings};
+use crate::core::Ports;
+use crate::core::calls::Calls;
+use crate::core::ledger::sqlite::SqliteLedger;
+use crate::core::lock::sqlite::SqliteLock;
+use crate::core::order::intake::Intake;
+use crate::core::order::worker::Rules;
+use crate::core::order::{Clock, OrderKey, OrderNames, SystemClock};
+use crate::core::outcomes::Waiters;
+use crate::core::outcomes::sqlite::SqliteOutcomes;
+use crate::core::queue::sqlite::SqliteQueue;
+use crate::core::vendor::sqlite::Store;
+use crate::http::{self, Api, Limits};
+
+/// An embedded receive waits at most so long, so that an idle worker stops at once.
+const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
+
+/// Connects to the backend that the settings name.
+pub async fn connect(settings: &Settings) -> Result<Ports> {
+    match settings.backend() {
+        Backend::Embedded => embedded(settings).await,
+        Backend::Aws => anyhow::bail!("the aws backend is not wired yet"),
+    }
+}
+
+async fn embedded(settings: &Settings) -> Result<Ports> {
+    let store = Store::open(&settings.data)?;
+    let given = settings.order_key.as_ref().map(order_key);
+    let key = store.order_key(given).await?;
+    let names = names(key);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let visibility = Duration::from_millis(settings.visibility_timeout_ms);
+    let queue = SqliteQueue::new(
+        store.clone(),
+        names.clone(),
+        clock.clone(),
+        visibility,
+        settings.backlog_max,
+    );
+    Ok(Ports {
+        queue: Arc::new(queue),
+        ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
+        lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
+        outcomes: Arc::new(SqliteOutcomes::new(store)),
+        marks: None,
+        names,
+        clock,
+        calls: Arc::new(Calls::default()),
+    })
+}
+
+fn order_key(text: &SecretString) -> OrderKey {
+    OrderKey::from_text(text.expose_secret())
+}
+
+fn names(key: OrderKey) -> Arc<OrderNames> {
+    let process = uuid::Uuid::new_v4().as_u128() as u32;
+    Arc::new(OrderNames::new(key, process))
+}
+
+/// Serves the API until stopped; ends when all that was accepted is in the queue.
+pub async fn serve(
+    settings: &Settings,
+    ports: Ports,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let (intake, sending) = Intake::start(
+        ports.queue.clone(),
+        ports.marks.clone(),
+        ports.names.clone(),
+        ports.clock.clone(),
+        settings.intake_max,
+    );
+    let waiters = Arc::new(Waiters::default());
+    let api = Api {
+        intake,
+        waiters: waiters.clone(),
+        unlisted_stock: settings.unlisted_stock,
+        admin_key: settings.admin_key.clone(),
+        backend: match settings.backend() {
+            Backend::Embedded => "embedded",
+            Backend::Aws => "aws",
+        },
+        limits: Limits {
+            connections: settings.connections_max,
+            read_timeout: Duration::from_millis(settings.read_timeout_ms),
+            drain: Duration::from_millis(settings.grace_ms) / 2,
+        },
+        ports: ports.clone(),
+    };
+    let listening = ports.outcomes.listen(waiters, stop.clone());
+    tokio::join!(http::serve(listener, Arc::new(api), stop), sending, listening);
+}
+
+/// By what a worker of this process works; `concurrency` items at once.
+pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
+    let wait = Duration::from_millis(settings.receive_wait_ms);
+    let grace = Duration::from_millis(settings.grace_ms);
+    Rules {
+        unlisted_stock: settings.unlisted_stock,
+        concurrency,
+        lease: Duration::from_millis(settings.lease_ms),
+        visibility: Duration::from_millis(settings.visibility_timeout_ms),
+        receive_wait: match settings.backend() {
+            Backend::Embedded => wait.min(EMBEDDED_WAIT),
+            Backend::Aws => wait,
+        },
+        drain: grace / 2,
+    }
+}
+
+/// In words for the first log line: which backend, and where its data are.
+pub fn describe(settings: &Settings, ports: &Ports) -> String {
+    match settings.backend() {
+        Backend::Embedded => format!("backend embedded, data in {}", settings.data.display()),
+        Backend::Aws => format!("backend aws, {}, {}", ports.queue, ports.ledger),
+    }
+}
