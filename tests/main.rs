@@ -1,1 +1,3 @@
-mod config;
+//! Everything that is tested from outside the modules, in one binary.
+
+mod sale;

@@ -1,0 +1,107 @@
+//! A sale on the embedded store, without HTTP: intake, queue, lanes, ledger.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::config::Settings;
+use flux::core::Ports;
+use flux::core::ledger::OrderState;
+use flux::core::order::intake::{Intake, Refused, Request};
+use flux::core::order::worker::Worker;
+use flux::core::order::{Decision, IdempotencyKey, ItemId, OrderId, Quantity, Reason, UserId};
+use flux::telemetry::Silent;
+use flux::wiring;
+use tokio_util::sync::CancellationToken;
+
+async fn ports(directory: &Path) -> (Settings, Ports) {
+    let settings = Settings { data: directory.join("flux.db"), ..Settings::default() };
+    let ports = wiring::connect(&settings).await.unwrap();
+    (settings, ports)
+}
+
+fn intake(ports: &Ports) -> Intake {
+    let (intake, sending) = Intake::start(
+        ports.queue.clone(),
+        ports.marks.clone(),
+        ports.names.clone(),
+        ports.clock.clone(),
+        10_000,
+    );
+    tokio::spawn(sending);
+    intake
+}
+
+fn request(user: &str, item: &str, quantity: u64, key: Option<&str>) -> Request {
+    Request {
+        user: UserId::parse(user).unwrap(),
+        item: ItemId::parse(item).unwrap(),
+        quantity: Quantity::new(quantity).unwrap(),
+        key: key.map(|k| IdempotencyKey::parse(k.as_bytes()).unwrap()),
+    }
+}
+
+async fn decisions(ports: &Ports, ids: &[OrderId]) -> Vec<Decision> {
+    for _ in 0..1_000 {
+        let found = ports.ledger.find(ids).await.unwrap();
+        let decided = found.iter().flatten().filter_map(|record| match record.state {
+            OrderState::Decided { decision, .. } => Some(decision),
+            OrderState::Queued | OrderState::DeadLettered => None,
+        });
+        let decided: Vec<_> = decided.collect();
+        if decided.len() == ids.len() {
+            return decided;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not decided in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_workers_sell_each_unit_once_to_those_who_came_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let (settings, ports) = ports(directory.path()).await;
+    let items: Vec<String> = (0..7).map(|n| format!("item{n}")).collect();
+    for item in &items {
+        ports.ledger.set_stock(&ItemId::parse(item).unwrap(), 20).await.unwrap();
+    }
+    let intake = intake(&ports);
+    let stop = CancellationToken::new();
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let (_, ports) = self::ports(directory.path()).await;
+        let rules = wiring::rules(&settings, 4);
+        let worker = Worker { ports, rules, story: Arc::new(Silent) };
+        workers.push(tokio::spawn(worker.run(stop.clone())));
+    }
+    let mut orders = Vec::new();
+    for n in 0..700 {
+        let request = request(&format!("user{n}"), &items[n % 7], 1, None);
+        orders.push(intake.accept(request).await.unwrap());
+    }
+    let ids: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
+    for (n, decision) in decisions(&ports, &ids).await.into_iter().enumerate() {
+        let first = n / 7 < 20;
+        let no = Decision::Rejected(Reason::SoldOut);
+        assert_eq!(decision, if first { Decision::Sold } else { no }, "order {n}");
+    }
+    stop.cancel();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(ports.queue.backlog().await.unwrap().waiting, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, ports) = ports(directory.path()).await;
+    let intake = intake(&ports);
+    let first = intake.accept(request("ann", "x", 1, Some("k"))).await.unwrap();
+    let again = intake.accept(request("ann", "x", 1, Some("k"))).await.unwrap();
+    assert_eq!(first.id, again.id);
+    assert_eq!(ports.queue.backlog().await.unwrap().waiting, 1);
+    for other in [request("ann", "x", 2, Some("k")), request("ann", "y", 1, Some("k"))] {
+        assert!(matches!(intake.accept(other).await, Err(Refused::KeyReused)));
+    }
+}
