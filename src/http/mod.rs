@@ -1,4 +1,19 @@
 //! The HTTP API: reads requests, asks the intake and the ledger, answers JSON.
+//!
+//! Answers are `application/json`, errors `application/problem+json` (RFC 9457). What cannot be
+//! read as HTTP at all is answered by hyper with a bare status, and the connection is closed.
+
+mod body;
+mod buy;
+mod items;
+mod known;
+mod orders;
+mod problem;
+mod query;
+mod routes;
+mod server;
+mod status;
+mod timestamp;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +30,8 @@ use crate::core::outcomes::Waiters;
 pub struct Limits {
     /// Open connections; the next is answered 503 and closed.
     pub connections: usize,
-    /// Time to send a whole request head, and again its body.
+    /// Time to send a whole request head, and again its body. Also how long a connection may be
+    /// idle between two requests.
     pub read_timeout: Duration,
     /// Time that requests which are here may still take once the server is told to stop.
     pub drain: Duration,
@@ -30,13 +46,13 @@ pub struct Api {
     pub unlisted_stock: u64,
     /// Without one, `PUT /items/ID` is answered 403.
     pub admin_key: Option<secrecy::SecretString>,
-    /// `embedded` or `aws`, for `/stats`.
+    /// `embedded` or `aws`, for `/stats`; on `aws` only the queue knows an undecided order.
     pub backend: &'static str,
     pub limits: Limits,
 }
 
-/// Serves until stopped, then lets the requests that are here finish, and ends.
+/// Serves until stopped, then lets the requests that are here finish, for at most
+/// [`Limits::drain`], and ends. When it returns, nothing of it holds `api` any more.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
-    let _ = (listener, api);
-    stop.cancelled().await;
+    server::run(listener, api, stop).await;
 }

@@ -1,0 +1,120 @@
+//! A request's body, within bounds of size and time.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header;
+use hyper::http::request;
+use tokio::time::timeout;
+
+use super::problem::Problem;
+
+/// The most bytes that a body may have.
+const BODY_MAX: usize = 16 * 1024;
+/// The most bytes that are read of a body nobody wants, so that the client, which may not listen
+/// before it has sent everything, gets to read the answer.
+const DRAIN_MAX: usize = 2 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    read_timeout: Duration,
+    seen: usize,
+    /// The rest will not come, or is not worth waiting for.
+    given_up: bool,
+}
+
+impl RequestBody {
+    pub fn new(incoming: Incoming, head: &request::Parts, read_timeout: Duration) -> Self {
+        // A client that waits for 100 Continue sends no body before somebody reads.
+        let given_up = head.headers.contains_key(header::EXPECT);
+        Self { incoming, read_timeout, seen: 0, given_up }
+    }
+
+    /// The whole body of at most 16 KiB.
+    pub async fn read(&mut self) -> Result<Bytes, Problem> {
+        if self.incoming.size_hint().lower() > BODY_MAX as u64 {
+            return Err(too_large());
+        }
+        self.given_up = false;
+        let timed = timeout(self.read_timeout, self.gather()).await;
+        timed.unwrap_or_else(|_| {
+            self.given_up = true;
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))
+        })
+    }
+
+    async fn gather(&mut self) -> Result<Bytes, Problem> {
+        let (mut first, mut joined) = (Bytes::new(), Vec::new());
+        while let Some(data) = self.next().await? {
+            if self.seen > BODY_MAX {
+                return Err(too_large());
+            }
+            if first.is_empty() {
+                first = data;
+            } else {
+                if joined.is_empty() {
+                    joined.extend_from_slice(&first);
+                }
+                joined.extend_from_slice(&data);
+            }
+        }
+        Ok(if joined.is_empty() { first } else { joined.into() })
+    }
+
+    /// Reads and forgets what is left. False when there is too much of it, or it does not come:
+    /// then the connection is of no further use.
+    pub async fn drain(mut self) -> bool {
+        if self.incoming.is_end_stream() {
+            return true;
+        }
+        let left = self.incoming.size_hint().lower();
+        if self.given_up || left > DRAIN_MAX.saturating_sub(self.seen) as u64 {
+            return false;
+        }
+        let read_timeout = self.read_timeout;
+        let to_end = async {
+            while self.seen <= DRAIN_MAX {
+                match self.next().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return true,
+                    Err(_) => return false,
+                }
+            }
+            false
+        };
+        timeout(read_timeout, to_end).await.unwrap_or(false)
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        while let Some(frame) = self.incoming.frame().await {
+            let frame = frame.map_err(|_| {
+                self.given_up = true;
+                Problem::bad_request("the body broke off, or its chunks are malformed")
+            })?;
+            if let Ok(data) = frame.into_data() {
+                self.seen += data.len();
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Refuses a body that says it is something else than JSON. One that does not say is read as
+/// JSON, so that a plain client need not say it.
+pub(super) fn expect_json(head: &request::Parts) -> Result<(), Problem> {
+    let Some(kind) = head.headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+    if essence.trim_ascii().eq_ignore_ascii_case(b"application/json") {
+        return Ok(());
+    }
+    let what = "send the body as JSON, with Content-Type: application/json";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
+}
+
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 16 KiB")
+}

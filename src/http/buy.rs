@@ -1,0 +1,214 @@
+//! `POST /buy`: the hot path.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Write;
+use std::sync::atomic::Ordering;
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::body::{self, RequestBody};
+use super::problem::{Answer, Problem, json_text};
+use super::server::Server;
+use crate::core::order::intake::{Refused, Request};
+use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+impl Server {
+    pub async fn buy(
+        &self,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        let bought = self.accept(head, body).await;
+        let counter = if bought.is_ok() { &self.accepted } else { &self.refused };
+        counter.fetch_add(1, Ordering::Relaxed);
+        bought.map(|order| accepted(&order))
+    }
+
+    async fn accept(
+        &self,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Order, Problem> {
+        body::expect_json(head)?;
+        let key = idempotency_key(head)?;
+        let bytes = body.read().await?;
+        let wish: Wish = serde_json::from_slice(&bytes)
+            .map_err(|e| Problem::bad_request(format!("the body is not an order: {e}")))?;
+        let request = Request {
+            user: UserId::parse(&wish.user_id)?,
+            item: ItemId::parse(&wish.item_id)?,
+            quantity: Quantity::new(wish.quantity)?,
+            key,
+        };
+        if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {
+            return Err(Problem::not_found("there is no such item"));
+        }
+        self.api.intake.accept(request).await.map_err(Problem::from)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let detail = refused.to_string();
+        match refused {
+            Refused::Overloaded(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail),
+            Refused::Unconfirmed { order, .. } => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_order(order)
+            }
+            Refused::KeyReused => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+        }
+    }
+}
+
+/// The 202: written by hand, because a struct would be no shorter and this runs for every order.
+fn accepted(order: &Order) -> Answer {
+    let location = format!("/orders/{}", order.id);
+    let mut text = Vec::with_capacity(256);
+    let written = (|| {
+        let id = &location["/orders/".len()..];
+        write!(text, r#"{{"message":"Order received","order_id":"{id}","status":"queued","#)?;
+        text.extend_from_slice(br#""order":{"user_id":"#);
+        serde_json::to_writer(&mut text, order.user.as_str())?;
+        let (item, units) = (&order.item, order.quantity.units());
+        write!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
+    })();
+    written.expect("writing to memory does not fail");
+    let mut answer = json_text(StatusCode::ACCEPTED, text);
+    let location = HeaderValue::try_from(location).expect("hex digits are visible ASCII");
+    answer.headers_mut().insert(header::LOCATION, location);
+    answer
+}
+
+fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut keys = head.headers.get_all(IDEMPOTENCY_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) => Ok(Some(IdempotencyKey::parse(key.as_bytes())?)),
+        (Some(_), Some(_)) => Err(Problem::bad_request("send one Idempotency-Key, not several")),
+    }
+}
+
+/// The body of `/buy`. A key of ours must not come twice; other keys are ignored, whatever they
+/// hold, as long as it is JSON and not nested deeper than serde_json's limit of 128.
+struct Wish<'a> {
+    user_id: Cow<'a, str>,
+    item_id: Cow<'a, str>,
+    quantity: u64,
+}
+
+impl<'de> Deserialize<'de> for Wish<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(WishVisitor)
+    }
+}
+
+struct WishVisitor;
+
+impl<'de> Visitor<'de> for WishVisitor {
+    type Value = Wish<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with user_id and item_id")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut user_id, mut item_id, mut quantity) = (None, None, None);
+        while let Some(key) = map.next_key::<Text>()? {
+            match &*key.0 {
+                "user_id" => once(&mut user_id, "user_id", text(&mut map, "user_id"))?,
+                "item_id" => once(&mut item_id, "item_id", text(&mut map, "item_id"))?,
+                "quantity" => {
+                    let what = "quantity must be a whole number from 1 to 100";
+                    let units = map.next_value().map_err(|_| de::Error::custom(what));
+                    once(&mut quantity, "quantity", units)?;
+                }
+                _ => {
+                    map.next_value::<Ignored>()?;
+                }
+            }
+        }
+        Ok(Wish {
+            user_id: user_id.ok_or_else(|| de::Error::missing_field("user_id"))?,
+            item_id: item_id.ok_or_else(|| de::Error::missing_field("item_id"))?,
+            quantity: quantity.unwrap_or(1),
+        })
+    }
+}
+
+fn text<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<Cow<'de, str>, A::Error> {
+    let text = map.next_value::<Text>().map(|text| text.0);
+    text.map_err(|_| de::Error::custom(format_args!("{key} must be a string of UTF-8")))
+}
+
+fn once<T, E: de::Error>(
+    slot: &mut Option<T>,
+    key: &'static str,
+    value: Result<T, E>,
+) -> Result<(), E> {
+    match slot.replace(value?) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(key)),
+    }
+}
+
+/// A string, borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Any JSON, within the depth that serde_json allows; `IgnoredAny` has no such limit.
+struct Ignored;
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Ignored)
+    }
+}
+
+impl<'de> Visitor<'de> for Ignored {
+    type Value = Ignored;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Ignored, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Ignored, A::Error> {
+        while seq.next_element::<Ignored>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ignored, A::Error> {
+        while map.next_entry::<Ignored, Ignored>()?.is_some() {}
+        Ok(self)
+    }
+}

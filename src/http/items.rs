@@ -1,0 +1,154 @@
+//! `/items`, `/items/ID` and `/inventory`.
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::body::{self, RequestBody};
+use super::problem::{Answer, Problem, json};
+use super::query;
+use super::server::Server;
+use crate::core::ledger::StockSet;
+use crate::core::order::{Item, ItemId, MAX_STOCK};
+
+const ITEMS_PAGE: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+#[derive(Serialize)]
+struct ItemJson<'a> {
+    item_id: &'a ItemId,
+    stock: u64,
+    free: u64,
+    held: u64,
+    sold: u64,
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct ItemsJson<'a> {
+    items: Vec<ItemJson<'a>>,
+    /// What `after` is to be for the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SoldJson<'a> {
+    id: &'a str,
+    owner: &'a str,
+}
+
+#[derive(Deserialize)]
+struct StockJson {
+    stock: u64,
+}
+
+impl Server {
+    pub async fn items(&self, query: Option<&str>) -> Result<Answer, Problem> {
+        let after = after(query)?;
+        let limit = match query::value(query, "limit") {
+            None => ITEMS_PAGE,
+            Some(value) => value
+                .and_then(|text| text.parse().ok())
+                .filter(|limit| (1..=PAGE_MAX).contains(limit))
+                .ok_or_else(|| Problem::bad_request("limit must be from 1 to 1000"))?,
+        };
+        let page = self.api.ports.ledger.items(after.as_deref(), limit).await?;
+        let items = page.rows.iter().map(shown).collect();
+        Ok(json(StatusCode::OK, &ItemsJson { items, next: page.next }))
+    }
+
+    pub async fn item(&self, id: &str) -> Result<Answer, Problem> {
+        let id = ItemId::parse(id).map_err(|e| Problem::not_found(e.0))?;
+        let item = self.api.ports.ledger.item(&id).await?;
+        let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
+        Ok(json(StatusCode::OK, &shown(&item)))
+    }
+
+    /// `[{"id","owner"}]` of sold one-of-a-kind items, 1,000 to a page; a Link header with
+    /// `rel="next"` names the next page.
+    pub async fn inventory(&self, query: Option<&str>) -> Result<Answer, Problem> {
+        let after = after(query)?;
+        let page = self.api.ports.ledger.inventory(after.as_deref(), PAGE_MAX).await?;
+        let rows = page.rows.iter();
+        let sold: Vec<_> =
+            rows.map(|(id, owner)| SoldJson { id: id.as_str(), owner: owner.as_str() }).collect();
+        let mut answer = json(StatusCode::OK, &sold);
+        if let Some(next) = page.next {
+            let link = format!("</inventory?after={}>; rel=\"next\"", query::encode(&next));
+            let link = HeaderValue::try_from(link).expect("percent-encoded text is visible ASCII");
+            answer.headers_mut().insert(header::LINK, link);
+        }
+        Ok(answer)
+    }
+
+    /// Creates the item, or sets its stock, which goes no lower than what is held and sold.
+    pub async fn put_item(
+        &self,
+        id: &str,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        self.admit_admin(head)?;
+        let id = ItemId::parse(id)?;
+        body::expect_json(head)?;
+        let StockJson { stock } = serde_json::from_slice(&body.read().await?)
+            .map_err(|e| Problem::bad_request(format!("the body is not {{\"stock\":N}}: {e}")))?;
+        if stock > MAX_STOCK {
+            return Err(Problem::bad_request(format!("stock must be at most {MAX_STOCK}")));
+        }
+        let (status, item) = match self.api.ports.ledger.set_stock(&id, stock).await? {
+            StockSet::Created(item) => (StatusCode::CREATED, item),
+            StockSet::Changed(item) | StockSet::Unchanged(item) => (StatusCode::OK, item),
+            StockSet::BelowTaken(taken) => {
+                let detail = format!("{taken} units are held or sold: stock cannot be below that");
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            }
+        };
+        Ok(json(status, &shown(&item)))
+    }
+
+    fn admit_admin(&self, head: &request::Parts) -> Result<(), Problem> {
+        let Some(admin_key) = &self.api.admin_key else {
+            let what = "closed: no admin_key is configured";
+            return Err(Problem::new(StatusCode::FORBIDDEN, what));
+        };
+        let given = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        let bearer = given.and_then(|given| given.split_at_checked("Bearer ".len()));
+        match bearer {
+            Some((scheme, key))
+                if scheme.eq_ignore_ascii_case(b"Bearer ") && is(admin_key, key) =>
+            {
+                Ok(())
+            }
+            _ => {
+                let what = "send the admin key: Authorization: Bearer ...";
+                let problem = Problem::new(StatusCode::UNAUTHORIZED, what);
+                Err(problem.with_header(header::WWW_AUTHENTICATE, "Bearer"))
+            }
+        }
+    }
+}
+
+/// Compares in a time that tells nothing but the key's length.
+fn is(secret: &SecretString, given: &[u8]) -> bool {
+    let secret = secret.expose_secret().as_bytes();
+    let differences =
+        secret.iter().zip(given).fold(0, |d, (a, b)| std::hint::black_box(d | (a ^ b)));
+    secret.len() == given.len() && differences == 0
+}
+
+fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
+    match query::value(query, "after") {
+        None => Ok(None),
+        Some(Some(after)) => Ok(Some(after.into_owned())),
+        Some(None) => Err(Problem::bad_request("after must be percent-encoded UTF-8")),
+    }
+}
+
+fn shown(item: &Item) -> ItemJson<'_> {
+    let Item { stock, free, held, sold, .. } = *item;
+    ItemJson { item_id: &item.id, stock, free, held, sold, status: item.status() }
+}

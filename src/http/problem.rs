@@ -1,0 +1,121 @@
+//! What every answer is made of: JSON, or a problem as RFC 9457 has it.
+
+use std::borrow::Cow;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::core::ledger::LedgerError;
+use crate::core::order::{InvalidId, OrderId};
+
+const PROBLEM_JSON: &str = "application/problem+json";
+const ALWAYS_JSON: &str = "our own types always have a JSON form";
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+/// An answer other than success. Its detail says what to do, and holds nothing that the client
+/// may not know.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    /// The order that may have been taken all the same.
+    order: Option<OrderId>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    r#type: &'static str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_id: Option<OrderId>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, detail: detail.into(), order: None, header: None }
+    }
+
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    pub fn with_order(self, order: OrderId) -> Self {
+        Self { order: Some(order), ..self }
+    }
+
+    pub fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, HeaderValue::from_static(value))), ..self }
+    }
+
+    pub fn into_answer(self) -> Answer {
+        let mut answer = json_text(self.status, self.json());
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        headers.extend(self.header);
+        answer
+    }
+
+    /// The whole answer as it goes over the wire, where no request was read.
+    pub fn into_bytes(self) -> Vec<u8> {
+        let json = self.json();
+        let (status, length) = (self.status, json.len());
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\n\
+             retry-after: 1\r\nconnection: close\r\n\r\n"
+        );
+        [head.into_bytes(), json].concat()
+    }
+
+    fn json(&self) -> Vec<u8> {
+        let problem = ProblemJson {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            order_id: self.order,
+        };
+        serde_json::to_vec(&problem).expect(ALWAYS_JSON)
+    }
+}
+
+impl From<InvalidId> for Problem {
+    fn from(invalid: InvalidId) -> Self {
+        Self::bad_request(invalid.0)
+    }
+}
+
+impl From<LedgerError> for Problem {
+    /// Logs the cause, which is not for the client.
+    fn from(error: LedgerError) -> Self {
+        tracing::warn!("answered 503: {error}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer; try again")
+    }
+}
+
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+    let text = serde_json::to_vec(body).expect(ALWAYS_JSON);
+    json_text(status, text)
+}
+
+/// [`json`] of a text that is JSON already.
+pub(super) fn json_text(status: StatusCode, text: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(text.into()));
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

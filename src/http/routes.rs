@@ -1,0 +1,99 @@
+//! Which request goes where.
+
+use std::sync::atomic::Ordering;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use hyper::{Method, Request, StatusCode};
+
+use super::body::RequestBody;
+use super::problem::{Answer, Problem};
+use super::query;
+use super::server::Server;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Route {
+    Buy,
+    Order,
+    Items,
+    Item,
+    Inventory,
+    Stats,
+    Healthz,
+    Readyz,
+}
+
+impl Route {
+    pub fn table() -> matchit::Router<Route> {
+        let mut table = matchit::Router::new();
+        for (path, route) in [
+            ("/buy", Route::Buy),
+            ("/orders/{id}", Route::Order),
+            ("/items", Route::Items),
+            ("/items/{id}", Route::Item),
+            ("/inventory", Route::Inventory),
+            ("/stats", Route::Stats),
+            ("/healthz", Route::Healthz),
+            ("/readyz", Route::Readyz),
+        ] {
+            table.insert(path, route).expect("no two paths are alike");
+        }
+        table
+    }
+
+    fn allow(self) -> &'static str {
+        match self {
+            Route::Buy => "POST",
+            Route::Item => "GET, HEAD, PUT",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+impl Server {
+    /// Answers one request. With the answer, whether the connection has to be closed because the
+    /// rest of the request was not read.
+    pub async fn answer(&self, request: Request<Incoming>) -> (Answer, bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let (head, incoming) = request.into_parts();
+        let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
+        let answered = self.dispatch(&head, &mut body).await;
+        let mut answer = answered.unwrap_or_else(Problem::into_answer);
+        let unread = !body.drain().await;
+        if unread {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        (answer, unread)
+    }
+
+    async fn dispatch(
+        &self,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        let path = head.uri.path();
+        let nothing = || Problem::not_found("there is nothing at this path");
+        let found = self.routes.at(path).map_err(|_| nothing())?;
+        let id = found.params.get("id").unwrap_or_default();
+        let id = query::decode(id).ok_or_else(nothing)?;
+        let read = matches!(head.method, Method::GET | Method::HEAD);
+        let query = head.uri.query();
+        match *found.value {
+            Route::Buy if head.method == Method::POST => self.buy(head, body).await,
+            Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
+            Route::Order if read => self.order(&id, query).await,
+            Route::Items if read => self.items(query).await,
+            Route::Item if read => self.item(&id).await,
+            Route::Inventory if read => self.inventory(query).await,
+            Route::Stats if read => Ok(self.stats().await),
+            Route::Healthz if read => Ok(self.healthz()),
+            Route::Readyz if read => self.readyz().await,
+            route => {
+                let what = "this path does not take this method; Allow says which it takes";
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, what);
+                Err(problem.with_header(header::ALLOW, route.allow()))
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Accepts connections, within bounds, and runs them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Api;
+use super::known::KnownItems;
+use super::problem::Problem;
+use super::routes::Route;
+
+/// The most bytes of a request's head, and of what is buffered per connection.
+const HEAD_MAX: usize = 16 * 1024;
+/// Connections over the bound that are being told so; the next is closed without a word.
+const REFUSALS_MAX: usize = 64;
+/// How long, and for how many bytes, a closed connection is still read from: closing with unread
+/// bytes resets it, and the client may lose the answer.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 8 * 1024 * 1024;
+/// Pause after a failed accept: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the connections of one server share.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub api: Arc<Api>,
+    pub routes: matchit::Router<Route>,
+    pub known: KnownItems,
+    pub stop: CancellationToken,
+    pub started: Instant,
+    pub requests: AtomicU64,
+    pub accepted: AtomicU64,
+    pub refused: AtomicU64,
+    free: Arc<Semaphore>,
+}
+
+impl Server {
+    pub fn connections(&self) -> usize {
+        self.api.limits.connections.saturating_sub(self.free.available_permits())
+    }
+}
+
+pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let server = Arc::new(Server {
+        known: KnownItems::new(api.ports.ledger.clone()),
+        routes: Route::table(),
+        stop: stop.clone(),
+        started: Instant::now(),
+        requests: AtomicU64::new(0),
+        accepted: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+        free: Arc::new(Semaphore::new(api.limits.connections)),
+        api,
+    });
+    let mut connections = JoinSet::new();
+    let mut refusals = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => match server.free.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        let running = connection(stream, server.clone(), stop.child_token());
+                        connections.spawn(async move {
+                            running.await;
+                            drop(permit);
+                        });
+                    }
+                    Err(_) if refusals.len() < REFUSALS_MAX => {
+                        let what = "too many connections; try again in a moment";
+                        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, what);
+                        refusals.spawn(last_words(stream, busy.into_bytes()));
+                    }
+                    Err(_) => drop(stream),
+                },
+                Err(e) => {
+                    tracing::warn!("cannot accept a connection: {e}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            Some(_) = refusals.join_next() => {}
+        }
+    }
+    drop(listener);
+    refusals.shutdown().await;
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(server.api.limits.drain, drained).await.is_err() {
+        tracing::warn!("cut {} connections that did not end in time", connections.len());
+    }
+    connections.shutdown().await;
+}
+
+async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationToken) {
+    // Answers are small; one that waited for more to send with it would be late.
+    let _ = stream.set_nodelay(true);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(server.api.limits.read_timeout)
+        .half_close(true)
+        .max_buf_size(HEAD_MAX);
+    let shared = Arc::new((server, AtomicBool::new(false)));
+    let service = service_fn(|request| {
+        let shared = shared.clone();
+        async move {
+            let (answer, unread) = shared.0.answer(request).await;
+            if unread {
+                shared.1.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut running = http.serve_connection(TokioIo::new(stream), service);
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        () = stop.cancelled() => {
+            std::pin::Pin::new(&mut running).graceful_shutdown();
+            (&mut running).await
+        }
+    };
+    let parts = running.into_parts();
+    let stream = parts.io.into_inner();
+    match ended {
+        Err(e) if e.is_timeout() && !parts.read_buf.is_empty() => {
+            let what = "the request's head did not come in time";
+            let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, what);
+            last_words(stream, slow.into_bytes()).await;
+        }
+        Ok(()) if shared.1.load(Ordering::Relaxed) => last_words(stream, Vec::new()).await,
+        _ => {}
+    }
+}
+
+/// Sends a last answer, then reads on for a moment, so that the client gets to read it.
+async fn last_words(mut stream: TcpStream, words: Vec<u8>) {
+    let speak = async {
+        stream.write_all(&words).await?;
+        let _ = stream.shutdown().await;
+        let mut rest = stream.take(LINGER_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, speak).await;
+}

@@ -1,0 +1,89 @@
+//! `/stats`, `/healthz` and `/readyz`.
+
+use std::fmt::Display;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::problem::{self, Answer, Problem};
+use super::server::Server;
+use crate::core::queue::Backlog;
+
+/// A store that takes longer than this to say that it is there counts as away.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Counts of this process, except for the backlog, which is the queue's.
+#[derive(Serialize)]
+struct StatsJson {
+    backend: &'static str,
+    uptime_s: u64,
+    /// HTTP requests, these ones included.
+    requests: u64,
+    /// Orders answered 202.
+    accepted: u64,
+    /// Requests to `/buy` answered otherwise.
+    refused: u64,
+    /// Null when the queue does not say.
+    backlog: Option<Backlog>,
+    connections: usize,
+}
+
+impl Server {
+    pub async fn stats(&self) -> Answer {
+        let backlog = timeout(CHECK_TIMEOUT, self.api.ports.queue.backlog()).await;
+        problem::json(
+            StatusCode::OK,
+            &StatsJson {
+                backend: self.api.backend,
+                uptime_s: self.started.elapsed().as_secs(),
+                requests: self.requests.load(Ordering::Relaxed),
+                accepted: self.accepted.load(Ordering::Relaxed),
+                refused: self.refused.load(Ordering::Relaxed),
+                backlog: backlog.ok().and_then(Result::ok),
+                connections: self.connections(),
+            },
+        )
+    }
+
+    pub fn healthz(&self) -> Answer {
+        problem::json(StatusCode::OK, &json!({ "status": "ok" }))
+    }
+
+    /// Ready when ledger and queue are. Without its lock a sale is slower, but goes on.
+    pub async fn readyz(&self) -> Result<Answer, Problem> {
+        let ports = &self.api.ports;
+        let (ledger, queue) = tokio::join!(
+            timeout(CHECK_TIMEOUT, ports.ledger.check()),
+            timeout(CHECK_TIMEOUT, ports.queue.check()),
+        );
+        usable("ledger", ledger)?;
+        usable("queue", queue)?;
+        let lock = match &ports.lock {
+            None => "none: the sale goes on without",
+            Some(lock) => match timeout(CHECK_TIMEOUT, lock.check()).await {
+                Ok(Ok(())) => "ok",
+                _ => "not available: the sale goes on without, slower",
+            },
+        };
+        let ready = json!({ "status": "ready", "ledger": "ok", "queue": "ok", "lock": lock });
+        Ok(problem::json(StatusCode::OK, &ready))
+    }
+}
+
+fn usable<E: Display>(
+    store: &'static str,
+    checked: Result<Result<(), E>, tokio::time::error::Elapsed>,
+) -> Result<(), Problem> {
+    let cause = match checked {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::warn!("not ready: {store}: {cause}");
+    let detail = format!("not ready: the {store} cannot be used; the log says why");
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+}
