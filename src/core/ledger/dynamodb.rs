@@ -1,1 +1,424 @@
-//! (in work)
+//! The ledger on Amazon DynamoDB: `TABLE` has a row per decided order, `TABLE_items` one per item.
+//!
+//! Every write is conditional, and a batch is one transaction with a client request token made
+//! from what it says: the same commit again is the same request again. (Amazon DynamoDB API
+//! Reference, `TransactWriteItems`: 100 actions, a token lives for 10 minutes.)
+
+pub(crate) mod rows;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::Hasher;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{CancellationReason, KeysAndAttributes, Put, TransactWriteItem};
+use aws_smithy_runtime_api::http::Response;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use super::{
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
+    StockSet,
+};
+use crate::core::order::{Decided, Item, ItemId, OrderId, OrderKey, UserId};
+use crate::core::vendor::aws::{Aws, Fault, is_busy_code, pause, repeat, repeat_at_most};
+use rows::{ITEM_ID, ORDER_ID, Row, VERSION, number, text};
+
+/// Actions in a transaction, and keys in a batch read (Amazon DynamoDB Developer Guide, "Quotas").
+const BATCH: usize = 100;
+/// Requests of one call that are on their way at once.
+const REQUESTS_IN_FLIGHT: usize = 4;
+/// Rows that one page of a scan looks at.
+const PAGE: usize = 1_000;
+/// How often a commit draws a new token, and a change of stock a new version.
+const ROUNDS: u32 = 8;
+
+#[derive(Debug)]
+pub struct DynamoLedger {
+    client: Client,
+    orders: String,
+    items: String,
+    key: OrderKey,
+}
+
+/// What became of a transaction.
+enum Written {
+    Done,
+    /// The conditions of these actions did not hold; nothing was written.
+    Refused(Vec<usize>),
+    /// The token was used for something else; nothing was written now.
+    TokenTaken,
+}
+
+impl DynamoLedger {
+    /// Calls nothing yet; [`Ledger::check`] does.
+    pub fn new(aws: &Aws, table: &str, key: OrderKey) -> Self {
+        Self { client: aws.dynamodb(), orders: table.to_owned(), items: items_table(table), key }
+    }
+
+    /// Writes all or nothing, repeating the same bytes with the same token while it may help.
+    async fn write(
+        &self,
+        actions: &[TransactWriteItem],
+        token: &str,
+    ) -> Result<Written, LedgerError> {
+        let written = repeat(|| {
+            let request = self.client.transact_write_items().client_request_token(token);
+            let request = request.set_transact_items(Some(actions.to_vec()));
+            async move {
+                match request.send().await {
+                    Ok(_) => Ok(Written::Done),
+                    Err(e) => refusal(&e),
+                }
+            }
+        });
+        written.await.map_err(|fault| self.error(fault))
+    }
+
+    fn put_order(&self, decided: &Decided) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.orders)
+            .set_item(Some(rows::order_row(decided, &self.key)))
+            .condition_expression("attribute_not_exists(#order)")
+            .expression_attribute_names("#order", ORDER_ID)
+            .build()
+            .expect("table and row are set");
+        TransactWriteItem::builder().put(put).build()
+    }
+
+    fn put_item(&self, item: &Item, expect: Expect) -> TransactWriteItem {
+        let put = Put::builder().table_name(&self.items).set_item(Some(rows::item_row(item)));
+        let put = match expect {
+            Expect::Anything => put,
+            Expect::Version(0) => put
+                .condition_expression("attribute_not_exists(#item)")
+                .expression_attribute_names("#item", ITEM_ID),
+            Expect::Version(read) => put
+                .condition_expression("#version = :read")
+                .expression_attribute_names("#version", VERSION)
+                .expression_attribute_values(":read", number(read)),
+        };
+        let put = put.build().expect("table and row are set");
+        TransactWriteItem::builder().put(put).build()
+    }
+
+    /// A name for a request that is the same whenever the request is.
+    fn token(&self, content: &impl fmt::Debug, round: u32) -> String {
+        let mut hasher = SipHasher24::new_with_key(b"flux commit toke");
+        hasher.write(format!("{round} {} {content:?}", self.orders).as_bytes());
+        format!("{:032x}", hasher.finish128().as_u128())
+    }
+
+    /// Which of these orders have a decision.
+    async fn seen(&self, decided: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        let ids: Vec<OrderId> = decided.iter().map(|d| d.order.id).collect();
+        let found = self.find(&ids).await?;
+        Ok(ids.into_iter().zip(found).filter_map(|(id, row)| row.map(|_| id)).collect())
+    }
+
+    async fn record_batch(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        let mut pending = rejected.to_vec();
+        let mut seen = Vec::new();
+        let mut round = 0;
+        while !pending.is_empty() {
+            let actions: Vec<_> = pending.iter().map(|d| self.put_order(d)).collect();
+            let known = match self.write(&actions, &self.token(&pending, round)).await? {
+                Written::Done => break,
+                Written::Refused(places) => places.iter().map(|&n| pending[n].order.id).collect(),
+                Written::TokenTaken if round == ROUNDS => return Err(token_taken()),
+                Written::TokenTaken => self.seen(&pending).await?,
+            };
+            pending.retain(|d| !known.contains(&d.order.id));
+            seen.extend(known);
+            round += 1;
+        }
+        Ok(seen)
+    }
+
+    async fn find_batch(&self, orders: &[OrderId]) -> Result<Vec<OrderRecord>, LedgerError> {
+        let keys = orders.iter().map(|id| rows::key(ORDER_ID, id.to_string()));
+        let mut wanted = Some(keys.collect::<Vec<_>>());
+        let mut found = Vec::with_capacity(orders.len());
+        let mut attempt = 1;
+        while let Some(keys) = wanted.take() {
+            let keys = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true);
+            let keys = keys.build().expect("keys are set");
+            let read = repeat(|| {
+                let request =
+                    self.client.batch_get_item().request_items(&self.orders, keys.clone());
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            let mut answer = read.await.map_err(|fault| self.error(fault))?;
+            for row in answer.responses.iter().flatten().flat_map(|(_, rows)| rows) {
+                found.push(rows::read_order(row).map_err(|e| self.damaged(&self.orders, e))?);
+            }
+            let left = answer.unprocessed_keys.as_mut().and_then(|all| all.remove(&self.orders));
+            if let Some(left) = left {
+                if attempt == ROUNDS {
+                    return Err(LedgerError::Busy("keys were left unread again and again".into()));
+                }
+                pause(attempt).await;
+                attempt += 1;
+                wanted = Some(left.keys);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes an item under its version; `false` when it has another by now.
+    async fn replace_item(&self, item: &Item, read: u64, round: u32) -> Result<bool, LedgerError> {
+        let action = self.put_item(item, Expect::Version(read));
+        let content = (item, read);
+        match self.write(&[action], &self.token(&content, round)).await? {
+            Written::Done => Ok(true),
+            Written::Refused(_) | Written::TokenTaken => Ok(false),
+        }
+    }
+
+    /// One page of a consistent scan: rows as `read` has them.
+    async fn scan<T>(
+        &self,
+        (table, key_name): (&str, &str),
+        (after, limit): (Option<&str>, usize),
+        filter: Option<(&str, &[(&str, &str)], Row)>,
+        read: impl Fn(&Row) -> Result<T, rows::Damaged>,
+    ) -> Result<Page<T>, LedgerError> {
+        let mut request = self
+            .client
+            .scan()
+            .table_name(table)
+            .consistent_read(true)
+            .limit(limit.clamp(1, PAGE) as i32)
+            .set_exclusive_start_key(after.map(|key| rows::key(key_name, key)));
+        if let Some((expression, names, values)) = filter {
+            request =
+                request.filter_expression(expression).set_expression_attribute_values(Some(values));
+            for (short, name) in names {
+                request = request.expression_attribute_names(*short, *name);
+            }
+        }
+        let scanned = repeat(|| {
+            let request = request.clone();
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        let answer = scanned.await.map_err(|fault| self.error(fault))?;
+        let found: Result<Vec<T>, _> = answer.items().iter().map(read).collect();
+        let last = answer.last_evaluated_key().and_then(|key| key.get(key_name));
+        let next = last.and_then(|value| value.as_s().ok().cloned());
+        Ok(Page { rows: found.map_err(|e| self.damaged(table, e))?, next })
+    }
+
+    async fn check_table(&self, table: &str, key_name: &str) -> Result<(), LedgerError> {
+        let read = repeat_at_most(2, || {
+            let request = self.client.get_item().table_name(table);
+            let request = request.set_key(Some(rows::key(key_name, "none")));
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        match read.await {
+            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => {
+                Err(LedgerError::Broken(format!("there is no table {table}: run `flux provision`")))
+            }
+            Err(fault) => Err(self.error(fault)),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn error(&self, fault: Fault) -> LedgerError {
+        match fault {
+            Fault::Busy(said) => LedgerError::Busy(said),
+            Fault::Unknown(said) => LedgerError::OutcomeUnknown(said),
+            Fault::Broken(said) if said.contains("ResourceNotFound") => {
+                let (orders, items) = (&self.orders, &self.items);
+                let hint = "run `flux provision`";
+                LedgerError::Broken(format!("there is no table {orders} or {items}: {hint}"))
+            }
+            Fault::Broken(said) => LedgerError::Broken(format!("table {}: {said}", self.orders)),
+        }
+    }
+
+    fn damaged(&self, table: &str, damaged: rows::Damaged) -> LedgerError {
+        LedgerError::Broken(format!("table {table}: {damaged}"))
+    }
+}
+
+/// The items' table that goes with a table of orders.
+pub(crate) fn items_table(table: &str) -> String {
+    format!("{table}_items")
+}
+
+fn token_taken() -> LedgerError {
+    LedgerError::Busy("the request token is in use for another request".to_owned())
+}
+
+/// What a transaction's error says, its reasons read entry by entry.
+fn refusal(error: &SdkError<TransactWriteItemsError, Response>) -> Result<Written, Fault> {
+    use TransactWriteItemsError as E;
+    match error.as_service_error() {
+        Some(E::TransactionCanceledException(canceled)) => {
+            cancellation(canceled.cancellation_reasons())
+        }
+        Some(E::TransactionInProgressException(_)) => {
+            Err(Fault::Unknown("the same transaction is still in progress".to_owned()))
+        }
+        Some(E::IdempotentParameterMismatchException(_)) => Ok(Written::TokenTaken),
+        _ => Err(Fault::of(error)),
+    }
+}
+
+fn cancellation(reasons: &[CancellationReason]) -> Result<Written, Fault> {
+    let code = |reason: &CancellationReason| reason.code().unwrap_or("None").to_owned();
+    let codes: Vec<String> = reasons.iter().map(code).collect();
+    let unmet = codes.iter().enumerate().filter(|(_, code)| *code == "ConditionalCheckFailed");
+    let unmet: Vec<usize> = unmet.map(|(place, _)| place).collect();
+    if !unmet.is_empty() {
+        return Ok(Written::Refused(unmet));
+    }
+    match reasons.iter().find(|r| code(r) != "None" && !is_busy_code(&code(r))) {
+        Some(other) => {
+            let said = other.message().unwrap_or_default();
+            Err(Fault::Broken(format!("{}: {said}", code(other))))
+        }
+        None => {
+            let cause = codes.iter().find(|code| *code != "None");
+            let cause = cause.map_or("no reason given", String::as_str);
+            Err(Fault::Busy(format!("the transaction was cancelled: {cause}")))
+        }
+    }
+}
+
+impl fmt::Display for DynamoLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DynamoDB tables {} and {}", self.orders, self.items)
+    }
+}
+
+#[async_trait]
+impl Ledger for DynamoLedger {
+    fn max_commit(&self) -> usize {
+        BATCH - 1
+    }
+
+    async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
+        let read = repeat(|| {
+            let request = self.client.get_item().table_name(&self.items).consistent_read(true);
+            let request = request.set_key(Some(rows::key(ITEM_ID, item.as_str())));
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        let answer = read.await.map_err(|fault| self.error(fault))?;
+        let found = answer.item().map(rows::read_item).transpose();
+        found.map_err(|e| self.damaged(&self.items, e))
+    }
+
+    async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
+        let distinct: HashSet<OrderId> = orders.iter().copied().collect();
+        let distinct: Vec<OrderId> = distinct.into_iter().collect();
+        let batches: Vec<_> = distinct.chunks(BATCH).map(|ids| self.find_batch(ids)).collect();
+        let found = stream::iter(batches).buffer_unordered(REQUESTS_IN_FLIGHT);
+        let found: Vec<Vec<OrderRecord>> = found.try_collect().await?;
+        let by_id: HashMap<OrderId, OrderRecord> =
+            found.into_iter().flatten().map(|record| (record.order.id, record)).collect();
+        Ok(orders.iter().map(|id| by_id.get(id).cloned()).collect())
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
+        let orders = commit.decided.iter().map(|decided| self.put_order(decided));
+        let item = self.put_item(&commit.item, commit.expect);
+        let actions: Vec<_> = std::iter::once(item).chain(orders).collect();
+        for round in 0..ROUNDS {
+            match self.write(&actions, &self.token(commit, round)).await? {
+                Written::Done => return Ok(Committed::Written),
+                Written::Refused(places) => {
+                    let orders = places.iter().filter_map(|place| place.checked_sub(1));
+                    let seen = orders.map(|n| commit.decided[n].order.id).collect();
+                    return Ok(Committed::Refused { item_moved: places.contains(&0), seen });
+                }
+                Written::TokenTaken => {
+                    let seen = self.seen(&commit.decided).await?;
+                    let item = self.item(&commit.item.id).await?;
+                    let version = Expect::Version(item.map_or(0, |item| item.version));
+                    let item_moved = ![version, Expect::Anything].contains(&commit.expect);
+                    if item_moved || !seen.is_empty() {
+                        return Ok(Committed::Refused { item_moved, seen });
+                    }
+                }
+            }
+        }
+        Err(token_taken())
+    }
+
+    async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        let batches: Vec<_> = rejected.chunks(BATCH).map(|b| self.record_batch(b)).collect();
+        let seen = stream::iter(batches).buffered(REQUESTS_IN_FLIGHT);
+        Ok(seen.try_collect::<Vec<_>>().await?.concat())
+    }
+
+    async fn set_stock(&self, id: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+        for round in 1..=ROUNDS {
+            let old = self.item(id).await?;
+            let read = old.as_ref().map_or(0, |item| item.version);
+            let new = match &old {
+                Some(item) if item.stock == stock => return Ok(StockSet::Unchanged(item.clone())),
+                Some(item) => match item.with_stock(stock) {
+                    Ok(item) => item,
+                    Err(taken) => return Ok(StockSet::BelowTaken(taken)),
+                },
+                None => Item { version: 1, ..Item::new(id.clone(), stock) },
+            };
+            if self.replace_item(&new, read, round).await? {
+                return Ok(if old.is_some() {
+                    StockSet::Changed(new)
+                } else {
+                    StockSet::Created(new)
+                });
+            }
+            pause(round).await;
+        }
+        Err(LedgerError::Busy(format!("item {id} changes all the time")))
+    }
+
+    async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
+        self.scan((&self.items, ITEM_ID), (after, limit), None, rows::read_item).await
+    }
+
+    async fn inventory(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<(ItemId, UserId)>, LedgerError> {
+        let filter = (
+            "#stock = :one AND attribute_exists(#owner)",
+            &[("#stock", rows::STOCK), ("#owner", rows::OWNER)][..],
+            HashMap::from([(":one".to_owned(), number(1))]),
+        );
+        let table = (self.items.as_str(), ITEM_ID);
+        let page = self.scan(table, (after, limit), Some(filter), rows::read_item).await?;
+        let sold = page.rows.into_iter().filter_map(|item| Some((item.id, item.owner?)));
+        Ok(Page { rows: sold.collect(), next: page.next })
+    }
+
+    async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
+        let read = |row: &Row| Ok(AuditedItem { item: rows::read_item(row)?, orders: None });
+        self.scan((&self.items, ITEM_ID), (after, PAGE), None, read).await
+    }
+
+    async fn audit_orders(
+        &self,
+        item: Option<&ItemId>,
+        after: Option<&str>,
+    ) -> Result<Page<AuditedOrder>, LedgerError> {
+        let filter = item.map(|item| {
+            let values = HashMap::from([(":item".to_owned(), text(item.as_str()))]);
+            ("#item = :item", &[("#item", ITEM_ID)][..], values)
+        });
+        let read = |row: &Row| rows::audit_order(row, &self.key);
+        self.scan((&self.orders, ORDER_ID), (after, PAGE), filter, read).await
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        self.check_table(&self.orders, ORDER_ID).await?;
+        self.check_table(&self.items, ITEM_ID).await
+    }
+}

@@ -1,0 +1,174 @@
+//! How items and decided orders look as rows.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::core::ledger::{AuditedOrder, OrderRecord, OrderState};
+use crate::core::order::{
+    DECISION_RETENTION, Decided, Decision, Item, ItemId, Order, OrderId, OrderKey, Quantity,
+    Timestamp, UserId,
+};
+
+/// Key of the table of orders.
+pub const ORDER_ID: &str = "order_id";
+/// Key of the table of items; of which item an order is.
+pub const ITEM_ID: &str = "item_id";
+pub const VERSION: &str = "version";
+/// When DynamoDB may delete an order's row, in seconds since 1970 (Amazon DynamoDB Developer Guide,
+/// "Using time to live (TTL) in DynamoDB").
+pub const EXPIRES_AT: &str = "expires_at";
+
+/// How long a row outlives the time for which its decision must be known.
+const MARGIN: Duration = Duration::from_secs(24 * 3600);
+
+pub type Row = HashMap<String, AttributeValue>;
+
+/// The names of the attributes that are not keys.
+mod name {
+    pub const USER: &str = "user_id";
+    pub const QUANTITY: &str = "quantity";
+    pub const ACCEPTED_AT: &str = "accepted_at";
+    pub const STATUS: &str = "status";
+    pub const REASON: &str = "reason";
+    pub const DECIDED_AT: &str = "decided_at";
+    pub const SEAL: &str = "seal";
+    pub const STOCK: &str = "stock";
+    pub const FREE: &str = "free";
+    pub const HELD: &str = "held";
+    pub const SOLD: &str = "sold";
+    pub const OWNER: &str = "owner";
+}
+pub use name::{OWNER, STOCK};
+
+pub fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+pub fn number(value: u64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+pub fn key(name: &str, value: impl Into<String>) -> Row {
+    HashMap::from([(name.to_owned(), text(value))])
+}
+
+pub fn item_row(item: &Item) -> Row {
+    let mut row = key(ITEM_ID, item.id.as_str());
+    for (name, units) in [
+        (name::STOCK, item.stock),
+        (name::FREE, item.free),
+        (name::HELD, item.held),
+        (name::SOLD, item.sold),
+        (VERSION, item.version),
+    ] {
+        row.insert(name.to_owned(), number(units));
+    }
+    if let Some(owner) = &item.owner {
+        row.insert(name::OWNER.to_owned(), text(owner.as_str()));
+    }
+    row
+}
+
+pub fn order_row(decided: &Decided, seal_key: &OrderKey) -> Row {
+    let Decided { order, decision, decided_at } = decided;
+    let mut row = key(ORDER_ID, order.id.to_string());
+    let expires = decided_at.plus(DECISION_RETENTION + MARGIN).0 / 1000;
+    for (name, value) in [
+        (ITEM_ID, text(order.item.as_str())),
+        (name::USER, text(order.user.as_str())),
+        (name::QUANTITY, number(order.quantity.units())),
+        (name::ACCEPTED_AT, number(order.accepted_at.0)),
+        (name::STATUS, text(decision.status())),
+        (name::DECIDED_AT, number(decided_at.0)),
+        (name::SEAL, text(format!("{:016x}", decided.seal(seal_key)))),
+        (EXPIRES_AT, number(expires)),
+    ] {
+        row.insert(name.to_owned(), value);
+    }
+    if let Some(reason) = decision.reason() {
+        row.insert(name::REASON.to_owned(), text(reason.as_str()));
+    }
+    row
+}
+
+/// What is wrong with a row that flux did not write like this.
+#[derive(Debug, thiserror::Error)]
+#[error("row {key} is damaged: {what}")]
+pub struct Damaged {
+    key: String,
+    what: String,
+}
+
+fn damaged(row: &Row, what: impl ToString) -> Damaged {
+    let key = row.get(ORDER_ID).or_else(|| row.get(ITEM_ID)).and_then(|v| v.as_s().ok());
+    Damaged { key: key.cloned().unwrap_or_default(), what: what.to_string() }
+}
+
+fn text_of<'a>(row: &'a Row, name: &str) -> Result<&'a str, Damaged> {
+    let value = row.get(name).and_then(|v| v.as_s().ok());
+    value.map(String::as_str).ok_or_else(|| damaged(row, format!("no text {name}")))
+}
+
+fn number_of(row: &Row, name: &str) -> Result<u64, Damaged> {
+    let value = row.get(name).and_then(|v| v.as_n().ok()).and_then(|n| n.parse().ok());
+    value.ok_or_else(|| damaged(row, format!("no whole number {name}")))
+}
+
+pub fn read_item(row: &Row) -> Result<Item, Damaged> {
+    let owner = match row.contains_key(name::OWNER) {
+        true => Some(parse(row, name::OWNER, UserId::parse)?),
+        false => None,
+    };
+    Ok(Item {
+        id: parse(row, ITEM_ID, ItemId::parse)?,
+        stock: number_of(row, name::STOCK)?,
+        free: number_of(row, name::FREE)?,
+        held: number_of(row, name::HELD)?,
+        sold: number_of(row, name::SOLD)?,
+        owner,
+        version: number_of(row, VERSION)?,
+    })
+}
+
+pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
+    let reason = match row.contains_key(name::REASON) {
+        true => Some(text_of(row, name::REASON)?),
+        false => None,
+    };
+    let decision = Decision::from_parts(text_of(row, name::STATUS)?, reason)
+        .ok_or_else(|| damaged(row, "no such decision"))?;
+    let quantity = Quantity::new(number_of(row, name::QUANTITY)?).map_err(|e| damaged(row, e))?;
+    let order = Order {
+        id: parse(row, ORDER_ID, OrderId::parse)?,
+        user: parse(row, name::USER, UserId::parse)?,
+        item: parse(row, ITEM_ID, ItemId::parse)?,
+        quantity,
+        accepted_at: Timestamp(number_of(row, name::ACCEPTED_AT)?),
+    };
+    let decided_at = Timestamp(number_of(row, name::DECIDED_AT)?);
+    Ok(OrderRecord { order, state: OrderState::Decided { decision, decided_at } })
+}
+
+/// The order, and whether its seal fits it.
+pub fn audit_order(row: &Row, seal_key: &OrderKey) -> Result<AuditedOrder, Damaged> {
+    let record = read_order(row)?;
+    let sealed = match record.state {
+        OrderState::Decided { decision, decided_at } => {
+            let order = record.order.clone();
+            let seal = Decided { order, decision, decided_at }.seal(seal_key);
+            text_of(row, name::SEAL).is_ok_and(|found| found == format!("{seal:016x}"))
+        }
+        OrderState::Queued | OrderState::DeadLettered => true,
+    };
+    Ok(AuditedOrder { record, sealed })
+}
+
+fn parse<T, E: ToString>(
+    row: &Row,
+    name: &str,
+    read: impl Fn(&str) -> Result<T, E>,
+) -> Result<T, Damaged> {
+    read(text_of(row, name)?).map_err(|e| damaged(row, e.to_string()))
+}

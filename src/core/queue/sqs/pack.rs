@@ -1,0 +1,99 @@
+//! How orders become messages.
+
+use std::collections::HashMap;
+
+use crate::core::order::message::MAX_ORDERS;
+use crate::core::order::{ItemId, Order};
+
+/// Messages that fit one request; up to here every item gets messages of its own.
+const FEW_MESSAGES: usize = 10;
+/// An item's share of a send that is worth a message of its own when there are many items.
+const ENOUGH: usize = 10;
+
+/// Which orders go into which message, by their indices: at most [`MAX_ORDERS`] each, of one item
+/// each on a FIFO queue. On a standard queue the leavings of many items share messages. An order
+/// takes less than 700 bytes, so ten full messages stay under the 1 MiB of a request.
+pub fn pack(orders: &[Order], fifo: bool) -> Vec<Vec<usize>> {
+    let mut places: HashMap<&ItemId, usize> = HashMap::new();
+    let mut by_item: Vec<Vec<usize>> = Vec::new();
+    for (index, order) in orders.iter().enumerate() {
+        let place = *places.entry(&order.item).or_insert_with(|| {
+            by_item.push(Vec::new());
+            by_item.len() - 1
+        });
+        by_item[place].push(index);
+    }
+    let messages: Vec<Vec<usize>> =
+        by_item.iter().flat_map(|all| all.chunks(MAX_ORDERS)).map(<[usize]>::to_vec).collect();
+    if fifo || messages.len() <= FEW_MESSAGES {
+        return messages;
+    }
+    let (mut packed, few): (Vec<_>, Vec<_>) =
+        messages.into_iter().partition(|message| message.len() >= ENOUGH);
+    let mut leavings = few.concat();
+    leavings.sort_unstable();
+    packed.extend(leavings.chunks(MAX_ORDERS).map(<[usize]>::to_vec));
+    packed
+}
+
+/// The JSON text without the two characters that a user id may have and SQS does not take (Amazon
+/// SQS API Reference, `SendMessage`): as escapes, which are the same text to a JSON reader.
+pub fn for_sqs(json: String) -> String {
+    if !json.contains(['\u{fffe}', '\u{ffff}']) {
+        return json;
+    }
+    json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
+}
+
+/// Any text with what SQS does not take replaced.
+pub fn plain(text: &str) -> String {
+    let taken = |c: char| match c {
+        '\t' | '\n' | '\r' => true,
+        '\u{fffe}' | '\u{ffff}' => false,
+        c => c >= ' ',
+    };
+    text.chars().map(|c| if taken(c) { c } else { '\u{fffd}' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::order::{OrderId, Quantity, Timestamp, UserId};
+
+    fn order(n: usize, item: &str) -> Order {
+        Order {
+            id: OrderId::from_bytes((n as u128).to_be_bytes()),
+            user: UserId::parse("ann").unwrap(),
+            item: ItemId::parse(item).unwrap(),
+            quantity: Quantity::ONE,
+            accepted_at: Timestamp(1),
+        }
+    }
+
+    #[test]
+    fn a_hot_item_fills_its_messages_and_keeps_its_order() {
+        let orders: Vec<_> = (0..200).map(|n| order(n, "hot")).collect();
+        let packed = pack(&orders, false);
+        assert_eq!(packed.iter().map(Vec::len).collect::<Vec<_>>(), [99, 99, 2]);
+        assert_eq!(packed.concat(), (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_leavings_of_many_items_share_messages_only_on_a_standard_queue() {
+        let orders: Vec<_> = (0..300).map(|n| order(n, &format!("item-{}", n % 150))).collect();
+        assert_eq!(pack(&orders, false).len(), 4);
+        let fifo = pack(&orders, true);
+        assert_eq!(fifo.len(), 150);
+        assert!(fifo.iter().all(|m| m.iter().all(|&n| orders[n].item == orders[m[0]].item)));
+    }
+
+    #[test]
+    fn a_user_id_that_sqs_would_not_take_arrives_as_it_is() {
+        let mut order = order(1, "x");
+        order.user = UserId::parse("a\u{ffff}b").unwrap();
+        let text = for_sqs(crate::core::order::message::encode(&[order]));
+        assert!(!text.contains('\u{ffff}'));
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["user_id"], "a\u{ffff}b");
+    }
+}
