@@ -260,7 +260,7 @@ where
 /// Waits after the `attempt`th attempt (from 1) for a random part of its span.
 pub async fn pause(attempt: u32) {
     let span = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_PAUSE);
-    let drawn = getrandom::u32().unwrap_or(u32::MAX);
+    let drawn = uuid::Uuid::new_v4().as_u128() as u32;
     tokio::time::sleep(span.mul_f64(f64::from(drawn) / f64::from(u32::MAX))).await;
 }
 
