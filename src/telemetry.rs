@@ -1,6 +1,6 @@
 //! What a person sees: the log on stderr, and on stdout the story of each order.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +20,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Starts the log. The filter has been checked with the settings.
 pub fn start_log(settings: &Settings) {
     let filter = EnvFilter::builder().parse_lossy(&settings.log);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
