@@ -4,7 +4,6 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use secrecy::SecretString;
 use toml::de::{DeTable, DeValue};
@@ -369,43 +368,25 @@ impl Setting for SecretString {
     }
 }
 
-impl Setting for u64 {
-    fn read(text: &str) -> Result<Self, String> {
-        whole(text)
-    }
+/// Types read by their `FromStr`, and what to say when that fails.
+macro_rules! parsed {
+    ($($type:ty, $what:literal;)*) => {
+        $(impl Setting for $type {
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| $what.to_owned())
+            }
+        })*
+    };
 }
 
-impl Setting for usize {
-    fn read(text: &str) -> Result<Self, String> {
-        whole(text)
-    }
-}
-
-impl Setting for u16 {
-    fn read(text: &str) -> Result<Self, String> {
-        whole(text).map_err(|_| "must be a port number from 0 to 65535".to_owned())
-    }
-}
-
-fn whole<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| "must be a whole number".to_owned())
+parsed! {
+    u64, "must be a whole number";
+    usize, "must be a whole number";
+    u16, "must be a port number from 0 to 65535";
 }
 
 impl Setting for Backend {
     fn read(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl Setting for LogFormat {
-    fn read(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl FromStr for Backend {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "embedded" => Ok(Self::Embedded),
             "aws" => Ok(Self::Aws),
@@ -414,9 +395,8 @@ impl FromStr for Backend {
     }
 }
 
-impl FromStr for LogFormat {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
+impl Setting for LogFormat {
+    fn read(text: &str) -> Result<Self, String> {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),

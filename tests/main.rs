@@ -1,4 +1,4 @@
-//! Everything that is tested from outside the modules, in one binary.
-
+mod config;
 mod house;
+mod http;
 mod sale;

@@ -1,0 +1,209 @@
+use super::*;
+
+fn order_with(pairs: &str) -> String {
+    format!(r#"{{"user_id":"ann","item_id":"ticket_001"{pairs}}}"#)
+}
+
+/// Bodies of `/buy`, and what the detail of the 400 must say.
+fn malformed() -> Vec<(Vec<u8>, &'static str)> {
+    let long = "x".repeat(129);
+    let deep = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
+    let mut table = vec![
+        (String::new(), "EOF"),
+        ("{".to_owned(), "EOF"),
+        ("not json".to_owned(), "not an order"),
+        ("[]".to_owned(), "user_id"),
+        ("null".to_owned(), "user_id"),
+        ("{}".to_owned(), "user_id"),
+        (r#"{"user_id":"ann"}"#.to_owned(), "item_id"),
+        (r#"{"item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":"","item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":null,"item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":7,"item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":"ann","item_id":["t"]}"#.to_owned(), "item_id"),
+        (r#"{"user_id":"ann","item_id":"t t"}"#.to_owned(), "item_id"),
+        (r#"{"user_id":"a\u0000b","item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":"a\nb","item_id":"t"}"#.to_owned(), "user_id"),
+        (r#"{"user_id":"\ud800","item_id":"t"}"#.to_owned(), "user_id"),
+        (format!(r#"{{"user_id":"{long}","item_id":"t"}}"#), "user_id"),
+        (format!(r#"{{"user_id":"ann","item_id":"{long}"}}"#), "item_id"),
+        (order_with("} extra"), "trailing"),
+        (order_with(r#","user_id":"bob""#), "duplicate"),
+        (order_with(r#","item_id":"ticket_001""#), "duplicate"),
+        (order_with(r#","quantity":1,"quantity":1"#), "duplicate"),
+        (order_with(r#","\u0075ser_id":"bob""#), "duplicate"),
+        (deep(1_000), "user_id"),
+        (order_with(&format!(r#","note":{}"#, deep(1_000))), "recursion"),
+    ];
+    for quantity in ["0", "101", "1.5", "1.0", "1e1", "-1", r#""1""#, "null", "[1]", "true"] {
+        table.push((order_with(&format!(r#","quantity":{quantity}"#)), "quantity"));
+    }
+    table.push((order_with(&format!(r#","quantity":{}"#, "9".repeat(40))), "quantity"));
+    let mut table: Vec<_> =
+        table.into_iter().map(|(body, says)| (body.into_bytes(), says)).collect();
+    table.push((b"{\"user_id\":\"\xff\xfe\",\"item_id\":\"t\"}".to_vec(), "user_id"));
+    table.push((b"\xef\xbb\xbf{\"user_id\":\"ann\",\"item_id\":\"t\"}".to_vec(), "not an order"));
+    table
+}
+
+#[tokio::test]
+async fn a_malformed_order_is_a_400_that_says_what_and_the_next_order_is_taken() {
+    let shop = Shop::open().await;
+    // One connection for all: a bad order must not cost the buyer behind the same proxy theirs.
+    let mut client = shop.connect().await;
+    for (body, says) in malformed() {
+        let reply = client.ask("POST", "/buy", "", &body).await;
+        let detail = reply.problem(400);
+        assert!(detail.contains(says), "{:?}: {detail}", String::from_utf8_lossy(&body));
+        let good = client.ask("POST", "/buy", "", order_with("").as_bytes()).await;
+        assert_eq!(good.status, 202);
+    }
+    let stats = shop.get("/stats").await.json();
+    assert_eq!(stats["accepted"], malformed().len());
+    assert_eq!(stats["refused"], malformed().len());
+}
+
+#[tokio::test]
+async fn unknown_keys_and_odd_spellings_of_good_orders_are_taken() {
+    let shop = Shop::open().await;
+    for body in [
+        order_with(r#","note":{"a":[1,null,"x",{"b":-1.5e3}]},"note":true"#),
+        order_with(r#","quantity":100"#),
+        " \r\n{\"item_id\" : \"t\" ,\n\"us\\u0065r_id\":\"\\u00e9\"}\n".to_owned(),
+    ] {
+        let reply = shop.buy("", &body).await;
+        assert_eq!(reply.status, 202, "{body}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn too_large_a_body_is_a_413_that_the_client_can_read() {
+    let shop = Shop::open().await;
+    let mut client = shop.connect().await;
+    let padded = |length| order_with(&format!(r#","pad":"{}""#, "x".repeat(length)));
+    assert_eq!(client.ask("POST", "/buy", "", padded(16_000).as_bytes()).await.status, 202);
+    client.ask("POST", "/buy", "", padded(16_400).as_bytes()).await.problem(413);
+    // Up to 2 MiB is read to its end, so the connection can be used again.
+    client.ask("POST", "/buy", "", padded(1_000_000).as_bytes()).await.problem(413);
+    let good = client.ask("POST", "/buy", "", order_with("").as_bytes()).await;
+    assert_eq!(good.status, 202);
+
+    let reply = client.ask("POST", "/buy", "", padded(3_000_000).as_bytes()).await;
+    reply.problem(413);
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert!(client.is_closed().await);
+    // The same where nobody reads the body: at a path that is not there.
+    let reply = shop.ask("POST", "/nowhere", "", padded(1_000_000)).await;
+    reply.problem(404);
+    shop.good_order().await;
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_bounded_like_any_other() {
+    let shop = Shop::open().await;
+    let head = "POST /buy HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut client = shop.connect().await;
+    let order = order_with("");
+    let (first, second) = order.split_at(9);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    client.send(format!("{head}{}{}0\r\n\r\n", chunk(first), chunk(second))).await;
+    assert_eq!(client.reply(false).await.unwrap().status, 202);
+
+    let kilobyte = chunk(&"x".repeat(1_024));
+    client.send(format!("{head}{}0\r\n\r\n", kilobyte.repeat(40))).await;
+    client.reply(false).await.unwrap().problem(413);
+    client.send(format!("{head}{}0\r\n\r\n", chunk(&order))).await;
+    assert_eq!(client.reply(false).await.unwrap().status, 202);
+
+    client.send(format!("{head}{}", kilobyte.repeat(3_000))).await;
+    client.reply(false).await.unwrap().problem(413);
+    assert!(client.is_closed().await);
+
+    let mut client = shop.connect().await;
+    client.send(format!("{head}zz\r\nboo\r\n")).await;
+    client.reply(false).await.unwrap().problem(400);
+    assert!(client.is_closed().await);
+    shop.good_order().await;
+}
+
+#[tokio::test]
+async fn a_body_must_be_json_if_it_says_what_it_is() {
+    let shop = Shop::open().await;
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+        let reply = shop.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
+        assert!(reply.problem(415).contains("application/json"), "{kind}");
+    }
+    for kind in ["application/json", "Application/JSON; charset=utf-8"] {
+        let reply = shop.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
+        assert_eq!(reply.status, 202, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_one_visible_word_and_names_one_order() {
+    let shop = Shop::open().await;
+    let long = "k".repeat(256);
+    for key in ["", "two words", "k\u{e9}", &long] {
+        let reply = shop.buy(&format!("Idempotency-Key: {key}\r\n"), &order_with("")).await;
+        assert!(reply.problem(400).contains("Idempotency-Key"), "{key}");
+    }
+    let twice = "Idempotency-Key: a\r\nidempotency-key: a\r\n";
+    shop.buy(twice, &order_with("")).await.problem(400);
+
+    let key = "Idempotency-Key: \"k-1\"\r\n";
+    let first = shop.buy(key, &order_with("")).await;
+    let again = shop.buy(key, &order_with(r#","quantity":1"#)).await;
+    assert_eq!((first.status, again.status), (202, 202));
+    assert_eq!(first.json(), again.json());
+    shop.buy(key, &order_with(r#","quantity":2"#)).await.problem(422);
+    let other = shop.buy(key, r#"{"user_id":"bob","item_id":"ticket_001"}"#).await;
+    assert_ne!(first.json()["order_id"], other.json()["order_id"]);
+}
+
+#[tokio::test]
+async fn wrong_paths_and_methods_are_named() {
+    let shop = Shop::open().await;
+    for path in ["/", "/buy/", "/buys", "/orders", "/orders/a/b", "/items/", "/items/%zz"] {
+        shop.get(path).await.problem(404);
+    }
+    for (method, path, allow) in [
+        ("GET", "/buy", "POST"),
+        ("PUT", "/buy", "POST"),
+        ("DELETE", "/orders/x", "GET, HEAD"),
+        ("POST", "/items/x", "GET, HEAD, PUT"),
+        ("POST", "/inventory", "GET, HEAD"),
+        ("BREW", "/stats", "GET, HEAD"),
+    ] {
+        let reply = shop.ask(method, path, "", "").await;
+        reply.problem(405);
+        assert_eq!(reply.header("allow"), Some(allow));
+    }
+    for query in ["wait=31", "wait=-1", "wait=x", "wait=", "wait=1.5", "wait=%zz"] {
+        shop.get(&format!("/orders/x?{query}")).await.problem(400);
+    }
+    for path in ["/items?limit=0", "/items?limit=1001", "/items?after=%ff", "/inventory?after=%f"] {
+        shop.get(path).await.problem(400);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_closed_and_the_server_is_none_the_worse() {
+    let shop = Shop::open().await;
+    for (garbage, status) in [
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], Some(400)),
+        (b"hello?\r\n\r\n", Some(400)),
+        (b"GET / HTTP/9.9\r\n\r\n", Some(400)),
+        (b"POST /buy HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", Some(400)),
+        (b"POST /buy HTTP/1.1\r\nContent-Length: -1\r\n\r\n", Some(400)),
+    ] {
+        let mut client = shop.connect().await;
+        client.send(garbage).await;
+        assert_eq!(client.reply(false).await.map(|r| r.status), status, "{garbage:?}");
+        assert!(client.is_closed().await);
+    }
+    let mut client = shop.connect().await;
+    let head = format!("GET /stats HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    client.send(head).await;
+    assert_eq!(client.reply(false).await.unwrap().status, 431);
+    shop.good_order().await;
+}

@@ -1,0 +1,132 @@
+use super::*;
+
+const ORDER: &str = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+
+fn limits(connections: usize, read_timeout_ms: u64, drain_ms: u64) -> Setup {
+    let (read_timeout, drain) =
+        (Duration::from_millis(read_timeout_ms), Duration::from_millis(drain_ms));
+    Setup { limits: Limits { connections, read_timeout, drain }, ..Setup::default() }
+}
+
+#[tokio::test]
+async fn a_slow_sender_is_cut() {
+    let shop = Shop::open_as(limits(100, 200, 1_000)).await;
+    let mut slow_body = shop.connect().await;
+    slow_body.send("POST /buy HTTP/1.1\r\nContent-Length: 40\r\n\r\n{").await;
+    let mut slow_head = shop.connect().await;
+    slow_head.send("POST /buy HTTP/1.1\r\nContent-Le").await;
+    let mut silent = shop.connect().await;
+    let mut idle = shop.connect().await;
+    assert_eq!(idle.ask("POST", "/buy", "", ORDER.as_bytes()).await.status, 202);
+
+    let reply = slow_body.reply(false).await.unwrap();
+    reply.problem(408);
+    assert_eq!(reply.header("connection"), Some("close"));
+    slow_head.reply(false).await.unwrap().problem(408);
+    for client in [&mut slow_body, &mut slow_head, &mut silent, &mut idle] {
+        assert!(client.is_closed().await);
+    }
+    shop.good_order().await;
+}
+
+#[tokio::test]
+async fn over_the_connection_bound_is_a_503_at_once() {
+    let shop = Shop::open_as(limits(2, 10_000, 1_000)).await;
+    let mut first = shop.connect().await;
+    let mut second = shop.connect().await;
+    assert_eq!(first.ask("GET", "/healthz", "", b"").await.status, 200);
+    assert_eq!(second.ask("GET", "/stats", "", b"").await.json()["connections"], 2);
+    for _ in 0..3 {
+        let mut third = shop.connect().await;
+        let reply = third.ask("POST", "/buy", "", ORDER.as_bytes()).await;
+        reply.problem(503);
+        assert_eq!(reply.header("retry-after"), Some("1"));
+        assert!(third.is_closed().await);
+    }
+    drop(first);
+    let mut free = None;
+    for _ in 0..100 {
+        let mut client = shop.connect().await;
+        if client.ask("POST", "/buy", "", ORDER.as_bytes()).await.status == 202 {
+            free = Some(client);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(free.is_some(), "a connection that ended makes room for another");
+}
+
+#[tokio::test]
+async fn half_closed_and_broken_off_connections_do_no_harm() {
+    let shop = Shop::open().await;
+    let request = format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{ORDER}", ORDER.len());
+    // Said everything, still listens.
+    let mut client = shop.connect().await;
+    client.send(&request).await;
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.reply(false).await.unwrap().status, 202);
+    assert!(client.is_closed().await);
+    // Broke off in the body.
+    let mut client = shop.connect().await;
+    client.send(&request[..request.len() - 5]).await;
+    client.stream.shutdown().await.unwrap();
+    client.reply(false).await.unwrap().problem(400);
+    // Broke off in the head, and left without reading.
+    for cut in [10, request.len()] {
+        let mut client = shop.connect().await;
+        client.send(&request[..cut]).await;
+        drop(client);
+    }
+    shop.good_order().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let shop = Shop::open().await;
+    let mut client = shop.connect().await;
+    let order = format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{ORDER}", ORDER.len());
+    let bad = "POST /buy HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+    client.send(format!("{order}{bad}{order}GET /healthz HTTP/1.1\r\n\r\n")).await;
+    for status in [202, 400, 202, 200] {
+        assert_eq!(client.reply(false).await.unwrap().status, status);
+    }
+}
+
+#[tokio::test]
+async fn expect_100_continue_is_honoured_and_spares_a_body_that_is_too_large() {
+    let shop = Shop::open().await;
+    let head = |length| {
+        format!("POST /buy HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let mut client = shop.connect().await;
+    client.send(head(ORDER.len())).await;
+    let mut go_on = [0; 25];
+    client.stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.send(ORDER).await;
+    assert_eq!(client.reply(false).await.unwrap().status, 202);
+    client.send(head(1_000_000)).await;
+    client.reply(false).await.unwrap().problem(413);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_stop_closes_idle_connections_answers_who_waits_and_ends() {
+    let shop = Shop::open_as(limits(100, 10_000, 300)).await;
+    let order = shop.good_order().await;
+    let (mut idle, mut untouched) = (shop.connect().await, shop.connect().await);
+    assert_eq!(idle.ask("GET", "/healthz", "", b"").await.status, 200);
+    let mut waiting = shop.connect().await;
+    waiting.send(format!("GET /orders/{order}?wait=30 HTTP/1.1\r\n\r\n")).await;
+    let mut stuck = shop.connect().await;
+    stuck.send("POST /buy HTTP/1.1\r\nContent-Length: 40\r\n\r\n{").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    shop.stop.cancel();
+    let reply = waiting.reply(false).await.unwrap();
+    assert_eq!(reply.json()["status"], "queued");
+    assert!(idle.is_closed().await && untouched.is_closed().await);
+    timeout(Duration::from_secs(3), shop.serving).await.expect("bounded").unwrap();
+    assert!(stuck.is_closed().await);
+    assert!(TcpStream::connect(shop.address).await.is_err());
+}
