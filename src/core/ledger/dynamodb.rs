@@ -4,7 +4,8 @@
 //! from what it says: the same commit again is the same request again. (Amazon DynamoDB API
 //! Reference, `TransactWriteItems`: 100 actions, a token lives for 10 minutes.)
 
-pub(crate) mod rows;
+mod rows;
+pub mod setup;
 mod transaction;
 
 use std::collections::{HashMap, HashSet};
@@ -187,7 +188,7 @@ impl DynamoLedger {
 }
 
 /// The items' table that goes with a table of orders.
-pub(crate) fn items_table(table: &str) -> String {
+pub fn items_table(table: &str) -> String {
     format!("{table}_items")
 }
 
