@@ -4,28 +4,26 @@
 //! from what it says: the same commit again is the same request again. (Amazon DynamoDB API
 //! Reference, `TransactWriteItems`: 100 actions, a token lives for 10 minutes.)
 
-pub(crate) mod rows;
+mod rows;
+pub mod setup;
+mod transaction;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::Hasher;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::SdkError;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{CancellationReason, KeysAndAttributes, Put, TransactWriteItem};
-use aws_smithy_runtime_api::http::Response;
+use aws_sdk_dynamodb::types::KeysAndAttributes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
     StockSet,
 };
 use crate::core::order::{Decided, Item, ItemId, OrderId, OrderKey, UserId};
-use crate::core::vendor::aws::{Aws, Fault, is_busy_code, pause, repeat, repeat_at_most};
-use rows::{ITEM_ID, ORDER_ID, Row, VERSION, number, text};
+use crate::core::vendor::aws::{Aws, Fault, pause, repeat, repeat_at_most};
+use rows::{ITEM_ID, ORDER_ID, Row, number, text};
+use transaction::Written;
 
 /// Actions in a transaction, and keys in a batch read (Amazon DynamoDB Developer Guide, "Quotas").
 const BATCH: usize = 100;
@@ -44,72 +42,17 @@ pub struct DynamoLedger {
     key: OrderKey,
 }
 
-/// What became of a transaction.
-enum Written {
-    Done,
-    /// The conditions of these actions did not hold; nothing was written.
-    Refused(Vec<usize>),
-    /// The token was used for something else; nothing was written now.
-    TokenTaken,
+/// What a scan leaves out: an expression, its names and its values.
+struct Filter {
+    expression: &'static str,
+    names: &'static [(&'static str, &'static str)],
+    values: Row,
 }
 
 impl DynamoLedger {
     /// Calls nothing yet; [`Ledger::check`] does.
     pub fn new(aws: &Aws, table: &str, key: OrderKey) -> Self {
         Self { client: aws.dynamodb(), orders: table.to_owned(), items: items_table(table), key }
-    }
-
-    /// Writes all or nothing, repeating the same bytes with the same token while it may help.
-    async fn write(
-        &self,
-        actions: &[TransactWriteItem],
-        token: &str,
-    ) -> Result<Written, LedgerError> {
-        let written = repeat(|| {
-            let request = self.client.transact_write_items().client_request_token(token);
-            let request = request.set_transact_items(Some(actions.to_vec()));
-            async move {
-                match request.send().await {
-                    Ok(_) => Ok(Written::Done),
-                    Err(e) => refusal(&e),
-                }
-            }
-        });
-        written.await.map_err(|fault| self.error(fault))
-    }
-
-    fn put_order(&self, decided: &Decided) -> TransactWriteItem {
-        let put = Put::builder()
-            .table_name(&self.orders)
-            .set_item(Some(rows::order_row(decided, &self.key)))
-            .condition_expression("attribute_not_exists(#order)")
-            .expression_attribute_names("#order", ORDER_ID)
-            .build()
-            .expect("table and row are set");
-        TransactWriteItem::builder().put(put).build()
-    }
-
-    fn put_item(&self, item: &Item, expect: Expect) -> TransactWriteItem {
-        let put = Put::builder().table_name(&self.items).set_item(Some(rows::item_row(item)));
-        let put = match expect {
-            Expect::Anything => put,
-            Expect::Version(0) => put
-                .condition_expression("attribute_not_exists(#item)")
-                .expression_attribute_names("#item", ITEM_ID),
-            Expect::Version(read) => put
-                .condition_expression("#version = :read")
-                .expression_attribute_names("#version", VERSION)
-                .expression_attribute_values(":read", number(read)),
-        };
-        let put = put.build().expect("table and row are set");
-        TransactWriteItem::builder().put(put).build()
-    }
-
-    /// A name for a request that is the same whenever the request is.
-    fn token(&self, content: &impl fmt::Debug, round: u32) -> String {
-        let mut hasher = SipHasher24::new_with_key(b"flux commit toke");
-        hasher.write(format!("{round} {} {content:?}", self.orders).as_bytes());
-        format!("{:032x}", hasher.finish128().as_u128())
     }
 
     /// Which of these orders have a decision.
@@ -183,7 +126,7 @@ impl DynamoLedger {
         &self,
         (table, key_name): (&str, &str),
         (after, limit): (Option<&str>, usize),
-        filter: Option<(&str, &[(&str, &str)], Row)>,
+        filter: Option<Filter>,
         read: impl Fn(&Row) -> Result<T, rows::Damaged>,
     ) -> Result<Page<T>, LedgerError> {
         let mut request = self
@@ -193,12 +136,12 @@ impl DynamoLedger {
             .consistent_read(true)
             .limit(limit.clamp(1, PAGE) as i32)
             .set_exclusive_start_key(after.map(|key| rows::key(key_name, key)));
-        if let Some((expression, names, values)) = filter {
-            request =
-                request.filter_expression(expression).set_expression_attribute_values(Some(values));
-            for (short, name) in names {
-                request = request.expression_attribute_names(*short, *name);
-            }
+        if let Some(Filter { expression, names, values }) = filter {
+            let names = names.iter().map(|(short, name)| (short.to_string(), name.to_string()));
+            request = request
+                .filter_expression(expression)
+                .set_expression_attribute_names(Some(names.collect()))
+                .set_expression_attribute_values(Some(values));
         }
         let scanned = repeat(|| {
             let request = request.clone();
@@ -245,48 +188,12 @@ impl DynamoLedger {
 }
 
 /// The items' table that goes with a table of orders.
-pub(crate) fn items_table(table: &str) -> String {
+pub fn items_table(table: &str) -> String {
     format!("{table}_items")
 }
 
 fn token_taken() -> LedgerError {
     LedgerError::Busy("the request token is in use for another request".to_owned())
-}
-
-/// What a transaction's error says, its reasons read entry by entry.
-fn refusal(error: &SdkError<TransactWriteItemsError, Response>) -> Result<Written, Fault> {
-    use TransactWriteItemsError as E;
-    match error.as_service_error() {
-        Some(E::TransactionCanceledException(canceled)) => {
-            cancellation(canceled.cancellation_reasons())
-        }
-        Some(E::TransactionInProgressException(_)) => {
-            Err(Fault::Unknown("the same transaction is still in progress".to_owned()))
-        }
-        Some(E::IdempotentParameterMismatchException(_)) => Ok(Written::TokenTaken),
-        _ => Err(Fault::of(error)),
-    }
-}
-
-fn cancellation(reasons: &[CancellationReason]) -> Result<Written, Fault> {
-    let code = |reason: &CancellationReason| reason.code().unwrap_or("None").to_owned();
-    let codes: Vec<String> = reasons.iter().map(code).collect();
-    let unmet = codes.iter().enumerate().filter(|(_, code)| *code == "ConditionalCheckFailed");
-    let unmet: Vec<usize> = unmet.map(|(place, _)| place).collect();
-    if !unmet.is_empty() {
-        return Ok(Written::Refused(unmet));
-    }
-    match reasons.iter().find(|r| code(r) != "None" && !is_busy_code(&code(r))) {
-        Some(other) => {
-            let said = other.message().unwrap_or_default();
-            Err(Fault::Broken(format!("{}: {said}", code(other))))
-        }
-        None => {
-            let cause = codes.iter().find(|code| *code != "None");
-            let cause = cause.map_or("no reason given", String::as_str);
-            Err(Fault::Busy(format!("the transaction was cancelled: {cause}")))
-        }
-    }
 }
 
 impl fmt::Display for DynamoLedger {
@@ -388,11 +295,11 @@ impl Ledger for DynamoLedger {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page<(ItemId, UserId)>, LedgerError> {
-        let filter = (
-            "#stock = :one AND attribute_exists(#owner)",
-            &[("#stock", rows::STOCK), ("#owner", rows::OWNER)][..],
-            HashMap::from([(":one".to_owned(), number(1))]),
-        );
+        let filter = Filter {
+            expression: "#stock = :one AND attribute_exists(#owner)",
+            names: &[("#stock", rows::STOCK), ("#owner", rows::OWNER)],
+            values: HashMap::from([(":one".to_owned(), number(1))]),
+        };
         let table = (self.items.as_str(), ITEM_ID);
         let page = self.scan(table, (after, limit), Some(filter), rows::read_item).await?;
         let sold = page.rows.into_iter().filter_map(|item| Some((item.id, item.owner?)));
@@ -409,9 +316,10 @@ impl Ledger for DynamoLedger {
         item: Option<&ItemId>,
         after: Option<&str>,
     ) -> Result<Page<AuditedOrder>, LedgerError> {
-        let filter = item.map(|item| {
-            let values = HashMap::from([(":item".to_owned(), text(item.as_str()))]);
-            ("#item = :item", &[("#item", ITEM_ID)][..], values)
+        let filter = item.map(|item| Filter {
+            expression: "#item = :item",
+            names: &[("#item", ITEM_ID)],
+            values: HashMap::from([(":item".to_owned(), text(item.as_str()))]),
         });
         let read = |row: &Row| rows::audit_order(row, &self.key);
         self.scan((&self.orders, ORDER_ID), (after, PAGE), filter, read).await

@@ -2,6 +2,7 @@
 
 mod letters;
 mod pack;
+pub mod setup;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,1 +1,123 @@
-//! (in work)
+//! Redis or Valkey: one connection per process and one more for subscriptions, both reconnecting
+//! for ever in the background. What is stored there only saves work or time, so nothing waits
+//! long for it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::{Client, SubscriberClient};
+use fred::interfaces::ClientLike;
+use fred::types::Builder;
+use fred::types::config::{Config, ReconnectPolicy, ServerConfig};
+
+use crate::core::calls::Calls;
+
+/// After this a command has failed.
+const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time to wait for the first connection when a process starts.
+const START_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pauses between attempts to connect again, in milliseconds: from, to, factor.
+const RECONNECT: (u32, u32, u32) = (50, 2_000, 2);
+
+/// Where it is. `url` as fred reads it: `redis://`, `rediss://` for TLS, `redis-cluster://` and
+/// `rediss-cluster://` for a cluster.
+#[derive(Clone)]
+pub struct RedisSettings {
+    pub url: String,
+    /// Takes the place of a password in the URL.
+    pub password: Option<String>,
+    /// Begins the name of every key and channel: sales with different ones do not meet.
+    pub prefix: String,
+}
+
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// The connection that the Redis adapters share. Cheap to clone.
+#[derive(Clone)]
+pub struct Redis {
+    client: Client,
+    builder: Builder,
+    prefix: Arc<str>,
+    address: Arc<str>,
+    calls: Arc<Calls>,
+}
+
+impl Redis {
+    /// Starts connecting and waits at most [`START_TIMEOUT`] for it. An absent Redis is a warning
+    /// in the log, not an error; the error is an address that nobody could connect to.
+    pub async fn connect(settings: RedisSettings, calls: Arc<Calls>) -> Result<Self, String> {
+        let mut config = Config::from_url(&settings.url)
+            .map_err(|e| format!("the address of Redis is not a redis:// URL: {}", e.details()))?;
+        // Otherwise the first failure to connect would be the last attempt.
+        config.fail_fast = false;
+        if settings.password.is_some() {
+            config.password = settings.password;
+        }
+        let address = address(&config.server);
+        let mut builder = Builder::from_config(config);
+        let (from, to, factor) = RECONNECT;
+        builder
+            .set_policy(ReconnectPolicy::new_exponential(0, from, to, factor))
+            .with_performance_config(|c| c.default_command_timeout = COMMAND_TIMEOUT)
+            .with_connection_config(|c| {
+                c.connection_timeout = CONNECT_TIMEOUT;
+                c.internal_command_timeout = CONNECT_TIMEOUT;
+                c.max_command_attempts = 1;
+                c.reconnect_on_auth_error = true;
+                c.unresponsive.max_timeout = Some(CONNECT_TIMEOUT);
+                c.unresponsive.interval = COMMAND_TIMEOUT;
+            });
+        let client = builder.build().map_err(|e| e.to_string())?;
+        let (prefix, address) = (settings.prefix.into(), Arc::<str>::from(address));
+        client.connect();
+        let connected = tokio::time::timeout(START_TIMEOUT, client.wait_for_connect()).await;
+        if !matches!(connected, Ok(Ok(()))) {
+            tracing::warn!(
+                "no Redis at {address}: the sale goes on without it, slower; still trying"
+            );
+        }
+        Ok(Self { client, builder, prefix, address, calls })
+    }
+
+    /// The connection, counted as one round trip; an error at once while there is none.
+    pub fn round_trip(&self) -> Result<&Client, String> {
+        if !self.client.is_connected() {
+            return Err(format!("not connected to Redis at {}", self.address));
+        }
+        self.calls.redis();
+        Ok(&self.client)
+    }
+
+    /// A new connection for subscriptions, not connected yet.
+    pub fn subscriber(&self) -> Result<SubscriberClient, String> {
+        self.builder.build_subscriber_client().map_err(|e| e.to_string())
+    }
+
+    /// The name of a key or channel.
+    pub fn name(&self, rest: &str) -> String {
+        format!("{}:{rest}", self.prefix)
+    }
+}
+
+fn address(server: &ServerConfig) -> String {
+    let hosts: Vec<String> = server.hosts().iter().map(ToString::to_string).collect();
+    hosts.join(", ")
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&self.address).finish()
+    }
+}
+
+impl fmt::Display for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis at {}", self.address)
+    }
+}

@@ -1,0 +1,210 @@
+//! Makes, mends and deletes the ledger's DynamoDB tables.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus, WarmThroughput,
+};
+
+use super::items_table;
+use super::rows::{EXPIRES_AT, ITEM_ID, ORDER_ID};
+use crate::core::vendor::Change;
+use crate::core::vendor::aws::{Aws, Fault, repeat};
+
+/// How long a table may take until it can be used, and how often is asked.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// What a new on-demand table takes a second without being told (Amazon DynamoDB Developer Guide,
+/// "On-demand capacity mode").
+const WARM_READS: i64 = 12_000;
+const WARM_WRITES: i64 = 4_000;
+/// Write units of one order: up to 1 KB, doubled for being in a transaction (Amazon DynamoDB
+/// Developer Guide, "DynamoDB read and write operations").
+const WRITES_PER_ORDER: i64 = 2;
+
+/// Sets up the ledger's two tables. Every method may be repeated; an error is one line.
+#[derive(Debug)]
+pub struct TableSetup {
+    client: Client,
+    orders: String,
+    items: String,
+}
+
+impl TableSetup {
+    pub fn new(aws: &Aws, table: &str) -> Self {
+        Self { client: aws.dynamodb(), orders: table.to_owned(), items: items_table(table) }
+    }
+
+    /// Makes the tables, or brings them up to date, ready for `expect` orders a second; only says
+    /// so unless told to `apply`. Answers for each table, by its name.
+    pub async fn ensure(
+        &self,
+        expect: Option<u32>,
+        apply: bool,
+    ) -> Result<Vec<(String, Change)>, String> {
+        let writes = expect.map_or(0, |rate| i64::from(rate) * WRITES_PER_ORDER);
+        let mut orders = self.ensure_table(&self.orders, ORDER_ID, writes, apply).await?;
+        if self.ensure_expiry(orders, apply).await? && orders == Change::Unchanged {
+            orders = Change::Changed;
+        }
+        let items = self.ensure_table(&self.items, ITEM_ID, 0, apply).await?;
+        Ok(vec![(self.orders.clone(), orders), (self.items.clone(), items)])
+    }
+
+    /// Deletes the tables with all that is in them. Answers for each whether there was one.
+    pub async fn delete(&self, apply: bool) -> Result<Vec<(String, bool)>, String> {
+        let mut answers = Vec::new();
+        for table in [&self.orders, &self.items] {
+            let there = self.describe(table).await?.is_some();
+            if there && apply {
+                let deleted = repeat(|| {
+                    let request = self.client.delete_table().table_name(table);
+                    async move { request.send().await.map_err(|e| Fault::of(&e)) }
+                });
+                deleted.await.map_err(|fault| failed(table, fault))?;
+            }
+            answers.push((table.clone(), there));
+        }
+        Ok(answers)
+    }
+
+    async fn ensure_table(
+        &self,
+        table: &str,
+        key: &str,
+        writes: i64,
+        apply: bool,
+    ) -> Result<Change, String> {
+        let warm = (writes > WARM_WRITES).then(|| {
+            WarmThroughput::builder()
+                .read_units_per_second(WARM_READS)
+                .write_units_per_second(writes)
+                .build()
+        });
+        let Some(found) = self.describe(table).await? else {
+            if apply {
+                self.create(table, key, warm).await?;
+                self.ready(table).await?;
+            }
+            return Ok(Change::Made);
+        };
+        let found_key = found.key_schema().first().map(KeySchemaElement::attribute_name);
+        if found_key != Some(key) || found.key_schema().len() != 1 {
+            return Err(format!("table {table} has another key than {key}: choose another name"));
+        }
+        let is_warm = found.warm_throughput().and_then(|w| w.write_units_per_second());
+        if warm.is_none() || is_warm.unwrap_or(WARM_WRITES) >= writes {
+            return Ok(Change::Unchanged);
+        }
+        if apply {
+            let updated = repeat(|| {
+                let request = self.client.update_table().table_name(table);
+                let request = request.set_warm_throughput(warm.clone());
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            updated.await.map_err(|fault| failed(table, fault))?;
+            self.ready(table).await?;
+        }
+        Ok(Change::Changed)
+    }
+
+    async fn create(
+        &self,
+        table: &str,
+        key: &str,
+        warm: Option<WarmThroughput>,
+    ) -> Result<(), String> {
+        let attribute = AttributeDefinition::builder()
+            .attribute_name(key)
+            .attribute_type(ScalarAttributeType::S)
+            .build()
+            .expect("name and type are set");
+        let hash = KeySchemaElement::builder()
+            .attribute_name(key)
+            .key_type(KeyType::Hash)
+            .build()
+            .expect("name and type are set");
+        let created = repeat(|| {
+            let request = self
+                .client
+                .create_table()
+                .table_name(table)
+                .attribute_definitions(attribute.clone())
+                .key_schema(hash.clone())
+                .billing_mode(BillingMode::PayPerRequest)
+                .set_warm_throughput(warm.clone());
+            async move {
+                match request.send().await.map_err(|e| Fault::of(&e)) {
+                    // A lost answer's repeat, or another process that makes it too.
+                    Err(Fault::Broken(said)) if said.contains("ResourceInUse") => Ok(()),
+                    other => other.map(|_| ()),
+                }
+            }
+        });
+        created.await.map_err(|fault| failed(table, fault))
+    }
+
+    /// Sees to it that DynamoDB deletes rows by their expiry; whether that was to do.
+    async fn ensure_expiry(&self, table_is: Change, apply: bool) -> Result<bool, String> {
+        let table = &self.orders;
+        if table_is == Change::Made && !apply {
+            return Ok(true);
+        }
+        let asked = repeat(|| {
+            let request = self.client.describe_time_to_live().table_name(table);
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        let answer = asked.await.map_err(|fault| failed(table, fault))?;
+        let status = answer.time_to_live_description().and_then(|d| d.time_to_live_status());
+        if matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
+            return Ok(false);
+        }
+        if apply {
+            let expiry = TimeToLiveSpecification::builder()
+                .enabled(true)
+                .attribute_name(EXPIRES_AT)
+                .build()
+                .expect("both are set");
+            let updated = repeat(|| {
+                let request = self.client.update_time_to_live().table_name(table);
+                let request = request.time_to_live_specification(expiry.clone());
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            updated.await.map_err(|fault| failed(table, fault))?;
+        }
+        Ok(true)
+    }
+
+    async fn describe(&self, table: &str) -> Result<Option<TableDescription>, String> {
+        let asked = repeat(|| {
+            let request = self.client.describe_table().table_name(table);
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        match asked.await {
+            Ok(answer) => Ok(answer.table),
+            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => Ok(None),
+            Err(fault) => Err(failed(table, fault)),
+        }
+    }
+
+    async fn ready(&self, table: &str) -> Result<(), String> {
+        let asking = async {
+            loop {
+                let found = self.describe(table).await?;
+                if found.is_some_and(|t| t.table_status() == Some(&TableStatus::Active)) {
+                    return Ok(());
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        let late = || format!("table {table} is not ready yet: run the same command again later");
+        tokio::time::timeout(READY_WITHIN, asking).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+fn failed(table: &str, fault: Fault) -> String {
+    let (Fault::Busy(said) | Fault::Unknown(said) | Fault::Broken(said)) = fault;
+    format!("DynamoDB table {table}: {said}")
+}
