@@ -7,3 +7,4 @@ pub mod http;
 pub mod stop;
 pub mod telemetry;
 pub mod wiring;
+pub mod load;
