@@ -19,12 +19,12 @@ use crate::core::order::{Decision, Item, ItemId, Order, Quantity, Reason, Timest
 const READ_ATTEMPTS: u32 = 7;
 /// Pause before the second attempt; doubled for each further one.
 const READ_PAUSE: Duration = Duration::from_millis(50);
+/// An order accepted within so long of a restock may have been decided before it, or by a clock
+/// that is behind: it counts as from before.
+const RESTOCK_SETTLES: Duration = Duration::from_secs(1);
 
 /// Audits one item, or all. Reads only; safe to cancel and to repeat.
-pub async fn audit(
-    ledger: &dyn Ledger,
-    item: Option<&ItemId>,
-) -> Result<AuditReport, LedgerError> {
+pub async fn audit(ledger: &dyn Ledger, item: Option<&ItemId>) -> Result<AuditReport, LedgerError> {
     audit_seeing(ledger, item, &mut |_| {}).await
 }
 
@@ -85,13 +85,11 @@ impl Tally {
     fn add(&mut self, row: &AuditedOrder) {
         let order = &row.record.order;
         self.rows.orders += 1;
+        self.rows.changed_decisions += u64::from(!row.sealed);
         match row.record.state {
             OrderState::Queued => self.rows.undecided += 1,
             OrderState::DeadLettered => self.rows.dead_lettered += 1,
-            OrderState::Decided { decision, .. } => {
-                self.rows.changed_decisions += u64::from(!row.sealed);
-                self.decided(order, decision);
-            }
+            OrderState::Decided { decision, .. } => self.decided(order, decision),
         }
     }
 
@@ -118,7 +116,7 @@ impl Tally {
     }
 
     fn since_restock(&self, order: &Order) -> bool {
-        self.restocked_at().is_none_or(|at| order.accepted_at > at)
+        self.restocked_at().is_none_or(|at| order.accepted_at > at.plus(RESTOCK_SETTLES))
     }
 
     /// Holds the rows against the item as it was before and after they were read.
@@ -210,7 +208,10 @@ async fn each_item(
     let mut after: Option<String> = None;
     loop {
         let page = patiently(|| ledger.audit_items(after.as_deref())).await?;
-        page.rows.into_iter().filter(|i| wanted.is_none_or(|w| *w == i.item.id)).for_each(&mut each);
+        page.rows
+            .into_iter()
+            .filter(|i| wanted.is_none_or(|w| *w == i.item.id))
+            .for_each(&mut each);
         match page.next {
             Some(next) => after = Some(next),
             None => return Ok(()),

@@ -11,7 +11,8 @@ use super::{
     OrderState, Page, StockSet,
 };
 use crate::core::order::{
-    Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, Timestamp, UserId,
+    Clock, Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock, Timestamp,
+    UserId,
 };
 use crate::core::vendor::sqlite::{Store, StoreError, item_no, state, take_places};
 
@@ -95,6 +96,10 @@ impl Ledger for SqliteLedger {
                 Err(taken) => return Ok(StockSet::BelowTaken(taken)),
             };
             write_item(tx, &after)?;
+            if !created && after.stock > before.stock {
+                tx.prepare_cached("UPDATE items SET restocked_at = ? WHERE id = ?")?
+                    .execute(params![SystemClock.now().0, item.as_str()])?;
+            }
             Ok(if created { StockSet::Created(after) } else { StockSet::Changed(after) })
         };
         Ok(self.store.write(set).await?)
@@ -139,7 +144,8 @@ impl Ledger for SqliteLedger {
             let mut items = c.prepare_cached(&sql)?;
             let rows = items.query_map(params![after, AUDIT_PAGE as i64], |row| {
                 let orders = row.get::<_, u64>("arrivals")? - row.get::<_, u64>("moved")?;
-                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders) })
+                let restocked_at = row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp);
+                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders), restocked_at })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -184,7 +190,9 @@ impl Ledger for SqliteLedger {
     }
 }
 
-const ITEM: &str = "SELECT id, stock, free, held, sold, owner, version, arrivals, moved FROM items";
+const ITEM: &str =
+    "SELECT id, stock, free, held, sold, owner, version, arrivals, moved, restocked_at
+    FROM items";
 const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at, seal,
     items.id AS item FROM orders LEFT JOIN items ON items.no = place >> 32";
 
@@ -266,7 +274,8 @@ fn audited_row(row: &Row<'_>, key: &OrderKey) -> rusqlite::Result<AuditedOrder> 
             let decided = Decided { order: record.order.clone(), decision, decided_at };
             decided.seal(key).to_be_bytes() == seal
         }
-        OrderState::Queued | OrderState::DeadLettered => true,
+        OrderState::Queued => row.get::<_, i64>(5)? == state::QUEUED && seal == [0; 8],
+        OrderState::DeadLettered => seal == [0; 8],
     };
     Ok(AuditedOrder { record, sealed })
 }
