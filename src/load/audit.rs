@@ -59,7 +59,7 @@ pub async fn audit_seeing(
     .await?;
     for (id, tally) in tallies {
         let nothing = Item::new(id, 0);
-        settle(AuditedItem { item: nothing, orders: None, restocked_at: None }, tally);
+        settle(AuditedItem { item: nothing, orders: None }, tally);
     }
     items.sort_by(|a, b| a.item_id.cmp(&b.item_id));
     count_inversions(ledger, item, &lines, &mut items).await?;
@@ -112,7 +112,7 @@ impl Tally {
     }
 
     fn restocked_at(&self) -> Option<Timestamp> {
-        self.before.as_ref().and_then(|b| b.restocked_at)
+        self.before.as_ref().and_then(|b| b.item.restocked_at)
     }
 
     fn since_restock(&self, order: &Order) -> bool {
@@ -147,7 +147,7 @@ impl Tally {
     }
 
     fn restocked_meanwhile(&self, after: &AuditedItem) -> bool {
-        self.before.is_some() && self.restocked_at() != after.restocked_at
+        self.before.is_some() && self.restocked_at() != after.item.restocked_at
     }
 
     /// When somebody bought who came after one that was told `sold_out`: from when on buyers were

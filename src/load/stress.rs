@@ -41,8 +41,8 @@ pub struct Target {
 pub struct Own {
     /// For the auditor; its reads are not counted in `calls`.
     pub ports: Ports,
-    /// Counts the round trips of the intake and the workers, and best nobody else's.
-    pub calls: Arc<Calls>,
+    /// Count the round trips of the intake and the workers, and best nobody else's.
+    pub calls: Vec<Arc<Calls>>,
     pub race: Option<Race>,
     pub backend: &'static str,
 }
@@ -139,7 +139,13 @@ impl Stress {
     }
 
     fn calls(&self) -> CallCounts {
-        self.target.own.as_ref().map(|own| own.calls.counts()).unwrap_or_default()
+        let mut sum = CallCounts::default();
+        for counts in self.target.own.iter().flat_map(|own| &own.calls).map(|c| c.counts()) {
+            sum.sqs += counts.sqs;
+            sum.redis += counts.redis;
+            sum.dynamodb += counts.dynamodb;
+        }
+        sum
     }
 
     async fn settle(&self, orders: Vec<OrderId>) -> Result<Reading, StressError> {
@@ -163,7 +169,7 @@ impl Stress {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let after = own.calls.counts();
+        let after = self.calls();
         Ok(Some(CallCounts {
             sqs: after.sqs - before.sqs,
             redis: after.redis - before.redis,

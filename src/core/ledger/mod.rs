@@ -88,8 +88,6 @@ pub struct AuditedItem {
     pub item: Item,
     /// How many order rows the item must have, where the store counts them.
     pub orders: Option<u64>,
-    /// When its stock was last raised, if ever: a "sold out" from before it was right then.
-    pub restocked_at: Option<Timestamp>,
 }
 
 /// A page of a long read, and where the next begins; `None` after the last page.

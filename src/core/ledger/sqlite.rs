@@ -91,15 +91,11 @@ impl Ledger for SqliteLedger {
             if !created && before.stock == stock {
                 return Ok(StockSet::Unchanged(before));
             }
-            let after = match before.with_stock(stock) {
+            let after = match before.with_stock(stock, SystemClock.now()) {
                 Ok(after) => after,
                 Err(taken) => return Ok(StockSet::BelowTaken(taken)),
             };
             write_item(tx, &after)?;
-            if !created && after.stock > before.stock {
-                tx.prepare_cached("UPDATE items SET restocked_at = ? WHERE id = ?")?
-                    .execute(params![SystemClock.now().0, item.as_str()])?;
-            }
             Ok(if created { StockSet::Created(after) } else { StockSet::Changed(after) })
         };
         Ok(self.store.write(set).await?)
@@ -144,8 +140,7 @@ impl Ledger for SqliteLedger {
             let mut items = c.prepare_cached(&sql)?;
             let rows = items.query_map(params![after, AUDIT_PAGE as i64], |row| {
                 let orders = row.get::<_, u64>("arrivals")? - row.get::<_, u64>("moved")?;
-                let restocked_at = row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp);
-                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders), restocked_at })
+                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders) })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -229,6 +224,7 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
         held: row.get(3)?,
         sold: row.get(4)?,
         owner,
+        restocked_at: row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp),
         version: row.get(6)?,
     })
 }
@@ -236,11 +232,13 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
 fn write_item(tx: &Connection, item: &Item) -> rusqlite::Result<()> {
     let no = item_no(tx, item.id.as_str())?;
     let owner = item.owner.as_ref().map(UserId::as_str);
+    let restocked_at = item.restocked_at.map(|at| at.0);
+    let (stock, free, held, sold) = (item.stock, item.free, item.held, item.sold);
     tx.prepare_cached(
-        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, version = ?
-         WHERE no = ?",
+        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, restocked_at = ?,
+         version = ? WHERE no = ?",
     )?
-    .execute(params![item.stock, item.free, item.held, item.sold, owner, item.version, no])?;
+    .execute(params![stock, free, held, sold, owner, restocked_at, item.version, no])?;
     Ok(())
 }
 
