@@ -4,6 +4,7 @@ pub mod cmd;
 pub mod config;
 pub mod core;
 pub mod http;
+pub mod load;
 pub mod stop;
 pub mod telemetry;
 pub mod wiring;

@@ -1,5 +1,7 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
+pub mod rehearsal;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,8 +1,10 @@
 //! The subcommands: arguments -> wiring -> one call.
 
+mod audit;
 mod dlq;
 mod provision;
 mod serve;
+mod stress;
 mod work;
 
 use std::path::PathBuf;
@@ -53,6 +55,8 @@ enum Command {
     Serve(serve::Args),
     Work(work::Args),
     Provision(provision::Args),
+    Stress(stress::Args),
+    Audit(audit::Args),
     Dlq(dlq::Args),
 }
 
@@ -68,6 +72,8 @@ impl Cli {
             Command::Serve(args) => serve::run(args, &mut flags).await,
             Command::Work(args) => work::run(args, &mut flags).await,
             Command::Provision(args) => provision::run(args, &flags).await,
+            Command::Stress(args) => stress::run(args, flags).await,
+            Command::Audit(args) => audit::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,
         }
     }

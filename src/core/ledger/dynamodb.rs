@@ -20,7 +20,7 @@ use super::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
     StockSet,
 };
-use crate::core::order::{Decided, Item, ItemId, OrderId, OrderKey, UserId};
+use crate::core::order::{Clock, Decided, Item, ItemId, OrderId, OrderKey, SystemClock, UserId};
 use crate::core::vendor::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
@@ -268,7 +268,7 @@ impl Ledger for DynamoLedger {
             let read = old.as_ref().map_or(0, |item| item.version);
             let new = match &old {
                 Some(item) if item.stock == stock => return Ok(StockSet::Unchanged(item.clone())),
-                Some(item) => match item.with_stock(stock) {
+                Some(item) => match item.with_stock(stock, SystemClock.now()) {
                     Ok(item) => item,
                     Err(taken) => return Ok(StockSet::BelowTaken(taken)),
                 },

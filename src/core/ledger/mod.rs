@@ -79,7 +79,7 @@ pub enum OrderState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditedOrder {
     pub record: OrderRecord,
-    /// Whether the seal of a decided row fits what the row says.
+    /// Whether the seal of a decided row fits what the row says, and any other row has none.
     pub sealed: bool,
 }
 

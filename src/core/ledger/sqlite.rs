@@ -11,7 +11,8 @@ use super::{
     OrderState, Page, StockSet,
 };
 use crate::core::order::{
-    Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, Timestamp, UserId,
+    Clock, Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock, Timestamp,
+    UserId,
 };
 use crate::core::vendor::sqlite::{Store, StoreError, item_no, state, take_places};
 
@@ -90,7 +91,7 @@ impl Ledger for SqliteLedger {
             if !created && before.stock == stock {
                 return Ok(StockSet::Unchanged(before));
             }
-            let after = match before.with_stock(stock) {
+            let after = match before.with_stock(stock, SystemClock.now()) {
                 Ok(after) => after,
                 Err(taken) => return Ok(StockSet::BelowTaken(taken)),
             };
@@ -184,7 +185,9 @@ impl Ledger for SqliteLedger {
     }
 }
 
-const ITEM: &str = "SELECT id, stock, free, held, sold, owner, version, arrivals, moved FROM items";
+const ITEM: &str =
+    "SELECT id, stock, free, held, sold, owner, version, arrivals, moved, restocked_at
+    FROM items";
 const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at, seal,
     items.id AS item FROM orders LEFT JOIN items ON items.no = place >> 32";
 
@@ -221,6 +224,7 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
         held: row.get(3)?,
         sold: row.get(4)?,
         owner,
+        restocked_at: row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp),
         version: row.get(6)?,
     })
 }
@@ -228,11 +232,13 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
 fn write_item(tx: &Connection, item: &Item) -> rusqlite::Result<()> {
     let no = item_no(tx, item.id.as_str())?;
     let owner = item.owner.as_ref().map(UserId::as_str);
+    let restocked_at = item.restocked_at.map(|at| at.0);
+    let (stock, free, held, sold) = (item.stock, item.free, item.held, item.sold);
     tx.prepare_cached(
-        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, version = ?
-         WHERE no = ?",
+        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, restocked_at = ?,
+         version = ? WHERE no = ?",
     )?
-    .execute(params![item.stock, item.free, item.held, item.sold, owner, item.version, no])?;
+    .execute(params![stock, free, held, sold, owner, restocked_at, item.version, no])?;
     Ok(())
 }
 
@@ -266,7 +272,8 @@ fn audited_row(row: &Row<'_>, key: &OrderKey) -> rusqlite::Result<AuditedOrder> 
             let decided = Decided { order: record.order.clone(), decision, decided_at };
             decided.seal(key).to_be_bytes() == seal
         }
-        OrderState::Queued | OrderState::DeadLettered => true,
+        OrderState::Queued => row.get::<_, i64>(5)? == state::QUEUED && seal == [0; 8],
+        OrderState::DeadLettered => seal == [0; 8],
     };
     Ok(AuditedOrder { record, sealed })
 }

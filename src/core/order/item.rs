@@ -1,4 +1,4 @@
-use super::{ItemId, UserId};
+use super::{ItemId, Timestamp, UserId};
 
 /// The most units an item can have.
 pub const MAX_STOCK: u64 = 1_000_000_000_000;
@@ -13,6 +13,8 @@ pub struct Item {
     pub sold: u64,
     /// Who bought a one-of-a-kind item (`stock` 1), once it is sold.
     pub owner: Option<UserId>,
+    /// When its stock was last raised, if ever: a "sold out" from before it was right then.
+    pub restocked_at: Option<Timestamp>,
     /// Counts the writes to this item; 0 is an item the ledger has no row of yet.
     pub version: u64,
 }
@@ -20,7 +22,8 @@ pub struct Item {
 impl Item {
     /// An item nobody bought from yet and the ledger does not know yet.
     pub fn new(id: ItemId, stock: u64) -> Self {
-        Self { id, stock, free: stock, held: 0, sold: 0, owner: None, version: 0 }
+        let (free, owner, restocked_at) = (stock, None, None);
+        Self { id, stock, free, held: 0, sold: 0, owner, restocked_at, version: 0 }
     }
 
     pub fn status(&self) -> &'static str {
@@ -28,10 +31,11 @@ impl Item {
     }
 
     /// The item with another stock, or the least stock that is possible when it is too low.
-    pub fn with_stock(&self, stock: u64) -> Result<Self, u64> {
+    pub fn with_stock(&self, stock: u64, now: Timestamp) -> Result<Self, u64> {
         let taken = self.held + self.sold;
         let free = stock.checked_sub(taken).ok_or(taken)?;
         let owner = self.owner.clone().filter(|_| stock == 1);
-        Ok(Self { stock, free, owner, version: self.version + 1, ..self.clone() })
+        let restocked_at = if stock > self.stock { Some(now) } else { self.restocked_at };
+        Ok(Self { stock, free, owner, restocked_at, version: self.version + 1, ..self.clone() })
     }
 }

@@ -43,6 +43,7 @@ CREATE TABLE items (
     version INTEGER NOT NULL DEFAULT 0,
     arrivals INTEGER NOT NULL DEFAULT 0,
     moved INTEGER NOT NULL DEFAULT 0,
+    restocked_at INTEGER,
     claimed_by INTEGER NOT NULL DEFAULT 0,
     claimed_until INTEGER NOT NULL DEFAULT 0
 );

@@ -39,6 +39,7 @@ mod name {
     pub const HELD: &str = "held";
     pub const SOLD: &str = "sold";
     pub const OWNER: &str = "owner";
+    pub const RESTOCKED_AT: &str = "restocked_at";
 }
 pub use name::{OWNER, STOCK};
 
@@ -67,6 +68,9 @@ pub fn item_row(item: &Item) -> Row {
     }
     if let Some(owner) = &item.owner {
         row.insert(name::OWNER.to_owned(), text(owner.as_str()));
+    }
+    if let Some(restocked_at) = item.restocked_at {
+        row.insert(name::RESTOCKED_AT.to_owned(), number(restocked_at.0));
     }
     row
 }
@@ -121,6 +125,10 @@ pub fn read_item(row: &Row) -> Result<Item, Damaged> {
         true => Some(parse(row, name::OWNER, UserId::parse)?),
         false => None,
     };
+    let restocked_at = match row.contains_key(name::RESTOCKED_AT) {
+        true => Some(Timestamp(number_of(row, name::RESTOCKED_AT)?)),
+        false => None,
+    };
     Ok(Item {
         id: parse(row, ITEM_ID, ItemId::parse)?,
         stock: number_of(row, name::STOCK)?,
@@ -128,6 +136,7 @@ pub fn read_item(row: &Row) -> Result<Item, Damaged> {
         held: number_of(row, name::HELD)?,
         sold: number_of(row, name::SOLD)?,
         owner,
+        restocked_at,
         version: number_of(row, VERSION)?,
     })
 }

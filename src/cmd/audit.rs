@@ -1,0 +1,41 @@
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::Usage;
+use crate::config::Flags;
+use crate::core::order::ItemId;
+use crate::load::{self, Verdict};
+use crate::wiring;
+
+/// Re-derive the promises from the stored orders; exit code 1 when one is broken
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only this item
+    #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
+    item: Option<ItemId>,
+    /// Print the figures as JSON, items one by one
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
+    let settings = super::settings(flags)?;
+    let ports = wiring::connect(&settings).await?;
+    let report = load::audit(&*ports.ledger, args.item.as_ref()).await?;
+    if let (Some(item), true) = (&args.item, report.items.is_empty()) {
+        let place = wiring::describe(&settings, &ports);
+        return Err(Usage(format!("no item {item} here ({place}): check --item")).into());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(exit_code(report.verdict))
+}
+
+/// 0 when every promise that was checked held, 1 when one did not.
+pub fn exit_code(verdict: Verdict) -> ExitCode {
+    ExitCode::from(u8::from(verdict == Verdict::Fail))
+}

@@ -1,0 +1,140 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use super::Usage;
+use super::audit::exit_code;
+use crate::config::{Backend, Flags};
+use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
+use crate::load::{Address, Guard, Plan, Report, Stress, StressError, Target};
+use crate::stop;
+use crate::wiring::rehearsal::{Cast, Rehearsal};
+
+/// Race buyers for an item, wait for every decision, audit; exit code 1 when a promise is broken
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The item that everybody wants
+    #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
+    item: ItemId,
+    /// Units of it
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "target",
+          value_parser = clap::value_parser!(u64).range(1..=MAX_STOCK))]
+    stock: u64,
+    /// Buyers, each with one order for one unit
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    users: u64,
+    /// Connections that send orders
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Independent workers, started here [default: 1]
+    #[arg(long, value_name = "N", conflicts_with_all = ["target", "without"],
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: Option<u16>,
+    /// Requests a second, sent on time whether or not answers come [default: as fast as they come]
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+    /// Part of the buyers who send their order twice, under one Idempotency-Key
+    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part)]
+    duplicates: f64,
+    /// Makes the same requests in the same sequence [default: another one each time]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// A running `flux serve`, as http://HOST:PORT, in place of one started here; audited by HTTP
+    #[arg(long, value_name = "URL", value_parser = Address::parse)]
+    target: Option<Address>,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Take a guard out and race four workers: without the lock nothing may go wrong, without
+    /// the ledger's condition it must oversell
+    #[arg(long, value_name = "GUARD", conflicts_with = "target")]
+    without: Vec<GuardName>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GuardName {
+    Lock,
+    LedgerCondition,
+}
+
+pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
+    let settings = super::settings(&flags)?;
+    let grace = Duration::from_millis(settings.grace_ms);
+    let (report_to, without) = (args.report.clone(), args.guards());
+    let plan = args.plan();
+    if !without.is_empty() && settings.backend() == Backend::Aws {
+        let why = "--without oversells on purpose, on a throw-away store only: use it with";
+        return Err(Usage(format!("{why} --backend embedded")).into());
+    }
+    let workers = usize::from(args.workers.unwrap_or(1));
+    let stopped = stop::on_signal(grace)?;
+    let (rehearsal, target) = match args.target {
+        Some(address) => (None, Target { address, own: None }),
+        None => {
+            let cast = Cast { connections: plan.connections, workers, without };
+            let (rehearsal, target) = Rehearsal::start(settings, cast).await?;
+            (Some(rehearsal), target)
+        }
+    };
+    let outcome = stopped.run_until_cancelled(Stress { plan, target }.run()).await;
+    if let Some(rehearsal) = rehearsal {
+        rehearsal.end(grace).await;
+    }
+    let report = outcome.context("stopped before the end: nothing was audited")?;
+    let report = report.map_err(usage)?;
+    println!("{report}");
+    if let Some(path) = report_to {
+        write(&report, &path)?;
+    }
+    Ok(exit_code(report.verdict))
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        Plan {
+            item: self.item.clone(),
+            stock: self.stock,
+            users: self.users,
+            connections: self.connections.into(),
+            rate: self.rate,
+            duplicates: self.duplicates,
+            seed: self.seed.unwrap_or(SystemClock.now().0),
+        }
+    }
+
+    fn guards(&self) -> Vec<Guard> {
+        let guard = |name: &GuardName| match name {
+            GuardName::Lock => Guard::Lock,
+            GuardName::LedgerCondition => Guard::LedgerCondition,
+        };
+        self.without.iter().map(guard).collect()
+    }
+}
+
+fn write(report: &Report, path: &std::path::Path) -> Result<()> {
+    let json = serde_json::to_string_pretty(report)?;
+    let wrong = |e| Usage(format!("cannot write the report to {}: {e}", path.display()));
+    Ok(std::fs::write(path, json + "\n").map_err(wrong)?)
+}
+
+fn usage(error: StressError) -> anyhow::Error {
+    match error {
+        StressError::Ledger(e) => e.into(),
+        e => Usage(e.to_string()).into(),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.001..=1e7).contains(rate));
+    rate.ok_or_else(|| "must be a number of requests a second, above 0".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "must be from 0 to 1: 0.1 repeats one request in ten".to_owned())
+}

@@ -1,0 +1,152 @@
+//! One keep-alive HTTP/1.1 connection of a buyer.
+
+use std::fmt;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long an answer may take, the longest wait for a decision (30 s) included.
+const ANSWER_WITHIN: Duration = Duration::from_secs(45);
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The longest answer that is read.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// Where the server is: what `http://HOST[:PORT]` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    authority: String,
+    host: HeaderValue,
+}
+
+impl Address {
+    /// Reads `http://HOST[:PORT]`; the error says what to write instead.
+    pub fn parse(url: &str) -> Result<Address, String> {
+        let wrong = |why| format!("{url}: {why}; give the server as http://HOST:PORT");
+        let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(wrong("only plain HTTP is spoken here"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(wrong("a path is not used"));
+        }
+        let host = uri.host().ok_or_else(|| wrong("no host"))?;
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
+        let host = HeaderValue::try_from(&authority).map_err(|_| wrong("not a host"))?;
+        Ok(Address { authority, host })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.authority)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Whether the server said to come again, and in how long.
+    pub fn come_again(&self) -> Option<Duration> {
+        let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        let seconds = || self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok();
+        busy.contains(&self.status).then(|| Duration::from_secs(seconds().unwrap_or(1).min(30)))
+    }
+}
+
+/// The request was not answered; it may have been taken.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unanswered(String);
+
+/// Opened at its first request, and anew at the next one after an error.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: Address,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Connection {
+    pub fn to(address: &Address) -> Self {
+        Self { address: address.clone(), sender: None }
+    }
+
+    pub async fn get(&mut self, path: &str) -> Result<Answer, Unanswered> {
+        let uri: Uri = path.parse().map_err(|_| Unanswered(format!("bad path {path}")))?;
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = uri;
+        self.ask(request).await
+    }
+
+    pub async fn post(
+        &mut self,
+        path: &'static str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Answer, Unanswered> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static(path);
+        *request.headers_mut() = headers;
+        self.ask(request).await
+    }
+
+    /// Cancelling it closes the connection.
+    async fn ask(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
+        request.headers_mut().insert(HOST, self.address.host.clone());
+        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => self.open().await?,
+        };
+        let exchange = async {
+            sender.ready().await.map_err(unanswered)?;
+            let (head, body) = sender.send_request(request).await.map_err(unanswered)?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(unanswered)?;
+            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+        };
+        let answer = timeout(ANSWER_WITHIN, exchange).await.map_err(unanswered)??;
+        self.sender = Some(sender);
+        Ok(answer)
+    }
+
+    async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Unanswered> {
+        let connect = TcpStream::connect(&self.address.authority);
+        let stream = timeout(CONNECT_WITHIN, connect).await.map_err(unanswered)?;
+        let stream = stream.map_err(unanswered)?;
+        stream.set_nodelay(true).map_err(unanswered)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(unanswered)?;
+        // Ends when the sender is dropped; its errors are the sender's.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+fn unanswered(error: impl fmt::Display) -> Unanswered {
+    Unanswered(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+
+    #[test]
+    fn an_address_is_a_plain_http_host_and_nothing_else() {
+        let text = |url| Address::parse(url).map(|a| a.to_string());
+        assert_eq!(text("http://shop:5000/").as_deref(), Ok("http://shop:5000"));
+        assert_eq!(text("http://[::1]").as_deref(), Ok("http://[::1]:80"));
+        for bad in ["", "shop:5000", "https://shop", "http://shop/flux", "http://shop?x"] {
+            assert!(text(bad).unwrap_err().contains("http://HOST:PORT"), "{bad}");
+        }
+    }
+}

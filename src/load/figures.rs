@@ -1,0 +1,189 @@
+//! What an audit found, in figures and in words.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use serde::Serialize;
+
+use crate::core::order::ItemId;
+
+/// How many items without a finding are listed in text; those with one always are.
+const LISTED: usize = 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Pass,
+    Fail,
+}
+
+impl Verdict {
+    pub fn passed_if(passed: bool) -> Self {
+        if passed { Verdict::Pass } else { Verdict::Fail }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Verdict::Pass { "PASS" } else { "FAIL" })
+    }
+}
+
+/// Figures of one item, or of all together.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Figures {
+    /// Units, as the item says.
+    pub stock: u64,
+    pub free: u64,
+    pub held: u64,
+    /// Units of the order rows that say sold.
+    pub sold: u64,
+    /// Order rows, whatever became of them.
+    pub orders: u64,
+    pub rejected: u64,
+    pub expired: u64,
+    /// Orders that still wait for a decision. No fault in a store that is in use.
+    pub undecided: u64,
+    /// Orders that ended in the dead-letter queue: allowed by P3, and worth a look.
+    pub dead_lettered: u64,
+    /// P1: units held and sold above the stock.
+    pub oversold_units: u64,
+    /// P2: units nobody has by the order rows, although an order of that quantity or less,
+    /// accepted after the last restock, was rejected `sold_out`.
+    pub stranded_units: u64,
+    /// Units that the item's counter says are sold, and no order row has.
+    pub unaccounted_units: u64,
+    /// Units of order rows that the item's counter does not say are sold.
+    pub uncounted_units: u64,
+    /// By how much free + held + sold differs from the stock.
+    pub unbalanced_units: u64,
+    /// P4: decided rows that do not bear the seal of what they say.
+    pub changed_decisions: u64,
+    /// P3: order rows that the store says there are, and are not there.
+    pub missing_orders: u64,
+    /// Order rows beyond those that the store says there are.
+    pub unexpected_orders: u64,
+    /// P6: sold orders accepted later than one of the same or smaller quantity, accepted after the
+    /// last restock, that was rejected `sold_out`. Reported, no fault: a standard queue does not
+    /// keep the order of arrival, and neither do the clocks of several API processes.
+    pub inversions: u64,
+}
+
+impl Figures {
+    /// What breaks a promise: the name and the amount, in the order of the promises.
+    pub fn faults(&self) -> Vec<(&'static str, u64)> {
+        let mut faults = vec![
+            ("oversold units", self.oversold_units),
+            ("stranded units", self.stranded_units),
+            ("sold units that no order accounts for", self.unaccounted_units),
+            ("units of sold orders that the item does not count", self.uncounted_units),
+            ("units by which free + held + sold differs from the stock", self.unbalanced_units),
+            ("decisions changed after they were made", self.changed_decisions),
+            ("orders missing", self.missing_orders),
+            ("orders that the store never counted", self.unexpected_orders),
+        ];
+        faults.retain(|(_, amount)| *amount > 0);
+        faults
+    }
+}
+
+impl AddAssign<&Figures> for Figures {
+    fn add_assign(&mut self, other: &Figures) {
+        self.stock += other.stock;
+        self.free += other.free;
+        self.held += other.held;
+        self.sold += other.sold;
+        self.orders += other.orders;
+        self.rejected += other.rejected;
+        self.expired += other.expired;
+        self.undecided += other.undecided;
+        self.dead_lettered += other.dead_lettered;
+        self.oversold_units += other.oversold_units;
+        self.stranded_units += other.stranded_units;
+        self.unaccounted_units += other.unaccounted_units;
+        self.uncounted_units += other.uncounted_units;
+        self.unbalanced_units += other.unbalanced_units;
+        self.changed_decisions += other.changed_decisions;
+        self.missing_orders += other.missing_orders;
+        self.unexpected_orders += other.unexpected_orders;
+        self.inversions += other.inversions;
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "stock {}: free {}, held {}, sold {}; orders {}: rejected {}",
+            self.stock, self.free, self.held, self.sold, self.orders, self.rejected
+        )?;
+        let others = [
+            ("expired", self.expired),
+            ("undecided", self.undecided),
+            ("dead-lettered", self.dead_lettered),
+            ("decided out of turn", self.inversions),
+        ];
+        others.iter().filter(|(_, n)| *n > 0).try_for_each(|(name, n)| write!(f, ", {name} {n}"))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ItemAudit {
+    pub item_id: ItemId,
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// The outcome of an audit: the sums over all items, and each item by its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditReport {
+    /// `fail` when any of [`Figures::faults`] is there. Orders that wait, dead letters and
+    /// inversions are reported and fail nothing here.
+    pub verdict: Verdict,
+    #[serde(flatten)]
+    pub total: Figures,
+    pub items: Vec<ItemAudit>,
+}
+
+impl AuditReport {
+    pub(super) fn of(items: Vec<ItemAudit>) -> Self {
+        let mut total = Figures::default();
+        items.iter().for_each(|item| total += &item.figures);
+        Self { verdict: Verdict::passed_if(total.faults().is_empty()), total, items }
+    }
+}
+
+/// For people: items, what is wrong with them, and the verdict in the last line.
+impl fmt::Display for AuditReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (faulty, sound): (Vec<_>, Vec<_>) =
+            self.items.iter().partition(|item| !item.figures.faults().is_empty());
+        for item in sound.iter().take(LISTED) {
+            writeln!(f, "{}: {}", item.item_id, item.figures)?;
+        }
+        if sound.len() > LISTED {
+            writeln!(f, "... and {} items more without a fault", sound.len() - LISTED)?;
+        }
+        for item in faulty {
+            writeln!(f, "{}: {}", item.item_id, item.figures)?;
+            for (name, amount) in item.figures.faults() {
+                writeln!(f, "    {amount} {name}")?;
+            }
+        }
+        let total = &self.total;
+        write!(
+            f,
+            "{}: {} items, {} orders: oversold {}, stranded {}, undecided {}",
+            self.verdict,
+            self.items.len(),
+            total.orders,
+            total.oversold_units,
+            total.stranded_units,
+            total.undecided
+        )?;
+        let known = ["oversold units", "stranded units"];
+        let mut others = total.faults();
+        others.retain(|(name, _)| !known.contains(name));
+        others.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))
+    }
+}

@@ -1,0 +1,23 @@
+//! The engine behind `flux stress` and `flux audit`: buyers over HTTP, and the auditor.
+
+mod audit;
+mod buyers;
+mod connection;
+mod figures;
+mod plan;
+mod race;
+mod report;
+mod settle;
+mod sight;
+mod stress;
+mod tally;
+mod window;
+
+pub use audit::audit;
+pub use connection::Address;
+pub use figures::{AuditReport, Figures, ItemAudit, Verdict};
+pub use plan::Plan;
+pub use race::{Guard, Race};
+pub use report::{Machine, Report, RequestsPerOrder};
+pub use stress::{Own, Stress, StressError, Target};
+pub use tally::Percentiles;

@@ -1,0 +1,143 @@
+//! Who asks for what, and when: the same sequence of requests for the same seed.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::core::order::ItemId;
+
+/// A repeat comes at most so many requests after the request that it repeats: often while the
+/// first is still on its way, often after it was answered.
+const REPEAT_WITHIN: u64 = 200;
+/// One buyer in so many waits to see the decision.
+pub(super) const BUYERS_PER_WAITER: u64 = 20;
+
+/// A race for one item: every buyer orders one unit.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub item: ItemId,
+    /// Units at the start; set on a store of our own, left as it is on a foreign one.
+    pub stock: u64,
+    /// Buyers, each with one order.
+    pub users: u64,
+    /// Connections that send orders, from 1.
+    pub connections: usize,
+    /// Requests a second, above 0; `None` sends whenever a connection is free.
+    pub rate: Option<f64>,
+    /// Which part of the buyers, 0 to 1, sends the same order again under the same key.
+    pub duplicates: f64,
+    pub seed: u64,
+}
+
+/// One request to buy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shot {
+    pub buyer: u64,
+    /// Whether it bears an Idempotency-Key.
+    pub keyed: bool,
+    /// Whether the same was asked before.
+    pub repeat: bool,
+}
+
+impl Shot {
+    pub fn waits(self) -> bool {
+        !self.repeat && self.buyer.is_multiple_of(BUYERS_PER_WAITER)
+    }
+}
+
+/// The requests of a plan, one by one. Holds the repeats that are due soon, nothing else.
+#[derive(Debug)]
+pub(super) struct Shots {
+    users: u64,
+    duplicates: f64,
+    chance: Chance,
+    next_buyer: u64,
+    position: u64,
+    /// Position at which a buyer's repeat is due, and the buyer.
+    repeats: BinaryHeap<Reverse<(u64, u64)>>,
+}
+
+impl Shots {
+    pub fn new(plan: &Plan) -> Self {
+        Self {
+            users: plan.users,
+            duplicates: plan.duplicates,
+            chance: Chance(plan.seed),
+            next_buyer: 0,
+            position: 0,
+            repeats: BinaryHeap::new(),
+        }
+    }
+}
+
+impl Iterator for Shots {
+    type Item = Shot;
+
+    fn next(&mut self) -> Option<Shot> {
+        self.position += 1;
+        let buyers_left = self.next_buyer < self.users;
+        let due = self.repeats.peek().is_some_and(|Reverse((at, _))| *at <= self.position);
+        if due || !buyers_left {
+            let Reverse((_, buyer)) = self.repeats.pop()?;
+            return Some(Shot { buyer, keyed: true, repeat: true });
+        }
+        let buyer = self.next_buyer;
+        self.next_buyer += 1;
+        let keyed = self.chance.unit() < self.duplicates;
+        if keyed {
+            let at = self.position + 1 + self.chance.next() % REPEAT_WITHIN;
+            self.repeats.push(Reverse((at, buyer)));
+        }
+        Some(Shot { buyer, keyed, repeat: false })
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): small, seeded, good enough to choose by.
+#[derive(Debug)]
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to below 1.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(users: u64, duplicates: f64, seed: u64) -> Plan {
+        let item = ItemId::parse("ticket_001").unwrap();
+        Plan { item, stock: 1, users, connections: 1, rate: None, duplicates, seed }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_requests_every_time_and_each_buyer_asks() {
+        let shots = |seed| Shots::new(&plan(1_000, 0.1, seed)).collect::<Vec<_>>();
+        assert_eq!(shots(7), shots(7));
+        assert_ne!(shots(7), shots(8));
+        let first = shots(7).iter().filter(|s| !s.repeat).map(|s| s.buyer).collect::<Vec<_>>();
+        assert_eq!(first, (0..1_000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_keyed_request_is_repeated_once_and_later_and_no_other() {
+        for duplicates in [0.0, 0.1, 1.0] {
+            let shots: Vec<_> = Shots::new(&plan(2_000, duplicates, 3)).collect();
+            let repeats = shots.iter().filter(|s| s.repeat).count();
+            assert!((repeats as f64 - 2_000.0 * duplicates).abs() < 60.0, "{repeats}");
+            assert_eq!(shots.iter().filter(|s| s.keyed).count(), 2 * repeats);
+            for (at, shot) in shots.iter().enumerate().filter(|(_, s)| s.repeat) {
+                assert!(shots[..at].iter().any(|s| s.buyer == shot.buyer && s.keyed));
+            }
+        }
+    }
+}

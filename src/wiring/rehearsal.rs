@@ -1,0 +1,97 @@
+//! A server and workers of our own, for `flux stress`: on a throw-away file, or on the tables and
+//! the queue that the settings name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Backend, Settings};
+use crate::core::Ports;
+use crate::core::order::worker::{Story, Worker};
+use crate::load::{Address, Guard, Own, Race, Target};
+use crate::telemetry::Silent;
+
+/// Connections beyond those that send orders: buyers who wait, the auditor.
+const OTHER_CONNECTIONS: usize = 256;
+
+/// Who plays.
+#[derive(Debug)]
+pub struct Cast {
+    /// Connections that send orders.
+    pub connections: usize,
+    /// Independent workers, each with its own connections to the store.
+    pub workers: usize,
+    /// With any, four racing workers play in place of `workers`.
+    pub without: Vec<Guard>,
+}
+
+/// Runs until [`Rehearsal::end`]; dropping it stops it at once.
+#[derive(Debug)]
+pub struct Rehearsal {
+    stop: CancellationToken,
+    playing: JoinSet<()>,
+    /// Deleted with its file in the end.
+    directory: Option<TempDir>,
+}
+
+impl Rehearsal {
+    pub async fn start(mut settings: Settings, cast: Cast) -> Result<(Rehearsal, Target)> {
+        let (directory, backend) = match settings.backend() {
+            Backend::Embedded => (Some(TempDir::with_prefix("flux-stress-")?), "embedded"),
+            Backend::Aws => (None, "aws"),
+        };
+        if let Some(directory) = &directory {
+            settings.data = directory.path().join("flux.db");
+        }
+        let connections = cast.connections + OTHER_CONNECTIONS;
+        settings.connections_max = settings.connections_max.max(connections);
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = Address::parse(&format!("http://{}", listener.local_addr()?))
+            .map_err(anyhow::Error::msg)?;
+
+        let work = super::connect(&settings).await?;
+        // What buyers and the auditor read is not counted as the sale's cost.
+        let reads = super::connect(&settings).await?;
+        let front = Ports { ledger: reads.ledger.clone(), ..work.clone() };
+        let mut calls = vec![work.calls.clone()];
+        let (workers, race) = if cast.without.is_empty() {
+            let (rules, story) = (super::rules(&settings, settings.concurrency), Arc::new(Silent));
+            let mut workers = vec![Worker { ports: work, rules: rules.clone(), story }];
+            for _ in 1..cast.workers {
+                let ports = super::connect(&settings).await?;
+                calls.push(ports.calls.clone());
+                let (rules, story) = (rules.clone(), Arc::new(Silent));
+                workers.push(Worker { ports, rules, story });
+            }
+            (workers, None)
+        } else {
+            let (rules, story) = (super::rules(&settings, settings.concurrency), Arc::new(Silent));
+            let story: Arc<dyn Story> = story;
+            let (race, workers) = Race::start(&work, &rules, &story, cast.without);
+            (workers, Some(race))
+        };
+
+        let stop = CancellationToken::new();
+        let mut playing = JoinSet::new();
+        for worker in workers {
+            playing.spawn(worker.run(stop.clone()));
+        }
+        let serving = stop.clone();
+        playing.spawn(async move { super::serve(&settings, front, listener, serving).await });
+        let own = Own { ports: reads, calls, race, backend };
+        Ok((Rehearsal { stop, playing, directory }, Target { address, own: Some(own) }))
+    }
+
+    /// Lets everybody finish, and throws the store away.
+    pub async fn end(mut self, within: Duration) {
+        self.stop.cancel();
+        let ended = async { while self.playing.join_next().await.is_some() {} };
+        let _late = tokio::time::timeout(within, ended).await;
+        drop(self.directory.take());
+    }
+}
