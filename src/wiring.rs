@@ -1,5 +1,6 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
+pub mod aws;
 pub mod rehearsal;
 
 use std::sync::Arc;
@@ -27,16 +28,21 @@ use crate::http::{self, Api, Limits};
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 
+/// A wrong flag, file or circumstance: one line that says what to change.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// Connects to the backend that the settings name.
 pub async fn connect(settings: &Settings) -> Result<Ports> {
     match settings.backend() {
         Backend::Embedded => embedded(settings).await,
-        Backend::Aws => anyhow::bail!("the aws backend is not wired yet"),
+        Backend::Aws => aws::connect(settings).await,
     }
 }
 
 async fn embedded(settings: &Settings) -> Result<Ports> {
-    let store = Store::open(&settings.data)?;
+    let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
     let given = settings.order_key.as_ref().map(order_key);
     let key = store.order_key(given).await?;
     let names = names(key);
@@ -68,6 +74,13 @@ fn order_key(text: &SecretString) -> OrderKey {
 fn names(key: OrderKey) -> Arc<OrderNames> {
     let process = uuid::Uuid::new_v4().as_u128() as u32;
     Arc::new(OrderNames::new(key, process))
+}
+
+/// Whether queue and ledger are there, before anybody relies on them.
+pub async fn check(ports: &Ports) -> Result<()> {
+    ports.queue.check().await.map_err(|e| Usage(e.to_string()))?;
+    ports.ledger.check().await.map_err(|e| Usage(e.to_string()))?;
+    Ok(())
 }
 
 /// Serves the API until stopped; ends when all that was accepted is in the queue.

@@ -14,6 +14,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
+use crate::wiring::Usage;
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
 #[derive(Debug, Parser)]
@@ -59,11 +60,6 @@ enum Command {
     Audit(audit::Args),
     Dlq(dlq::Args),
 }
-
-/// A wrong flag, file or circumstance: exit code 2, one line that says what to change.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Usage(pub String);
 
 impl Cli {
     pub async fn run(self) -> Result<ExitCode> {

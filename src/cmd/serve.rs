@@ -33,6 +33,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     })?;
     let ports = wiring::connect(&settings).await?;
     tracing::info!("{}", wiring::describe(&settings, &ports));
+    wiring::check(&ports).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let serving = wiring::serve(&settings, ports.clone(), listener, stop.clone());
     let deciding = async {

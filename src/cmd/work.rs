@@ -23,6 +23,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
     let ports = wiring::connect(&settings).await?;
     tracing::info!("{}", wiring::describe(&settings, &ports));
+    wiring::check(&ports).await?;
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop).await;

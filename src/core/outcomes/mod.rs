@@ -1,6 +1,7 @@
 //! Outcomes: hints that an order was decided, for those who wait. The ledger is the truth; a lost
 //! hint only means a later look.
 
+pub mod local;
 pub mod redis;
 pub mod sqlite;
 

@@ -1,7 +1,6 @@
 //! The queue between the API and the workers: durable, at least once.
 
 pub mod sqlite;
-mod sqlite_rows;
 pub mod sqs;
 
 use std::fmt::{Debug, Display};

@@ -3,6 +3,8 @@
 //! A receiver claims an item, not an order: all of an item's orders come to one receiver, in
 //! their order of arrival (P6), until it has nothing of the item in hand or its claim runs out.
 
+mod rows;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +16,6 @@ use rusqlite::{Connection, params};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::sqlite_rows as rows;
 use super::{
     Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
 };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+pub use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -46,6 +47,7 @@ pub struct AwsSettings {
     pub endpoint_url: Option<String>,
     pub endpoint_url_sqs: Option<String>,
     pub endpoint_url_dynamodb: Option<String>,
+    pub credentials: Option<Credentials>,
 }
 
 /// A loaded configuration from which clients are made; they share its connections.
@@ -69,6 +71,9 @@ impl Aws {
             .timeout_config(timeouts(ATTEMPT_TIMEOUT));
         if let Some(region) = &settings.region {
             loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(credentials) = &settings.credentials {
+            loader = loader.credentials_provider(credentials.clone());
         }
         if let Some(url) = &settings.endpoint_url {
             loader = loader.endpoint_url(url);

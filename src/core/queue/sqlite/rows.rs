@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{DeadLetter, Redriven, Sent};
+use super::super::{DeadLetter, Redriven, Sent};
 use crate::core::order::message::{self, Origin};
 use crate::core::order::{
     InvalidId, ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId,

@@ -1,0 +1,35 @@
+//! Outcomes within one process, where no service carries them to others: those look later.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::{Outcomes, Waiters};
+use crate::core::order::OrderId;
+
+#[derive(Debug, Default)]
+pub struct LocalOutcomes {
+    waiters: OnceLock<Arc<Waiters>>,
+}
+
+impl fmt::Display for LocalOutcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("outcomes within this process")
+    }
+}
+
+#[async_trait]
+impl Outcomes for LocalOutcomes {
+    async fn publish(&self, orders: &[OrderId]) {
+        if let Some(waiters) = self.waiters.get() {
+            waiters.wake(orders.iter().copied());
+        }
+    }
+
+    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
+        self.waiters.get_or_init(|| waiters);
+        stop.cancelled().await;
+    }
+}
