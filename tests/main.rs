@@ -1,3 +1,5 @@
+//! Everything that is tested from outside the modules, in one binary.
+
 mod config;
 mod house;
 mod http;
