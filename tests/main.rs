@@ -1,1 +1,3 @@
+//! flux's tests, in one binary.
 
+mod conformance;
