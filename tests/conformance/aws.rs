@@ -1,0 +1,148 @@
+//! The contracts that SQS and DynamoDB keep, and what only they can do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::core::calls::Calls;
+use flux::core::ledger::dynamodb::DynamoLedger;
+use flux::core::ledger::dynamodb::setup::TableSetup;
+use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
+use flux::core::queue::sqs::{SqsQueue, SqsSettings};
+use flux::core::queue::{QueueError, Redriven};
+use flux::core::vendor::aws::{Aws, AwsSettings};
+
+use super::{address, fresh_name, key, ledger, names, now, order, queue};
+
+const VISIBILITY: Duration = Duration::from_secs(2);
+
+/// The stand-ins, reached directly.
+async fn stand_ins() -> Aws {
+    let settings = AwsSettings {
+        region: Some("eu-central-1".to_owned()),
+        endpoint_url_sqs: Some(address("FLUX_TEST_SQS")),
+        endpoint_url_dynamodb: Some(address("FLUX_TEST_DYNAMODB")),
+        ..AwsSettings::default()
+    };
+    Aws::load(settings, Arc::new(Calls::default())).await.unwrap()
+}
+
+/// A queue with its dead-letter queue; the URL of the queue.
+async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> String {
+    let setup = QueueSetup::new(aws);
+    let name = fresh_name("queue");
+    let dead = WantedQueue {
+        name: format!("{name}-dlq{suffix}"),
+        visibility: VISIBILITY,
+        retention: Duration::from_secs(3_600),
+        dead_letters: None,
+    };
+    let dead_letters = Some(DeadLetters { queue_name: dead.name.clone(), max_receive_count });
+    let queue = WantedQueue { name: format!("{name}{suffix}"), dead_letters, ..dead.clone() };
+    setup.ensure(&dead, true).await.unwrap();
+    setup.ensure(&queue, true).await.unwrap();
+    setup.url(&queue.name).await.unwrap().unwrap()
+}
+
+fn open_queue(aws: &Aws, queue_url: String) -> queue::Bench {
+    let names = names();
+    let settings = SqsSettings { queue_url, dead_letter_queue_url: None, visibility: VISIBILITY };
+    let queue = Arc::new(SqsQueue::new(aws, settings, names.clone()));
+    queue::Bench { queue, names, visibility: VISIBILITY }
+}
+
+mod standard_queue {
+    async fn bench() -> super::queue::Bench {
+        let aws = super::stand_ins().await;
+        super::open_queue(&aws, super::make_queue(&aws, "", 100).await)
+    }
+    super::queue::queue_contract!(bench);
+}
+
+mod fifo_queue {
+    async fn bench() -> super::queue::Bench {
+        let aws = super::stand_ins().await;
+        super::open_queue(&aws, super::make_queue(&aws, ".fifo", 100).await)
+    }
+    super::queue::queue_contract!(bench);
+}
+
+mod dynamodb {
+    async fn bench() -> super::ledger::Bench {
+        let aws = super::stand_ins().await;
+        let table = super::fresh_name("orders");
+        super::TableSetup::new(&aws, &table).ensure(None, true).await.unwrap();
+        let ledger = super::DynamoLedger::new(&aws, &table, super::key());
+        super::ledger::Bench { ledger: super::Arc::new(ledger), names: super::names() }
+    }
+    super::ledger::ledger_contract!(bench);
+}
+
+async fn send_raw(aws: &Aws, url: &str, body: &str) {
+    aws.sqs().send_message().queue_url(url).message_body(body).send().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_order_is_dead_lettered_with_its_reason_and_its_neighbours_are_delivered() {
+    let aws = stand_ins().await;
+    let url = make_queue(&aws, "", 100).await;
+    let bench = open_queue(&aws, url.clone());
+    let body =
+        r#"[{"user_id":"ann","item_id":"x"},{"user_id":"bob"},{"user_id":"cid","item_id":"x"}]"#;
+    for text in ["no json", "[]", body] {
+        send_raw(&aws, &url, text).await;
+    }
+    let came = queue::receive(&*bench.queue, 2).await;
+    assert_eq!(came.len(), 1);
+    let letters = bench.queue.dead_letters(10).await.unwrap();
+    let mut bodies: Vec<&str> = letters.iter().map(|l| l.body.as_str()).collect();
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["[]", "no json", r#"{"user_id":"bob"}"#]);
+    assert!(letters.iter().all(|l| l.reason.starts_with("not an order")));
+    assert_eq!(bench.queue.backlog().await.unwrap().waiting, 1);
+}
+
+#[tokio::test]
+async fn another_producers_order_has_the_same_id_at_each_delivery() {
+    let aws = stand_ins().await;
+    let url = make_queue(&aws, "", 100).await;
+    let bench = open_queue(&aws, url.clone());
+    send_raw(&aws, &url, r#"{"user_id":"ann","item_id":"x"}"#).await;
+    let first = queue::receive(&*bench.queue, 1).await;
+    let again = queue::receive(&*bench.queue, 1).await;
+    assert_eq!(first[0].orders, again[0].orders);
+    assert!(now().since(first[0].orders[0].1.accepted_at) < Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn of_a_message_that_was_received_too_often_every_order_can_be_redriven_alone() {
+    let aws = stand_ins().await;
+    let bench = open_queue(&aws, make_queue(&aws, "", 1).await);
+    let queue = &*bench.queue;
+    let orders = [order(&bench.names, "x", "ann"), order(&bench.names, "x", "bob")];
+    queue::send(queue, &orders).await;
+    let held = queue::receive(queue, 2).await;
+    queue.release(&[held[0].receipt.clone()]).await.unwrap();
+    assert!(queue.receive(10, Duration::from_secs(1)).await.unwrap().is_empty());
+
+    let letters = queue.dead_letters(10).await.unwrap();
+    let reasons: Vec<&str> = letters.iter().map(|l| l.reason.as_str()).collect();
+    assert_eq!(reasons, ["received too often"; 2]);
+    let redriven = queue.redrive(&[orders[1].id], None, now()).await.unwrap();
+    assert_eq!(redriven, [(orders[1].id, Redriven::Sent)]);
+    let left = queue.dead_letters(10).await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].order_id, left[0].reason.as_str()), (orders[0].id, "received too often"));
+    assert_eq!(queue::receive(queue, 1).await[0].orders[0].1.id, orders[1].id);
+}
+
+#[tokio::test]
+async fn a_missing_queue_or_table_is_named_with_what_to_do() {
+    let aws = stand_ins().await;
+    let url = make_queue(&aws, "", 100).await;
+    let bench = open_queue(&aws, format!("{url}-away"));
+    let Err(QueueError::Broken(said)) = bench.queue.check().await else { panic!() };
+    assert!(said.contains("-away") && said.contains("flux provision"), "{said}");
+    let ledger = DynamoLedger::new(&aws, "nowhere", key());
+    let said = flux::core::ledger::Ledger::check(&ledger).await.unwrap_err().to_string();
+    assert!(said.contains("nowhere") && said.contains("flux provision"), "{said}");
+}

@@ -1,0 +1,301 @@
+//! The contract of the ledger.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use flux::core::ledger::{
+    AuditedOrder, Commit, Committed, Expect, Ledger, OrderState, Page, StockSet,
+};
+use flux::core::order::{
+    Decided, Decision, Item, Order, OrderId, OrderNames, Reason, Timestamp, decide,
+};
+
+use super::{fresh_name, ids, item, now, order};
+
+/// A ledger of its own.
+pub struct Bench {
+    pub ledger: Arc<dyn Ledger>,
+    pub names: Arc<OrderNames>,
+}
+
+macro_rules! ledger_contract {
+    ($make:path) => {
+        $crate::conformance::conform!($make, ledger:
+            a_commit_is_read_back,
+            a_commit_under_another_version_writes_nothing,
+            a_first_commit_needs_an_item_without_a_row,
+            a_commit_with_a_seen_order_writes_nothing_and_names_it,
+            the_same_commit_twice_is_one_write,
+            of_two_deciders_one_is_refused,
+            without_a_condition_the_last_write_wins,
+            a_full_commit_fits,
+            a_recorded_rejection_is_final,
+            any_number_of_rejections_is_recorded_and_found,
+            stock_is_raised_and_lowered_no_further_than_what_is_taken,
+            stock_set_at_once_by_many_is_set,
+            items_come_in_pages,
+            the_inventory_lists_sold_single_items_with_their_owners,
+            the_audit_sees_every_order_once_and_sealed,
+        );
+    };
+}
+pub(crate) use ledger_contract;
+
+/// What a worker commits after it has read the item as `read`.
+fn verdict(read: &Item, orders: Vec<Order>) -> Commit {
+    let verdict = decide(Some(read), orders, now());
+    Commit {
+        item: verdict.item.unwrap(),
+        expect: Expect::Version(read.version),
+        decided: verdict.decided,
+    }
+}
+
+fn orders(bench: &Bench, item: &str, count: usize) -> Vec<Order> {
+    (0..count).map(|n| order(&bench.names, item, &format!("user-{n}"))).collect()
+}
+
+fn rejected(order: Order) -> Decided {
+    Decided { order, decision: Decision::Rejected(Reason::SoldOut), decided_at: now() }
+}
+
+async fn written(ledger: &dyn Ledger, commit: &Commit) {
+    assert_eq!(ledger.commit(commit).await.unwrap(), Committed::Written);
+}
+
+async fn states(ledger: &dyn Ledger, orders: &[OrderId]) -> Vec<Option<OrderState>> {
+    let found = ledger.find(orders).await.unwrap();
+    found.into_iter().map(|record| record.map(|record| record.state)).collect()
+}
+
+fn is_undecided(state: &Option<OrderState>) -> bool {
+    !matches!(state, Some(OrderState::Decided { .. }))
+}
+
+pub async fn a_commit_is_read_back(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.check().await.unwrap();
+    assert_eq!(ledger.item(&item("one")).await.unwrap(), None);
+    let commit = verdict(&Item::new(item("one"), 2), orders(&bench, "one", 1));
+    written(ledger, &commit).await;
+    assert_eq!(ledger.item(&item("one")).await.unwrap(), Some(commit.item.clone()));
+    let decided = &commit.decided[0];
+    let stranger = bench.names.fresh(now());
+    let found = ledger.find(&[stranger, decided.order.id]).await.unwrap();
+    assert_eq!(found[0], None);
+    let record = found[1].clone().unwrap();
+    assert_eq!(record.order, decided.order);
+    let state = OrderState::Decided { decision: Decision::Sold, decided_at: decided.decided_at };
+    assert_eq!(record.state, state);
+}
+
+pub async fn a_commit_under_another_version_writes_nothing(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
+    written(ledger, &first).await;
+    let stale = verdict(&Item { version: 7, ..first.item.clone() }, orders(&bench, "x", 3));
+    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    assert_eq!(ledger.commit(&stale).await.unwrap(), refused);
+    assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(first.item));
+    let late = stale.decided.iter().map(|d| d.order.id).collect::<Vec<_>>();
+    assert!(states(ledger, &late).await.iter().all(is_undecided));
+}
+
+pub async fn a_first_commit_needs_an_item_without_a_row(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.set_stock(&item("x"), 5).await.unwrap();
+    let commit = verdict(&Item::new(item("x"), 1), orders(&bench, "x", 1));
+    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
+    assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().stock, 5);
+}
+
+pub async fn a_commit_with_a_seen_order_writes_nothing_and_names_it(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 2));
+    written(ledger, &first).await;
+    let mut batch = orders(&bench, "x", 3);
+    batch.insert(1, first.decided[1].order.clone());
+    let commit = verdict(&first.item, batch);
+    let seen = vec![first.decided[1].order.id];
+    let refused = Committed::Refused { item_moved: false, seen };
+    assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
+    assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(first.item.clone()));
+    assert!(is_undecided(&states(ledger, &[commit.decided[0].order.id]).await[0]));
+
+    let both = Commit { expect: Expect::Version(77), ..commit };
+    let refused = Committed::Refused { item_moved: true, seen: vec![first.decided[1].order.id] };
+    assert_eq!(ledger.commit(&both).await.unwrap(), refused);
+}
+
+pub async fn the_same_commit_twice_is_one_write(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let commit = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
+    written(ledger, &commit).await;
+    let again = ledger.commit(&commit).await.unwrap();
+    let own: HashSet<OrderId> = commit.decided.iter().map(|d| d.order.id).collect();
+    match again {
+        Committed::Written => {}
+        Committed::Refused { seen, .. } => assert_eq!(HashSet::from_iter(seen), own),
+    }
+    assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(commit.item));
+}
+
+pub async fn of_two_deciders_one_is_refused(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.set_stock(&item("x"), 2).await.unwrap();
+    let read = ledger.item(&item("x")).await.unwrap().unwrap();
+    let one = verdict(&read, orders(&bench, "x", 1));
+    let other = verdict(&read, orders(&bench, "x", 1));
+    let (one, other) = tokio::join!(ledger.commit(&one), ledger.commit(&other));
+    let written = [one.unwrap(), other.unwrap()];
+    let written = written.iter().filter(|answer| **answer == Committed::Written).count();
+    assert_eq!(written, 1);
+    let after = ledger.item(&item("x")).await.unwrap().unwrap();
+    assert_eq!((after.free, after.sold), (0, 2));
+}
+
+pub async fn without_a_condition_the_last_write_wins(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.set_stock(&item("x"), 2).await.unwrap();
+    let read = ledger.item(&item("x")).await.unwrap().unwrap();
+    for _ in 0..2 {
+        let commit = verdict(&read, orders(&bench, "x", 1));
+        written(ledger, &Commit { expect: Expect::Anything, ..commit }).await;
+    }
+    assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().sold, 2);
+}
+
+pub async fn a_full_commit_fits(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let many = orders(&bench, "x", ledger.max_commit().min(1_000));
+    let commit = verdict(&Item::new(item("x"), 1_000_000_000_000), many);
+    written(ledger, &commit).await;
+    let ids: Vec<OrderId> = commit.decided.iter().map(|d| d.order.id).collect();
+    assert!(!states(ledger, &ids).await.iter().any(is_undecided));
+    let after = ledger.item(&item("x")).await.unwrap().unwrap();
+    assert_eq!(after.sold, 2 * ids.len() as u64);
+}
+
+pub async fn a_recorded_rejection_is_final(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let commit = verdict(&Item::new(item("x"), 2), orders(&bench, "x", 1));
+    written(ledger, &commit).await;
+    let sold = commit.decided[0].order.clone();
+    let fresh = orders(&bench, "x", 2);
+    let batch: Vec<Decided> =
+        [&fresh[0], &sold, &fresh[1]].map(|order| rejected(order.clone())).to_vec();
+    assert_eq!(ledger.record(&batch).await.unwrap(), [sold.id]);
+    let before = states(ledger, &[sold.id, fresh[0].id]).await;
+    assert!(matches!(before[0], Some(OrderState::Decided { decision: Decision::Sold, .. })));
+
+    let again: Vec<Decided> =
+        batch.into_iter().map(|d| Decided { decided_at: Timestamp(1), ..d }).collect();
+    assert_eq!(ledger.record(&again).await.unwrap().len(), 3);
+    assert_eq!(states(ledger, &[sold.id, fresh[0].id]).await, before);
+    assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(commit.item));
+}
+
+pub async fn any_number_of_rejections_is_recorded_and_found(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let many = orders(&bench, "x", 250);
+    let batch: Vec<Decided> = many.iter().cloned().map(rejected).collect();
+    assert_eq!(ledger.record(&batch).await.unwrap(), []);
+    let mut wanted = ids(&many);
+    wanted.push(wanted[0]);
+    let found = ledger.find(&wanted).await.unwrap();
+    let found: Vec<OrderId> = found.into_iter().map(|record| record.unwrap().order.id).collect();
+    assert_eq!(found, wanted);
+    assert_eq!(ledger.find(&[]).await.unwrap(), []);
+}
+
+pub async fn stock_is_raised_and_lowered_no_further_than_what_is_taken(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let x = item("x");
+    let Ok(StockSet::Created(created)) = ledger.set_stock(&x, 10).await else { panic!() };
+    assert_eq!((created.stock, created.free), (10, 10));
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(created.clone()));
+    assert_eq!(ledger.set_stock(&x, 10).await.unwrap(), StockSet::Unchanged(created.clone()));
+    written(ledger, &verdict(&created, orders(&bench, "x", 2))).await;
+    let Ok(StockSet::Changed(raised)) = ledger.set_stock(&x, 1_000_000_000_000).await else {
+        panic!()
+    };
+    assert_eq!((raised.free, raised.sold), (999_999_999_996, 4));
+    assert_eq!(ledger.set_stock(&x, 3).await.unwrap(), StockSet::BelowTaken(4));
+    let Ok(StockSet::Changed(lowered)) = ledger.set_stock(&x, 4).await else { panic!() };
+    assert_eq!((lowered.free, lowered.sold), (0, 4));
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(lowered));
+}
+
+pub async fn stock_set_at_once_by_many_is_set(bench: Bench) {
+    let setting = (0..4).map(|n| {
+        let ledger = bench.ledger.clone();
+        tokio::spawn(async move { ledger.set_stock(&item("x"), 100 + n).await })
+    });
+    for set in setting.collect::<Vec<_>>() {
+        set.await.unwrap().unwrap();
+    }
+    let after = bench.ledger.item(&item("x")).await.unwrap().unwrap();
+    assert!((100..104).contains(&after.stock) && after.free == after.stock);
+}
+
+pub async fn items_come_in_pages(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let all: HashSet<String> = (0..25).map(|n| format!("item-{n}")).collect();
+    for name in &all {
+        ledger.set_stock(&item(name), 3).await.unwrap();
+    }
+    let (mut found, mut next) = (Vec::new(), None);
+    loop {
+        let page = ledger.items(next.as_deref(), 10).await.unwrap();
+        assert!(page.rows.len() <= 10);
+        found.extend(page.rows.into_iter().map(|item| item.id.to_string()));
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 25);
+    assert_eq!(HashSet::from_iter(found), all);
+    let Page { rows, next } = ledger.audit_items(None).await.unwrap();
+    assert_eq!((rows.len(), next), (25, None));
+}
+
+pub async fn the_inventory_lists_sold_single_items_with_their_owners(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.set_stock(&item("unsold"), 1).await.unwrap();
+    written(ledger, &verdict(&Item::new(item("many"), 50), orders(&bench, "many", 1))).await;
+    let mut single = orders(&bench, "single", 1);
+    single[0].quantity = flux::core::order::Quantity::ONE;
+    written(ledger, &verdict(&Item::new(item("single"), 1), single)).await;
+    let page = ledger.inventory(None, 100).await.unwrap();
+    let rows: Vec<_> = page.rows.iter().map(|(i, u)| (i.as_str(), u.as_str())).collect();
+    assert_eq!(rows, [("single", "user-0")]);
+}
+
+pub async fn the_audit_sees_every_order_once_and_sealed(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let (x, y) = (fresh_name("x"), fresh_name("y"));
+    written(ledger, &verdict(&Item::new(item(&x), 500), orders(&bench, &x, 90))).await;
+    let rest: Vec<Decided> = orders(&bench, &y, 120).into_iter().map(rejected).collect();
+    ledger.record(&rest).await.unwrap();
+    let audited = |name: Option<String>| {
+        let ledger = bench.ledger.clone();
+        async move {
+            let (mut rows, mut next) = (Vec::<AuditedOrder>::new(), None);
+            let only = name.as_deref().map(item);
+            loop {
+                let page = ledger.audit_orders(only.as_ref(), next.as_deref()).await.unwrap();
+                rows.extend(page.rows);
+                next = page.next;
+                if next.is_none() {
+                    return rows;
+                }
+            }
+        }
+    };
+    let all = audited(None).await;
+    assert!(all.iter().all(|row| row.sealed));
+    assert_eq!(all.iter().map(|r| r.record.order.id).collect::<HashSet<_>>().len(), 210);
+    assert_eq!((all.len(), audited(Some(x)).await.len()), (210, 90));
+}

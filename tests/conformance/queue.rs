@@ -1,0 +1,270 @@
+//! The contract of the queue.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flux::core::order::message::encode;
+use flux::core::order::{Order, OrderId, OrderNames, Timestamp};
+use flux::core::queue::{Arrival, DeadLetter, Delivery, Queue, Receipt, Redriven, Sent};
+
+use super::{ids, order};
+
+/// A queue of its own with its dead-letter queue.
+pub struct Bench {
+    pub queue: Arc<dyn Queue>,
+    pub names: Arc<OrderNames>,
+    /// Its visibility timeout: 2 s, so that the tests end.
+    pub visibility: Duration,
+}
+
+macro_rules! queue_contract {
+    ($make:path) => {
+        $crate::conformance::conform!($make, queue:
+            orders_come_back_as_they_were_sent,
+            a_full_send_comes_back_whole_and_in_line,
+            what_is_not_acknowledged_comes_back_after_the_visibility_timeout,
+            an_extended_delivery_stays_away,
+            a_released_delivery_comes_back_at_once,
+            acknowledging_twice_is_harmless,
+            an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait,
+            a_dead_letter_is_listed_and_redriven_once_under_its_own_id,
+            a_redriven_poison_stays_until_it_is_mended,
+            dropped_letters_are_gone,
+            the_backlog_counts_what_waits_and_what_is_dead,
+        );
+    };
+}
+pub(crate) use queue_contract;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Receives until so many orders are here.
+pub async fn receive(queue: &dyn Queue, count: usize) -> Vec<Delivery> {
+    let begun = Instant::now();
+    let mut deliveries: Vec<Delivery> = Vec::new();
+    while deliveries.iter().map(|d| d.orders.len()).sum::<usize>() < count {
+        assert!(begun.elapsed() < SOON, "only {deliveries:?} came");
+        deliveries.extend(queue.receive(1_000, Duration::from_secs(1)).await.unwrap());
+    }
+    deliveries
+}
+
+async fn nothing_comes(queue: &dyn Queue) {
+    let found = queue.receive(1_000, Duration::ZERO).await.unwrap();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+pub async fn send(queue: &dyn Queue, orders: &[Order]) {
+    for answer in queue.send(orders).await {
+        assert_eq!(answer.unwrap(), Sent::Queued);
+    }
+}
+
+fn receipts(deliveries: &[Delivery]) -> Vec<Receipt> {
+    deliveries.iter().map(|d| d.receipt.clone()).collect()
+}
+
+async fn ack(queue: &dyn Queue, deliveries: &[Delivery]) {
+    for answer in queue.ack(&receipts(deliveries)).await {
+        answer.unwrap();
+    }
+}
+
+/// What came, in line.
+fn in_line(deliveries: Vec<Delivery>) -> Vec<Order> {
+    let mut orders: Vec<(Arrival, Order)> =
+        deliveries.into_iter().flat_map(|delivery| delivery.orders).collect();
+    orders.sort_by_key(|(arrival, _)| *arrival);
+    orders.into_iter().map(|(_, order)| order).collect()
+}
+
+fn sorted(mut orders: Vec<Order>) -> Vec<Order> {
+    orders.sort_by_key(|order| order.id);
+    orders
+}
+
+pub async fn orders_come_back_as_they_were_sent(bench: Bench) {
+    let queue = &*bench.queue;
+    queue.check().await.unwrap();
+    let sent = vec![
+        order(&bench.names, "a", "Zoë \"the\" \\ first"),
+        order(&bench.names, "a", "odd \u{ffff}\u{fffe} one"),
+        order(&bench.names, "b", "bob"),
+    ];
+    send(queue, &sent).await;
+    let came = receive(queue, 3).await;
+    assert!(came.iter().all(|delivery| delivery.receive_count == 1));
+    ack(queue, &came).await;
+    assert_eq!(sorted(in_line(came)), sorted(sent));
+    tokio::time::sleep(bench.visibility).await;
+    nothing_comes(queue).await;
+}
+
+pub async fn a_full_send_comes_back_whole_and_in_line(bench: Bench) {
+    let queue = &*bench.queue;
+    let limit = queue.limits().send.min(2_000);
+    let item =
+        |n: usize| if n.is_multiple_of(3) { "hot".to_owned() } else { format!("item-{}", n % 40) };
+    let sent: Vec<Order> = (0..limit)
+        .map(|n| {
+            let order = order(&bench.names, &item(n), &format!("user-{n}"));
+            Order { accepted_at: Timestamp(order.accepted_at.0 + n as u64), ..order }
+        })
+        .collect();
+    send(queue, &sent).await;
+    let mut came = Vec::new();
+    while came.iter().map(|d: &Delivery| d.orders.len()).sum::<usize>() < limit {
+        let more = receive(queue, 1).await;
+        ack(queue, &more).await;
+        came.extend(more);
+    }
+    let by_item = |orders: &[Order]| {
+        let mut items: HashMap<String, Vec<OrderId>> = HashMap::new();
+        for order in orders {
+            items.entry(order.item.to_string()).or_default().push(order.id);
+        }
+        items
+    };
+    assert_eq!(by_item(&in_line(came)), by_item(&sent));
+}
+
+pub async fn what_is_not_acknowledged_comes_back_after_the_visibility_timeout(bench: Bench) {
+    let queue = &*bench.queue;
+    let sent = vec![order(&bench.names, "a", "ann")];
+    send(queue, &sent).await;
+    assert_eq!(in_line(receive(queue, 1).await), sent);
+    nothing_comes(queue).await;
+    let again = receive(queue, 1).await;
+    assert_eq!(again[0].receive_count, 2);
+    assert_eq!(in_line(again), sent);
+}
+
+pub async fn an_extended_delivery_stays_away(bench: Bench) {
+    let queue = &*bench.queue;
+    send(queue, &[order(&bench.names, "a", "ann")]).await;
+    let held = receive(queue, 1).await;
+    for _ in 0..4 {
+        tokio::time::sleep(bench.visibility / 2).await;
+        queue.extend(&receipts(&held)).await.unwrap();
+        nothing_comes(queue).await;
+    }
+    ack(queue, &held).await;
+    tokio::time::sleep(bench.visibility * 3 / 2).await;
+    nothing_comes(queue).await;
+}
+
+pub async fn a_released_delivery_comes_back_at_once(bench: Bench) {
+    let queue = &*bench.queue;
+    send(queue, &[order(&bench.names, "a", "ann")]).await;
+    let held = receive(queue, 1).await;
+    queue.release(&receipts(&held)).await.unwrap();
+    let begun = Instant::now();
+    receive(queue, 1).await;
+    assert!(begun.elapsed() < bench.visibility / 2, "{:?}", begun.elapsed());
+}
+
+pub async fn acknowledging_twice_is_harmless(bench: Bench) {
+    let queue = &*bench.queue;
+    send(queue, &[order(&bench.names, "a", "ann")]).await;
+    let held = receive(queue, 1).await;
+    ack(queue, &held).await;
+    ack(queue, &held).await;
+    tokio::time::sleep(bench.visibility).await;
+    nothing_comes(queue).await;
+}
+
+pub async fn an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait(bench: Bench) {
+    let (queue, late) = (bench.queue.clone(), order(&bench.names, "a", "ann"));
+    let begun = Instant::now();
+    let waiting = tokio::spawn(async move { queue.receive(10, Duration::from_secs(5)).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    send(&*bench.queue, std::slice::from_ref(&late)).await;
+    assert_eq!(in_line(waiting.await.unwrap().unwrap()), [late]);
+    assert!(begun.elapsed() > Duration::from_millis(500) && begun.elapsed() < SOON / 2);
+}
+
+/// Takes the order out of the queue into the dead-letter queue, as a worker does.
+async fn bury(bench: &Bench, order: &Order, reason: &str) {
+    let queue = &*bench.queue;
+    send(queue, std::slice::from_ref(order)).await;
+    let held = receive(queue, 1).await;
+    let letter = DeadLetter {
+        order_id: order.id,
+        reason: reason.to_owned(),
+        body: encode(std::slice::from_ref(order)),
+        at: order.accepted_at,
+    };
+    queue.dead_letter(&[letter]).await.unwrap();
+    ack(queue, &held).await;
+}
+
+pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: Bench) {
+    let queue = &*bench.queue;
+    let (first, second) =
+        (order(&bench.names, "a", "ann"), order(&bench.names, "a", "bob \u{ffff}"));
+    bury(&bench, &first, "it could not be \u{1} decided").await;
+    bury(&bench, &second, "nor could this").await;
+    let letters = queue.dead_letters(10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    assert_eq!((letters[0].order_id, letters[0].at), (first.id, first.accepted_at));
+    assert!(letters[0].reason.starts_with("it could not be"));
+    assert_eq!(queue.dead_letters(1).await.unwrap().len(), 1);
+
+    let later = Timestamp(first.accepted_at.0 + 5_000);
+    let redriven = queue.redrive(&[first.id], None, later).await.unwrap();
+    assert_eq!(redriven, [(first.id, Redriven::Sent)]);
+    let again = queue.redrive(&[first.id], None, later).await.unwrap();
+    assert_eq!(again, [(first.id, Redriven::Gone)]);
+
+    let came = receive(queue, 1).await;
+    ack(queue, &came).await;
+    assert_eq!(in_line(came), [Order { accepted_at: later, ..first }]);
+    let left = queue.dead_letters(10).await.unwrap();
+    assert_eq!(left.iter().map(|l| l.order_id).collect::<Vec<_>>(), [second.id]);
+}
+
+pub async fn a_redriven_poison_stays_until_it_is_mended(bench: Bench) {
+    let queue = &*bench.queue;
+    let id = bench.names.foreign("somebody's message", 0);
+    let body = r#"{"user_id":"ann"}"#.to_owned();
+    let letter = DeadLetter { order_id: id, reason: "not an order".into(), body, at: Timestamp(7) };
+    queue.dead_letter(&[letter]).await.unwrap();
+
+    let answers = queue.redrive(&[id], None, Timestamp(8)).await.unwrap();
+    assert!(matches!(&answers[..], [(_, Redriven::StillPoison(_))]), "{answers:?}");
+    assert_eq!(queue.dead_letters(10).await.unwrap().len(), 1);
+
+    let mended = r#"{"user_id":"ann","item_id":"a"}"#;
+    let answers = queue.redrive(&[id], Some(mended), Timestamp(9)).await.unwrap();
+    assert_eq!(answers, [(id, Redriven::Sent)]);
+    let came = in_line(receive(queue, 1).await);
+    assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, Timestamp(9), "a"));
+    assert!(queue.dead_letters(10).await.unwrap().is_empty());
+}
+
+pub async fn dropped_letters_are_gone(bench: Bench) {
+    let orders: Vec<Order> =
+        (0..3).map(|n| order(&bench.names, "a", &format!("user-{n}"))).collect();
+    for order in &orders {
+        bury(&bench, order, "no").await;
+    }
+    let queue = &*bench.queue;
+    let drop = &ids(&orders)[..2];
+    assert_eq!(queue.drop_letters(drop).await.unwrap(), 2);
+    assert_eq!(queue.drop_letters(drop).await.unwrap(), 0);
+    let left: HashSet<_> =
+        queue.dead_letters(10).await.unwrap().iter().map(|l| l.order_id).collect();
+    assert_eq!(left, HashSet::from([orders[2].id]));
+}
+
+pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
+    let queue = &*bench.queue;
+    bury(&bench, &order(&bench.names, "a", "ann"), "no").await;
+    assert_eq!(queue.backlog().await.unwrap().waiting, 0);
+    send(queue, &[order(&bench.names, "a", "bob")]).await;
+    let backlog = queue.backlog().await.unwrap();
+    assert_eq!((backlog.waiting, backlog.dead_letters), (1, 1));
+    let _held = receive(queue, 1).await;
+    assert_eq!(queue.backlog().await.unwrap().waiting, 1);
+}

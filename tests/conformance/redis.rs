@@ -1,0 +1,43 @@
+//! The contracts that Redis keeps.
+
+use std::sync::Arc;
+
+use flux::core::calls::Calls;
+use flux::core::lock::redis::RedisLock;
+use flux::core::marks::redis::RedisMarks;
+use flux::core::outcomes::redis::RedisOutcomes;
+use flux::core::vendor::redis::{Redis, RedisSettings};
+
+use super::{address, fresh_name, lock, marks, names, outcomes};
+
+async fn connect(prefix: String) -> Redis {
+    let settings = RedisSettings { url: address("FLUX_TEST_REDIS"), password: None, prefix };
+    Redis::connect(settings, Arc::new(Calls::default())).await.unwrap()
+}
+
+mod locks {
+    async fn bench() -> super::lock::Bench {
+        let redis = super::connect(super::fresh_name("lock")).await;
+        super::lock::Bench { lock: super::Arc::new(super::RedisLock::new(redis)) }
+    }
+    super::lock::lock_contract!(bench);
+}
+
+mod outcome {
+    async fn bench() -> super::outcomes::Bench {
+        let prefix = super::fresh_name("outcomes");
+        let redis = async || super::RedisOutcomes::new(super::connect(prefix.clone()).await);
+        let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
+        super::outcomes::Bench { here, there, names: super::names() }
+    }
+    super::outcomes::outcomes_contract!(bench);
+}
+
+mod mark {
+    async fn bench() -> super::marks::Bench {
+        let redis = super::connect(super::fresh_name("marks")).await;
+        let marks = super::Arc::new(super::RedisMarks::new(redis));
+        super::marks::Bench { marks, names: super::names() }
+    }
+    super::marks::marks_contract!(bench);
+}
