@@ -1,4 +1,9 @@
+//! Everything that is tested from outside the modules, in one binary.
+
+mod audit;
 mod config;
+mod e2e_stress;
 mod house;
 mod http;
+mod liar;
 mod sale;
