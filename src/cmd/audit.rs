@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::Usage;
-use crate::config::Flags;
+use crate::config::{Backend, Flags};
 use crate::core::order::ItemId;
 use crate::load::{self, Verdict};
 use crate::wiring;
@@ -21,6 +21,12 @@ pub struct Args {
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
+    if settings.backend() == Backend::Embedded && !settings.data.exists() {
+        let data = settings.data.display();
+        return Err(
+            Usage(format!("there is no {data}: go to where it is, or set FLUX_DATA")).into()
+        );
+    }
     let ports = wiring::connect(&settings).await?;
     let report = load::audit(&*ports.ledger, args.item.as_ref()).await?;
     if let (Some(item), true) = (&args.item, report.items.is_empty()) {

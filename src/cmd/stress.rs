@@ -71,6 +71,9 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         let why = "--without oversells on purpose, on a throw-away store only: use it with";
         return Err(Usage(format!("{why} --backend embedded")).into());
     }
+    if !without.is_empty() && plan.users <= plan.stock {
+        return Err(Usage("--without needs more --users than --stock".to_owned()).into());
+    }
     let workers = usize::from(args.workers.unwrap_or(1));
     let stopped = stop::on_signal(grace)?;
     let (rehearsal, target) = match args.target {

@@ -11,6 +11,7 @@ pub mod marks;
 pub mod outcomes;
 pub mod queue;
 mod redis;
+mod sqlite;
 
 use std::sync::Arc;
 

@@ -1,0 +1,153 @@
+//! Servers that lie: what `flux stress --target` must notice, and what it must put up with.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flux::core::order::ItemId;
+use flux::load::{Address, Plan, Report, Stress, Target, Verdict};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// What a server answers to its n-th request, counted from 0: a status, and an order's number
+/// (`POST /buy`) or a body. `None` hangs up.
+type Tale = fn(n: u64, path: &str, key: Option<&str>) -> Option<(u16, Value)>;
+
+const SOLD_OUT: [u64; 4] = [1, 0, 0, 1];
+
+fn item([stock, free, held, sold]: [u64; 4]) -> Value {
+    json!({"stock": stock, "free": free, "held": held, "sold": sold})
+}
+
+/// The first order is sold, the others are not.
+fn decision(path: &str) -> Value {
+    let first = path.starts_with("/orders/00000000000000000000000000000000");
+    match first {
+        true => json!({"status": "sold"}),
+        false => json!({"status": "rejected", "reason": "sold_out"}),
+    }
+}
+
+async fn answer(
+    tale: Tale,
+    n: u64,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, &'static str> {
+    let key = request.headers().get("idempotency-key").and_then(|k| k.to_str().ok());
+    let told = tale(n, request.uri().path(), key);
+    let _body = request.into_body().collect().await;
+    let (status, value) = told.ok_or("hang up")?;
+    let mut response = Response::builder().status(status).header("retry-after", "0");
+    if let Some(order) = value.as_u64() {
+        response = response.header("location", format!("/orders/{order:032x}"));
+    }
+    Ok(response.body(Full::from(value.to_string())).unwrap())
+}
+
+async fn serve(listener: TcpListener, tale: Tale) -> Infallible {
+    let count = Arc::new(AtomicU64::new(0));
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let count = count.clone();
+        let service = service_fn(move |r| answer(tale, count.fetch_add(1, Ordering::Relaxed), r));
+        connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn stress(tale: Tale) -> Report {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let item = ItemId::parse("ticket_001").unwrap();
+    let plan =
+        Plan { item, stock: 1, users: 40, connections: 4, rate: None, duplicates: 0.5, seed: 1 };
+    let stress = Stress { plan, target: Target { address, own: None } }.run();
+    tokio::select! {
+        report = stress => report.unwrap(),
+        never = serve(listener, tale) => match never {},
+    }
+}
+
+/// The order of a request: the same for the same key, which ends in the buyer's number; never 0
+/// but for buyer 0.
+fn order(n: u64, key: Option<&str>) -> Value {
+    let buyer = key.and_then(|k| k.rsplit('-').next()?.parse::<u64>().ok());
+    json!(buyer.map_or(1_000 + n, |buyer| if n == 1 { 0 } else { buyer + 100 }))
+}
+
+#[tokio::test]
+async fn busy_answers_and_broken_connections_are_put_up_with() {
+    let report = stress(|n, path, key| match (path, n % 5) {
+        ("/buy", 1) => Some((503, json!({}))),
+        ("/buy", 2) => Some((429, json!({}))),
+        ("/buy", 3) => None,
+        ("/buy", _) => Some((202, order(n, key))),
+        ("/items/ticket_001", _) => Some((200, item([1, 0, 0, 1]))),
+        (path, _) => Some((200, decision(path))),
+    })
+    .await;
+    assert_eq!(report.faults, [""; 0]);
+    assert!(report.refused > 10 && report.connection_errors > 5);
+    assert_eq!((report.accepted, report.rejected), (40, 40));
+}
+
+async fn fault(tale: Tale) -> String {
+    let report = stress(tale).await;
+    assert_eq!(report.verdict, Verdict::Fail);
+    report.faults.join("; ")
+}
+
+#[tokio::test]
+async fn a_repeat_under_another_name_is_noticed() {
+    let fault = fault(|n, path, _| match path {
+        "/buy" => Some((202, json!(1_000 + n))),
+        "/items/ticket_001" => Some((200, item(SOLD_OUT))),
+        path => Some((200, decision(path))),
+    });
+    assert!(fault.await.contains("repeats answered with another order id"));
+}
+
+#[tokio::test]
+async fn an_answer_that_changes_is_noticed() {
+    let fault = fault(|n, path, key| match path {
+        "/buy" => Some((202, order(n, key))),
+        "/items/ticket_001" => Some((200, item(SOLD_OUT))),
+        _ if n.is_multiple_of(2) => Some((200, json!({"status": "sold"}))),
+        _ => Some((200, json!({"status": "rejected", "reason": "sold_out"}))),
+    });
+    assert!(fault.await.contains("oversold"));
+}
+
+#[tokio::test]
+async fn units_sold_twice_and_units_left_lying_are_noticed() {
+    let oversold = fault(|n, path, key| match path {
+        "/buy" => Some((202, order(n, key))),
+        "/items/ticket_001" => Some((200, item(SOLD_OUT))),
+        _ => Some((200, json!({"status": "sold"}))),
+    });
+    assert!(oversold.await.starts_with("39 oversold units"));
+    let stranded = fault(|n, path, key| match path {
+        "/buy" => Some((202, order(n, key))),
+        "/items/ticket_001" => Some((200, item([3, 2, 0, 1]))),
+        path => Some((200, decision(path))),
+    });
+    assert!(stranded.await.starts_with("2 stranded units"));
+}
+
+#[tokio::test]
+async fn an_answer_that_no_buyer_should_get_is_quoted() {
+    let fault = fault(|_, path, _| match path {
+        "/buy" => Some((500, json!("the shop burnt down"))),
+        _ => Some((404, json!({}))),
+    });
+    let fault = fault.await;
+    assert!(fault.contains("unexpected answers") && fault.contains("burnt down"), "{fault}");
+    assert!(fault.contains("no order was accepted"));
+}
