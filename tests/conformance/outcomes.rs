@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::order::{OrderId, OrderNames};
+use flux::core::ledger::Ledger;
+use flux::core::order::{Decided, Decision, Order, OrderId, OrderNames, Reason};
 use flux::core::outcomes::{Outcomes, Waiters};
 use tokio_util::sync::CancellationToken;
 
-use super::now;
+use super::{now, order};
 
 /// What two processes of one sale have.
 pub struct Bench {
     pub here: Arc<dyn Outcomes>,
     pub there: Arc<dyn Outcomes>,
     pub names: Arc<OrderNames>,
+    /// Where outcomes are found by looking at the ledger.
+    pub ledger: Option<Arc<dyn Ledger>>,
 }
 
 macro_rules! outcomes_contract {
@@ -45,6 +48,11 @@ fn listen(outcomes: &Arc<dyn Outcomes>) -> Listener {
 /// Publishes again and again, as hints may be lost, until the waiter is woken or time is over.
 async fn woken(bench: &Bench, listener: &Listener, waited: OrderId, published: OrderId) -> bool {
     let wait = listener.waiters.wait_for(waited);
+    if let Some(ledger) = &bench.ledger {
+        let order = Order { id: published, ..order(&bench.names, "x", "ann") };
+        let decision = Decision::Rejected(Reason::SoldOut);
+        ledger.record(&[Decided { order, decision, decided_at: now() }]).await.unwrap();
+    }
     let publishing = async {
         loop {
             bench.there.publish(&[bench.names.fresh(now()), published]).await;

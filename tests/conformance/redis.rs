@@ -28,7 +28,7 @@ mod outcome {
         let prefix = super::fresh_name("outcomes");
         let redis = async || super::RedisOutcomes::new(super::connect(prefix.clone()).await);
         let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
-        super::outcomes::Bench { here, there, names: super::names() }
+        super::outcomes::Bench { here, there, names: super::names(), ledger: None }
     }
     super::outcomes::outcomes_contract!(bench);
 }

@@ -51,9 +51,11 @@ mod locks {
 mod outcome {
     async fn bench() -> super::outcomes::Bench {
         let (file, names) = (super::file(), super::names());
-        let here = super::Arc::new(super::SqliteOutcomes::new(super::Store::open(&file).unwrap()));
-        let there = super::Arc::new(super::SqliteOutcomes::new(super::Store::open(&file).unwrap()));
-        super::outcomes::Bench { here, there, names }
+        let open = || super::Store::open(&file).unwrap();
+        let here = super::Arc::new(super::SqliteOutcomes::new(open()));
+        let there = super::Arc::new(super::SqliteOutcomes::new(open()));
+        let ledger = super::Arc::new(super::SqliteLedger::new(open(), super::key()));
+        super::outcomes::Bench { here, there, names, ledger: Some(ledger) }
     }
     super::outcomes::outcomes_contract!(bench);
 }
