@@ -94,7 +94,7 @@ settings! {
     intake_max: usize = 10_000;
     /// Open connections of the API, at most.
     connections_max: usize = 10_000;
-    /// Time a client has for a request's head, and again for its body.
+    /// Time a client has for a request's head, again for its body, and to read on in an answer.
     read_timeout_ms: u64 = 10_000;
     /// What to log, as tracing's `EnvFilter` has it.
     log: String = "info".to_owned();
@@ -273,6 +273,8 @@ impl Settings {
         within("connections_max", self.connections_max as u64, 1..=1_000_000)?;
         within("read_timeout_ms", self.read_timeout_ms, 100..=600_000)?;
         below(("lease_ms", self.lease_ms), ("visibility_timeout_ms", self.visibility_timeout_ms))?;
+        // A stop waits for the receive that is under way.
+        below(("receive_wait_ms", self.receive_wait_ms), ("grace_ms", self.grace_ms))?;
         let (kept, letters) = (self.retention_days, self.dlq_retention_days);
         if letters < kept {
             return Err(ConfigError(format!(

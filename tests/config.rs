@@ -113,6 +113,7 @@ fn what_is_wrong_is_named_in_one_line() {
         (error(&[(".env", "FLUX_LEASE=5")], &[]), ".env: FLUX_LEASE is not a setting"),
         (error(&[], &[("REDIS_PORT", "tcp://10.0.0.1:6379")]), "REDIS_PORT must be a port number"),
         (error(&[], &[("FLUX_LEASE_MS", "30000")]), "must be below visibility_timeout_ms"),
+        (error(&[], &[("FLUX_GRACE_MS", "4000")]), "receive_wait_ms (5000) must be below grace_ms"),
         (error(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
         (error(&[], &[("FLUX_RETENTION_DAYS", "14"), ("FLUX_DLQ_RETENTION_DAYS", "4")]), "lower"),
         (error(&[], &[("FLUX_LISTEN", "5000")]), "HOST:PORT"),

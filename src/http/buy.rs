@@ -212,3 +212,23 @@ impl<'de> Visitor<'de> for Ignored {
         Ok(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::core::order::OrderId;
+
+    #[tokio::test]
+    async fn a_503_after_a_send_was_tried_names_the_order() {
+        let order = OrderId::from_bytes([7; 16]);
+        let unconfirmed = Refused::Unconfirmed { order, cause: "no answer".to_owned() };
+        let answer = Problem::from(unconfirmed).into_answer();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem["order_id"], order.to_string());
+    }
+}

@@ -13,6 +13,7 @@ mod query;
 mod routes;
 mod server;
 mod status;
+mod stream;
 mod timestamp;
 
 use std::sync::Arc;
@@ -31,7 +32,7 @@ pub struct Limits {
     /// Open connections; the next is answered 503 and closed.
     pub connections: usize,
     /// Time to send a whole request head, and again its body. Also how long a connection may be
-    /// idle between two requests.
+    /// idle between two requests, and how long an answer may wait for the client to read on.
     pub read_timeout: Duration,
     /// Time that requests which are here may still take once the server is told to stop.
     pub drain: Duration,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -20,6 +20,7 @@ use super::Api;
 use super::known::KnownItems;
 use super::problem::Problem;
 use super::routes::Route;
+use super::stream::BoundedStream;
 
 /// The most bytes of a request's head, and of what is buffered per connection.
 const HEAD_MAX: usize = 16 * 1024;
@@ -107,6 +108,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
 async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationToken) {
     // Answers are small; one that waited for more to send with it would be late.
     let _ = stream.set_nodelay(true);
+    let stream = BoundedStream::new(stream, server.api.limits.read_timeout);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(server.api.limits.read_timeout)
@@ -123,7 +125,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationTo
             Ok::<_, Infallible>(answer)
         }
     });
-    let mut running = http.serve_connection(TokioIo::new(stream), service);
+    let mut running = http.serve_connection(stream, service);
     let ended = tokio::select! {
         ended = &mut running => ended,
         () = stop.cancelled() => {

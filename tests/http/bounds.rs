@@ -1,3 +1,6 @@
+use flux::core::ledger::{Commit, Committed, Expect};
+use flux::core::order::{Item, UserId};
+
 use super::*;
 
 const ORDER: &str = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
@@ -129,4 +132,52 @@ async fn a_stop_closes_idle_connections_answers_who_waits_and_ends() {
     timeout(Duration::from_secs(3), shop.serving).await.expect("bounded").unwrap();
     assert!(stuck.is_closed().await);
     assert!(TcpStream::connect(shop.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_full_queue_is_a_503_with_retry_after() {
+    let shop = Shop::open_as(Setup { backlog_max: 2, ..Setup::default() }).await;
+    let statuses = [shop.buy("", ORDER).await, shop.buy("", ORDER).await].map(|r| r.status);
+    assert_eq!(statuses, [202, 202]);
+    let reply = shop.buy("", ORDER).await;
+    reply.problem(503);
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert!(reply.json().get("order_id").is_none(), "nothing was taken");
+}
+
+/// Sells one-of-a-kind items, past the queue.
+async fn sell(shop: &Shop, count: usize) {
+    for n in 0..count {
+        let owner = Some(UserId::parse("ann").unwrap());
+        let id = ItemId::parse(&format!("seat:{n:04}")).unwrap();
+        let item = Item { free: 0, sold: 1, owner, version: 1, ..Item::new(id, 1) };
+        let commit = Commit { item, expect: Expect::Version(0), decided: vec![] };
+        assert_eq!(shop.ports.ledger.commit(&commit).await.unwrap(), Committed::Written);
+    }
+}
+
+#[tokio::test]
+async fn a_long_inventory_comes_in_linked_pages_and_who_does_not_read_it_is_cut() {
+    let shop = Shop::open_as(limits(100, 300, 1_000)).await;
+    sell(&shop, 1_001).await;
+    let first = shop.get("/inventory").await;
+    assert_eq!(first.json().as_array().unwrap().len(), 1_000);
+    let link = first.header("link").unwrap();
+    let next = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap();
+    let second = shop.get(next).await;
+    assert_eq!(second.json().as_array().unwrap().len(), 1);
+    assert_eq!(second.header("link"), None);
+
+    let mut deaf = shop.connect().await;
+    deaf.send("GET /inventory HTTP/1.1\r\n\r\n".repeat(400)).await;
+    let mut open = 2;
+    for _ in 0..200 {
+        open = shop.get("/stats").await.json()["connections"].as_u64().unwrap();
+        if open == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(open, 1, "only the one that asks");
+    drop(deaf);
 }

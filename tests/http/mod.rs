@@ -33,6 +33,7 @@ struct Setup {
     admin_key: Option<&'static str>,
     backend: &'static str,
     limits: Limits,
+    backlog_max: u64,
 }
 
 impl Default for Setup {
@@ -42,7 +43,13 @@ impl Default for Setup {
             read_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         };
-        Self { unlisted_stock: 1, admin_key: Some(ADMIN_KEY), backend: "embedded", limits }
+        Self {
+            unlisted_stock: 1,
+            admin_key: Some(ADMIN_KEY),
+            backend: "embedded",
+            limits,
+            backlog_max: 1_000_000,
+        }
     }
 }
 
@@ -61,7 +68,7 @@ impl Shop {
 
     async fn open_as(setup: Setup) -> Shop {
         let directory = tempfile::tempdir().unwrap();
-        let ports = ports(&directory.path().join("flux.db")).await;
+        let ports = ports(&directory.path().join("flux.db"), setup.backlog_max).await;
         let stop = CancellationToken::new();
         let (intake, sending) = Intake::start(
             ports.queue.clone(),
@@ -135,14 +142,14 @@ impl Shop {
     }
 }
 
-async fn ports(file: &std::path::Path) -> Ports {
+async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
     let store = Store::open(file).unwrap();
     let key = store.order_key(None).await.unwrap();
     let names = Arc::new(OrderNames::new(key, 1));
     let clock = Arc::new(SystemClock);
     let visibility = Duration::from_secs(30);
     let queue =
-        SqliteQueue::new(store.clone(), names.clone(), clock.clone(), visibility, 1_000_000);
+        SqliteQueue::new(store.clone(), names.clone(), clock.clone(), visibility, backlog_max);
     Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),

@@ -1,3 +1,5 @@
+use flux::core::order::OrderId;
+use flux::core::queue::DeadLetter;
 use serde_json::json;
 
 use super::*;
@@ -183,4 +185,19 @@ async fn stats_and_readiness_tell_about_this_process() {
     let ready = shop.get("/readyz").await.json();
     assert_eq!((&ready["status"], &ready["ledger"]), (&json!("ready"), &json!("ok")));
     assert!(ready["lock"].as_str().unwrap().contains("goes on"));
+}
+
+#[tokio::test]
+async fn a_dead_lettered_order_says_so() {
+    let shop = Shop::open().await;
+    let id = shop.good_order().await;
+    let letter = DeadLetter {
+        order_id: OrderId::parse(&id).unwrap(),
+        reason: "test".to_owned(),
+        body: String::new(),
+        at: shop.ports.clock.now(),
+    };
+    shop.ports.queue.dead_letter(&[letter]).await.unwrap();
+    let shown = shop.get(&format!("/orders/{id}?wait=30")).await.json();
+    assert_eq!((&shown["order_id"], &shown["status"]), (&json!(id), &json!("dead_lettered")));
 }
