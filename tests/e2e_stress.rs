@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flux::config::Settings;
 use flux::core::order::ItemId;
-use flux::load::{Address, Guard, Plan, Report, Stress, StressError, Target, Verdict};
+use flux::load::{Address, Guard, Plan, Report, Stress, StressError, Target, Verdict, audit};
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 
 fn plan(stock: u64, users: u64) -> Plan {
@@ -83,6 +83,29 @@ async fn a_foreign_server_is_audited_by_what_it_shows() {
         assert_eq!((report.audited_by, report.backend.as_str()), ("http", "embedded"));
         assert!(report.to_string().contains("by HTTP only"));
     }
+    rehearsal.end(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_in_progress_is_not_accused() {
+    let cast = Cast { connections: 16, workers: 2, without: Vec::new() };
+    let (rehearsal, target) = Rehearsal::start(Settings::default(), cast).await.unwrap();
+    let ledger = target.own.as_ref().unwrap().ports.ledger.clone();
+    let auditing = async {
+        let mut undecided = 0;
+        loop {
+            let report = audit(&*ledger, None).await.unwrap();
+            assert_eq!(report.verdict, Verdict::Pass, "{report}");
+            undecided = undecided.max(report.total.undecided);
+            if report.total.orders == 3_000 && report.total.undecided == 0 {
+                return undecided;
+            }
+        }
+    };
+    let selling = Stress { plan: plan(1_000, 3_000), target }.run();
+    let (report, undecided) = tokio::join!(selling, auditing);
+    assert_eq!(report.unwrap().faults, [""; 0]);
+    assert!(undecided > 0, "no audit fell into the sale");
     rehearsal.end(Duration::from_secs(5)).await;
 }
 

@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,7 +67,8 @@ enum GuardName {
 pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let settings = super::settings(&flags)?;
     let grace = Duration::from_millis(settings.grace_ms);
-    let (report_to, without) = (args.report.clone(), args.guards());
+    let without = args.guards();
+    let report_to = args.report.as_deref().map(open).transpose()?;
     let plan = args.plan();
     if !without.is_empty() && settings.backend() == Backend::Aws {
         let why = "--without oversells on purpose, on a throw-away store only: use it with";
@@ -91,8 +94,8 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let report = outcome.context("stopped before the end: nothing was audited")?;
     let report = report.map_err(usage)?;
     println!("{report}");
-    if let Some(path) = report_to {
-        write(&report, &path)?;
+    if let Some(file) = report_to {
+        write(&report, file)?;
     }
     Ok(exit_code(report.verdict))
 }
@@ -119,10 +122,16 @@ impl Args {
     }
 }
 
-fn write(report: &Report, path: &std::path::Path) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)?;
-    let wrong = |e| Usage(format!("cannot write the report to {}: {e}", path.display()));
-    Ok(std::fs::write(path, json + "\n").map_err(wrong)?)
+/// Finds out before the race that a report cannot be written, and leaves what is there.
+fn open(path: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(path);
+    let wrong = |e| Usage(format!("cannot write to --report {}: {e}", path.display()));
+    Ok(file.map_err(wrong)?)
+}
+
+fn write(report: &Report, mut file: File) -> Result<()> {
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    file.set_len(0).and_then(|()| file.write_all(json.as_bytes())).context("writing the report")
 }
 
 fn usage(error: StressError) -> anyhow::Error {
