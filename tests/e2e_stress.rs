@@ -8,6 +8,7 @@ use flux::load::{Address, Guard, Plan, Report, Stress, StressError, Target, Verd
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 
 fn plan(stock: u64, users: u64) -> Plan {
+    let stock = Some(stock);
     let item = ItemId::parse("ticket_001").unwrap();
     Plan { item, stock, users, connections: 16, rate: None, duplicates: 0.1, seed: 7 }
 }
@@ -73,11 +74,13 @@ async fn a_foreign_server_is_audited_by_what_it_shows() {
     let cast = Cast { connections: 16, workers: 1, without: Vec::new() };
     let (rehearsal, target) = Rehearsal::start(Settings::default(), cast).await.unwrap();
     let ledger = target.own.unwrap().ports.ledger;
-    let plan = plan(0, 200);
+    let plan = plan(30, 200);
+    let foreign = || Target { address: target.address.clone(), own: None };
+    let unlisted = Stress { plan: plan.clone(), target: foreign() }.run().await;
+    assert!(matches!(unlisted, Err(StressError::OtherStock { .. })));
     ledger.set_stock(&plan.item, 30).await.unwrap();
     for sold in [30, 0] {
-        let target = Target { address: target.address.clone(), own: None };
-        let report = Stress { plan: plan.clone(), target }.run().await.unwrap();
+        let report = Stress { plan: plan.clone(), target: foreign() }.run().await.unwrap();
         assert_eq!(report.faults, [""; 0]);
         assert_eq!((report.stock, report.sold, report.accepted), (30, sold, 200));
         assert_eq!((report.audited_by, report.backend.as_str()), ("http", "embedded"));

@@ -62,7 +62,7 @@ async fn stress(tale: Tale) -> Report {
     let address = Address::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     let item = ItemId::parse("ticket_001").unwrap();
     let plan =
-        Plan { item, stock: 1, users: 40, connections: 4, rate: None, duplicates: 0.5, seed: 1 };
+        Plan { item, stock: None, users: 40, connections: 4, rate: None, duplicates: 0.5, seed: 1 };
     let stress = Stress { plan, target: Target { address, own: None } }.run();
     tokio::select! {
         report = stress => report.unwrap(),

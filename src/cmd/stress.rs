@@ -21,10 +21,9 @@ pub struct Args {
     /// The item that everybody wants
     #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
     item: ItemId,
-    /// Units of it
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "target",
-          value_parser = clap::value_parser!(u64).range(1..=MAX_STOCK))]
-    stock: u64,
+    /// Units of it [default: 1]; a --target must have so many already
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_STOCK))]
+    stock: Option<u64>,
     /// Buyers, each with one order for one unit
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -74,7 +73,7 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         let why = "--without oversells on purpose, on a throw-away store only: use it with";
         return Err(Usage(format!("{why} --backend embedded")).into());
     }
-    if !without.is_empty() && plan.users <= plan.stock {
+    if !without.is_empty() && plan.users <= plan.stock.unwrap_or(1) {
         return Err(Usage("--without needs more --users than --stock".to_owned()).into());
     }
     let workers = usize::from(args.workers.unwrap_or(1));

@@ -15,8 +15,9 @@ pub(super) const BUYERS_PER_WAITER: u64 = 20;
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub item: ItemId,
-    /// Units at the start; set on a store of our own, left as it is on a foreign one.
-    pub stock: u64,
+    /// Units at the start: set on a store of our own (`None`: 1), demanded of a foreign server
+    /// (`None`: as it is).
+    pub stock: Option<u64>,
     /// Buyers, each with one order.
     pub users: u64,
     /// Connections that send orders, from 1.
@@ -116,7 +117,7 @@ mod tests {
 
     fn plan(users: u64, duplicates: f64, seed: u64) -> Plan {
         let item = ItemId::parse("ticket_001").unwrap();
-        Plan { item, stock: 1, users, connections: 1, rate: None, duplicates, seed }
+        Plan { item, stock: None, users, connections: 1, rate: None, duplicates, seed }
     }
 
     #[test]

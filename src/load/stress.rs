@@ -22,7 +22,7 @@ use super::window::{self, ItemShown};
 use crate::core::Ports;
 use crate::core::calls::{CallCounts, Calls};
 use crate::core::ledger::{AuditedOrder, LedgerError, OrderState, StockSet};
-use crate::core::order::{OrderId, Timestamp};
+use crate::core::order::{ItemId, OrderId, Timestamp};
 
 /// How long buyers may still wait to see their decision when all orders are decided.
 const LAST_SIGHT: Duration = Duration::from_secs(10);
@@ -58,6 +58,11 @@ pub enum StressError {
     Ledger(#[from] LedgerError),
     #[error("{0} units of this item are held or sold already; give at least that as --stock")]
     BelowTaken(u64),
+    #[error(
+        "{address}: the stock of {item} is {stock}; set it to {wanted} with `flux provision`, or \
+         leave --stock out"
+    )]
+    OtherStock { address: Address, item: ItemId, stock: String, wanted: u64 },
 }
 
 impl From<(&Address, Unanswered)> for StressError {
@@ -126,11 +131,24 @@ impl Stress {
     /// Sets our own item's stock, or looks at a foreign one.
     async fn prepare(&self) -> Result<Option<ItemShown>, StressError> {
         let Some(own) = &self.target.own else {
-            return window::item(&self.target.address, &self.plan.item).await;
+            return self.look_at_foreign().await;
         };
-        match own.ports.ledger.set_stock(&self.plan.item, self.plan.stock).await? {
+        match own.ports.ledger.set_stock(&self.plan.item, self.plan.stock.unwrap_or(1)).await? {
             StockSet::BelowTaken(taken) => Err(StressError::BelowTaken(taken)),
             StockSet::Created(_) | StockSet::Changed(_) | StockSet::Unchanged(_) => Ok(None),
+        }
+    }
+
+    async fn look_at_foreign(&self) -> Result<Option<ItemShown>, StressError> {
+        let (address, item) = (&self.target.address, &self.plan.item);
+        let shown = window::item(address, item).await?;
+        match (self.plan.stock, shown.map(|shown| shown.stock)) {
+            (Some(wanted), stock) if stock != Some(wanted) => {
+                let stock = stock.map_or("not listed".to_owned(), |stock| format!("{stock}"));
+                let (address, item) = (address.clone(), item.clone());
+                Err(StressError::OtherStock { address, item, stock, wanted })
+            }
+            _ => Ok(shown),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::core::order::ItemId;
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 pub(super) struct ItemShown {
-    stock: u64,
+    pub stock: u64,
     free: u64,
     held: u64,
     sold: u64,
