@@ -110,7 +110,7 @@ pub async fn serve(
         limits: Limits {
             connections: settings.connections_max,
             read_timeout: Duration::from_millis(settings.read_timeout_ms),
-            drain: Duration::from_millis(settings.grace_ms) / 2,
+            drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
         },
         ports: ports.clone(),
     };
@@ -131,7 +131,7 @@ pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
             Backend::Embedded => wait.min(EMBEDDED_WAIT),
             Backend::Aws => wait,
         },
-        drain: grace / 2,
+        drain: grace * 2 / 3,
     }
 }
 

@@ -157,7 +157,7 @@ impl Lane {
         let verdict = decide(item, orders(batch), self.floor.ports.clock.now());
         self.floor.story.deciding(&verdict.decided);
         let seen = self.floor.ports.ledger.record(&verdict.decided).await?;
-        self.settle(batch, verdict.decided, &seen).await;
+        self.settle(batch, verdict.decided, &seen);
         Ok(())
     }
 
@@ -173,20 +173,20 @@ impl Lane {
                 if let Some(held) = &mut self.held {
                     held.commits += 1;
                 }
-                self.settle(batch, commit.decided, &[]).await;
+                self.settle(batch, commit.decided, &[]);
             }
             Ok(Committed::Refused { item_moved, seen }) => {
                 tracing::debug!(item = %self.item, item_moved, seen = seen.len(), "refused");
                 if item_moved {
                     self.known = None;
                 }
-                self.drop_seen(batch, &seen).await;
+                self.drop_seen(batch, &seen);
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
                 tracing::warn!(item = %self.item, "{why}; reading what was written");
                 self.known = None;
                 let seen = self.decided_among(batch).await?;
-                self.drop_seen(batch, &seen).await;
+                self.drop_seen(batch, &seen);
             }
             Err(e) => return Err(e),
         }
@@ -202,25 +202,31 @@ impl Lane {
     }
 
     /// The batch is decided, but for `seen`, which was so before.
-    async fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
+    fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
         decided.retain(|d| !seen.contains(&d.order.id));
         self.floor.story.saved(&decided);
         let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
         self.floor.hand.settle(std::mem::take(batch));
-        self.floor.ports.outcomes.publish(&ids).await;
+        self.publish(ids);
     }
 
     /// Takes out what has a decision already.
-    async fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
+    fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
         self.floor.hand.settle(batch.extract_if(.., is_seen).collect());
-        self.floor.ports.outcomes.publish(seen).await;
+        self.publish(seen.to_vec());
+    }
+
+    /// Tells those who wait, without making those in line wait for it.
+    fn publish(&self, orders: Vec<OrderId>) {
+        let outcomes = self.floor.ports.outcomes.clone();
+        tokio::spawn(async move { outcomes.publish(&orders).await });
     }
 
     /// Holds the lock when it returns, or goes on without one if the lock's service is away.
     async fn lock(&mut self) -> Result<(), Hitch> {
-        let Some(lock) = self.floor.ports.lock.clone() else { return Ok(()) };
         self.keep_lock().await;
+        let Some(lock) = self.floor.lock() else { return Ok(()) };
         let lease = self.floor.rules.lease;
         while self.held.is_none() {
             let asked = Instant::now();
@@ -236,7 +242,7 @@ impl Lane {
                     }
                 }
                 Err(e) => {
-                    tracing::warn!(item = %self.item, "{e}; deciding without it");
+                    self.floor.lock_is_away(&e);
                     return Ok(());
                 }
             }
@@ -247,7 +253,7 @@ impl Lane {
     /// Renews the lease in time; gives the lock up when it was lost, or others want it and had
     /// to wait long enough.
     async fn keep_lock(&mut self) {
-        let (Some(lock), Some(held)) = (self.floor.ports.lock.clone(), &self.held) else { return };
+        let (Some(lock), Some(held)) = (self.floor.lock(), &self.held) else { return };
         let lease = self.floor.rules.lease;
         let turn_over = held.since.elapsed() >= TURN.0 || held.commits >= TURN.1;
         if !turn_over && held.renewed.elapsed() < lease / 3 {
@@ -269,7 +275,7 @@ impl Lane {
             }
             Ok(Renewed::Lost) => self.held = None,
             Err(e) => {
-                tracing::warn!(item = %self.item, "{e}; deciding without it");
+                self.floor.lock_is_away(&e);
                 self.held = None;
             }
         }
@@ -277,7 +283,7 @@ impl Lane {
 
     async fn unlock(&mut self) {
         self.known = None;
-        if let (Some(lock), Some(_)) = (&self.floor.ports.lock, self.held.take())
+        if let (Some(lock), Some(_)) = (self.floor.lock(), self.held.take())
             && let Err(e) = lock.release(&self.item, self.token).await
         {
             tracing::warn!(item = %self.item, "{e}; the lock ends with its lease");

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Decided, ItemId};
 use crate::core::Ports;
+use crate::core::lock::{Lock, LockError};
 use crate::core::queue::QueueError;
 use hand::{Hand, Pending};
 use lane::Lane;
@@ -24,6 +25,9 @@ use lane::Lane;
 const IN_HAND_MAX: usize = 8_192;
 /// Pause after a receive that failed; doubled for each further one up to the second value.
 const RECEIVE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long a worker decides without the lock before it asks a failed service again.
+const WITHOUT_LOCK: Duration = Duration::from_secs(1);
 
 /// By what a worker works.
 #[derive(Debug, Clone)]
@@ -69,6 +73,8 @@ struct Floor {
     lines: Mutex<HashMap<ItemId, Vec<Pending>>>,
     /// Lanes at work at once.
     slots: Arc<Semaphore>,
+    /// Until when no lock is asked for, because its service was away.
+    no_lock_until: Mutex<Option<Instant>>,
     /// No new work is begun after this.
     halt: CancellationToken,
     /// Pauses are cut short after this.
@@ -88,19 +94,20 @@ impl Worker {
             story: self.story,
             hand,
             lines: Mutex::default(),
+            no_lock_until: Mutex::default(),
             halt: CancellationToken::new(),
             stop: stop.clone(),
         });
         let lanes = TaskTracker::new();
         let acking = tokio::spawn(acks.run());
         let extending = tokio::spawn(extend(floor.clone()));
+        let halting = tokio::spawn(halt(floor.clone()));
         while !stop.is_cancelled() {
             floor.receive(&lanes).await;
         }
         lanes.close();
-        let _late = tokio::time::timeout(floor.rules.drain, lanes.wait()).await;
-        floor.halt.cancel();
         lanes.wait().await;
+        halting.abort();
         extending.abort();
         floor.hand.finish(acking).await;
     }
@@ -158,6 +165,20 @@ impl Floor {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, unless there is none or its service was away a moment ago.
+    fn lock(&self) -> Option<Arc<dyn Lock>> {
+        let until = *self.no_lock_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let away = until.is_some_and(|until| Instant::now() < until);
+        self.ports.lock.clone().filter(|_| !away)
+    }
+
+    /// The lock's service failed: goes on without it for a moment.
+    fn lock_is_away(&self, error: &LockError) {
+        tracing::warn!("{error}; deciding without it, which is as safe");
+        let until = Instant::now() + WITHOUT_LOCK;
+        *self.no_lock_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
     /// Waits; `false` when stopped meanwhile.
     async fn pause(&self, pause: Duration) -> bool {
         tokio::select! {
@@ -166,6 +187,13 @@ impl Floor {
             () = tokio::time::sleep(pause) => true,
         }
     }
+}
+
+/// Begins no new work once the time to drain is over.
+async fn halt(floor: Arc<Floor>) {
+    floor.stop.cancelled().await;
+    tokio::time::sleep(floor.rules.drain).await;
+    floor.halt.cancel();
 }
 
 /// Keeps what is in hand invisible to others, for as long as the worker runs.
