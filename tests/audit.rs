@@ -88,7 +88,7 @@ async fn after(sql: &str) -> Figures {
     shop.tamper(sql);
     let report = shop.audit().await;
     assert_eq!(report.verdict, Verdict::Fail, "{sql}");
-    assert!(report.to_string().lines().last().unwrap().starts_with("FAIL: 1 items, "));
+    assert!(report.to_string().lines().last().unwrap().starts_with("FAIL: items 1, "));
     report.total
 }
 

@@ -10,10 +10,13 @@ use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long an answer may take, the longest wait for a decision (30 s) included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(45);
+/// How often a read is tried.
+const GET_ATTEMPTS: u32 = 4;
+const GET_PAUSE: Duration = Duration::from_millis(250);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// The longest answer that is read.
 const ANSWER_BYTES: usize = 1 << 20;
@@ -82,10 +85,17 @@ impl Connection {
         Self { address: address.clone(), sender: None }
     }
 
+    /// Asks again, a few times, when a connection breaks.
     pub async fn get(&mut self, path: &str) -> Result<Answer, Unanswered> {
         let uri: Uri = path.parse().map_err(|_| Unanswered(format!("bad path {path}")))?;
         let mut request = Request::new(Full::default());
         *request.uri_mut() = uri;
+        for _ in 1..GET_ATTEMPTS {
+            if let Ok(answer) = self.ask(request.clone()).await {
+                return Ok(answer);
+            }
+            sleep(GET_PAUSE).await;
+        }
         self.ask(request).await
     }
 

@@ -173,7 +173,7 @@ impl fmt::Display for AuditReport {
         let total = &self.total;
         write!(
             f,
-            "{}: {} items, {} orders: oversold {}, stranded {}, undecided {}",
+            "{}: items {}, orders {}, oversold {}, stranded {}, undecided {}",
             self.verdict,
             self.items.len(),
             total.orders,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
+use crate::core::calls::Calls;
 use crate::core::order::worker::{Story, Worker};
 use crate::load::{Address, Guard, Own, Race, Target};
 use crate::telemetry::Silent;
@@ -58,23 +59,9 @@ impl Rehearsal {
         // What buyers and the auditor read is not counted as the sale's cost.
         let reads = super::connect(&settings).await?;
         let front = Ports { ledger: reads.ledger.clone(), ..work.clone() };
-        let mut calls = vec![work.calls.clone()];
-        let (workers, race) = if cast.without.is_empty() {
-            let (rules, story) = (super::rules(&settings, settings.concurrency), Arc::new(Silent));
-            let mut workers = vec![Worker { ports: work, rules: rules.clone(), story }];
-            for _ in 1..cast.workers {
-                let ports = super::connect(&settings).await?;
-                calls.push(ports.calls.clone());
-                let (rules, story) = (rules.clone(), Arc::new(Silent));
-                workers.push(Worker { ports, rules, story });
-            }
-            (workers, None)
-        } else {
-            let (rules, story) = (super::rules(&settings, settings.concurrency), Arc::new(Silent));
-            let story: Arc<dyn Story> = story;
-            let (race, workers) = Race::start(&work, &rules, &story, cast.without);
-            (workers, Some(race))
-        };
+        let (workers, race) = hire(&settings, work, &cast).await?;
+        let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();
+        calls.dedup_by(|a, b| Arc::ptr_eq(a, b));
 
         let stop = CancellationToken::new();
         let mut playing = JoinSet::new();
@@ -94,4 +81,24 @@ impl Rehearsal {
         let _late = tokio::time::timeout(within, ended).await;
         drop(self.directory.take());
     }
+}
+
+/// The workers; the first works through the same connections as the API.
+async fn hire(
+    settings: &Settings,
+    work: Ports,
+    cast: &Cast,
+) -> Result<(Vec<Worker>, Option<Race>)> {
+    let rules = super::rules(settings, settings.concurrency);
+    let story: Arc<dyn Story> = Arc::new(Silent);
+    if !cast.without.is_empty() {
+        let (race, workers) = Race::start(&work, &rules, &story, cast.without.clone());
+        return Ok((workers, Some(race)));
+    }
+    let worker = |ports| Worker { ports, rules: rules.clone(), story: story.clone() };
+    let mut workers = vec![worker(work)];
+    for _ in 1..cast.workers {
+        workers.push(worker(super::connect(settings).await?));
+    }
+    Ok((workers, None))
 }

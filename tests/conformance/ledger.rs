@@ -221,9 +221,11 @@ pub async fn stock_is_raised_and_lowered_no_further_than_what_is_taken(bench: Be
         panic!()
     };
     assert_eq!((raised.free, raised.sold), (999_999_999_996, 4));
+    assert!(created.restocked_at.is_none() && raised.restocked_at.is_some());
     assert_eq!(ledger.set_stock(&x, 3).await.unwrap(), StockSet::BelowTaken(4));
     let Ok(StockSet::Changed(lowered)) = ledger.set_stock(&x, 4).await else { panic!() };
     assert_eq!((lowered.free, lowered.sold), (0, 4));
+    assert_eq!(lowered.restocked_at, raised.restocked_at);
     assert_eq!(ledger.item(&x).await.unwrap(), Some(lowered));
 }
 
