@@ -1,3 +1,4 @@
 //! flux's tests, in one binary.
 
 mod conformance;
+mod provision;
