@@ -1,6 +1,7 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
 pub mod aws;
+pub mod provision;
 pub mod rehearsal;
 
 use std::sync::Arc;
@@ -74,6 +75,22 @@ fn order_key(text: &SecretString) -> OrderKey {
 fn names(key: OrderKey) -> Arc<OrderNames> {
     let process = uuid::Uuid::new_v4().as_u128() as u32;
     Arc::new(OrderNames::new(key, process))
+}
+
+/// Deletes the embedded store. No process may be using it.
+pub fn delete_store(settings: &Settings) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = settings.data.clone().into_os_string();
+        file.push(suffix);
+        match std::fs::remove_file(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                let file = std::path::Path::new(&file).display();
+                return Err(Usage(format!("cannot delete {file}: {e}")).into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether queue and ledger are there, before anybody relies on them.

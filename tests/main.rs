@@ -7,4 +7,5 @@ mod e2e_stress;
 mod house;
 mod http;
 mod liar;
+mod provision;
 mod sale;

@@ -47,11 +47,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<Ports> {
         let how = "set SQS_QUEUE_URL; `flux provision` makes a queue and prints its URL";
         return Err(Usage(format!("the aws backend needs a queue: {how}")).into());
     };
-    let key = match &settings.order_key {
-        Some(given) => super::order_key(given),
-        None => OrderKey::from_text(&settings.dynamodb_table),
-    };
-    let names = super::names(key);
+    let names = super::names(key(settings));
     let queue = SqsSettings {
         queue_url,
         dead_letter_queue_url: None,
@@ -60,7 +56,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<Ports> {
     let redis = redis(settings, calls.clone()).await?;
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone())),
-        ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key)),
+        ledger: Arc::new(ledger(&aws, settings)),
         lock: redis.clone().map(|redis| Arc::new(RedisLock::new(redis)) as Arc<dyn Lock>),
         marks: redis.clone().map(|redis| Arc::new(RedisMarks::new(redis)) as Arc<dyn Marks>),
         outcomes: match redis {
@@ -71,6 +67,18 @@ pub(super) async fn connect(settings: &Settings) -> Result<Ports> {
         clock: Arc::new(SystemClock),
         calls,
     })
+}
+
+/// The ledger in the tables that the settings name.
+pub fn ledger(aws: &Aws, settings: &Settings) -> DynamoLedger {
+    DynamoLedger::new(aws, &settings.dynamodb_table, key(settings))
+}
+
+fn key(settings: &Settings) -> OrderKey {
+    match &settings.order_key {
+        Some(given) => super::order_key(given),
+        None => OrderKey::from_text(&settings.dynamodb_table),
+    }
 }
 
 /// `None`, with a warning, when no Redis is named: the sale goes on without.

@@ -1,5 +1,4 @@
-//! A server and workers of our own, for `flux stress`: on a throw-away file, or on the tables and
-//! the queue that the settings name.
+//! A server and workers of our own, for `flux stress`, on a throw-away store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +9,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::provision::{self, Plan};
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::order::worker::{Story, Worker};
+use crate::core::vendor::aws::Aws;
 use crate::load::{Address, Guard, Own, Race, Target};
 use crate::telemetry::Silent;
 
@@ -36,19 +37,56 @@ pub struct Cast {
 pub struct Rehearsal {
     stop: CancellationToken,
     playing: JoinSet<()>,
-    /// Deleted with its file in the end.
-    directory: Option<TempDir>,
+    store: Throwaway,
+}
+
+/// What is deleted in the end.
+#[derive(Debug)]
+enum Throwaway {
+    File(TempDir),
+    Cloud(Box<(Aws, Plan)>),
+}
+
+impl Throwaway {
+    /// Makes a store that nobody else has, and points the settings at it.
+    async fn make(settings: &mut Settings) -> Result<Throwaway> {
+        if settings.backend() == Backend::Embedded {
+            let directory = TempDir::with_prefix("flux-stress-")?;
+            settings.data = directory.path().join("flux.db");
+            return Ok(Throwaway::File(directory));
+        }
+        let name = format!("flux-stress-{}", uuid::Uuid::new_v4().simple());
+        let fifo = settings.sqs_queue_url.as_ref().is_some_and(|url| url.ends_with(".fifo"));
+        settings.dynamodb_table.clone_from(&name);
+        let queue = if fifo { format!("{name}.fifo") } else { name };
+        let plan = Plan::new(settings, Some(queue), None);
+        let aws = super::aws::load(settings, Arc::default()).await?;
+        let made = provision::apply(&aws, &plan, false).await.map_err(anyhow::Error::msg)?;
+        let url = made.environment.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
+        settings.sqs_queue_url = url.map(|(_, url)| url);
+        Ok(Throwaway::Cloud(Box::new((aws, plan))))
+    }
+
+    async fn delete(self) {
+        match self {
+            Throwaway::File(directory) => drop(directory),
+            Throwaway::Cloud(cloud) => {
+                let (aws, plan) = *cloud;
+                if let Err(e) = provision::destroy(&aws, &plan, false).await {
+                    tracing::warn!("{} and {} are left over: {e}", plan.queue, plan.table);
+                }
+            }
+        }
+    }
 }
 
 impl Rehearsal {
     pub async fn start(mut settings: Settings, cast: Cast) -> Result<(Rehearsal, Target)> {
-        let (directory, backend) = match settings.backend() {
-            Backend::Embedded => (Some(TempDir::with_prefix("flux-stress-")?), "embedded"),
-            Backend::Aws => (None, "aws"),
+        let backend = match settings.backend() {
+            Backend::Embedded => "embedded",
+            Backend::Aws => "aws",
         };
-        if let Some(directory) = &directory {
-            settings.data = directory.path().join("flux.db");
-        }
+        let store = Throwaway::make(&mut settings).await?;
         let connections = cast.connections + OTHER_CONNECTIONS;
         settings.connections_max = settings.connections_max.max(connections);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -71,7 +109,7 @@ impl Rehearsal {
         let serving = stop.clone();
         playing.spawn(async move { super::serve(&settings, front, listener, serving).await });
         let own = Own { ports: reads, calls, race, backend };
-        Ok((Rehearsal { stop, playing, directory }, Target { address, own: Some(own) }))
+        Ok((Rehearsal { stop, playing, store }, Target { address, own: Some(own) }))
     }
 
     /// Lets everybody finish, and throws the store away.
@@ -79,7 +117,7 @@ impl Rehearsal {
         self.stop.cancel();
         let ended = async { while self.playing.join_next().await.is_some() {} };
         let _late = tokio::time::timeout(within, ended).await;
-        drop(self.directory.take());
+        self.store.delete().await;
     }
 }
 

@@ -16,7 +16,7 @@ use super::{address, fresh_name, key, ledger, names, now, order, queue};
 const VISIBILITY: Duration = Duration::from_secs(2);
 
 /// The stand-ins, reached directly.
-async fn stand_ins() -> Aws {
+pub async fn stand_ins() -> Aws {
     let settings = AwsSettings {
         region: Some("eu-central-1".to_owned()),
         endpoint_url_sqs: Some(address("FLUX_TEST_SQS")),

@@ -4,7 +4,7 @@
 //! function that gives a fresh bench with names of its own, so that tests run side by side. An
 //! adapter whose service is not there fails.
 
-mod aws;
+pub mod aws;
 pub mod ledger;
 pub mod lock;
 pub mod marks;

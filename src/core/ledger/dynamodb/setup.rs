@@ -94,8 +94,9 @@ impl TableSetup {
         if found_key != Some(key) || found.key_schema().len() != 1 {
             return Err(format!("table {table} has another key than {key}: choose another name"));
         }
+        // A stand-in that does not know of it says nothing.
         let is_warm = found.warm_throughput().and_then(|w| w.write_units_per_second());
-        if warm.is_none() || is_warm.unwrap_or(WARM_WRITES) >= writes {
+        if warm.is_none() || is_warm.is_none_or(|is| is >= writes) {
             return Ok(Change::Unchanged);
         }
         if apply {

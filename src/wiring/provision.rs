@@ -1,0 +1,194 @@
+//! What a sale needs: on AWS two queues and two tables, on both backends items with their stock.
+//!
+//! Everything here may be run again, and then changes nothing.
+
+pub mod iam;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::Usage;
+use crate::config::Settings;
+use crate::core::ledger::dynamodb::setup::TableSetup;
+use crate::core::ledger::{Ledger, StockSet};
+use crate::core::order::{ItemId, MAX_STOCK};
+use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
+use crate::core::vendor::Change;
+use crate::core::vendor::aws::Aws;
+
+/// The queue's name when nobody gives another.
+const DEFAULT_QUEUE: &str = "flux-orders";
+
+/// What a sale's resources are called, and how they should be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// FIFO if it ends in `.fifo`.
+    pub queue: String,
+    /// The table of orders; the one of items is `TABLE_items`.
+    pub table: String,
+    pub visibility: Duration,
+    /// How long a message waits to be decided before SQS drops it.
+    pub retention: Duration,
+    pub dead_letter_retention: Duration,
+    /// A backstop only: what is no order is dead-lettered by the worker, with a reason.
+    pub max_receive_count: u32,
+    /// Orders a second that the table of orders must take from the start. It can be raised only.
+    pub expect: Option<u32>,
+}
+
+/// What was done, or would be in a dry run, in lines for a person; and what to set to use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioned {
+    pub lines: Vec<String>,
+    pub environment: Vec<(&'static str, String)>,
+}
+
+impl Plan {
+    /// The resources that the settings name; `queue` is the name of a queue that they do not.
+    pub fn new(settings: &Settings, queue: Option<String>, expect: Option<u32>) -> Self {
+        let named = settings.sqs_queue_url.as_deref().and_then(|url| url.rsplit('/').next());
+        let queue = queue.or(named.map(str::to_owned));
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        Self {
+            queue: queue.unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
+            table: settings.dynamodb_table.clone(),
+            visibility: Duration::from_millis(settings.visibility_timeout_ms),
+            retention: days(settings.retention_days),
+            dead_letter_retention: days(settings.dlq_retention_days),
+            max_receive_count: settings.max_receive_count as u32,
+            expect,
+        }
+    }
+
+    /// The dead-letter queue's name: `NAME-dlq`, or `NAME-dlq.fifo`.
+    pub fn dead_letter_queue(&self) -> String {
+        match self.queue.strip_suffix(".fifo") {
+            Some(name) => format!("{name}-dlq.fifo"),
+            None => format!("{}-dlq", self.queue),
+        }
+    }
+
+    fn queues(&self) -> [WantedQueue; 2] {
+        let dead = WantedQueue {
+            name: self.dead_letter_queue(),
+            visibility: self.visibility,
+            retention: self.dead_letter_retention,
+            dead_letters: None,
+        };
+        let dead_letters = DeadLetters {
+            queue_name: dead.name.clone(),
+            max_receive_count: self.max_receive_count,
+        };
+        let queue = WantedQueue {
+            name: self.queue.clone(),
+            visibility: self.visibility,
+            retention: self.retention,
+            dead_letters: Some(dead_letters),
+        };
+        [dead, queue]
+    }
+}
+
+/// Makes what is missing and mends what differs; a dry run only says what it would do. The error
+/// is one line; what was done until then stays, and the same again goes on from there.
+pub async fn apply(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Provisioned, String> {
+    let mut lines = Vec::new();
+    let queues = QueueSetup::new(aws);
+    for wanted in plan.queues() {
+        let change = queues.ensure(&wanted, !dry_run).await?;
+        lines.push(line("queue", &wanted.name, change, dry_run));
+    }
+    let tables = TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run).await?;
+    lines.extend(tables.iter().map(|(table, change)| line("table", table, *change, dry_run)));
+    let mut environment = vec![("AWS_REGION", aws.region().to_owned())];
+    if let Some(url) = queues.url(&plan.queue).await? {
+        environment.push(("SQS_QUEUE_URL", url));
+    }
+    environment.push(("DYNAMODB_TABLE", plan.table.clone()));
+    Ok(Provisioned { lines, environment })
+}
+
+/// Deletes all of it with what it holds; a dry run only says what it would delete.
+pub async fn destroy(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String>, String> {
+    let mut found = Vec::new();
+    let queues = QueueSetup::new(aws);
+    for name in [plan.queue.clone(), plan.dead_letter_queue()] {
+        let there = queues.delete(&name, !dry_run).await?;
+        found.push(("queue", name, there));
+    }
+    let tables = TableSetup::new(aws, &plan.table).delete(!dry_run).await?;
+    found.extend(tables.into_iter().map(|(table, there)| ("table", table, there)));
+    let said = |(kind, name, there): (&str, String, bool)| match (there, dry_run) {
+        (false, _) => format!("{kind} {name} is not there"),
+        (true, true) => format!("{kind} {name} would be deleted with all that is in it"),
+        (true, false) => format!("{kind} {name} deleted"),
+    };
+    Ok(found.into_iter().map(said).collect())
+}
+
+fn line(kind: &str, name: &str, change: Change, dry_run: bool) -> String {
+    let done = match (change, dry_run) {
+        (Change::Made, false) => "made",
+        (Change::Made, true) => "would be made",
+        (Change::Changed, false) => "brought up to date",
+        (Change::Changed, true) => "would be brought up to date",
+        (Change::Unchanged, _) => "is there already",
+    };
+    format!("{kind} {name} {done}")
+}
+
+/// An item as a catalog lists it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listing {
+    pub item_id: ItemId,
+    pub stock: u64,
+}
+
+/// Reads a catalog: a JSON array of `{"item_id","stock"}`, no item twice.
+pub fn read_catalog(file: &Path) -> Result<Vec<Listing>, Usage> {
+    let wrong = |why: String| Usage(format!("catalog {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
+    let listings: Vec<Listing> = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let mut items = HashSet::new();
+    for listing in &listings {
+        let item = &listing.item_id;
+        if listing.stock > MAX_STOCK {
+            return Err(wrong(format!("{item}: stock must be at most {MAX_STOCK}")));
+        }
+        if !items.insert(item.clone()) {
+            return Err(wrong(format!("{item} is listed twice: keep one of them")));
+        }
+    }
+    Ok(listings)
+}
+
+/// Lists items, or raises or lowers their stock; a dry run only says what it would do. Stops at
+/// the first that cannot be: those before it are done, and the same again goes on from there.
+pub async fn list_items(ledger: &dyn Ledger, items: &[Listing], dry_run: bool) -> Result<()> {
+    for Listing { item_id: item, stock } in items {
+        let said = if dry_run {
+            match ledger.item(item).await? {
+                None => "would be listed".to_owned(),
+                Some(now) if now.stock == *stock => "is there already".to_owned(),
+                Some(now) => format!("would be changed from {}", now.stock),
+            }
+        } else {
+            match ledger.set_stock(item, *stock).await? {
+                StockSet::Created(_) => "listed".to_owned(),
+                StockSet::Changed(_) => "changed".to_owned(),
+                StockSet::Unchanged(_) => "is there already".to_owned(),
+                StockSet::BelowTaken(taken) => {
+                    let least = format!("{taken} units of {item} are sold or held");
+                    return Err(Usage(format!("{least}: give a stock of {taken} or more")).into());
+                }
+            }
+        };
+        println!("item {item} with stock {stock} {said}");
+    }
+    Ok(())
+}

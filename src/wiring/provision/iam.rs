@@ -1,0 +1,121 @@
+//! The least that serve, work and provision must be allowed, as IAM policies.
+//!
+//! A transaction needs the permissions of the actions in it, here `dynamodb:PutItem` (Amazon
+//! DynamoDB Developer Guide, "IAM with DynamoDB transactions").
+
+use serde_json::{Value, json};
+
+use super::Plan;
+use crate::core::ledger::dynamodb::items_table;
+
+/// Takes orders and answers questions. `serve --workers N` needs those of work as well.
+const SERVE: Grants<'_> = Grants {
+    queue: &["sqs:SendMessage", "sqs:GetQueueAttributes"],
+    dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
+    items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+};
+
+/// Decides orders.
+const WORK: Grants<'_> = Grants {
+    queue: &[
+        "sqs:ReceiveMessage",
+        "sqs:DeleteMessage",
+        "sqs:ChangeMessageVisibility",
+        "sqs:GetQueueAttributes",
+    ],
+    dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
+    items: &["dynamodb:GetItem", "dynamodb:PutItem"],
+};
+
+const QUEUE_SETUP: &[&str] = &[
+    "sqs:CreateQueue",
+    "sqs:DeleteQueue",
+    "sqs:GetQueueUrl",
+    "sqs:GetQueueAttributes",
+    "sqs:SetQueueAttributes",
+];
+
+/// Makes and deletes queues, tables and items.
+const PROVISION: Grants<'_> = Grants {
+    queue: QUEUE_SETUP,
+    dead_letters: QUEUE_SETUP,
+    orders: &[
+        "dynamodb:CreateTable",
+        "dynamodb:DeleteTable",
+        "dynamodb:DescribeTable",
+        "dynamodb:UpdateTable",
+        "dynamodb:DescribeTimeToLive",
+        "dynamodb:UpdateTimeToLive",
+        "dynamodb:GetItem",
+    ],
+    items: &[
+        "dynamodb:CreateTable",
+        "dynamodb:DeleteTable",
+        "dynamodb:DescribeTable",
+        "dynamodb:UpdateTable",
+        "dynamodb:GetItem",
+        "dynamodb:PutItem",
+    ],
+};
+
+/// What may be done with each resource.
+struct Grants<'a> {
+    queue: &'a [&'a str],
+    dead_letters: &'a [&'a str],
+    orders: &'a [&'a str],
+    items: &'a [&'a str],
+}
+
+/// The policies `{"serve": ..., "work": ..., "provision": ...}` for a plan's resources in a
+/// region, in whichever account they are attached.
+pub fn policies(plan: &Plan, region: &str) -> Value {
+    json!({
+        "serve": policy(&SERVE, plan, region),
+        "work": policy(&WORK, plan, region),
+        "provision": policy(&PROVISION, plan, region),
+    })
+}
+
+fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
+    let partition = match region {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        _ => "aws",
+    };
+    let queue = |name: &str| format!("arn:{partition}:sqs:{region}:*:{name}");
+    let table = |name: &str| format!("arn:{partition}:dynamodb:{region}:*:table/{name}");
+    let statements: Vec<Value> = [
+        (grants.queue, queue(&plan.queue)),
+        (grants.dead_letters, queue(&plan.dead_letter_queue())),
+        (grants.orders, table(&plan.table)),
+        (grants.items, table(&items_table(&plan.table))),
+    ]
+    .into_iter()
+    .map(|(actions, arn)| json!({"Effect": "Allow", "Action": actions, "Resource": arn}))
+    .collect();
+    json!({"Version": "2012-10-17", "Statement": statements})
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Settings;
+
+    use super::*;
+
+    #[test]
+    fn no_policy_reaches_beyond_the_plans_resources() {
+        let settings = Settings { dynamodb_table: "sale".to_owned(), ..Settings::default() };
+        let plan = Plan::new(&settings, Some("sale.fifo".to_owned()), None);
+        let policies = policies(&plan, "eu-central-1");
+        for role in ["serve", "work", "provision"] {
+            for statement in policies[role]["Statement"].as_array().unwrap() {
+                let arn = statement["Resource"].as_str().unwrap();
+                let own = ["sale.fifo", "sale-dlq.fifo", "table/sale", "table/sale_items"];
+                assert!(own.iter().any(|name| arn.ends_with(name)), "{arn}");
+                assert!(!statement["Action"].to_string().contains('*'));
+            }
+        }
+    }
+}
