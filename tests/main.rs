@@ -1,4 +1,5 @@
 //! flux's tests, in one binary.
 
 mod conformance;
+mod faults;
 mod provision;

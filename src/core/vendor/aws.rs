@@ -158,7 +158,7 @@ pub enum Fault {
 
 /// Codes by which SQS and DynamoDB refuse a call for now (Amazon DynamoDB Developer Guide, "Error
 /// handling with DynamoDB"; Amazon SQS API Reference, "Common Errors").
-const BUSY_CODES: [&str; 10] = [
+const BUSY_CODES: [&str; 12] = [
     "ThrottlingException",
     "Throttling",
     "ThrottlingError",
@@ -167,6 +167,8 @@ const BUSY_CODES: [&str; 10] = [
     "ProvisionedThroughputExceededException",
     "ProvisionedThroughputExceeded",
     "RequestLimitExceeded",
+    "KmsThrottled",
+    "OverLimit",
     "TransactionConflictException",
     "TransactionConflict",
 ];
@@ -196,7 +198,7 @@ impl Fault {
             None => format!("{code} (HTTP status {status})"),
         };
         match status {
-            _ if is_busy_code(code.rsplit('#').next().unwrap_or(code)) => Fault::Busy(said),
+            _ if is_busy_code(code) => Fault::Busy(said),
             429 => Fault::Busy(said),
             500.. => Fault::Unknown(said),
             _ => Fault::Broken(said),
