@@ -175,9 +175,8 @@ const BUSY_CODES: [&str; 12] = [
 
 /// Whether a code says that the call was refused for now and did nothing.
 pub fn is_busy_code(code: &str) -> bool {
-    BUSY_CODES.contains(&code)
-        || code == "KmsThrottled"
-        || code.ends_with("KMS.ThrottlingException")
+    // Some come with a name before them: `AWS.SimpleQueueService.OverLimit`.
+    BUSY_CODES.contains(&code.rsplit(['.', '#']).next().unwrap_or(code))
 }
 
 impl Fault {
