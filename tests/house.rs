@@ -57,7 +57,7 @@ fn only_adapters_and_their_vendor_connections_name_a_vendor() {
     let others = sources.iter().filter(|s| !s.is_adapter() && !s.path.starts_with("core/vendor/"));
     assert_none(
         others
-            .flat_map(|s| s.lines_with(&vendors.map(|v| v).as_slice()))
+            .flat_map(|s| s.lines_with(&vendors))
             .filter(|line| {
                 // Settings keep the SDK's own names for their keys.
                 !line.starts_with("config.rs:") && !line.contains("settings.aws_")

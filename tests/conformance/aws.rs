@@ -27,7 +27,7 @@ pub async fn stand_ins() -> Aws {
 }
 
 /// A queue with its dead-letter queue; the URL of the queue.
-async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> String {
+pub async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> String {
     let setup = QueueSetup::new(aws);
     let name = fresh_name("queue");
     let dead = WantedQueue {
@@ -43,7 +43,7 @@ async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> String {
     setup.url(&queue.name).await.unwrap().unwrap()
 }
 
-fn open_queue(aws: &Aws, queue_url: String) -> queue::Bench {
+pub fn open_queue(aws: &Aws, queue_url: String) -> queue::Bench {
     let names = names();
     let settings = SqsSettings { queue_url, dead_letter_queue_url: None, visibility: VISIBILITY };
     let queue = Arc::new(SqsQueue::new(aws, settings, names.clone()));

@@ -10,7 +10,7 @@ pub mod lock;
 pub mod marks;
 pub mod outcomes;
 pub mod queue;
-mod redis;
+pub mod redis;
 mod sqlite;
 
 use std::sync::Arc;

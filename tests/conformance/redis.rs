@@ -11,7 +11,11 @@ use flux::core::vendor::redis::{Redis, RedisSettings};
 use super::{address, fresh_name, lock, marks, names, outcomes};
 
 async fn connect(prefix: String) -> Redis {
-    let settings = RedisSettings { url: address("FLUX_TEST_REDIS"), password: None, prefix };
+    connect_to(&address("FLUX_TEST_REDIS"), prefix).await
+}
+
+pub async fn connect_to(url: &str, prefix: String) -> Redis {
+    let settings = RedisSettings { url: url.to_owned(), password: None, prefix };
     Redis::connect(settings, Arc::new(Calls::default())).await.unwrap()
 }
 

@@ -163,7 +163,7 @@ pub enum Fault {
 
 /// Codes by which SQS and DynamoDB refuse a call for now (Amazon DynamoDB Developer Guide, "Error
 /// handling with DynamoDB"; Amazon SQS API Reference, "Common Errors").
-const BUSY_CODES: [&str; 10] = [
+const BUSY_CODES: [&str; 12] = [
     "ThrottlingException",
     "Throttling",
     "ThrottlingError",
@@ -172,15 +172,16 @@ const BUSY_CODES: [&str; 10] = [
     "ProvisionedThroughputExceededException",
     "ProvisionedThroughputExceeded",
     "RequestLimitExceeded",
+    "KmsThrottled",
+    "OverLimit",
     "TransactionConflictException",
     "TransactionConflict",
 ];
 
 /// Whether a code says that the call was refused for now and did nothing.
 pub fn is_busy_code(code: &str) -> bool {
-    BUSY_CODES.contains(&code)
-        || code == "KmsThrottled"
-        || code.ends_with("KMS.ThrottlingException")
+    // Some come with a name before them: `AWS.SimpleQueueService.OverLimit`.
+    BUSY_CODES.contains(&code.rsplit(['.', '#']).next().unwrap_or(code))
 }
 
 impl Fault {
@@ -201,7 +202,7 @@ impl Fault {
             None => format!("{code} (HTTP status {status})"),
         };
         match status {
-            _ if is_busy_code(code.rsplit('#').next().unwrap_or(code)) => Fault::Busy(said),
+            _ if is_busy_code(code) => Fault::Busy(said),
             429 => Fault::Busy(said),
             500.. => Fault::Unknown(said),
             _ => Fault::Broken(said),

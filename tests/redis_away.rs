@@ -1,0 +1,104 @@
+//! Redis that is not there, comes, and goes.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flux::core::lock::redis::RedisLock;
+use flux::core::lock::{Acquired, Lock, Token};
+use flux::core::outcomes::redis::RedisOutcomes;
+use flux::core::outcomes::{Outcomes, Waiters};
+use flux::core::vendor::redis::Redis;
+use tokio_util::sync::CancellationToken;
+
+use crate::conformance::redis::connect_to;
+use crate::conformance::{fresh_name, item, names, now};
+
+/// A Redis of the test's own; it ends with it.
+struct Server(Child);
+
+impl Server {
+    fn start(port: u16, directory: &std::path::Path) -> Self {
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
+            .arg(directory)
+            .stdout(Stdio::null())
+            .spawn();
+        Self(child.expect("redis-server is installed: run scripts/test"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Tries again until it works; how long it took.
+async fn acquired(lock: &RedisLock) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let token = Token(uuid::Uuid::new_v4().as_u128());
+        match lock.acquire(&item(&fresh_name("item")), token, LEASE).await {
+            Ok(answer) => {
+                assert_eq!(answer, Acquired::Yes);
+                return begun.elapsed();
+            }
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(10), "no lock again"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn fails_at_once(lock: &RedisLock) {
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert!(lock.acquire(&item("x"), Token(1), LEASE).await.is_err());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let begun = Instant::now();
+    let redis: Redis = connect_to(&format!("redis://127.0.0.1:{port}"), fresh_name("away")).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    let lock = RedisLock::new(redis.clone());
+    fails_at_once(&lock).await;
+    let said = lock.check().await.unwrap_err().to_string();
+    assert!(said.contains(&port.to_string()), "{said}");
+
+    let outcomes = Arc::new(RedisOutcomes::new(redis));
+    let (waiters, stop) = (Arc::new(Waiters::default()), CancellationToken::new());
+    let (listener, w, s) = (outcomes.clone(), waiters.clone(), stop.clone());
+    let listening = tokio::spawn(async move { listener.listen(w, s).await });
+
+    for _ in 0..2 {
+        let server = Server::start(port, directory.path());
+        acquired(&lock).await;
+        let order = names().fresh(now());
+        let wait = waiters.wait_for(order);
+        let hint = wait.hint();
+        tokio::pin!(hint);
+        let begun = Instant::now();
+        loop {
+            outcomes.publish(&[order]).await;
+            let woken = tokio::time::timeout(Duration::from_millis(100), hint.as_mut()).await;
+            if woken.is_ok() {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "no hint again");
+        }
+        drop(server);
+        // The first call may still wait for the answer of one that is gone.
+        let _first = lock.acquire(&item("x"), Token(1), LEASE).await;
+        fails_at_once(&lock).await;
+    }
+    stop.cancel();
+    listening.await.unwrap();
+}
