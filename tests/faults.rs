@@ -50,6 +50,7 @@ impl Faulty {
             endpoint_url: Some(proxy.clone()),
             endpoint_url_sqs: Some(proxy.clone()),
             endpoint_url_dynamodb: Some(proxy.clone()),
+            credentials: None,
         };
         let aws = Aws::load(settings, Arc::new(Calls::default())).await.unwrap();
         Self { aws, proxy, name }
