@@ -1,13 +1,14 @@
 //! Provisioning on AWS.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flux::config::Settings;
-use flux::core::vendor::aws::Aws;
+use flux::core::vendor::aws::{Aws, AwsSettings};
 use flux::wiring::provision::{Plan, apply, destroy};
 
 use crate::conformance::aws::stand_ins;
-use crate::conformance::fresh_name;
+use crate::conformance::{address, fresh_name};
 
 fn plan(suffix: &str) -> Plan {
     let settings = Settings { dynamodb_table: fresh_name("sale"), ..Settings::default() };
@@ -55,5 +56,17 @@ async fn what_differs_is_brought_up_to_date() {
     let same = "is there already";
     assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same]);
     assert_eq!(said(&aws, &longer, false).await, [same; 4]);
+    destroy(&aws, &plan, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_addresses_in_the_environment_are_used() {
+    for variable in ["AWS_REGION", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"] {
+        address(variable);
+    }
+    let aws = Aws::load(AwsSettings::default(), Arc::default()).await.unwrap();
+    let plan = plan("");
+    assert_eq!(said(&aws, &plan, false).await, ["made"; 4]);
+    assert_eq!(said(&stand_ins().await, &plan, false).await, ["is there already"; 4]);
     destroy(&aws, &plan, false).await.unwrap();
 }

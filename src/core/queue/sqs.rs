@@ -1,5 +1,6 @@
 //! The queue on Amazon SQS, standard or FIFO (a name that ends in `.fifo`).
 
+mod answers;
 mod letters;
 mod pack;
 pub mod setup;
@@ -11,9 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
-    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName, QueueAttributeName,
-    SendMessageBatchRequestEntry,
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+    MessageSystemAttributeName, QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -25,7 +25,8 @@ use super::{
 };
 use crate::core::order::message::{self, MAX_ORDERS, Origin};
 use crate::core::order::{Order, OrderId, OrderNames, Timestamp};
-use crate::core::vendor::aws::{Aws, Fault, LONGEST_POLL, is_busy_code, repeat, repeat_at_most};
+use crate::core::vendor::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
+use answers::{entry_error, queue_error, settle};
 
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
 /// "Message quotas").
@@ -393,45 +394,4 @@ fn sent_at(message: &Message) -> Timestamp {
 fn arrival_by_age(order: &Order) -> u128 {
     let id = u128::from_be_bytes(*order.id.as_bytes());
     u128::from(order.accepted_at.0) << 64 | id >> 64
-}
-
-fn queue_error(url: &str, fault: Fault) -> QueueError {
-    match fault {
-        Fault::Busy(said) => QueueError::Busy(said),
-        Fault::Unknown(said) => QueueError::OutcomeUnknown(said),
-        Fault::Broken(said)
-            if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
-        {
-            QueueError::Broken(format!("there is no queue {url}: run `flux provision`"))
-        }
-        Fault::Broken(said) => QueueError::Broken(format!("SQS queue {}: {said}", queue_name(url))),
-    }
-}
-
-fn entry_error(failed: &BatchResultErrorEntry) -> QueueError {
-    let said = format!("{}: {}", failed.code(), failed.message().unwrap_or_default());
-    match failed.sender_fault() {
-        _ if is_busy_code(failed.code()) => QueueError::Busy(said),
-        true => QueueError::Broken(said),
-        false => QueueError::OutcomeUnknown(said),
-    }
-}
-
-/// The answers to a batch request's entries, whose ids are their places in it. What it does not
-/// mention may have been done.
-fn settle<'a>(
-    count: usize,
-    done: impl Iterator<Item = &'a str>,
-    failed: &[BatchResultErrorEntry],
-) -> Vec<Result<(), QueueError>> {
-    let silent = QueueError::OutcomeUnknown("the answer does not mention it".to_owned());
-    let mut answers = vec![Err(silent); count];
-    let done = done.map(|id| (id, Ok(())));
-    let failed = failed.iter().map(|entry| (entry.id(), Err(entry_error(entry))));
-    for (id, answer) in done.chain(failed) {
-        if let Some(place) = id.parse().ok().and_then(|n: usize| answers.get_mut(n)) {
-            *place = answer;
-        }
-    }
-    answers
 }

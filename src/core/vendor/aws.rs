@@ -150,6 +150,9 @@ impl Intercept for CountAttempts {
     }
 }
 
+/// What the SDK says when there are none anywhere.
+const NO_CREDENTIALS: &str = "no providers in chain provided credentials";
+
 /// What a failed call means for what it was to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -192,6 +195,11 @@ impl Fault {
         let SdkError::ServiceError(service) = error else {
             return match error {
                 SdkError::ConstructionFailure(_) => Fault::Broken(chain(error)),
+                _ if chain(error).contains(NO_CREDENTIALS) => Fault::Broken(
+                    "no AWS credentials were found: set AWS_ACCESS_KEY_ID and \
+                     AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                        .to_owned(),
+                ),
                 _ => Fault::Unknown(chain(error)),
             };
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::{Client, SubscriberClient};
-use fred::interfaces::ClientLike;
+use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
 use fred::types::config::{Config, ReconnectPolicy, ServerConfig};
 
@@ -75,11 +75,14 @@ impl Redis {
             });
         let client = builder.build().map_err(|e| e.to_string())?;
         let (prefix, address) = (settings.prefix.into(), Arc::<str>::from(address));
+        let mut errors = client.error_rx();
         client.connect();
         let connected = tokio::time::timeout(START_TIMEOUT, client.wait_for_connect()).await;
         if !matches!(connected, Ok(Ok(()))) {
+            let cause = errors.try_recv().map_or("no answer".to_owned(), |(e, _)| e.to_string());
             tracing::warn!(
-                "no Redis at {address}: the sale goes on without it, slower; still trying"
+                "no Redis at {address} ({cause}): the sale goes on without it, slower; still \
+                 trying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL"
             );
         }
         Ok(Self { client, builder, prefix, address, calls })
