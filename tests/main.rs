@@ -3,6 +3,7 @@
 mod audit;
 mod config;
 mod conformance;
+mod crash;
 mod e2e_stress;
 mod faults;
 mod house;
