@@ -1,6 +1,7 @@
 //! Everything that is tested from outside the modules, in one binary.
 
 mod audit;
+mod claims;
 mod config;
 mod conformance;
 mod crash;
