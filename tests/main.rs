@@ -1,8 +1,10 @@
 //! Everything that is tested from outside the modules, in one binary.
 
 mod audit;
+mod claims;
 mod config;
 mod conformance;
+mod crash;
 mod e2e_stress;
 mod faults;
 mod house;

@@ -129,7 +129,10 @@ impl Lane {
                 continue;
             }
             self.lock().await?;
-            if self.known.is_none() {
+            // What is known from before this batch came must not turn it away: the item may have
+            // been restocked since, and only a commit would find out.
+            let fresh = self.known.is_none();
+            if fresh {
                 self.known = self.read().await?;
             }
             match self.known.clone() {
@@ -137,7 +140,9 @@ impl Lane {
                 Some(item) if item.free == 0 => {
                     self.sold_out = true;
                     self.unlock().await;
-                    self.reject(batch, Some(&item)).await?;
+                    if fresh {
+                        self.reject(batch, Some(&item)).await?;
+                    }
                 }
                 Some(item) => {
                     let most = self.floor.ports.ledger.max_commit().min(batch.len());
