@@ -4,6 +4,8 @@
 //! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
 //! file; SQLite's own lock lets one transaction write at a time.
 
+mod errors;
+
 use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
+
+pub use errors::StoreError;
+use errors::{explain, not_a_store, other_schema, refusal, unreadable};
 
 use crate::core::order::OrderKey;
 
@@ -78,19 +83,6 @@ CREATE TABLE totals (accepted INTEGER NOT NULL, decided INTEGER NOT NULL, dead I
 INSERT INTO totals VALUES (0, 0, 0);
 ";
 
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// Rolled back whole; the same may be done again.
-    #[error("{0}")]
-    RolledBack(String),
-    /// The commit itself failed: it may or may not be on disk.
-    #[error("{0}")]
-    Unknown(String),
-    /// Not a file flux can work with.
-    #[error("{0}")]
-    Broken(String),
-}
-
 /// The process's hold on the file. The threads end when the last clone is gone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -118,12 +110,10 @@ impl fmt::Display for Store {
 impl Store {
     /// Opens the file, making it and its tables if they are missing.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let broken = |e: rusqlite::Error| {
-            StoreError::Broken(format!("cannot use {} as flux's store: {e}", path.display()))
-        };
-        let writer = connect(path).map_err(broken)?;
-        create(&writer).map_err(broken)??;
-        let watcher = connect(path).map_err(broken)?;
+        let refused = |e: rusqlite::Error| refusal(path, &e);
+        let writer = connect(path).map_err(refused)?;
+        create(path, &writer).map_err(refused)??;
+        let watcher = connect(path).map_err(refused)?;
         let (jobs, received) = channel();
         let changes = Arc::new(watch::Sender::new(0));
         let told = changes.clone();
@@ -190,10 +180,15 @@ impl Store {
         if let Some(key) = given {
             return Ok(key);
         }
+        let kept = "SELECT value FROM meta WHERE key = 'order_key'";
+        let read = |c: &Connection| c.query_row(kept, [], |row| row.get(0)).optional();
+        if let Some(key) = self.read(read).await? {
+            return Ok(OrderKey(key));
+        }
         let drawn = uuid::Uuid::new_v4().into_bytes();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
-            tx.query_row("SELECT value FROM meta WHERE key = 'order_key'", [], |row| row.get(0))
+            tx.query_row(kept, [], |row| row.get(0))
         })
         .await
         .map(OrderKey)
@@ -228,7 +223,7 @@ fn wait_busy(attempts: i32) -> bool {
     SINCE.get().elapsed() < BUSY_WAIT
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
+fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
     let tables: i64 =
@@ -241,10 +236,8 @@ fn create(connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
             connection.execute_batch(SCHEMA)?;
             Ok(())
         }
-        (APPLICATION_ID, version, _) => Err(StoreError::Broken(format!(
-            "the store has schema version {version}, this flux works with {SCHEMA_VERSION}"
-        ))),
-        _ => Err(StoreError::Broken("the file is another program's database".to_owned())),
+        (APPLICATION_ID, version, _) => Err(other_schema(path, version, SCHEMA_VERSION)),
+        _ => Err(not_a_store(path)),
     };
     connection.execute_batch("COMMIT")?;
     Ok(verdict)
@@ -314,30 +307,6 @@ fn transact(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), St
     let committed = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
     committed.map_err(undo).map_err(|e| explain(&e, StoreError::Unknown))?;
     Ok(())
-}
-
-fn explain(error: &rusqlite::Error, kind: fn(String) -> StoreError) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => kind("the disk is full: free some space".to_owned()),
-        Some(ErrorCode::ReadOnly) => {
-            StoreError::Broken("the store is read-only: check its permissions".to_owned())
-        }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Broken(format!("the store is damaged: {error}"))
-        }
-        _ => kind(error.to_string()),
-    }
-}
-
-/// What a failed read means. A row that says what flux never writes will say it again.
-fn unreadable(error: &rusqlite::Error) -> StoreError {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
-    match error {
-        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => {
-            StoreError::Broken(format!("a row of the store is damaged: {error}"))
-        }
-        _ => explain(error, StoreError::RolledBack),
-    }
 }
 
 fn in_snapshot<T>(
