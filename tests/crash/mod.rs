@@ -4,6 +4,7 @@
 mod aws;
 mod buyers;
 mod embedded;
+mod sale;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -66,10 +67,14 @@ impl Place {
         printed
     }
 
-    fn provision(&self) {
-        for (item, stock) in ITEMS {
-            self.run_well(&["provision", "--item", item, "--stock", &stock.to_string()]);
-        }
+    /// Lists the items; what the last run printed.
+    fn provision(&self, more: &[&str]) -> String {
+        let list = |(item, stock): (&str, u64)| {
+            let stock = stock.to_string();
+            let arguments = ["provision", "--item", item, "--stock", &stock];
+            self.run_well(&[&arguments, more].concat())
+        };
+        ITEMS.map(list).into_iter().next_back().unwrap()
     }
 
     /// The same backend, for the test to look at.

@@ -25,7 +25,7 @@ use crate::core::order::OrderKey;
 const JOBS_PER_TRANSACTION: usize = 256;
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
-const BUSY_WAIT: Duration = Duration::from_secs(4);
+const BUSY_WAIT: Duration = Duration::from_secs(3);
 /// How often the file is looked at for other processes' writes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
 /// Readers at once.
