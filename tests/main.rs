@@ -1,6 +1,7 @@
 //! Everything that is tested from outside the modules, in one binary.
 
 mod audit;
+mod cli;
 mod config;
 mod conformance;
 mod e2e_stress;

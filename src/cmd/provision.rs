@@ -13,7 +13,7 @@ use crate::telemetry::say;
 use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
 use crate::wiring::{self, Usage};
 
-/// Make or mend tables, queues and items; running it twice changes nothing
+/// Make what a sale needs: tables, queues, items; safe to run twice
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// List an item, or change its stock

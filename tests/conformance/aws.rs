@@ -77,7 +77,7 @@ mod dynamodb {
     super::ledger::ledger_contract!(bench);
 }
 
-async fn send_raw(aws: &Aws, url: &str, body: &str) {
+pub async fn send_raw(aws: &Aws, url: &str, body: &str) {
     aws.sqs().send_message().queue_url(url).message_body(body).send().await.unwrap();
 }
 
