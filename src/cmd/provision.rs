@@ -125,6 +125,9 @@ async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     } else {
         list_items(&ledger, &items, args.dry_run).await?;
     }
+    if args.dry_run {
+        return Ok(());
+    }
     say("# the environment to use it:")?;
     let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
     made.environment.iter().try_for_each(set)?;

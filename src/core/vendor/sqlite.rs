@@ -6,31 +6,33 @@
 
 mod errors;
 
+use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use errors::StoreError;
-use errors::{explain, not_a_store, other_schema, refusal};
+use errors::{explain, not_a_store, other_schema, refusal, unreadable};
 
 use crate::core::order::OrderKey;
 
 /// The most jobs that one transaction takes.
 const JOBS_PER_TRANSACTION: usize = 256;
-/// How long a transaction waits for another process's; then its jobs fail as `Busy`.
-const BUSY_WAIT: Duration = Duration::from_secs(10);
+/// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
+/// process that was stopped in the middle of one takes so long.
+const BUSY_WAIT: Duration = Duration::from_secs(4);
 /// How often the file is looked at for other processes' writes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
 /// Readers at once.
 const READERS: usize = 4;
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -73,6 +75,7 @@ CREATE TABLE dead_letters (
 CREATE TABLE locks (
     item TEXT PRIMARY KEY,
     token BLOB NOT NULL,
+    lease INTEGER NOT NULL,
     until INTEGER NOT NULL,
     wanted_until INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
@@ -163,7 +166,7 @@ impl Store {
             result
         };
         let result = tokio::task::spawn_blocking(read).await.map_err(|e| failed(&e))?;
-        result.map_err(|e| explain(&e, StoreError::RolledBack))
+        result.map_err(|e| unreadable(&e))
     }
 
     /// Ticks after every transaction of this or another process; ticks may be merged.
@@ -202,16 +205,22 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_handler(Some(|attempts| {
-        let pause = Duration::from_micros(300);
-        std::thread::sleep(pause);
-        pause * (attempts.unsigned_abs()) < BUSY_WAIT
-    }))?;
+    connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -16_000)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Waits a moment for another process's transaction; `false` when it has taken too long.
+fn wait_busy(attempts: i32) -> bool {
+    thread_local!(static SINCE: Cell<Instant> = Cell::new(Instant::now()));
+    if attempts == 0 {
+        SINCE.set(Instant::now());
+    }
+    std::thread::sleep(Duration::from_micros(300));
+    SINCE.get().elapsed() < BUSY_WAIT
 }
 
 fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {

@@ -66,3 +66,14 @@ pub fn explain(error: &rusqlite::Error, kind: fn(String) -> StoreError) -> Store
         _ => kind(error.to_string()),
     }
 }
+
+/// What a failed read means. A row that says what flux never writes will say it again.
+pub fn unreadable(error: &rusqlite::Error) -> StoreError {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    match error {
+        FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => {
+            StoreError::Broken(format!("a row of the store is damaged: {error}"))
+        }
+        _ => explain(error, StoreError::RolledBack),
+    }
+}
