@@ -114,6 +114,20 @@ async fn another_producers_order_has_the_same_id_at_each_delivery() {
 }
 
 #[tokio::test]
+async fn orders_of_one_message_and_moment_are_decided_in_its_order() {
+    let aws = stand_ins().await;
+    let url = make_queue(&aws, "", 100).await;
+    let bench = open_queue(&aws, url.clone());
+    let users = ["eve", "dan", "cid", "bob", "ann", "fay"];
+    let orders = users.map(|user| serde_json::json!({"user_id": user, "item_id": "x"}));
+    send_raw(&aws, &url, &serde_json::Value::from(orders.to_vec()).to_string()).await;
+    let mut came = queue::receive(&*bench.queue, users.len()).await.remove(0).orders;
+    came.sort_by_key(|(arrival, _)| *arrival);
+    let came: Vec<&str> = came.iter().map(|(_, order)| order.user.as_str()).collect();
+    assert_eq!(came, users);
+}
+
+#[tokio::test]
 async fn of_a_message_that_was_received_too_often_every_order_can_be_redriven_alone() {
     let aws = stand_ins().await;
     let bench = open_queue(&aws, make_queue(&aws, "", 1).await);
