@@ -3,6 +3,7 @@
 mod audit;
 mod config;
 mod conformance;
+mod cost;
 mod e2e_stress;
 mod faults;
 mod house;
