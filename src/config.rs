@@ -1,14 +1,13 @@
 //! The settings: built-in defaults, then a TOML file, then `.env`, then the environment, then
 //! flags; each later source wins. What is not known is refused, never ignored.
 
+mod check;
+
 use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use toml::de::{DeTable, DeValue};
-
-use crate::core::order::MAX_STOCK;
 
 /// What is wrong with the configuration and what to change, in one line, without any secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +168,12 @@ impl Settings {
         match std::fs::read_to_string(&file) {
             Ok(text) => settings.read_toml(&text, &file.display())?,
             Err(e) if !named && e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(ConfigError(format!("cannot read {}: {e}", file.display()))),
+            Err(e) => {
+                return Err(ConfigError(format!(
+                    "cannot read {}: {e}; check --config",
+                    file.display()
+                )));
+            }
         }
         let dotenv = read_dotenv(&directory.join(".env"))?;
         settings.read_environment(&dotenv, ".env")?;
@@ -253,41 +257,6 @@ impl Settings {
             self.listen.clone_from(listen);
         }
     }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        within("workers", self.workers as u64, 0..=10_000)?;
-        within("concurrency", self.concurrency as u64, 1..=10_000)?;
-        within("unlisted_stock", self.unlisted_stock, 0..=MAX_STOCK)?;
-        within("lease_ms", self.lease_ms, 100..=600_000)?;
-        // Amazon SQS API Reference, SetQueueAttributes: VisibilityTimeout, 0 to 43,200 seconds;
-        // ReceiveMessageWaitTimeSeconds, 0 to 20; MessageRetentionPeriod, up to 1,209,600.
-        within("visibility_timeout_ms", self.visibility_timeout_ms, 1_000..=43_200_000)?;
-        within("receive_wait_ms", self.receive_wait_ms, 1..=20_000)?;
-        within("grace_ms", self.grace_ms, 1_000..=3_600_000)?;
-        within("retention_days", self.retention_days, 1..=14)?;
-        within("dlq_retention_days", self.dlq_retention_days, 1..=14)?;
-        // Amazon SQS Developer Guide, "Using dead-letter queues": maxReceiveCount, 1 to 1,000.
-        within("max_receive_count", self.max_receive_count, 1..=1_000)?;
-        within("backlog_max", self.backlog_max, 1..=1_000_000_000)?;
-        within("intake_max", self.intake_max as u64, 1..=1_000_000)?;
-        within("connections_max", self.connections_max as u64, 1..=1_000_000)?;
-        within("read_timeout_ms", self.read_timeout_ms, 100..=600_000)?;
-        below(("lease_ms", self.lease_ms), ("visibility_timeout_ms", self.visibility_timeout_ms))?;
-        // A stop waits for the receive that is under way.
-        below(("receive_wait_ms", self.receive_wait_ms), ("grace_ms", self.grace_ms))?;
-        let (kept, letters) = (self.retention_days, self.dlq_retention_days);
-        if letters < kept {
-            return Err(ConfigError(format!(
-                "dlq_retention_days ({letters}) must be at least retention_days ({kept}), because \
-                 a dead-lettered message keeps its age: raise the former or lower the latter"
-            )));
-        }
-        let port = self.listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(_))) {
-            return Err(ConfigError("listen must be HOST:PORT, like 127.0.0.1:5000".to_owned()));
-        }
-        Ok(())
-    }
 }
 
 impl AwsCredentials {
@@ -309,7 +278,7 @@ impl AwsCredentials {
 fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     // dotenvy's own message for a bad line quotes it, secrets and all.
     let message = |e: dotenvy::Error| match e {
-        dotenvy::Error::Io(e) => ConfigError(format!("cannot read .env: {e}")),
+        dotenvy::Error::Io(e) => ConfigError(format!("cannot read .env: {e}; mend or remove it")),
         _ => ConfigError(".env: a line is not NAME=VALUE (quote values with spaces)".to_owned()),
     };
     match dotenvy::from_path_iter(file) {
@@ -323,22 +292,6 @@ fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
 fn lookup<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let last = variables.iter().rev().find(|(n, _)| n == name);
     last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-}
-
-fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
-    let (from, to) = range.into_inner();
-    Err(ConfigError(format!("{key} is {value}; it must be from {from} to {to}")))
-}
-
-fn below(small: (&str, u64), large: (&str, u64)) -> Result<(), ConfigError> {
-    if small.1 < large.1 {
-        return Ok(());
-    }
-    let ((a, x), (b, y)) = (small, large);
-    Err(ConfigError(format!("{a} ({x}) must be below {b} ({y}): lower {a} or raise {b}")))
 }
 
 /// What a setting can be read from text as; the error completes "`key` ...", without the text.

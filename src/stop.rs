@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// A process group's signal often comes twice, from the terminal or `timeout` and from the parent
+/// that passes it on: what comes so soon after the first is the same wish to stop.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// A token that is cancelled at the first signal. Everything has `grace` from then on to finish;
 /// after that, or at a second signal, the process leaves at once. Nothing is lost either way: what
@@ -19,6 +24,8 @@ pub fn on_signal(grace: Duration) -> std::io::Result<CancellationToken> {
         }
         tracing::info!("stopping; a second signal leaves at once");
         token.cancel();
+        tokio::time::sleep(ECHO).await;
+        let _echo = (term.recv().now_or_never(), int.recv().now_or_never());
         let late = tokio::select! {
             _ = term.recv() => "second signal",
             _ = int.recv() => "second signal",

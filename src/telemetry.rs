@@ -1,5 +1,6 @@
 //! What a person sees: the log on stderr, and on stdout the story of each order.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,11 @@ pub fn start_log(settings: &Settings) {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
+}
+
+/// Prints what a command was asked for on stdout; an error when nobody reads it any more.
+pub fn say(line: impl Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{line}")
 }
 
 /// Tells nothing: for servers and workers that nobody watches.

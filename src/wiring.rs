@@ -34,18 +34,41 @@ const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// Connects to the backend that the settings name.
+/// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
+/// only those need who decide or wait.
+pub async fn open(settings: &Settings) -> Result<Ports> {
+    let ports = match settings.backend() {
+        Backend::Embedded => embedded(settings).await?,
+        Backend::Aws => aws::open(settings).await?,
+    };
+    ports.queue.check().await.map_err(|e| Usage(e.to_string()))?;
+    ports.ledger.check().await.map_err(|e| Usage(e.to_string()))?;
+    Ok(ports)
+}
+
+/// [`open`], with Redis.
 pub async fn connect(settings: &Settings) -> Result<Ports> {
+    with_redis(settings, open(settings).await?).await
+}
+
+/// [`connect`], with a first log line that says which backend, and where its data are.
+pub async fn start(settings: &Settings) -> Result<Ports> {
+    let ports = open(settings).await?;
+    tracing::info!("{}", describe(settings, &ports));
+    with_redis(settings, ports).await
+}
+
+async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
     match settings.backend() {
-        Backend::Embedded => embedded(settings).await,
-        Backend::Aws => aws::connect(settings).await,
+        Backend::Embedded => Ok(ports),
+        Backend::Aws => aws::with_redis(settings, ports).await,
     }
 }
 
 async fn embedded(settings: &Settings) -> Result<Ports> {
     let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
     let given = settings.order_key.as_ref().map(order_key);
-    let key = store.order_key(given).await?;
+    let key = store.order_key(given).await.map_err(|e| Usage(e.to_string()))?;
     let names = names(key);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);
@@ -90,13 +113,6 @@ pub fn delete_store(settings: &Settings) -> Result<()> {
             _ => {}
         }
     }
-    Ok(())
-}
-
-/// Whether queue and ledger are there, before anybody relies on them.
-pub async fn check(ports: &Ports) -> Result<()> {
-    ports.queue.check().await.map_err(|e| Usage(e.to_string()))?;
-    ports.ledger.check().await.map_err(|e| Usage(e.to_string()))?;
     Ok(())
 }
 
@@ -152,7 +168,7 @@ pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
     }
 }
 
-/// In words for the first log line: which backend, and where its data are.
+/// In words: which backend, and where its data are.
 pub fn describe(settings: &Settings, ports: &Ports) -> String {
     match settings.backend() {
         Backend::Embedded => format!("backend embedded, data in {}", settings.data.display()),

@@ -72,7 +72,7 @@ fn names_that_other_tools_use_are_taken_as_they_are() {
         ("SQS_QUEUE_URL", "http://q/1"),
         ("AWS_REGION", "eu-west-1"),
         ("AWS_ENDPOINT_URL_SQS", "http://localhost:1"),
-        ("DYNAMODB_TABLE", "t"),
+        ("DYNAMODB_TABLE", "tickets"),
         ("REDIS_HOST", "r"),
         ("REDIS_PORT", "7"),
         ("REDIS_PASSWORD", "sesame"),
@@ -82,7 +82,7 @@ fn names_that_other_tools_use_are_taken_as_they_are() {
     assert_eq!(settings.backend(), Backend::Aws);
     assert_eq!(settings.aws_region.as_deref(), Some("eu-west-1"));
     assert_eq!(settings.aws_endpoint_url_sqs.as_deref(), Some("http://localhost:1"));
-    assert_eq!((settings.dynamodb_table.as_str(), settings.redis_port), ("t", 7));
+    assert_eq!((settings.dynamodb_table.as_str(), settings.redis_port), ("tickets", 7));
     assert_eq!(settings.redis_host.as_deref(), Some("mine"));
     assert_eq!(settings.redis_password.unwrap().expose_secret(), "sesame");
     assert_eq!(load(&[], &[]).unwrap().backend(), Backend::Embedded);
@@ -123,6 +123,9 @@ fn what_is_wrong_is_named_in_one_line() {
         (error(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
         (error(&[], &[("FLUX_RETENTION_DAYS", "14"), ("FLUX_DLQ_RETENTION_DAYS", "4")]), "lower"),
         (error(&[], &[("FLUX_LISTEN", "5000")]), "HOST:PORT"),
+        (error(&[], &[("FLUX_LOG", "a=b=c")]), "use error, warn, info"),
+        (error(&[], &[("DYNAMODB_TABLE", "a b c")]), "dynamodb_table must be 3-249"),
+        (error(&[], &[("REDIS_URL", "localhost:6379")]), "must begin with redis://"),
     ];
     for (error, part) in cases {
         assert!(error.contains(part), "{error:?} does not say {part:?}");
@@ -136,7 +139,9 @@ fn what_is_wrong_is_named_in_one_line() {
 fn no_secret_is_shown() {
     let sesame = "open-sesame";
     let names = ["FLUX_ORDER_KEY", "FLUX_ADMIN_KEY", "REDIS_PASSWORD", "REDIS_URL"];
-    let environment = names.map(|name| (name, sesame));
+    let url = format!("redis://:{sesame}@localhost");
+    let value = |name| if name == "REDIS_URL" { url.as_str() } else { sesame };
+    let environment = names.map(|name| (name, value(name)));
     let dotenv = (".env", "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=open-sesame\n");
     let settings = load(&[dotenv], &environment).unwrap();
     assert!(!format!("{settings:?}").contains(sesame));
@@ -145,5 +150,6 @@ fn no_secret_is_shown() {
     {
         assert!(!error(&[("config/flux.toml", text)], &[]).contains(sesame), "{text}");
     }
+    assert!(!error(&[], &[("REDIS_URL", "http://:open-sesame@localhost")]).contains(sesame));
     assert!(!error(&[(".env", "FLUX_ADMIN_KEY=open-sesame x y")], &[]).contains(sesame));
 }

@@ -1,9 +1,11 @@
 //! Everything that is tested from outside the modules, in one binary.
 
 mod audit;
+mod claims;
 mod config;
 mod conformance;
 mod cost;
+mod crash;
 mod e2e_stress;
 mod faults;
 mod house;

@@ -8,8 +8,10 @@ use flux::config::Settings;
 use flux::core::Ports;
 use flux::core::ledger::OrderState;
 use flux::core::order::intake::{Intake, Refused, Request};
-use flux::core::order::worker::Worker;
-use flux::core::order::{Decision, IdempotencyKey, ItemId, OrderId, Quantity, Reason, UserId};
+use flux::core::order::worker::{Story, Worker};
+use flux::core::order::{
+    Decided, Decision, IdempotencyKey, ItemId, OrderId, Quantity, Reason, UserId,
+};
 use flux::telemetry::Silent;
 use flux::wiring;
 use tokio_util::sync::CancellationToken;
@@ -104,4 +106,48 @@ async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
     for other in [request("ann", "x", 2, Some("k")), request("ann", "y", 1, Some("k"))] {
         assert!(matches!(intake.accept(other).await, Err(Refused::KeyReused)));
     }
+}
+
+/// Stops the lane at its first written decisions until the test lets it go on.
+#[derive(Debug)]
+struct Held {
+    wrote: std::sync::mpsc::SyncSender<()>,
+    go_on: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Story for Held {
+    fn lock_acquired(&self, _: &ItemId) {}
+    fn deciding(&self, _: &[Decided]) {}
+    fn saved(&self, _: &[Decided]) {
+        if self.wrote.try_send(()).is_ok() {
+            self.go_on.lock().unwrap().recv().unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_restock_between_two_batches_is_seen_by_the_second() {
+    let directory = tempfile::tempdir().unwrap();
+    let (settings, ports) = ports(directory.path()).await;
+    let item = ItemId::parse("x").unwrap();
+    let intake = intake(&ports);
+    let (wrote, written) = std::sync::mpsc::sync_channel(1);
+    let (go_on, held) = std::sync::mpsc::channel();
+    let story = Arc::new(Held { wrote, go_on: held.into() });
+    let rules = wiring::rules(&settings, 4);
+    let stop = CancellationToken::new();
+    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, story }.run(stop.clone()));
+
+    let first = intake.accept(request("ann", "x", 1, None)).await.unwrap();
+    let wait = || written.recv_timeout(Duration::from_secs(10));
+    tokio::task::block_in_place(wait).unwrap();
+    ports.ledger.set_stock(&item, 2).await.unwrap();
+    let second = intake.accept(request("bob", "x", 1, None)).await.unwrap();
+    // Time for the order to get into the lane's line.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    drop(written);
+    go_on.send(()).unwrap();
+    assert_eq!(decisions(&ports, &[first.id, second.id]).await, [Decision::Sold, Decision::Sold]);
+    stop.cancel();
+    worker.await.unwrap();
 }

@@ -3,12 +3,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::Usage;
-use crate::config::{Backend, Flags};
+use crate::config::Flags;
 use crate::core::order::ItemId;
 use crate::load::{self, Verdict};
+use crate::telemetry::say;
 use crate::wiring;
 
-/// Re-derive the promises from the stored orders; exit code 1 when one is broken
+/// Check the promises against the stored orders; exit code 1 if one is broken
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only this item
@@ -20,23 +21,17 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
-    let settings = super::settings(flags)?;
-    if settings.backend() == Backend::Embedded && !settings.data.exists() {
-        let data = settings.data.display();
-        return Err(
-            Usage(format!("there is no {data}: go to where it is, or set FLUX_DATA")).into()
-        );
-    }
-    let ports = wiring::connect(&settings).await?;
+    let settings = super::settings_of_a_store(flags)?;
+    let ports = wiring::open(&settings).await?;
     let report = load::audit(&*ports.ledger, args.item.as_ref()).await?;
     if let (Some(item), true) = (&args.item, report.items.is_empty()) {
         let place = wiring::describe(&settings, &ports);
         return Err(Usage(format!("no item {item} here ({place}): check --item")).into());
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say(serde_json::to_string_pretty(&report)?)?;
     } else {
-        println!("{report}");
+        say(&report)?;
     }
     Ok(exit_code(report.verdict))
 }

@@ -7,10 +7,12 @@ use super::Usage;
 use crate::config::Flags;
 use crate::core::order::OrderId;
 use crate::core::order::dead_letters::{self, Which};
+use crate::telemetry::say;
 use crate::wiring;
 
-/// Look at the orders that could not be decided, send them again, or drop them
+/// Look at orders that could not be decided, send them again, or drop them
 #[derive(Debug, clap::Args)]
+#[command(disable_help_subcommand = true)]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -18,17 +20,17 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print each dead letter with its reason, as a line of JSON
+    /// Print each letter with its reason, as a line of JSON
     List,
-    /// Send dead letters again, each under its own order id; one already decided is dropped
+    /// Send letters again under their order ids; drop those already decided
     Redrive {
         #[command(flatten)]
         which: WhichArgs,
-        /// Mend the one letter named by --id: the order it should have been, as JSON
+        /// The order that the letter named by --id should have been
         #[arg(long, value_name = "JSON", requires = "id")]
         body: Option<String>,
     },
-    /// Drop dead letters for good
+    /// Drop letters for good
     Drop {
         #[command(flatten)]
         which: WhichArgs,
@@ -39,44 +41,50 @@ enum Action {
 #[command(group = ArgGroup::new("which").required(true))]
 struct WhichArgs {
     /// The order id of a letter; may be given several times
-    #[arg(long, group = "which", value_name = "ORDER_ID")]
-    id: Vec<String>,
+    #[arg(long, group = "which", value_name = "ORDER_ID", value_parser = OrderId::parse)]
+    id: Vec<OrderId>,
     /// All letters
     #[arg(long, group = "which")]
     all: bool,
 }
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
-    let settings = super::settings(flags)?;
-    let ports = wiring::connect(&settings).await?;
+    args.check()?;
+    let settings = super::settings_of_a_store(flags)?;
+    let ports = wiring::open(&settings).await?;
     match args.action {
         Action::List => {
             for letter in dead_letters::list(&ports).await? {
-                println!("{}", serde_json::to_string(&letter)?);
+                say(serde_json::to_string(&letter)?)?;
             }
         }
         Action::Redrive { which, body } => {
-            let which = which.parse()?;
-            if body.is_some() && !matches!(&which, Which::These(ids) if ids.len() == 1) {
-                return Err(Usage("--body mends one letter: give one --id".to_owned()).into());
-            }
-            for (id, fate) in dead_letters::redrive(&ports, which, body.as_deref()).await? {
-                println!("{id} {fate}");
+            let fates = dead_letters::redrive(&ports, which.letters(), body.as_deref()).await?;
+            for (id, fate) in fates {
+                say(format_args!("{id} {fate}"))?;
             }
         }
         Action::Drop { which } => {
-            println!("{} dropped", dead_letters::drop(&ports, which.parse()?).await?);
+            let dropped = dead_letters::drop(&ports, which.letters()).await?;
+            say(format_args!("{dropped} dropped"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-impl WhichArgs {
-    fn parse(&self) -> Result<Which> {
-        if self.all {
-            return Ok(Which::All);
+impl Args {
+    fn check(&self) -> Result<(), Usage> {
+        match &self.action {
+            Action::Redrive { which, body: Some(_) } if which.id.len() != 1 => {
+                Err(Usage("--body mends one letter: give one --id".to_owned()))
+            }
+            _ => Ok(()),
         }
-        let parse = |id: &String| OrderId::parse(id).map_err(|e| Usage(format!("--id {id}: {e}")));
-        Ok(Which::These(self.id.iter().map(parse).collect::<Result<_, _>>()?))
+    }
+}
+
+impl WhichArgs {
+    fn letters(self) -> Which {
+        if self.all { Which::All } else { Which::These(self.id) }
     }
 }

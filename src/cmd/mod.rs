@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
@@ -18,7 +19,7 @@ use crate::wiring::Usage;
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     all: AllFlags,
@@ -27,15 +28,16 @@ pub struct Cli {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Settings")]
 struct AllFlags {
     /// Settings file, in place of config/flux.toml
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where orders and decisions are kept [default: aws if SQS_QUEUE_URL is set, else embedded]
-    #[arg(long, global = true)]
+    /// Where orders are kept: embedded or aws [default: aws if SQS_QUEUE_URL is set]
+    #[arg(long, global = true, value_name = "NAME", hide_possible_values = true)]
     backend: Option<BackendName>,
-    /// How log lines are written
-    #[arg(long, global = true)]
+    /// How log lines are written: text or json
+    #[arg(long, global = true, value_name = "NAME", hide_possible_values = true)]
     log_format: Option<LogFormatName>,
 }
 
@@ -97,6 +99,39 @@ fn settings(flags: &Flags) -> Result<Settings> {
     let settings = Settings::load(flags)?;
     crate::telemetry::start_log(&settings);
     Ok(settings)
+}
+
+/// [`settings`] for a command that looks at what is there, and makes no embedded store to find it
+/// empty.
+fn settings_of_a_store(flags: &Flags) -> Result<Settings> {
+    let settings = settings(flags)?;
+    if settings.backend() == Backend::Embedded && !settings.data.exists() {
+        let data = settings.data.display();
+        let what = format!("there is no {data}: go to where it is, or set FLUX_DATA");
+        return Err(Usage(what).into());
+    }
+    Ok(settings)
+}
+
+/// Reads a whole number within bounds.
+fn whole<T: TryFrom<u64>, const FROM: u64, const TO: u64>(text: &str) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| (FROM..=TO).contains(number));
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| format!("must be a whole number from {FROM} to {TO}"))
+}
+
+/// What was wrong with the arguments, in one line; `None` for a page that somebody asked for.
+pub fn one_line(error: &clap::Error) -> Option<String> {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return None;
+    }
+    let text = error.to_string();
+    let said = text.split("\n\n").take_while(|part| !part.starts_with("Usage:"));
+    let said = said.filter(|part| !part.starts_with("For more information"));
+    let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
+    let said = words.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    Some(format!("{} (--help tells more)", said.replace(" tip: ", "; ")))
 }
 
 /// 2 for what the user can change, 1 for the rest.

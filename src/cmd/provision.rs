@@ -9,10 +9,11 @@ use crate::config::{Backend, Flags, Settings};
 use crate::core::calls::Calls;
 use crate::core::ledger::Ledger;
 use crate::core::order::{ItemId, MAX_STOCK};
+use crate::telemetry::say;
 use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
 use crate::wiring::{self, Usage};
 
-/// Create or bring up to date tables, queues and items; running it twice changes nothing
+/// Make or mend tables, queues and items; running it twice changes nothing
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// List an item, or change its stock
@@ -20,35 +21,36 @@ pub struct Args {
           conflicts_with = "catalog")]
     item: Option<ItemId>,
     /// Units of the item; no fewer than are sold and held
-    #[arg(long, value_name = "N", requires = "item",
-          value_parser = clap::value_parser!(u64).range(0..=MAX_STOCK))]
+    #[arg(long, value_name = "N", requires = "item", allow_negative_numbers = true,
+          value_parser = super::whole::<u64, 0, MAX_STOCK>)]
     stock: Option<u64>,
-    /// List the items of a JSON file: [{"item_id":"hall_A","stock":500}, ...]
+    /// List the items of a file: [{"item_id":"hall_A","stock":500}, ...]
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// The queue's name; .fifo at its end makes it FIFO [default: as in SQS_QUEUE_URL, else flux-orders]
-    #[arg(long, value_name = "NAME")]
+    /// The queue's name, FIFO if it ends in .fifo [default: SQS_QUEUE_URL's, else flux-orders]
+    #[arg(long, value_name = "NAME", value_parser = queue_name)]
     queue: Option<String>,
     /// Orders a second that the table must take from the start
-    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true,
+          value_parser = super::whole::<u32, 1, 1_000_000>)]
     expect: Option<u32>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Delete queues and tables, or the embedded store, with all that is in them
+    /// Delete queues and tables, or the embedded store, and all that is in them
     #[arg(long, conflicts_with_all = ["item", "catalog", "print", "expect"])]
     destroy: bool,
-    /// Really
+    /// Confirm --destroy
     #[arg(long, requires = "destroy")]
     yes: bool,
-    /// Print something in place of doing anything
-    #[arg(long, value_name = "WHAT", conflicts_with_all = ["item", "catalog", "dry_run"])]
+    /// Do nothing but print: iam, the least-privilege policies of serve, work and provision
+    #[arg(long, value_name = "iam", hide_possible_values = true,
+          conflicts_with_all = ["item", "catalog", "dry_run"])]
     print: Option<Print>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Print {
-    /// The least-privilege IAM policies of serve, work and provision
     Iam,
 }
 
@@ -80,38 +82,52 @@ impl Args {
     }
 }
 
+/// A name that SQS takes, with room for the dead-letter queue's `-dlq` (Amazon SQS Developer Guide,
+/// "Queue quotas": 80 characters).
+fn queue_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix(".fifo").unwrap_or(text);
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || text.len() > 76 || !name.chars().all(fits) {
+        let what = "must be 1-76 characters out of A-Z a-z 0-9 - _, and may end in .fifo";
+        return Err(what.to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 async fn print_iam(args: &Args, settings: &Settings) -> Result<()> {
     let aws = wiring::aws::load(settings, Arc::new(Calls::default())).await?;
     let policies = iam::policies(&args.plan(settings), aws.region());
-    println!("{}", serde_json::to_string_pretty(&policies)?);
+    say(format_args!("{}", serde_json::to_string_pretty(&policies)?))?;
     Ok(())
 }
 
 /// What a dry run says of items where there is no ledger yet.
-fn announce(items: &[Listing]) {
+fn announce(items: &[Listing]) -> Result<()> {
     for Listing { item_id, stock } in items {
-        println!("item {item_id} with stock {stock} would be listed");
+        say(format_args!("item {item_id} with stock {stock} would be listed"))?;
     }
+    Ok(())
 }
 
 async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     let (plan, items) = (args.plan(&settings), args.items()?);
     let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
     if args.destroy {
-        let lines = destroy(&aws, &plan, args.dry_run).await.map_err(anyhow::Error::msg)?;
-        lines.iter().for_each(|line| println!("{line}"));
+        let lines = destroy(&aws, &plan, args.dry_run).await.map_err(Usage)?;
+        lines.iter().try_for_each(say)?;
         return Ok(());
     }
-    let made = apply(&aws, &plan, args.dry_run).await.map_err(anyhow::Error::msg)?;
-    made.lines.iter().for_each(|line| println!("{line}"));
+    let made = apply(&aws, &plan, args.dry_run).await.map_err(Usage)?;
+    made.lines.iter().try_for_each(say)?;
     let ledger = wiring::aws::ledger(&aws, &settings);
     if args.dry_run && ledger.check().await.is_err() {
-        announce(&items);
+        announce(&items)?;
     } else {
         list_items(&ledger, &items, args.dry_run).await?;
     }
-    println!("# the environment to use it:");
-    made.environment.iter().for_each(|(name, value)| println!("{name}={value}"));
+    say("# the environment to use it:")?;
+    let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
+    made.environment.iter().try_for_each(set)?;
     Ok(())
 }
 
@@ -123,19 +139,21 @@ async fn on_this_machine(args: Args, settings: Settings) -> Result<()> {
     }
     let there = settings.data.exists();
     match (there, args.destroy, args.dry_run) {
-        (false, true, _) => println!("{file} is not there"),
-        (true, true, true) => println!("{file} would be deleted with all that is in it"),
+        (false, true, _) => say(format_args!("{file} is not there"))?,
+        (true, true, true) => {
+            say(format_args!("{file} would be deleted with all that is in it"))?;
+        }
         (true, true, false) => {
             wiring::delete_store(&settings)?;
-            println!("{file} deleted");
+            say(format_args!("{file} deleted"))?;
         }
         (false, false, true) => {
-            println!("{file} would be made");
-            announce(&items);
+            say(format_args!("{file} would be made"))?;
+            announce(&items)?;
         }
         (_, false, dry_run) => {
-            let ports = wiring::connect(&settings).await?;
-            println!("{file} {}", if there { "is there already" } else { "made" });
+            let ports = wiring::open(&settings).await?;
+            say(format_args!("{file} {}", if there { "is there already" } else { "made" }))?;
             list_items(&*ports.ledger, &items, dry_run).await?;
         }
     }

@@ -17,8 +17,9 @@ pub struct Args {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Items decided at once in this process too; 0 leaves them to `flux work` [default: 0]
-    #[arg(long, value_name = "N")]
+    /// Items decided at once in this process; 0 leaves it to flux work [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = super::whole::<usize, 0, 10_000>)]
     workers: Option<usize>,
 }
 
@@ -31,9 +32,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
         let listen = &settings.listen;
         Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
     })?;
-    let ports = wiring::connect(&settings).await?;
-    tracing::info!("{}", wiring::describe(&settings, &ports));
-    wiring::check(&ports).await?;
+    let ports = wiring::start(&settings).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let serving = wiring::serve(&settings, ports.clone(), listener, stop.clone());
     let deciding = async {

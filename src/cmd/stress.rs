@@ -13,50 +13,57 @@ use crate::config::{Backend, Flags};
 use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
 use crate::load::{Address, Guard, Plan, Prices, Report, Stress, StressError, Target};
 use crate::stop;
+use crate::telemetry::say;
 use crate::wiring::rehearsal::{Cast, Rehearsal};
 
-/// Race buyers for an item, wait for every decision, audit; exit code 1 when a promise is broken
+/// Race buyers for an item, then audit; exit code 1 if a promise is broken
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The item that everybody wants
     #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
     item: ItemId,
     /// Units of it [default: 1]; a --target must have so many already
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=MAX_STOCK))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = super::whole::<u64, 1, MAX_STOCK>)]
     stock: Option<u64>,
     /// Buyers, each with one order for one unit
     #[arg(long, value_name = "N", default_value_t = 10_000,
-          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+          allow_negative_numbers = true,
+          value_parser = super::whole::<u64, 1, 1_000_000_000>)]
     users: u64,
     /// Connections that send orders
     #[arg(long, value_name = "N", default_value_t = 64,
-          value_parser = clap::value_parser!(u16).range(1..))]
+          allow_negative_numbers = true,
+          value_parser = super::whole::<u16, 1, 65_535>)]
     connections: u16,
     /// Independent workers, started here [default: 1]
     #[arg(long, value_name = "N", conflicts_with_all = ["target", "without"],
-          value_parser = clap::value_parser!(u16).range(1..=64))]
+          allow_negative_numbers = true,
+          value_parser = super::whole::<u16, 1, 64>)]
     workers: Option<u16>,
-    /// Requests a second, sent on time whether or not answers come [default: as fast as they come]
-    #[arg(long, value_name = "R", value_parser = rate)]
+    /// Requests a second, on time whether or not answers come [default: no pause]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = rate)]
     rate: Option<f64>,
-    /// Part of the buyers who send their order twice, under one Idempotency-Key
-    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part)]
+    /// Part of the buyers who send twice, under one Idempotency-Key
+    #[arg(long, value_name = "PART", default_value_t = 0.1,
+          allow_negative_numbers = true, value_parser = part)]
     duplicates: f64,
-    /// Makes the same requests in the same sequence [default: another one each time]
-    #[arg(long, value_name = "S")]
+    /// The same seed, the same requests in the same sequence [default: drawn]
+    #[arg(long, value_name = "S", allow_negative_numbers = true,
+          value_parser = super::whole::<u64, 0, { u64::MAX }>)]
     seed: Option<u64>,
-    /// A running `flux serve`, as http://HOST:PORT, in place of one started here; audited by HTTP
+    /// A running flux serve, as http://HOST:PORT, not one of its own; audited by HTTP
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// A table of prices like config/prices.toml, for the cost on AWS [default: the one built in]
+    /// Prices to count AWS's cost with, like config/prices.toml [default: that]
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     prices: Option<PathBuf>,
-    /// Take a guard out and race four workers: without the lock nothing may go wrong, without
-    /// the ledger's condition it must oversell
-    #[arg(long, value_name = "GUARD", conflicts_with = "target")]
+    /// Take a guard out, lock or ledger-condition, and race four workers: nothing may go wrong
+    /// without the first, it must oversell without the second
+    #[arg(long, value_name = "GUARD", conflicts_with = "target", hide_possible_values = true)]
     without: Vec<GuardName>,
 }
 
@@ -103,7 +110,7 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     }
     let report = outcome.context("stopped before the end: nothing was audited")?;
     let report = report.map_err(usage)?;
-    println!("{report}");
+    say(&report)?;
     if let Some(file) = report_to {
         write(&report, file)?;
     }

@@ -13,7 +13,8 @@ use crate::{stop, wiring};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Items decided at once [default: 50]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = super::whole::<usize, 1, 10_000>)]
     concurrency: Option<usize>,
 }
 
@@ -21,9 +22,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.concurrency = args.concurrency;
     let settings = super::settings(flags)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
-    let ports = wiring::connect(&settings).await?;
-    tracing::info!("{}", wiring::describe(&settings, &ports));
-    wiring::check(&ports).await?;
+    let ports = wiring::start(&settings).await?;
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop).await;

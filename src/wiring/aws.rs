@@ -11,12 +11,9 @@ use crate::config::Settings;
 use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::ledger::dynamodb::DynamoLedger;
-use crate::core::lock::Lock;
 use crate::core::lock::redis::RedisLock;
-use crate::core::marks::Marks;
 use crate::core::marks::redis::RedisMarks;
 use crate::core::order::{OrderKey, SystemClock};
-use crate::core::outcomes::Outcomes;
 use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
@@ -40,7 +37,8 @@ pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
     Ok(Aws::load(aws, calls).await.map_err(Usage)?)
 }
 
-pub(super) async fn connect(settings: &Settings) -> Result<Ports> {
+/// Queue and ledger; calls neither yet.
+pub(super) async fn open(settings: &Settings) -> Result<Ports> {
     let calls = Arc::new(Calls::default());
     let aws = load(settings, calls.clone()).await?;
     let Some(queue_url) = settings.sqs_queue_url.clone() else {
@@ -53,19 +51,26 @@ pub(super) async fn connect(settings: &Settings) -> Result<Ports> {
         dead_letter_queue_url: None,
         visibility: Duration::from_millis(settings.visibility_timeout_ms),
     };
-    let redis = redis(settings, calls.clone()).await?;
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone())),
         ledger: Arc::new(ledger(&aws, settings)),
-        lock: redis.clone().map(|redis| Arc::new(RedisLock::new(redis)) as Arc<dyn Lock>),
-        marks: redis.clone().map(|redis| Arc::new(RedisMarks::new(redis)) as Arc<dyn Marks>),
-        outcomes: match redis {
-            Some(redis) => Arc::new(RedisOutcomes::new(redis)) as Arc<dyn Outcomes>,
-            None => Arc::new(LocalOutcomes::default()),
-        },
+        lock: None,
+        marks: None,
+        outcomes: Arc::new(LocalOutcomes::default()),
         names,
         clock: Arc::new(SystemClock),
         calls,
+    })
+}
+
+/// The same with lock, marks and outcomes in Redis, if one is named.
+pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
+    let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
+    Ok(Ports {
+        lock: Some(Arc::new(RedisLock::new(redis.clone()))),
+        marks: Some(Arc::new(RedisMarks::new(redis.clone()))),
+        outcomes: Arc::new(RedisOutcomes::new(redis)),
+        ..ports
     })
 }
 

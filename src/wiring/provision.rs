@@ -19,6 +19,7 @@ use crate::core::order::{ItemId, MAX_STOCK};
 use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use crate::core::vendor::Change;
 use crate::core::vendor::aws::Aws;
+use crate::telemetry::say;
 
 /// The queue's name when nobody gives another.
 const DEFAULT_QUEUE: &str = "flux-orders";
@@ -152,8 +153,10 @@ pub struct Listing {
 /// Reads a catalog: a JSON array of `{"item_id","stock"}`, no item twice.
 pub fn read_catalog(file: &Path) -> Result<Vec<Listing>, Usage> {
     let wrong = |why: String| Usage(format!("catalog {}: {why}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
-    let listings: Vec<Listing> = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let example = r#"it must be like [{"item_id":"hall_A","stock":500}]"#;
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(format!("{e}; check --catalog")))?;
+    let listings: Vec<Listing> =
+        serde_json::from_str(&text).map_err(|e| wrong(format!("{e}; {example}")))?;
     let mut items = HashSet::new();
     for listing in &listings {
         let item = &listing.item_id;
@@ -188,7 +191,7 @@ pub async fn list_items(ledger: &dyn Ledger, items: &[Listing], dry_run: bool) -
                 }
             }
         };
-        println!("item {item} with stock {stock} {said}");
+        say(format_args!("item {item} with stock {stock} {said}"))?;
     }
     Ok(())
 }

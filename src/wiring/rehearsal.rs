@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Usage;
 use super::provision::{self, Plan};
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
@@ -61,7 +62,7 @@ impl Throwaway {
         let queue = if fifo { format!("{name}.fifo") } else { name };
         let plan = Plan::new(settings, Some(queue), None);
         let aws = super::aws::load(settings, Arc::default()).await?;
-        let made = provision::apply(&aws, &plan, false).await.map_err(anyhow::Error::msg)?;
+        let made = provision::apply(&aws, &plan, false).await.map_err(Usage)?;
         let url = made.environment.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
         settings.sqs_queue_url = url.map(|(_, url)| url);
         Ok(Throwaway::Cloud(Box::new((aws, plan))))

@@ -139,8 +139,9 @@ impl Ledger for SqliteLedger {
             let sql = format!("{ITEM} WHERE id > ? ORDER BY id LIMIT ?");
             let mut items = c.prepare_cached(&sql)?;
             let rows = items.query_map(params![after, AUDIT_PAGE as i64], |row| {
-                let orders = row.get::<_, u64>("arrivals")? - row.get::<_, u64>("moved")?;
-                Ok(AuditedItem { item: item_row(row)?, orders: Some(orders) })
+                let (arrivals, moved) = (row.get::<_, u64>("arrivals")?, row.get("moved")?);
+                let orders = Some(arrivals.saturating_sub(moved));
+                Ok(AuditedItem { item: item_row(row)?, orders })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };

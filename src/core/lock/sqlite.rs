@@ -1,4 +1,5 @@
-//! The lock on the embedded store: a row per item.
+//! The lock on the embedded store: a row per item. A lease that seems to end later than it is long
+//! was taken before the clock was set back, and counts no more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,11 +50,12 @@ impl Lock for SqliteLock {
             let now = clock.now();
             let taken = tx
                 .prepare_cached(
-                    "INSERT INTO locks (item, token, until) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (item) DO UPDATE SET token = ?2, until = ?3, wanted_until = 0
-                     WHERE token = ?2 OR until <= ?4",
+                    "INSERT INTO locks (item, token, lease, until) VALUES (?1, ?2, ?3, ?4 + ?3)
+                     ON CONFLICT (item) DO UPDATE
+                     SET token = ?2, lease = ?3, until = ?4 + ?3, wanted_until = 0
+                     WHERE token = ?2 OR until NOT BETWEEN ?4 + 1 AND ?4 + lease",
                 )?
-                .execute(params![item.as_str(), bytes(token), now.plus(lease).0, now.0])?;
+                .execute(params![item.as_str(), bytes(token), lease.as_millis() as u64, now.0])?;
             if taken == 1 {
                 return Ok(Acquired::Yes);
             }
@@ -75,12 +77,13 @@ impl Lock for SqliteLock {
             let now = clock.now();
             let wanted_until: Option<u64> = tx
                 .prepare_cached(
-                    "UPDATE locks SET until = ? WHERE item = ? AND token = ? AND until > ?
-                     RETURNING wanted_until",
+                    "UPDATE locks SET lease = ?3, until = ?4 + ?3
+                     WHERE item = ?1 AND token = ?2 AND until > ?4 RETURNING wanted_until",
                 )?
-                .query_row(params![now.plus(lease).0, item.as_str(), bytes(token), now.0], |row| {
-                    row.get(0)
-                })
+                .query_row(
+                    params![item.as_str(), bytes(token), lease.as_millis() as u64, now.0],
+                    |row| row.get(0),
+                )
                 .optional()?;
             Ok(wanted_until.map_or(Renewed::Lost, |u| Renewed::Yes { wanted: u > now.0 }))
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId};
 use crate::core::marks::{Mark, Marked, Marks};
@@ -16,6 +17,9 @@ use crate::core::queue::{Queue, QueueError, Sent};
 const SEND_ATTEMPTS: u32 = 4;
 /// Pause before the second attempt; doubled for each further one.
 const RESEND_PAUSE: Duration = Duration::from_millis(40);
+/// An order that has waited so long is not sent any more, nor again after a failure: its buyer is
+/// told to try again. One attempt at a send may come on top.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Why an order was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -43,6 +47,7 @@ pub struct Request {
 struct Entry {
     order: Order,
     keyed: bool,
+    since: Instant,
     answer: oneshot::Sender<Result<(), Refused>>,
 }
 
@@ -91,7 +96,8 @@ impl Intake {
             accepted_at: now,
         };
         let (answer, answered) = oneshot::channel();
-        let entry = Entry { order: order.clone(), keyed: request.key.is_some(), answer };
+        let (keyed, since) = (request.key.is_some(), Instant::now());
+        let entry = Entry { order: order.clone(), keyed, since, answer };
         self.entries.try_send(entry).map_err(|_| {
             Refused::Overloaded("more orders are waiting than can be taken".to_owned())
         })?;
@@ -122,9 +128,10 @@ async fn gather(
 async fn send(
     queue: Arc<dyn Queue>,
     marks: Option<Arc<dyn Marks>>,
-    mut batch: Vec<Entry>,
+    batch: Vec<Entry>,
     _slot: OwnedSemaphorePermit,
 ) {
+    let mut batch = refuse_late(batch);
     if let Some(marks) = marks {
         batch = refuse_reused_keys(&*marks, batch).await;
     }
@@ -135,12 +142,25 @@ async fn send(
         }
         let orders: Vec<Order> = batch.iter().map(|e| e.order.clone()).collect();
         let answers = queue.send(&orders).await;
-        batch = settle(batch, answers, attempt == SEND_ATTEMPTS);
+        let first = batch.iter().map(|entry| entry.since.elapsed()).max();
+        let last_attempt = attempt == SEND_ATTEMPTS || first > Some(PATIENCE);
+        batch = settle(batch, answers, last_attempt);
         if !batch.is_empty() {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
     }
+}
+
+/// Turns away who waited too long behind sends that did not go through.
+fn refuse_late(batch: Vec<Entry>) -> Vec<Entry> {
+    let (late, in_time): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|entry| entry.since.elapsed() > PATIENCE);
+    for entry in late {
+        let what = "orders cannot be taken at the moment".to_owned();
+        let _gone = entry.answer.send(Err(Refused::Overloaded(what)));
+    }
+    in_time
 }
 
 /// Answers those whose fate is known; returns those to send again.

@@ -89,7 +89,8 @@ impl SqliteQueue {
         let mine: HashMap<i64, i64> =
             self.claims().iter().map(|(no, claim)| (*no, claim.cursor)).collect();
         let (now, start) = (self.clock.now(), self.start.load(Ordering::Relaxed));
-        let found = self.store.read(move |c| rows::look(c, &mine, now, max, start)).await?;
+        let free = (now, longest_claim(now));
+        let found = self.store.read(move |c| rows::look(c, &mine, free, max, start)).await?;
         if let Some(last) = found.rows.last() {
             self.start.store(last.place >> 32, Ordering::Relaxed);
         }
@@ -103,11 +104,11 @@ impl SqliteQueue {
         let claim = move |tx: &Connection| {
             let mut claim = tx.prepare_cached(
                 "UPDATE items SET claimed_by = ?1, claimed_until = ?2
-                 WHERE no = ?3 AND (claimed_by = ?1 OR claimed_until <= ?4)",
+                 WHERE no = ?3 AND (claimed_by = ?1 OR claimed_until <= ?4 OR claimed_until > ?5)",
             )?;
             let mut got = Vec::new();
             for no in items {
-                if claim.execute(params![me, until.0, no, now.0])? == 1 {
+                if claim.execute(params![me, until.0, no, now.0, longest_claim(now).0])? == 1 {
                     got.push(no);
                 }
             }
@@ -131,9 +132,9 @@ impl SqliteQueue {
             for claim in claims.values_mut() {
                 claim.expire(clock);
             }
-            claims.retain(|_, claim| claim.until > now);
-            let third = CLAIM / 3;
-            let due = |claim: &Claim| claim.until < now.plus(CLAIM - third);
+            claims.retain(|_, claim| claim.until > now && claim.until <= longest_claim(now));
+            let old = now.plus(CLAIM - CLAIM / 3);
+            let due = |claim: &Claim| claim.until < old && !claim.in_flight.is_empty();
             let due = claims.iter().filter(|(_, claim)| due(claim)).map(|(no, _)| *no);
             due.collect::<Vec<_>>()
         };
@@ -157,6 +158,7 @@ impl SqliteQueue {
         for rows::Waiting { place, order } in rows {
             let (no, Ok(order)) = (place >> 32, order) else { continue };
             let Some(claim) = claims.get_mut(&no) else { continue };
+            claim.cursor = claim.cursor.max(place);
             if claim.holds(place) {
                 run = None;
                 continue;
@@ -176,7 +178,6 @@ impl SqliteQueue {
                     deliveries.push(Delivery { receipt, orders: vec![entry], receive_count });
                 }
             }
-            claim.cursor = claim.cursor.max(place);
             claim.reached = claim.reached.max(place);
         }
         for delivery in &deliveries {
@@ -218,6 +219,11 @@ impl Claim {
         let over: Vec<i64> = self.in_flight.iter().filter_map(over).collect();
         over.into_iter().for_each(|first| self.give_back(first));
     }
+}
+
+/// A claim that seems to last longer was made before the clock was set back, and counts no more.
+fn longest_claim(now: Timestamp) -> Timestamp {
+    now.plus(2 * CLAIM)
 }
 
 fn receipt(first: i64, last: i64) -> Receipt {

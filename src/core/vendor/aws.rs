@@ -179,6 +179,10 @@ impl Fault {
                      AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
                         .to_owned(),
                 ),
+                SdkError::DispatchFailure(_) => Fault::Unknown(format!(
+                    "no connection ({}): check the network, AWS_REGION and AWS_ENDPOINT_URL",
+                    root_cause(error)
+                )),
                 _ => Fault::Unknown(chain(error)),
             };
         };
@@ -209,6 +213,14 @@ fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     said.replace('\n', " ")
+}
+
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string().replace('\n', " ")
 }
 
 /// Makes a call that is safe to repeat until it is done or refused for good, at most [`ATTEMPTS`]

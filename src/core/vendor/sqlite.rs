@@ -4,28 +4,35 @@
 //! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
 //! file; SQLite's own lock lets one transaction write at a time.
 
+mod errors;
+
+use std::cell::Cell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
+
+pub use errors::StoreError;
+use errors::{explain, not_a_store, other_schema, refusal, unreadable};
 
 use crate::core::order::OrderKey;
 
 /// The most jobs that one transaction takes.
 const JOBS_PER_TRANSACTION: usize = 256;
-/// How long a transaction waits for another process's; then its jobs fail as `Busy`.
-const BUSY_WAIT: Duration = Duration::from_secs(10);
+/// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
+/// process that was stopped in the middle of one takes so long.
+const BUSY_WAIT: Duration = Duration::from_secs(4);
 /// How often the file is looked at for other processes' writes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
 /// Readers at once.
 const READERS: usize = 4;
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -68,25 +75,13 @@ CREATE TABLE dead_letters (
 CREATE TABLE locks (
     item TEXT PRIMARY KEY,
     token BLOB NOT NULL,
+    lease INTEGER NOT NULL,
     until INTEGER NOT NULL,
     wanted_until INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE totals (accepted INTEGER NOT NULL, decided INTEGER NOT NULL, dead INTEGER NOT NULL);
 INSERT INTO totals VALUES (0, 0, 0);
 ";
-
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// Rolled back whole; the same may be done again.
-    #[error("{0}")]
-    RolledBack(String),
-    /// The commit itself failed: it may or may not be on disk.
-    #[error("{0}")]
-    Unknown(String),
-    /// Not a file flux can work with.
-    #[error("{0}")]
-    Broken(String),
-}
 
 /// The process's hold on the file. The threads end when the last clone is gone.
 #[derive(Clone)]
@@ -115,12 +110,10 @@ impl fmt::Display for Store {
 impl Store {
     /// Opens the file, making it and its tables if they are missing.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let broken = |e: rusqlite::Error| {
-            StoreError::Broken(format!("cannot use {} as flux's store: {e}", path.display()))
-        };
-        let writer = connect(path).map_err(broken)?;
-        create(&writer).map_err(broken)??;
-        let watcher = connect(path).map_err(broken)?;
+        let refused = |e: rusqlite::Error| refusal(path, &e);
+        let writer = connect(path).map_err(refused)?;
+        create(path, &writer).map_err(refused)??;
+        let watcher = connect(path).map_err(refused)?;
         let (jobs, received) = channel();
         let changes = Arc::new(watch::Sender::new(0));
         let told = changes.clone();
@@ -173,7 +166,7 @@ impl Store {
             result
         };
         let result = tokio::task::spawn_blocking(read).await.map_err(|e| failed(&e))?;
-        result.map_err(|e| failed(&e))
+        result.map_err(|e| unreadable(&e))
     }
 
     /// Ticks after every transaction of this or another process; ticks may be merged.
@@ -187,10 +180,15 @@ impl Store {
         if let Some(key) = given {
             return Ok(key);
         }
+        let kept = "SELECT value FROM meta WHERE key = 'order_key'";
+        let read = |c: &Connection| c.query_row(kept, [], |row| row.get(0)).optional();
+        if let Some(key) = self.read(read).await? {
+            return Ok(OrderKey(key));
+        }
         let drawn = uuid::Uuid::new_v4().into_bytes();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
-            tx.query_row("SELECT value FROM meta WHERE key = 'order_key'", [], |row| row.get(0))
+            tx.query_row(kept, [], |row| row.get(0))
         })
         .await
         .map(OrderKey)
@@ -207,11 +205,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_handler(Some(|attempts| {
-        let pause = Duration::from_micros(300);
-        std::thread::sleep(pause);
-        pause * (attempts.unsigned_abs()) < BUSY_WAIT
-    }))?;
+    connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -16_000)?;
@@ -219,7 +213,17 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
+/// Waits a moment for another process's transaction; `false` when it has taken too long.
+fn wait_busy(attempts: i32) -> bool {
+    thread_local!(static SINCE: Cell<Instant> = Cell::new(Instant::now()));
+    if attempts == 0 {
+        SINCE.set(Instant::now());
+    }
+    std::thread::sleep(Duration::from_micros(300));
+    SINCE.get().elapsed() < BUSY_WAIT
+}
+
+fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
     let tables: i64 =
@@ -232,10 +236,8 @@ fn create(connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
             connection.execute_batch(SCHEMA)?;
             Ok(())
         }
-        (APPLICATION_ID, version, _) => Err(StoreError::Broken(format!(
-            "the store has schema version {version}, this flux works with {SCHEMA_VERSION}"
-        ))),
-        _ => Err(StoreError::Broken("the file is another program's database".to_owned())),
+        (APPLICATION_ID, version, _) => Err(other_schema(path, version, SCHEMA_VERSION)),
+        _ => Err(not_a_store(path)),
     };
     connection.execute_batch("COMMIT")?;
     Ok(verdict)
@@ -305,19 +307,6 @@ fn transact(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), St
     let committed = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
     committed.map_err(undo).map_err(|e| explain(&e, StoreError::Unknown))?;
     Ok(())
-}
-
-fn explain(error: &rusqlite::Error, kind: fn(String) -> StoreError) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => kind("the disk is full: free some space".to_owned()),
-        Some(ErrorCode::ReadOnly) => {
-            StoreError::Broken("the store is read-only: check its permissions".to_owned())
-        }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Broken(format!("the store is damaged: {error}"))
-        }
-        _ => kind(error.to_string()),
-    }
 }
 
 fn in_snapshot<T>(

@@ -148,12 +148,11 @@ impl Hand {
         }
     }
 
-    /// Sends the last acknowledgements, then gives back what is left.
+    /// Sends the last acknowledgements, and gives back what is left.
     pub async fn finish(&self, acking: JoinHandle<()>) {
         let left: Vec<Receipt> = self.tickets().drain().map(|(receipt, _)| receipt).collect();
         let _stopping = self.acks.send(None);
-        let _ended = acking.await;
-        self.give_back(&left).await;
+        let (_acked, ()) = tokio::join!(acking, self.give_back(&left));
     }
 
     fn tickets(&self) -> MutexGuard<'_, HashMap<Receipt, Instant>> {

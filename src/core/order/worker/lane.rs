@@ -21,6 +21,8 @@ const LINGER: Duration = Duration::from_millis(10);
 const TURN: (Duration, u32) = (Duration::from_millis(200), 10);
 /// Pause between two tries for a busy lock, before jitter.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How many commits' worth of orders a lane takes at once when its item is sold out.
+const REJECTED_TOGETHER: usize = 4;
 /// Pause after a failed call to the ledger, before jitter; doubled for each further one up to
 /// the second value.
 const LEDGER_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
@@ -95,7 +97,9 @@ impl Lane {
                 let line = lines.get_mut(&self.item)?;
                 if !line.is_empty() {
                     line.sort_by_key(|pending| pending.arrival);
-                    let count = line.len().min(self.floor.ports.ledger.max_commit());
+                    // Rejections alone need not fit into one commit.
+                    let commits = if self.sold_out { REJECTED_TOGETHER } else { 1 };
+                    let count = line.len().min(commits * self.floor.ports.ledger.max_commit());
                     return Some(each_once(line.drain(..count)));
                 }
                 if lingered || self.floor.stop.is_cancelled() {
@@ -125,7 +129,10 @@ impl Lane {
                 continue;
             }
             self.lock().await?;
-            if self.known.is_none() {
+            // What is known from before this batch came must not turn it away: the item may have
+            // been restocked since, and only a commit would find out.
+            let fresh = self.known.is_none();
+            if fresh {
                 self.known = self.read().await?;
             }
             match self.known.clone() {
@@ -133,9 +140,17 @@ impl Lane {
                 Some(item) if item.free == 0 => {
                     self.sold_out = true;
                     self.unlock().await;
-                    self.reject(batch, Some(&item)).await?;
+                    if fresh {
+                        self.reject(batch, Some(&item)).await?;
+                    }
                 }
-                Some(item) => self.commit(batch, &item).await?,
+                Some(item) => {
+                    let most = self.floor.ports.ledger.max_commit().min(batch.len());
+                    let later = batch.split_off(most);
+                    let written = self.commit(batch, &item).await;
+                    batch.extend(later);
+                    written?;
+                }
             }
         }
         Ok(())

@@ -99,26 +99,26 @@ fn compare(tx: &Connection, order: &Order) -> rusqlite::Result<Sent> {
 }
 
 /// Walks from item to item, beginning behind item `start`: reads on where an item is mine, notes
-/// it where it is nobody's. An item gets at most a quarter of `max`, so that a hot one leaves
-/// room for the others.
+/// it where it is nobody's: claimed until no later than the first of `free`, or later than the
+/// second. An item gets at most a quarter of `max`, so that a hot one leaves room for the others.
 pub fn look(
     connection: &Connection,
     mine: &HashMap<i64, i64>,
-    now: Timestamp,
+    free: (Timestamp, Timestamp),
     max: usize,
     start: i64,
 ) -> rusqlite::Result<Look> {
     let mut found = Look::default();
     let middle = ((start + 1) << 32) - 1;
-    walk(connection, mine, now, max, (middle, i64::MAX), &mut found)?;
-    walk(connection, mine, now, max, (0, middle), &mut found)?;
+    walk(connection, mine, free, max, (middle, i64::MAX), &mut found)?;
+    walk(connection, mine, free, max, (0, middle), &mut found)?;
     Ok(found)
 }
 
 fn walk(
     connection: &Connection,
     mine: &HashMap<i64, i64>,
-    now: Timestamp,
+    free: (Timestamp, Timestamp),
     max: usize,
     (mut place, end): (i64, i64),
     found: &mut Look,
@@ -127,8 +127,8 @@ fn walk(
         "SELECT place FROM orders INDEXED BY waiting WHERE state = 10 AND place > ? AND place <= ?
          ORDER BY place LIMIT 1",
     )?;
-    let mut free =
-        connection.prepare_cached("SELECT claimed_until <= ? FROM items WHERE no = ?")?;
+    let mut is_free = connection
+        .prepare_cached("SELECT claimed_until <= ? OR claimed_until > ? FROM items WHERE no = ?")?;
     while found.rows.len() < max && found.unclaimed.len() < max {
         let at = next.query_row([place, end], |row| row.get::<_, i64>(0)).optional()?;
         let Some(no) = at.map(|at| at >> 32) else { break };
@@ -136,8 +136,12 @@ fn walk(
         if let Some(cursor) = mine.get(&no) {
             let share = (max / 4).max(1).min(max - found.rows.len());
             read_item(connection, no, *cursor, share, &mut found.rows)?;
-        } else if free.query_row(params![now.0, no], |row| row.get(0))? {
-            found.unclaimed.push(no);
+        } else {
+            // Orders whose item's row is gone wait without holding up the others; the audit says so.
+            let known = is_free.query_row(params![free.0.0, free.1.0, no], |row| row.get(0));
+            if known.optional()?.unwrap_or(false) {
+                found.unclaimed.push(no);
+            }
         }
     }
     Ok(())
@@ -150,9 +154,11 @@ fn read_item(
     max: usize,
     found: &mut Vec<Waiting>,
 ) -> rusqlite::Result<()> {
-    let item: String = connection
+    let item: Option<String> = connection
         .prepare_cached("SELECT id FROM items WHERE no = ?")?
-        .query_row([no], |row| row.get(0))?;
+        .query_row([no], |row| row.get(0))
+        .optional()?;
+    let Some(item) = item else { return Ok(()) };
     let item = ItemId::parse(&item);
     let mut orders = connection.prepare_cached(
         "SELECT place, id, user, quantity, accepted_at FROM orders INDEXED BY waiting
@@ -161,7 +167,9 @@ fn read_item(
     let mut rows = orders.query(params![cursor, (no + 1) << 32, max as i64])?;
     while let Some(row) = rows.next()? {
         let (place, user, quantity) = (row.get(0)?, row.get_ref(2)?, row.get::<_, i64>(3)?);
-        let (id, at) = (OrderId::from_bytes(row.get(1)?), Timestamp(row.get(4)?));
+        // A row without a name cannot even be dead-lettered; the audit says so.
+        let Ok(id) = row.get(1).map(OrderId::from_bytes) else { continue };
+        let at = Timestamp(u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0));
         let user = String::from_utf8_lossy(user.as_bytes().unwrap_or_default());
         let checked = || -> Result<Order, InvalidId> {
             Ok(Order {

@@ -250,6 +250,9 @@ impl SqsQueue {
     }
 
     async fn give_back(&self, look: Look) {
+        if look.keep.is_empty() {
+            return;
+        }
         let given = match self.dead_letter_queue().await {
             Ok(url) => self.change_visibility(url, &look.keep, Duration::ZERO).await,
             Err(e) => Err(e),

@@ -1,0 +1,155 @@
+"""The embedded backend under load, beside a bare hyper server."""
+
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from processes import (FLUX, RELEASE, Failed, Process, Wrk, audit, drained, environment, example,
+                       get, run, running, waiting)
+
+STOCK = 1_000_000_000
+# A backlog that grows by more than this part of what is accepted is one that grows.
+GROWTH = 0.02
+
+
+@contextmanager
+def place():
+    """A directory on the disk that flux is built on, so that a sync is a sync."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=RELEASE) as directory:
+        yield Path(directory)
+
+
+def bare(connections, seconds, kind="plain"):
+    """Requests a second of the bare server."""
+    with place() as here, running([example("bare_server")], here) as server:
+        result = Wrk(here, server.address(), connections, seconds, kind).result()
+        if result["refused"] or result["broken"]:
+            raise Failed(f"the bare server refused or broke off: {result}")
+        return result["accepted_per_s"]
+
+
+class Shop:
+    """`flux serve` on a new embedded store with one item, and workers."""
+
+    def __init__(self, stack, serve_workers=4, workers=0, settings=None):
+        self.place = stack.enter_context(place())
+        self.env = environment({"FLUX_DATA": str(self.place / "flux.db")} | (settings or {}))
+        run([FLUX, "provision", "--item", "hot", "--stock", STOCK], self.place, self.env)
+        serve = [FLUX, "serve", "--listen", "127.0.0.1:0", "--workers", serve_workers]
+        self.serve = stack.enter_context(running(serve, self.place, self.env))
+        self.address = self.serve.address()
+        self.stack, self.workers = stack, []
+        for _ in range(workers):
+            self.hire()
+
+    def hire(self):
+        worker = running([FLUX, "work"], self.place, self.env)
+        self.workers.append(self.stack.enter_context(worker))
+
+    def close(self):
+        for process in [*self.workers, self.serve]:
+            process.end()
+
+    def audit(self, at_least):
+        self.close()
+        return audit(self.place, self.env, at_least)
+
+
+def growth(samples):
+    """Orders a second by which the backlog grew, after the first fifth of the samples."""
+    later = samples[len(samples) // 5:]
+    if len(later) < 3:
+        return 0.0
+    return statistics.linear_regression(*zip(*later)).slope
+
+
+def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
+    """All that the connections can send, decided meanwhile; audited."""
+    with ExitStack() as stack:
+        shop = Shop(stack, serve_workers, workers)
+        began = time.monotonic()
+        wrk = Wrk(shop.place, shop.address, connections, seconds, kind)
+        samples = []
+        while wrk.running():
+            time.sleep(0.25)
+            samples.append((time.monotonic() - began, waiting(shop.address)))
+        result = wrk.result()
+        sent = time.monotonic()
+        empty = drained(shop.address)
+        orders = shop.audit(result["accepted"])["orders"]
+        grew = growth(samples) / result["accepted_per_s"]
+        return result | {
+            "connections": connections,
+            "orders": orders,
+            "decided_per_s": orders / (empty - began),
+            "drain_s": empty - sent,
+            "backlog_max": max(backlog for _, backlog in samples),
+            "backlog_growth": grew,
+            "sustained": grew <= GROWTH,
+        }
+
+
+def open_loop(rate, seconds):
+    """Orders at a fixed rate: what `flux stress` says of them."""
+    with ExitStack() as stack:
+        shop = Shop(stack)
+        report = stress(shop.place, shop.env, "--target", f"http://{shop.address}",
+                        "--item", "hot", "--users", int(rate * seconds), "--rate", int(rate),
+                        "--connections", 256, "--duplicates", 0)
+        shop.audit(report["accepted"])
+        return report
+
+
+def stress(here, env, *arguments):
+    """The report of `flux stress`, whose audit must pass."""
+    file = here / "report.json"
+    run([FLUX, "stress", *arguments, "--report", file], here, env, ok=(0, 1))
+    report = json.loads(file.read_text())
+    if report["verdict"] != "pass":
+        raise Failed(f"flux stress: {report['faults']}")
+    return report
+
+
+def memory(orders):
+    """Peak memory of `serve` with so many orders waiting, and of the `work` that drains them."""
+    with ExitStack() as stack:
+        shop = Shop(stack, serve_workers=0)
+        wrk = Wrk(shop.place, shop.address, 256, 240)
+        while wrk.running() and get(shop.address, "/stats")["accepted"] < orders:
+            time.sleep(0.1)
+        wrk.interrupt()
+        accepted = wrk.result()["accepted"]
+        if accepted < orders:
+            raise Failed(f"only {accepted} of {orders} orders were taken")
+        serving = shop.serve.peak_mb()
+        shop.hire()
+        began = time.monotonic()
+        empty = drained(shop.address)
+        peaks = {"serve_waiting_mb": serving, "serve_mb": shop.serve.peak_mb(),
+                 "work_mb": shop.workers[0].peak_mb(), "orders": accepted,
+                 "drained_per_s": accepted / (empty - began)}
+        shop.audit(accepted)
+        return peaks
+
+
+def start_up(times):
+    """Milliseconds from the start to `listening`, on a store that is there."""
+    with place() as here:
+        env = environment({"FLUX_DATA": str(here / "flux.db")})
+        took = []
+        for _ in range(times + 1):
+            began = time.monotonic()
+            command = [str(FLUX), "serve", "--listen", "127.0.0.1:0"]
+            serve = subprocess.Popen(command, cwd=here, env=env, stdin=subprocess.DEVNULL,
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            said = any(b"listening on" in line for line in serve.stderr)
+            took.append((time.monotonic() - began) * 1000)
+            serve.terminate()
+            serve.stderr.read()
+            if serve.wait(20) != 0 or not said:
+                raise Failed("flux serve does not start")
+        return {"first_ms": took[0], "ms": statistics.median(took[1:])}

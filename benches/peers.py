@@ -1,0 +1,115 @@
+"""What people would use instead, called directly without HTTP: Redis and PostgreSQL."""
+
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from embedded import place
+from processes import Failed, run, running
+
+STOCK = 1_000_000_000
+# One reservation: not twice for the same order, not beyond the stock, and the order kept.
+RESERVE = """
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+if tonumber(redis.call('GET', KEYS[1])) < 1 then return -1 end
+redis.call('DECR', KEYS[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return 1
+"""
+SELL = """\\set buyer random(1, 1000000000)
+BEGIN;
+UPDATE items SET free = free - 1, sold = sold + 1 WHERE id = 'hot' AND free > 0;
+INSERT INTO orders (item, buyer) VALUES ('hot', :buyer);
+COMMIT;
+"""
+TABLES = f"""
+CREATE TABLE items (id text PRIMARY KEY, free bigint NOT NULL, sold bigint NOT NULL);
+CREATE TABLE orders (id bigserial PRIMARY KEY, item text NOT NULL, buyer bigint NOT NULL);
+INSERT INTO items VALUES ('hot', {STOCK}, 0);
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def redis(clients, fsync, orders):
+    """Reservations a second by Lua script; `fsync`: on disk before each answer, else never."""
+    port = free_port()
+    durable = ["--appendonly", "yes", "--appendfsync", "always"] if fsync else []
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", *durable]
+    with place() as here, running(command, here) as server:
+        def ask(*arguments):
+            return run(["redis-cli", "-p", port, *arguments], here).strip()
+
+        await_port(port, server)
+        ask("SET", "stock", STOCK)
+        script = ask("SCRIPT", "LOAD", RESERVE)
+        out = run(["redis-benchmark", "-p", port, "-c", clients, "-n", orders, "-P", 1,
+                   "-r", 2_000_000_000, "--csv", "EVALSHA", script, 2, "stock", "orders",
+                   "order:__rand_int__", "buyer"], here)
+        sold, kept = STOCK - int(ask("GET", "stock")), int(ask("HLEN", "orders"))
+        if sold != kept or not 0.99 * orders <= sold <= orders:
+            raise Failed(f"Redis sold {sold} and kept {kept} of {orders} orders")
+        # Its first column is the command with its commas, its second the requests a second.
+        return float(re.findall(r'"([\d.]+)"', out.splitlines()[-1])[0])
+
+
+def await_port(port, server, within=15):
+    end = time.monotonic() + within
+    while time.monotonic() < end and server.popen.poll() is None:
+        with socket.socket() as s:
+            if s.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise Failed(f"{server.name} does not start: {server.last_words()}")
+
+
+def postgres_programs():
+    """Where initdb, postgres and pgbench are; `None` when they are not installed."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
+    for directory in [*reversed(versions), *map(Path, os.environ["PATH"].split(":"))]:
+        if all((directory / name).exists() for name in ("initdb", "postgres", "pgbench", "psql")):
+            return directory
+    return None
+
+
+def postgres(clients, seconds):
+    """Orders a second with the one hot row updated and the order inserted in a transaction, on
+    disk before the answer. `None` when it is not installed."""
+    programs = postgres_programs()
+    if programs is None:
+        return None
+    # PostgreSQL refuses to run as root.
+    user = pwd.getpwnam("postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
+    as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    as_user = as_user if os.geteuid() == 0 else []
+    port = free_port()
+    # Not below the build: another user could not get there.
+    here = Path(subprocess.check_output(["mktemp", "-d", "/var/tmp/bench-XXXXXX"], text=True).strip())
+    os.chown(here, user.pw_uid, user.pw_gid)
+    try:
+        run([*as_user, programs / "initdb", "-D", here / "data", "-A", "trust", "-U", "bench"], here)
+        start = [*as_user, programs / "postgres", "-D", here / "data", "-p", port, "-k", here,
+                 "-c", "listen_addresses=127.0.0.1"]
+        with running(start, here) as server:
+            await_port(port, server)
+            to = ["-h", "127.0.0.1", "-p", port, "-U", "bench"]
+            run([programs / "psql", *to, "-d", "postgres", "-q", "-c", TABLES], here)
+            (here / "sell.sql").write_text(SELL)
+            out = run([programs / "pgbench", *to, "-n", "-M", "prepared", "-c", clients, "-j", 2,
+                       "-T", seconds, "-f", here / "sell.sql", "postgres"], here)
+            said = run([programs / "psql", *to, "-d", "postgres", "-Atc",
+                        "SELECT sold = (SELECT count(*) FROM orders) FROM items"], here)
+            if said.strip() != "t":
+                raise Failed("PostgreSQL sold what it has no order for")
+            return float(re.search(r"tps = ([\d.]+)", out)[1])
+    finally:
+        shutil.rmtree(here, ignore_errors=True)

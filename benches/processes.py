@@ -1,0 +1,166 @@
+"""The processes of a measurement: started on loopback, ended by pid."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+FLUX = RELEASE / "flux"
+# What flux reads; a measurement starts without any of it.
+OURS = ("FLUX_", "AWS_", "SQS_", "DYNAMODB_", "REDIS_")
+
+
+class Failed(Exception):
+    """A measurement that did not come about; says why in one line."""
+
+
+def environment(extra=None):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+    return clean | (extra or {})
+
+
+def example(name):
+    return RELEASE / "examples" / name
+
+
+class Process:
+    """A started process; what it says is in its log."""
+
+    def __init__(self, command, place, env=None):
+        self.name = Path(command[0]).name + "-" + (command[1] if len(command) > 1 else "")
+        self.name = re.sub(r"[^\w.-]", "_", self.name)
+        self.log = place / f"{self.name}-{time.monotonic_ns()}.log"
+        with open(self.log, "wb") as log:
+            self.popen = subprocess.Popen(
+                [str(part) for part in command], cwd=place, env=env or environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def address(self, within=15):
+        """HOST:PORT from its line `listening on ...`."""
+        end = time.monotonic() + within
+        while time.monotonic() < end and self.popen.poll() is None:
+            found = re.search(rb"listening on (?:http://)?([\d.]+:\d+)\s", self.log.read_bytes())
+            if found:
+                return found[1].decode()
+            time.sleep(0.005)
+        raise Failed(f"{self.name} does not listen: {self.last_words()}")
+
+    def last_words(self):
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
+
+    def peak_mb(self):
+        """Peak of resident memory so far, in MB of 10^6 bytes."""
+        status = Path(f"/proc/{self.popen.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
+
+    def end(self, within=20):
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(within)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+
+
+@contextmanager
+def running(command, place, env=None):
+    process = Process(command, place, env)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def run(command, place, env=None, within=600, ok=(0,)):
+    """Runs to the end; its output. `Failed` with its last line otherwise."""
+    done = subprocess.run(
+        [str(part) for part in command], cwd=place, env=env or environment(), timeout=within,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode not in ok:
+        words = (done.stderr + done.stdout).strip().splitlines() or ["no word"]
+        raise Failed(f"{Path(str(command[0])).name} {command[1]}: {words[-1]}")
+    return done.stdout
+
+
+def get(address, path, within=10):
+    connection = http.client.HTTPConnection(address, timeout=within)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def waiting(address):
+    """Orders (embedded) or messages (SQS) without a decision."""
+    backlog = get(address, "/stats")["backlog"]
+    return None if backlog is None else backlog["waiting"]
+
+
+def drained(address, within=300, poll=0.02):
+    """Waits until nothing waits any more; the moment. Fails when nothing moves for a minute."""
+    least, since, end = None, time.monotonic(), time.monotonic() + within
+    while time.monotonic() < end:
+        now = waiting(address)
+        if now == 0:
+            return time.monotonic()
+        if least is None or (now is not None and now < least):
+            least, since = now, time.monotonic()
+        if time.monotonic() - since > 60:
+            break
+        time.sleep(poll)
+    raise Failed(f"the backlog does not get empty: {least} wait")
+
+
+class Wrk:
+    """wrk against /buy, under way. Closed loop: a connection sends when it was answered."""
+
+    def __init__(self, place, address, connections, seconds, kind="plain", item="hot"):
+        env = environment({
+            "BUY": kind, "BUY_ITEM": item, "BUY_RUN": str(time.time_ns())})
+        script = ROOT / "benches/buy.lua"
+        command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+                   "-s", script, f"http://{address}/buy"]
+        self.seconds = seconds
+        self.process = Process(command, place, env)
+
+    def running(self):
+        return self.process.popen.poll() is None
+
+    def interrupt(self):
+        self.process.popen.send_signal(signal.SIGINT)
+
+    def result(self):
+        """Waits for the end: requests, those answered 202 and those in a second."""
+        try:
+            self.process.popen.wait(self.seconds + 30)
+        except subprocess.TimeoutExpired:
+            self.process.end()
+            raise Failed("wrk does not end") from None
+        lines = [line for line in self.process.log.read_text().splitlines() if line[:1] == "{"]
+        if not lines:
+            raise Failed(f"wrk: {self.process.last_words()}")
+        result = json.loads(lines[-1])
+        result["accepted"] = result["requests"] - result["refused"]
+        result["accepted_per_s"] = result["accepted"] / result["seconds"]
+        return result
+
+
+def audit(place, env, at_least):
+    """`flux audit` of what a run made: no figure without it. The orders it found."""
+    figures = json.loads(run([FLUX, "audit", "--json"], place, env, ok=(0, 1)))
+    del figures["items"]
+    if figures["verdict"] != "pass":
+        raise Failed(f"the audit fails: {figures}")
+    if figures["undecided"] or figures["orders"] < at_least:
+        raise Failed(f"of {at_least} accepted orders {figures['orders']} are there, "
+                     f"{figures['undecided']} undecided")
+    return figures

@@ -1,0 +1,101 @@
+//! The floor of deciding on AWS: the transactions that a worker would write for one hot item, and
+//! nothing else. Each has the item under the version that the one before it wrote, and 99 new
+//! orders, so they must follow one another.
+//!
+//! `replay HOST:PORT TABLE COUNT`: writes COUNT of them to a stand-in over one connection, with
+//! rows as flux writes them, made before the clock starts; prints orders and seconds as JSON.
+
+use anyhow::{Context, Result, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+const ORDERS: u64 = 99;
+const ITEM: &str = "replayed";
+/// Not checked by a stand-in, but asked for.
+const CREDENTIALS: &str = "AWS4-HMAC-SHA256 \
+    Credential=local/20260101/eu-central-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
+
+fn put_item(table: &str, version: u64) -> Value {
+    let sold = version * ORDERS;
+    let row = json!({
+        "item_id": {"S": ITEM}, "stock": {"N": "1000000000"},
+        "free": {"N": (1_000_000_000 - sold).to_string()}, "held": {"N": "0"},
+        "sold": {"N": sold.to_string()}, "version": {"N": version.to_string()},
+    });
+    let mut put = json!({ "TableName": format!("{table}_items"), "Item": row });
+    if version == 1 {
+        put["ConditionExpression"] = "attribute_not_exists(#item)".into();
+        put["ExpressionAttributeNames"] = json!({"#item": "item_id"});
+    } else {
+        put["ConditionExpression"] = "#version = :read".into();
+        put["ExpressionAttributeNames"] = json!({"#version": "version"});
+        put["ExpressionAttributeValues"] = json!({":read": {"N": (version - 1).to_string()}});
+    }
+    json!({ "Put": put })
+}
+
+fn put_order(table: &str, number: u64) -> Value {
+    let row = json!({
+        "order_id": {"S": format!("{:016x}{number:016x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))},
+        "item_id": {"S": ITEM}, "user_id": {"S": format!("buyer-{number}")},
+        "quantity": {"N": "1"}, "accepted_at": {"N": "1795000000000"}, "status": {"S": "sold"},
+        "decided_at": {"N": "1795000000100"}, "seal": {"S": format!("{number:016x}")},
+        "expires_at": {"N": "1797700000"},
+    });
+    json!({ "Put": {
+        "TableName": table, "Item": row,
+        "ConditionExpression": "attribute_not_exists(#order)",
+        "ExpressionAttributeNames": {"#order": "order_id"},
+    } })
+}
+
+/// The body of the transaction that makes this version of the item.
+fn transaction(table: &str, version: u64) -> Bytes {
+    let first = (version - 1) * ORDERS;
+    let orders = (first..first + ORDERS).map(|number| put_order(table, number));
+    let actions: Vec<Value> = std::iter::once(put_item(table, version)).chain(orders).collect();
+    let token = format!("{version:032x}");
+    json!({ "TransactItems": actions, "ClientRequestToken": token }).to_string().into()
+}
+
+async fn write(connection: &mut SendRequest<Full<Bytes>>, host: &str, body: Bytes) -> Result<()> {
+    let request = Request::post("/")
+        .header("host", host)
+        .header("content-type", "application/x-amz-json-1.0")
+        .header("x-amz-target", "DynamoDB_20120810.TransactWriteItems")
+        .header("x-amz-date", "20260101T000000Z")
+        .header("authorization", CREDENTIALS)
+        .body(Full::new(body))?;
+    let answer = connection.send_request(request).await?;
+    let status = answer.status();
+    let said = answer.into_body().collect().await?.to_bytes();
+    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&said));
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [host, table, count] = arguments.as_slice() else {
+        anyhow::bail!("usage: replay HOST:PORT TABLE COUNT");
+    };
+    let count: u64 = count.parse().context("COUNT must be a whole number")?;
+    let bodies: Vec<Bytes> = (1..=count).map(|version| transaction(table, version)).collect();
+    let stream = TcpStream::connect(host).await?;
+    stream.set_nodelay(true)?;
+    let (mut connection, carrying) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(carrying);
+    let begun = Instant::now();
+    for body in bodies {
+        write(&mut connection, host, body).await?;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{}", json!({ "orders": count * ORDERS, "seconds": seconds }));
+    Ok(())
+}

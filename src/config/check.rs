@@ -1,0 +1,89 @@
+//! What the settings must be, beyond their types.
+
+use std::ops::RangeInclusive;
+
+use secrecy::ExposeSecret;
+use tracing_subscriber::EnvFilter;
+
+use super::{ConfigError, Settings};
+use crate::core::order::MAX_STOCK;
+
+impl Settings {
+    /// Whether values are within their bounds, and fit each other.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        within("workers", self.workers as u64, 0..=10_000)?;
+        within("concurrency", self.concurrency as u64, 1..=10_000)?;
+        within("unlisted_stock", self.unlisted_stock, 0..=MAX_STOCK)?;
+        within("lease_ms", self.lease_ms, 100..=600_000)?;
+        // Amazon SQS API Reference, SetQueueAttributes: VisibilityTimeout, 0 to 43,200 seconds;
+        // ReceiveMessageWaitTimeSeconds, 0 to 20; MessageRetentionPeriod, up to 1,209,600.
+        within("visibility_timeout_ms", self.visibility_timeout_ms, 1_000..=43_200_000)?;
+        within("receive_wait_ms", self.receive_wait_ms, 1..=20_000)?;
+        within("grace_ms", self.grace_ms, 1_000..=3_600_000)?;
+        within("retention_days", self.retention_days, 1..=14)?;
+        within("dlq_retention_days", self.dlq_retention_days, 1..=14)?;
+        // Amazon SQS Developer Guide, "Using dead-letter queues": maxReceiveCount, 1 to 1,000.
+        within("max_receive_count", self.max_receive_count, 1..=1_000)?;
+        within("backlog_max", self.backlog_max, 1..=1_000_000_000)?;
+        within("intake_max", self.intake_max as u64, 1..=1_000_000)?;
+        within("connections_max", self.connections_max as u64, 1..=1_000_000)?;
+        within("read_timeout_ms", self.read_timeout_ms, 100..=600_000)?;
+        below(("lease_ms", self.lease_ms), ("visibility_timeout_ms", self.visibility_timeout_ms))?;
+        // A stop waits for the receive that is under way.
+        below(("receive_wait_ms", self.receive_wait_ms), ("grace_ms", self.grace_ms))?;
+        let (kept, letters) = (self.retention_days, self.dlq_retention_days);
+        if letters < kept {
+            return Err(ConfigError(format!(
+                "dlq_retention_days ({letters}) must be at least retention_days ({kept}), because \
+                 a dead-lettered message keeps its age: raise the former or lower the latter"
+            )));
+        }
+        self.check_names()?;
+        let port = self.listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(_))) {
+            return Err(ConfigError("listen must be HOST:PORT, like 127.0.0.1:5000".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), ConfigError> {
+        // Amazon DynamoDB Developer Guide, "Naming rules": 3 to 255; `_items` is added to it.
+        let table = &self.dynamodb_table;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if !(3..=249).contains(&table.len()) || !table.chars().all(fits) {
+            let what = "dynamodb_table must be 3-249 characters out of A-Z a-z 0-9 _ - .";
+            return Err(ConfigError(what.to_owned()));
+        }
+        let url = self.redis_url.as_ref().map(|url| url.expose_secret());
+        let is_redis = |url: &str| {
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            matches!(scheme, "redis" | "rediss" | "redis-cluster" | "rediss-cluster")
+        };
+        if url.is_some_and(|url| !is_redis(url)) {
+            let what = "redis_url must begin with redis://, or rediss:// for TLS (or \
+                        redis-cluster://, rediss-cluster://)";
+            return Err(ConfigError(what.to_owned()));
+        }
+        if let Err(e) = EnvFilter::builder().parse(&self.log) {
+            let what = "use error, warn, info, debug or trace";
+            return Err(ConfigError(format!("log is not a filter ({e}): {what}")));
+        }
+        Ok(())
+    }
+}
+
+fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (from, to) = range.into_inner();
+    Err(ConfigError(format!("{key} is {value}; it must be from {from} to {to}")))
+}
+
+fn below(small: (&str, u64), large: (&str, u64)) -> Result<(), ConfigError> {
+    if small.1 < large.1 {
+        return Ok(());
+    }
+    let ((a, x), (b, y)) = (small, large);
+    Err(ConfigError(format!("{a} ({x}) must be below {b} ({y}): lower {a} or raise {b}")))
+}

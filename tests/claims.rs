@@ -1,0 +1,152 @@
+//! Claims on the embedded queue's items, and rows that flux did not write: nothing waits for ever.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use flux::core::ledger::sqlite::SqliteLedger;
+use flux::core::ledger::{Ledger, LedgerError};
+use flux::core::lock::sqlite::SqliteLock;
+use flux::core::lock::{Acquired, Lock, Token};
+use flux::core::order::{Clock, Decided, Decision, Order, OrderId, Reason, Timestamp};
+use flux::core::queue::Queue;
+use flux::core::queue::sqlite::SqliteQueue;
+use flux::core::vendor::sqlite::Store;
+
+use crate::conformance::{item, key, names, now, order};
+
+const AT_ONCE: Duration = Duration::from_millis(1);
+const HOUR: u64 = 3_600_000;
+
+#[derive(Debug)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+struct Bench {
+    directory: tempfile::TempDir,
+    store: Store,
+    clock: Arc<SetClock>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("flux.db")).unwrap();
+        Self { directory, store, clock: Arc::new(SetClock(AtomicU64::new(now().0))) }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A receiver of its own, as another process has it.
+    fn receiver(&self) -> SqliteQueue {
+        let visibility = Duration::from_secs(30);
+        SqliteQueue::new(self.store.clone(), names(), self.clock.clone(), visibility, 1_000)
+    }
+
+    fn ledger(&self) -> SqliteLedger {
+        SqliteLedger::new(self.store.clone(), key())
+    }
+
+    fn tamper(&self, sql: &str) {
+        let file = rusqlite::Connection::open(self.path().join("flux.db")).unwrap();
+        file.execute_batch(sql).unwrap();
+    }
+}
+
+async fn sent(queue: &SqliteQueue, item_name: &str) -> Order {
+    let order = order(&names(), item_name, "ann");
+    queue.send(std::slice::from_ref(&order)).await.pop().unwrap().unwrap();
+    order
+}
+
+async fn received(queue: &SqliteQueue) -> Vec<OrderId> {
+    let came = queue.receive(10, AT_ONCE).await.unwrap();
+    came.iter().flat_map(|delivery| &delivery.orders).map(|(_, order)| order.id).collect()
+}
+
+#[tokio::test]
+async fn an_item_without_work_is_anybodys_again() {
+    let bench = Bench::new();
+    let (first, second) = (bench.receiver(), bench.receiver());
+    let order = sent(&first, "x").await;
+    let delivery = first.receive(10, AT_ONCE).await.unwrap().remove(0);
+    let decision = Decision::Rejected(Reason::SoldOut);
+    let decided = Decided { order, decision, decided_at: now() };
+    bench.ledger().record(&[decided]).await.unwrap();
+    first.ack(&[delivery.receipt]).await.pop().unwrap().unwrap();
+    for _second in 0..7 {
+        bench.clock.0.fetch_add(1_000, Ordering::Relaxed);
+        assert!(received(&first).await.is_empty());
+    }
+    let next = sent(&first, "x").await;
+    assert_eq!(received(&second).await, [next.id]);
+}
+
+#[tokio::test]
+async fn an_item_at_work_stays_with_its_receiver() {
+    let bench = Bench::new();
+    let (first, second) = (bench.receiver(), bench.receiver());
+    let order = sent(&first, "x").await;
+    assert_eq!(received(&first).await, [order.id]);
+    for _second in 0..7 {
+        bench.clock.0.fetch_add(1_000, Ordering::Relaxed);
+        assert!(received(&first).await.is_empty());
+        assert!(received(&second).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_keeps_nobodys_claim_or_lock_alive() {
+    let bench = Bench::new();
+    let order = sent(&bench.receiver(), "x").await;
+    assert_eq!(received(&bench.receiver()).await, [order.id]);
+    let lock = SqliteLock::new(bench.store.clone(), bench.clock.clone());
+    let lease = Duration::from_secs(5);
+    assert_eq!(lock.acquire(&item("x"), Token(1), lease).await.unwrap(), Acquired::Yes);
+    assert_eq!(lock.acquire(&item("x"), Token(2), lease).await.unwrap(), Acquired::Busy);
+    assert!(received(&bench.receiver()).await.is_empty());
+
+    bench.clock.0.fetch_sub(HOUR, Ordering::Relaxed);
+    assert_eq!(received(&bench.receiver()).await, [order.id]);
+    assert_eq!(lock.acquire(&item("x"), Token(2), lease).await.unwrap(), Acquired::Yes);
+}
+
+#[tokio::test]
+async fn a_damaged_row_holds_up_nobody_and_is_named() {
+    let bench = Bench::new();
+    let queue = bench.receiver();
+    let (gone, nameless, long) =
+        (sent(&queue, "gone").await, sent(&queue, "nameless").await, sent(&queue, "long").await);
+    let sound = sent(&queue, "sound").await;
+    bench.tamper("DELETE FROM items WHERE id = 'gone'");
+    bench.tamper(&format!("UPDATE orders SET id = x'00' WHERE id = x'{}'", nameless.id));
+    bench.tamper(&format!(
+        "UPDATE orders SET user = char(7), accepted_at = -1 WHERE id = x'{}'",
+        long.id
+    ));
+
+    assert_eq!(received(&queue).await, [sound.id]);
+    let letters = queue.dead_letters(10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.order_id).collect::<Vec<_>>(), [long.id]);
+    assert!(received(&queue).await.is_empty());
+
+    let ledger = bench.ledger();
+    assert!(ledger.find(&[sound.id]).await.unwrap()[0].is_some());
+    for damaged in [gone.id, long.id] {
+        let found = ledger.find(&[damaged]).await;
+        assert!(
+            matches!(&found, Err(LedgerError::Broken(said)) if said.contains("damaged")),
+            "{found:?}"
+        );
+    }
+    let audited = flux::load::audit(&ledger, None).await;
+    assert!(matches!(&audited, Err(LedgerError::Broken(_))), "{audited:?}");
+}

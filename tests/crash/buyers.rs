@@ -1,0 +1,214 @@
+//! Buyers who do not give up: they buy over HTTP while the server comes and goes, and remember
+//! what they were told.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use flux::core::Ports;
+use flux::core::ledger::{OrderRecord, OrderState};
+use flux::core::order::{Decision, OrderId};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{ITEMS, chance, decisions};
+
+/// A server that is stopped with SIGSTOP accepts and does not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// An answer with its `Retry-After`.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub retry_after: Option<String>,
+    pub body: Value,
+}
+
+/// One request over a connection of its own; `None` when it broke.
+pub async fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    key: Option<&str>,
+    body: &str,
+) -> Option<Reply> {
+    let asked = async {
+        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
+        let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\n{key}\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok()?;
+        let status = line.split(' ').nth(1)?.parse().ok()?;
+        let (mut length, mut retry_after) = (None, None);
+        loop {
+            line.clear();
+            stream.read_line(&mut line).await.ok()?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = value.parse().ok(),
+                "retry-after" => retry_after = Some(value.to_owned()),
+                _ => {}
+            }
+        }
+        let mut body = vec![0; length?];
+        stream.read_exact(&mut body).await.ok()?;
+        Some(Reply { status, retry_after, body: serde_json::from_slice(&body).ok()? })
+    };
+    timeout(ANSWER_WITHIN, asked).await.ok()?
+}
+
+/// What a buyer asked for and was promised.
+#[derive(Debug, Clone, PartialEq)]
+struct Promise {
+    user: String,
+    item: &'static str,
+    quantity: u64,
+}
+
+/// What all buyers remember.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Orders that got a 202.
+    promises: Mutex<HashMap<OrderId, Promise>>,
+    /// Decisions as they were first seen.
+    seen: Mutex<HashMap<OrderId, (Value, Value)>>,
+    pub refused: AtomicU64,
+    pub broken: AtomicU64,
+    /// The longest that anybody waited for an answer.
+    pub longest: Mutex<Duration>,
+}
+
+/// Buyers at work until they are told to stop.
+pub struct Crowd {
+    pub memory: Arc<Memory>,
+    buyers: JoinSet<()>,
+    over: CancellationToken,
+}
+
+impl Crowd {
+    pub fn gather(port: u16, buyers: usize) -> Crowd {
+        let (memory, over) = (Arc::new(Memory::default()), CancellationToken::new());
+        let mut crowd = Crowd { memory, over, buyers: JoinSet::new() };
+        for name in 0..buyers {
+            let (memory, over) = (crowd.memory.clone(), crowd.over.clone());
+            crowd.buyers.spawn(async move {
+                for n in 0.. {
+                    if over.is_cancelled() {
+                        return;
+                    }
+                    memory.buy(port, format!("buyer-{name}-{n}")).await;
+                    if n % 10 == 0 {
+                        memory.look(port).await;
+                    }
+                }
+            });
+        }
+        crowd
+    }
+
+    pub async fn go_home(mut self) -> Arc<Memory> {
+        self.over.cancel();
+        while let Some(ended) = self.buyers.join_next().await {
+            ended.unwrap();
+        }
+        self.memory
+    }
+}
+
+impl Memory {
+    pub fn accepted(&self) -> usize {
+        self.promises.lock().unwrap().len()
+    }
+
+    /// One wish of one user; a third of them have a key, and are repeated until two say 202.
+    async fn buy(&self, port: u16, user: String) {
+        let (item, _) = ITEMS[chance(ITEMS.len() as u64) as usize];
+        let promise = Promise { user, item, quantity: 1 + chance(3) };
+        let body = json!({"user_id": promise.user, "item_id": item, "quantity": promise.quantity});
+        let body = body.to_string();
+        let key = (chance(3) == 0).then(|| format!("key of {}", promise.user).replace(' ', "-"));
+        let mut wanted = if key.is_some() { 2 } else { 1 };
+        let mut named = None;
+        for _ in 0..20 {
+            let begun = Instant::now();
+            let reply = ask(port, "POST", "/buy", key.as_deref(), &body).await;
+            self.waited(begun.elapsed());
+            let id = reply.as_ref().and_then(|reply| reply.body["order_id"].as_str());
+            let id = id.map(|id| OrderId::parse(id).unwrap());
+            if let (Some(id), Some(_)) = (id, &key) {
+                assert_eq!(*named.get_or_insert(id), id, "one key, two orders");
+            }
+            match reply.as_ref().map(|reply| reply.status) {
+                Some(202) => {
+                    self.promises.lock().unwrap().insert(id.unwrap(), promise.clone());
+                    wanted -= 1;
+                }
+                Some(503) => {
+                    assert!(reply.unwrap().retry_after.is_some());
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(_) => panic!("{reply:?}"),
+                None => {
+                    self.broken.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+            }
+            if wanted == 0 || key.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn waited(&self, wait: Duration) {
+        let mut longest = self.longest.lock().unwrap();
+        *longest = (*longest).max(wait);
+    }
+
+    /// Looks at some accepted order; what was once seen decided must stay so.
+    async fn look(&self, port: u16) {
+        let order = {
+            let promises = self.promises.lock().unwrap();
+            promises.keys().nth(chance(promises.len().max(1) as u64) as usize).copied()
+        };
+        let Some(order) = order else { return };
+        let reply = ask(port, "GET", &format!("/orders/{order}"), None, "").await;
+        if let Some(Reply { status: 200, body, .. }) = reply
+            && body["status"] != "queued"
+        {
+            let now = (body["status"].clone(), body["reason"].clone());
+            let mut seen = self.seen.lock().unwrap();
+            assert_eq!(*seen.entry(order).or_insert_with(|| now.clone()), now, "{order}");
+        }
+    }
+
+    /// Holds the ledger against what buyers were told: every 202 is decided, as what it was.
+    pub async fn holds(&self, ports: &Ports) {
+        let promises = self.promises.lock().unwrap().clone();
+        let seen = self.seen.lock().unwrap().clone();
+        let orders: Vec<OrderId> = promises.keys().copied().collect();
+        for OrderRecord { order, state } in decisions(ports, &orders).await {
+            let promise = &promises[&order.id];
+            assert_eq!(
+                (order.user.as_str(), order.item.as_str(), order.quantity.units()),
+                (promise.user.as_str(), promise.item, promise.quantity)
+            );
+            let OrderState::Decided { decision, .. } = state else { panic!("{state:?}") };
+            assert!(matches!(decision, Decision::Sold | Decision::Rejected(_)), "{decision:?}");
+            if let Some((status, reason)) = seen.get(&order.id) {
+                assert_eq!(status, decision.status());
+                assert_eq!(reason.as_str(), decision.reason().map(|reason| reason.as_str()));
+            }
+        }
+        assert!(!seen.is_empty(), "nobody saw a decision");
+    }
+}
