@@ -5,6 +5,7 @@ mod claims;
 mod cli;
 mod config;
 mod conformance;
+mod cost;
 mod crash;
 mod e2e_stress;
 mod faults;

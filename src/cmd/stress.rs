@@ -11,7 +11,7 @@ use super::Usage;
 use super::audit::exit_code;
 use crate::config::{Backend, Flags};
 use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
-use crate::load::{Address, Guard, Plan, Report, Stress, StressError, Target};
+use crate::load::{Address, Guard, Plan, Prices, Report, Stress, StressError, Target};
 use crate::stop;
 use crate::telemetry::say;
 use crate::wiring::rehearsal::{Cast, Rehearsal};
@@ -58,6 +58,9 @@ pub struct Args {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Prices to count AWS's cost with, like config/prices.toml [default: that]
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    prices: Option<PathBuf>,
     /// Take a guard out, lock or ledger-condition, and race four workers: nothing may go wrong
     /// without the first, it must oversell without the second
     #[arg(long, value_name = "GUARD", conflicts_with = "target", hide_possible_values = true)]
@@ -76,6 +79,11 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let without = args.guards();
     let report_to = args.report.as_deref().map(open).transpose()?;
     let plan = args.plan();
+    let prices = args.prices.as_deref().map(prices).transpose()?;
+    if prices.is_some() && settings.backend() == Backend::Embedded {
+        let why = "--prices is for the aws backend: the embedded one is not paid by use";
+        return Err(Usage(why.to_owned()).into());
+    }
     if !without.is_empty() && settings.backend() == Backend::Aws {
         let why = "--without oversells on purpose, on a throw-away store only: use it with";
         return Err(Usage(format!("{why} --backend embedded")).into());
@@ -89,7 +97,10 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         Some(address) => (None, Target { address, own: None }),
         None => {
             let cast = Cast { connections: plan.connections, workers, without };
-            let (rehearsal, target) = Rehearsal::start(settings, cast).await?;
+            let (rehearsal, mut target) = Rehearsal::start(settings, cast).await?;
+            if let (Some(own), Some(prices)) = (&mut target.own, prices) {
+                own.prices = Some(prices);
+            }
             (Some(rehearsal), target)
         }
     };
@@ -133,6 +144,12 @@ fn open(path: &Path) -> Result<File> {
     let file = File::options().create(true).append(true).open(path);
     let wrong = |e| Usage(format!("cannot write to --report {}: {e}", path.display()));
     Ok(file.map_err(wrong)?)
+}
+
+fn prices(path: &Path) -> Result<Prices> {
+    let wrong = |why: String| Usage(format!("--prices {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    Ok(Prices::parse(&text).map_err(wrong)?)
 }
 
 fn write(report: &Report, mut file: File) -> Result<()> {

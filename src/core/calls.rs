@@ -1,16 +1,65 @@
-//! Counts the network round trips to each service, so that a sale's cost can be said per order.
+//! Counts what the services are asked to do, by operation and by the unit each is paid in, so that
+//! a sale's cost can be said per order.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::ops::{AddAssign, Sub};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Round trips made by this process's adapters; a pipeline, a script or a batch is one.
-#[derive(Debug, Default)]
-pub struct Calls {
-    sqs: AtomicU64,
-    redis: AtomicU64,
-    dynamodb: AtomicU64,
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Service {
+    Sqs,
+    Dynamodb,
+    Redis,
 }
 
-/// The counts at one moment.
+/// What an operation took.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Usage {
+    /// Over the network; a pipeline, a script or a batch is one.
+    pub round_trips: u64,
+    /// As the service counts them: on SQS one for each begun 64 KiB, on Redis commands (a script
+    /// is one), on DynamoDB the round trips.
+    pub requests: u64,
+    pub read_units: f64,
+    pub write_units: f64,
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Usage) {
+        self.round_trips += other.round_trips;
+        self.requests += other.requests;
+        self.read_units += other.read_units;
+        self.write_units += other.write_units;
+    }
+}
+
+impl Sub for Usage {
+    type Output = Usage;
+
+    /// What came since `before`, which is a part of this.
+    fn sub(self, before: Usage) -> Usage {
+        Usage {
+            round_trips: self.round_trips - before.round_trips,
+            requests: self.requests - before.requests,
+            read_units: self.read_units - before.read_units,
+            write_units: self.write_units - before.write_units,
+        }
+    }
+}
+
+/// By service and operation, as the service names it.
+pub type Operations = BTreeMap<(Service, String), Usage>;
+
+/// The calls made by this process's adapters.
+#[derive(Debug, Default)]
+pub struct Calls {
+    operations: Mutex<Operations>,
+}
+
+/// Round trips at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallCounts {
     pub sqs: u64,
@@ -18,24 +67,35 @@ pub struct CallCounts {
     pub dynamodb: u64,
 }
 
-impl Calls {
-    pub fn sqs(&self) {
-        self.sqs.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn redis(&self) {
-        self.redis.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn dynamodb(&self) {
-        self.dynamodb.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn counts(&self) -> CallCounts {
-        CallCounts {
-            sqs: self.sqs.load(Ordering::Relaxed),
-            redis: self.redis.load(Ordering::Relaxed),
-            dynamodb: self.dynamodb.load(Ordering::Relaxed),
+impl CallCounts {
+    pub fn of(operations: &Operations) -> Self {
+        let mut counts = Self::default();
+        for ((service, _), usage) in operations {
+            match service {
+                Service::Sqs => counts.sqs += usage.round_trips,
+                Service::Redis => counts.redis += usage.round_trips,
+                Service::Dynamodb => counts.dynamodb += usage.round_trips,
+            }
         }
+        counts
+    }
+}
+
+impl Calls {
+    pub fn count(&self, service: Service, operation: &str, usage: Usage) {
+        *self.lock().entry((service, operation.to_owned())).or_default() += usage;
+    }
+
+    /// Round trips to each service so far.
+    pub fn counts(&self) -> CallCounts {
+        CallCounts::of(&self.lock())
+    }
+
+    pub fn operations(&self) -> Operations {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Operations> {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

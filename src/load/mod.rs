@@ -3,6 +3,7 @@
 mod audit;
 mod buyers;
 mod connection;
+mod cost;
 mod figures;
 mod plan;
 mod race;
@@ -15,6 +16,7 @@ mod window;
 
 pub use audit::audit;
 pub use connection::Address;
+pub use cost::{Cost, Operation, PerThousand, Prices};
 pub use figures::{AuditReport, Figures, ItemAudit, Verdict};
 pub use plan::Plan;
 pub use race::{Guard, Race};

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::cost::Cost;
 use super::figures::Verdict;
 use super::race::Guard;
 use super::tally::Percentiles;
@@ -46,6 +47,8 @@ pub struct Report {
     pub decided_per_s: f64,
     /// Null with `--target`: only the server's own processes could count them.
     pub requests_per_order: Option<RequestsPerOrder>,
+    /// Null with `--target` and on the embedded backend.
+    pub cost: Option<Cost>,
     /// `ledger`: from the stored orders. `http`: from what the API shows.
     pub audited_by: &'static str,
     pub without: Vec<Guard>,
@@ -129,6 +132,9 @@ impl fmt::Display for Report {
             let RequestsPerOrder { sqs, redis, dynamodb } = per_order;
             write!(f, "round trips  per order: SQS {sqs:.3}, DynamoDB {dynamodb:.3}, ")?;
             writeln!(f, "Redis {redis:.3}")?;
+        }
+        if let Some(cost) = &self.cost {
+            cost.fmt(f)?;
         }
         if self.audited_by == "http" {
             writeln!(f, "audited      by HTTP only: orders of other buyers were not seen")?;

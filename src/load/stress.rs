@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::audit::audit_seeing;
 use super::buyers::Sale;
 use super::connection::{Address, Unanswered};
+use super::cost::{Cost, Prices};
 use super::figures::{Figures, Verdict};
 use super::plan::Plan;
 use super::race::Race;
@@ -20,7 +21,7 @@ use super::sight::{FirstSights, Sight, changed_since, wait_for_decisions};
 use super::tally::Tally;
 use super::window::{self, ItemShown};
 use crate::core::Ports;
-use crate::core::calls::{CallCounts, Calls};
+use crate::core::calls::{CallCounts, Calls, Operations, Usage};
 use crate::core::ledger::{AuditedOrder, LedgerError, OrderState, StockSet};
 use crate::core::order::{ItemId, OrderId, Timestamp};
 
@@ -45,6 +46,9 @@ pub struct Own {
     pub calls: Vec<Arc<Calls>>,
     pub race: Option<Race>,
     pub backend: &'static str,
+    /// `None` where nothing is paid by use.
+    pub prices: Option<Prices>,
+    pub fifo: bool,
 }
 
 /// Why there is no report.
@@ -156,12 +160,12 @@ impl Stress {
         self.target.own.as_ref().map(|own| own.ports.clock.now())
     }
 
-    fn calls(&self) -> CallCounts {
-        let mut sum = CallCounts::default();
-        for counts in self.target.own.iter().flat_map(|own| &own.calls).map(|c| c.counts()) {
-            sum.sqs += counts.sqs;
-            sum.redis += counts.redis;
-            sum.dynamodb += counts.dynamodb;
+    fn calls(&self) -> Operations {
+        let mut sum = Operations::new();
+        for calls in self.target.own.iter().flat_map(|own| &own.calls) {
+            for (operation, usage) in calls.operations() {
+                *sum.entry(operation).or_default() += usage;
+            }
         }
         sum
     }
@@ -176,8 +180,8 @@ impl Stress {
         Ok(reading)
     }
 
-    /// Round trips until the last acknowledgement.
-    async fn calls_since(&self, before: CallCounts) -> Result<Option<CallCounts>, StressError> {
+    /// What was done until the last acknowledgement.
+    async fn calls_since(&self, before: Operations) -> Result<Option<Operations>, StressError> {
         let Some(own) = &self.target.own else { return Ok(None) };
         let end = Instant::now() + LAST_ACKS;
         while Instant::now() < end {
@@ -187,12 +191,12 @@ impl Stress {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let after = self.calls();
-        Ok(Some(CallCounts {
-            sqs: after.sqs - before.sqs,
-            redis: after.redis - before.redis,
-            dynamodb: after.dynamodb - before.dynamodb,
-        }))
+        let mut calls = self.calls();
+        for (operation, usage) in &mut calls {
+            *usage = *usage - before.get(operation).copied().unwrap_or_default();
+        }
+        calls.retain(|_, usage| *usage != Usage::default());
+        Ok(Some(calls))
     }
 
     async fn audit(
@@ -231,7 +235,7 @@ impl Stress {
         reading: &Reading,
         sights: &FirstSights,
         findings: Findings,
-        calls: Option<CallCounts>,
+        calls: Option<Operations>,
         times: Times,
     ) -> Report {
         let Findings { figures, changed, .. } = findings;
@@ -268,10 +272,14 @@ impl Stress {
             decision_ms: sights.latency.percentiles(),
             accepted_per_s: per_second(accepted, times.accepting),
             decided_per_s: per_second(decided, times.deciding),
-            requests_per_order: calls.map(|calls| RequestsPerOrder {
+            requests_per_order: calls.as_ref().map(CallCounts::of).map(|calls| RequestsPerOrder {
                 sqs: per_order(calls.sqs),
                 redis: per_order(calls.redis),
                 dynamodb: per_order(calls.dynamodb),
+            }),
+            cost: calls.as_ref().and_then(|calls| {
+                let own = own.as_ref()?;
+                Some(Cost::of(calls, accepted, own.prices.as_ref()?, own.fifo))
             }),
             audited_by: if own.is_some() { "ledger" } else { "http" },
             without: race.map(|race| race.without.clone()).unwrap_or_default(),

@@ -16,7 +16,7 @@ use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::order::worker::{Story, Worker};
 use crate::core::vendor::aws::Aws;
-use crate::load::{Address, Guard, Own, Race, Target};
+use crate::load::{Address, Guard, Own, Prices, Race, Target};
 use crate::telemetry::Silent;
 
 /// Connections beyond those that send orders: buyers who wait, the auditor.
@@ -57,7 +57,7 @@ impl Throwaway {
             return Ok(Throwaway::File(directory));
         }
         let name = format!("flux-stress-{}", uuid::Uuid::new_v4().simple());
-        let fifo = settings.sqs_queue_url.as_ref().is_some_and(|url| url.ends_with(".fifo"));
+        let fifo = is_fifo(settings);
         settings.dynamodb_table.clone_from(&name);
         let queue = if fifo { format!("{name}.fifo") } else { name };
         let plan = Plan::new(settings, Some(queue), None);
@@ -87,7 +87,9 @@ impl Rehearsal {
             Backend::Embedded => "embedded",
             Backend::Aws => "aws",
         };
+        let prices = (settings.backend() == Backend::Aws).then(Prices::built_in);
         let store = Throwaway::make(&mut settings).await?;
+        let fifo = is_fifo(&settings);
         let connections = cast.connections + OTHER_CONNECTIONS;
         settings.connections_max = settings.connections_max.max(connections);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -109,7 +111,7 @@ impl Rehearsal {
         }
         let serving = stop.clone();
         playing.spawn(async move { super::serve(&settings, front, listener, serving).await });
-        let own = Own { ports: reads, calls, race, backend };
+        let own = Own { ports: reads, calls, race, backend, prices, fifo };
         Ok((Rehearsal { stop, playing, store }, Target { address, own: Some(own) }))
     }
 
@@ -120,6 +122,10 @@ impl Rehearsal {
         let _late = tokio::time::timeout(within, ended).await;
         self.store.delete().await;
     }
+}
+
+fn is_fifo(settings: &Settings) -> bool {
+    settings.sqs_queue_url.as_ref().is_some_and(|url| url.ends_with(".fifo"))
 }
 
 /// The workers; the first works through the same connections as the API.

@@ -17,13 +17,17 @@ const VISIBILITY: Duration = Duration::from_secs(2);
 
 /// The stand-ins, reached directly.
 pub async fn stand_ins() -> Aws {
+    stand_ins_counted(Arc::default()).await
+}
+
+pub async fn stand_ins_counted(calls: Arc<Calls>) -> Aws {
     let settings = AwsSettings {
         region: Some("eu-central-1".to_owned()),
         endpoint_url_sqs: Some(address("FLUX_TEST_SQS")),
         endpoint_url_dynamodb: Some(address("FLUX_TEST_DYNAMODB")),
         ..AwsSettings::default()
     };
-    Aws::load(settings, Arc::new(Calls::default())).await.unwrap()
+    Aws::load(settings, calls).await.unwrap()
 }
 
 /// A queue with its dead-letter queue; the URL of the queue.

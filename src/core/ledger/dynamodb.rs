@@ -13,7 +13,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::KeysAndAttributes;
+use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnConsumedCapacity};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
@@ -27,6 +27,8 @@ use transaction::Written;
 
 /// Actions in a transaction, and keys in a batch read (Amazon DynamoDB Developer Guide, "Quotas").
 const BATCH: usize = 100;
+/// Every answer says what it cost.
+const UNITS: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
 /// Requests of one call that are on their way at once.
 const REQUESTS_IN_FLIGHT: usize = 4;
 /// Rows that one page of a scan looks at.
@@ -90,8 +92,8 @@ impl DynamoLedger {
             let keys = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true);
             let keys = keys.build().expect("keys are set");
             let read = repeat(|| {
-                let request =
-                    self.client.batch_get_item().request_items(&self.orders, keys.clone());
+                let request = self.client.batch_get_item().return_consumed_capacity(UNITS);
+                let request = request.request_items(&self.orders, keys.clone());
                 async move { request.send().await.map_err(|e| Fault::of(&e)) }
             });
             let mut answer = read.await.map_err(|fault| self.error(fault))?;
@@ -132,6 +134,7 @@ impl DynamoLedger {
         let mut request = self
             .client
             .scan()
+            .return_consumed_capacity(UNITS)
             .table_name(table)
             .consistent_read(true)
             .limit(limit.clamp(1, PAGE) as i32)
@@ -211,6 +214,7 @@ impl Ledger for DynamoLedger {
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
         let read = repeat(|| {
             let request = self.client.get_item().table_name(&self.items).consistent_read(true);
+            let request = request.return_consumed_capacity(UNITS);
             let request = request.set_key(Some(rows::key(ITEM_ID, item.as_str())));
             async move { request.send().await.map_err(|e| Fault::of(&e)) }
         });

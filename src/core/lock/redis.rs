@@ -18,9 +18,14 @@ use crate::core::vendor::redis::Redis;
 /// well within it, and so keeps it alive.
 const WANTED_MS: u64 = 1_000;
 
+/// A name to count it by, and its text.
+type Script = (&'static str, &'static str);
+
 /// Takes a free lock, or makes its own lease whole. A new holder begins without a mark: it was its
 /// own, or will be set again by the next who asks.
-const ACQUIRE: &str = "\
+const ACQUIRE: Script = (
+    "EVAL acquire",
+    "\
 if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
   redis.call('del', KEYS[2])
   return 1
@@ -30,17 +35,24 @@ if redis.call('get', KEYS[1]) == ARGV[1] then
   return 1
 end
 redis.call('set', KEYS[2], '1', 'PX', ARGV[3])
-return 0";
+return 0",
+);
 
 /// 0: lost; 1: held; 2: held and wanted. The mark stays until it is over or the lock changes hands.
-const RENEW: &str = "\
+const RENEW: Script = (
+    "EVAL renew",
+    "\
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('pexpire', KEYS[1], ARGV[2])
-return 1 + redis.call('exists', KEYS[2])";
+return 1 + redis.call('exists', KEYS[2])",
+);
 
-const RELEASE: &str = "\
+const RELEASE: Script = (
+    "EVAL release",
+    "\
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('del', KEYS[1])";
+return redis.call('del', KEYS[1])",
+);
 
 #[derive(Debug)]
 pub struct RedisLock {
@@ -54,16 +66,16 @@ impl RedisLock {
 
     async fn run(
         &self,
-        script: &'static str,
+        (name, script): Script,
         item: &ItemId,
         token: Token,
         lease: Duration,
     ) -> Result<u64, LockError> {
-        let name = |what: &str| self.redis.name(&format!("{{{item}}}:{what}"));
-        let keys = vec![name("lock"), name("wanted")];
+        let key = |what: &str| self.redis.name(&format!("{{{item}}}:{what}"));
+        let keys = vec![key("lock"), key("wanted")];
         let token = format!("{:032x}", token.0);
         let args = vec![token, lease.as_millis().max(1).to_string(), WANTED_MS.to_string()];
-        let client = self.redis.round_trip().map_err(LockError)?;
+        let client = self.redis.round_trip(name, 1).map_err(LockError)?;
         client.eval(script, keys, args).await.map_err(|e| LockError(e.to_string()))
     }
 }
@@ -105,7 +117,7 @@ impl Lock for RedisLock {
     }
 
     async fn check(&self) -> Result<(), LockError> {
-        let client = self.redis.round_trip().map_err(LockError)?;
+        let client = self.redis.round_trip("PING", 1).map_err(LockError)?;
         client.ping::<()>(None).await.map_err(|e| LockError(e.to_string()))
     }
 }

@@ -38,7 +38,8 @@ impl Marks for RedisMarks {
             return Ok(Vec::new());
         }
         let failed = |e: fred::error::Error| MarksError(e.to_string());
-        let pipeline = self.redis.round_trip().map_err(MarksError)?.pipeline();
+        let client = self.redis.round_trip("SET", marks.len()).map_err(MarksError)?;
+        let pipeline = client.pipeline();
         for mark in marks {
             let key = self.redis.name(&format!("mark:{}", mark.order));
             let fingerprint = format!("{:016x}", mark.fingerprint);

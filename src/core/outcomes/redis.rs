@@ -41,7 +41,7 @@ impl fmt::Display for RedisOutcomes {
 impl Outcomes for RedisOutcomes {
     async fn publish(&self, orders: &[OrderId]) {
         for batch in orders.chunks(BATCH) {
-            let Ok(client) = self.redis.round_trip() else { return };
+            let Ok(client) = self.redis.round_trip("PUBLISH", 1) else { return };
             let bytes = batch.iter().flat_map(|id| id.as_bytes()).copied().collect::<Vec<u8>>();
             if let Err(e) = client.publish::<(), _, _>(&*self.channel, bytes.as_slice()).await {
                 tracing::debug!("a hint of {} decisions is lost: {e}", batch.len());

@@ -3,6 +3,8 @@
 //! The SDK's own retries are switched off. Whether a call may be repeated, and what its outcome
 //! then is, depends on what it does; [`repeat`] and its callers say so.
 
+mod meter;
+
 use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,17 +15,13 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 pub use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::box_error::BoxError;
-use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextRef;
 use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::http::Response;
-use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::Instant;
 
-use crate::core::calls::Calls;
+use crate::core::calls::{Calls, Service};
+use meter::Meter;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// One HTTP attempt, from its begin to the last byte of its answer.
@@ -102,7 +100,7 @@ impl Aws {
     fn sqs_within(&self, limit: Duration) -> aws_sdk_sqs::Client {
         let mut config = aws_sdk_sqs::config::Builder::from(&self.sdk)
             .timeout_config(timeouts(limit))
-            .interceptor(CountAttempts { calls: self.calls.clone(), count: Calls::sqs });
+            .interceptor(self.meter(Service::Sqs));
         if let Some(url) = &self.settings.endpoint_url_sqs {
             config = config.endpoint_url(url);
         }
@@ -111,11 +109,15 @@ impl Aws {
 
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let mut config = aws_sdk_dynamodb::config::Builder::from(&self.sdk)
-            .interceptor(CountAttempts { calls: self.calls.clone(), count: Calls::dynamodb });
+            .interceptor(self.meter(Service::Dynamodb));
         if let Some(url) = &self.settings.endpoint_url_dynamodb {
             config = config.endpoint_url(url);
         }
         aws_sdk_dynamodb::Client::from_conf(config.build())
+    }
+
+    fn meter(&self, service: Service) -> Meter {
+        Meter { calls: self.calls.clone(), service }
     }
 }
 
@@ -125,29 +127,6 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .operation_attempt_timeout(attempt)
         .operation_timeout(attempt + CONNECT_TIMEOUT)
         .build()
-}
-
-/// Counts every HTTP attempt as one round trip.
-#[derive(Debug)]
-struct CountAttempts {
-    calls: Arc<Calls>,
-    count: fn(&Calls),
-}
-
-impl Intercept for CountAttempts {
-    fn name(&self) -> &'static str {
-        "CountAttempts"
-    }
-
-    fn read_before_transmit(
-        &self,
-        _: &BeforeTransmitInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        (self.count)(&self.calls);
-        Ok(())
-    }
 }
 
 /// What the SDK says when there are none anywhere.

@@ -11,7 +11,7 @@ use fred::interfaces::{ClientLike, EventInterface};
 use fred::types::Builder;
 use fred::types::config::{Config, ReconnectPolicy, ServerConfig};
 
-use crate::core::calls::Calls;
+use crate::core::calls::{Calls, Service, Usage};
 
 /// After this a command has failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -88,12 +88,14 @@ impl Redis {
         Ok(Self { client, builder, prefix, address, calls })
     }
 
-    /// The connection, counted as one round trip; an error at once while there is none.
-    pub fn round_trip(&self) -> Result<&Client, String> {
+    /// The connection for so many commands in one round trip, which is counted; an error at once
+    /// while there is none.
+    pub fn round_trip(&self, operation: &str, commands: usize) -> Result<&Client, String> {
         if !self.client.is_connected() {
             return Err(format!("not connected to Redis at {}", self.address));
         }
-        self.calls.redis();
+        let usage = Usage { round_trips: 1, requests: commands as u64, ..Usage::default() };
+        self.calls.count(Service::Redis, operation, usage);
         Ok(&self.client)
     }
 

@@ -10,7 +10,7 @@ use aws_smithy_runtime_api::http::Response;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::rows::{self, ITEM_ID, ORDER_ID, VERSION, number};
-use super::{DynamoLedger, Expect, LedgerError};
+use super::{DynamoLedger, Expect, LedgerError, UNITS};
 use crate::core::order::{Decided, Item};
 use crate::core::vendor::aws::{Fault, is_busy_code, repeat};
 
@@ -32,6 +32,7 @@ impl DynamoLedger {
     ) -> Result<Written, LedgerError> {
         let written = repeat(|| {
             let request = self.client.transact_write_items().client_request_token(token);
+            let request = request.return_consumed_capacity(UNITS);
             let request = request.set_transact_items(Some(actions.to_vec()));
             async move {
                 match request.send().await {

@@ -1,0 +1,186 @@
+//! What the adapters' calls are counted as, on the stand-ins, and what a sale is said to cost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::config::{Backend, Settings};
+use flux::core::calls::{Calls, Service, Usage};
+use flux::core::ledger::dynamodb::DynamoLedger;
+use flux::core::ledger::dynamodb::setup::TableSetup;
+use flux::core::ledger::{Commit, Committed, Expect, Ledger};
+use flux::core::lock::redis::RedisLock;
+use flux::core::lock::{Lock, Token};
+use flux::core::marks::redis::RedisMarks;
+use flux::core::marks::{Mark, Marks};
+use flux::core::order::{Decided, Decision, Item, Order, Reason, decide, message};
+use flux::core::outcomes::Outcomes;
+use flux::core::outcomes::redis::RedisOutcomes;
+use flux::core::vendor::redis::{Redis, RedisSettings};
+use flux::load::{Plan, Stress, Verdict};
+use flux::wiring::rehearsal::{Cast, Rehearsal};
+
+use crate::conformance::aws::{make_queue, open_queue, stand_ins_counted};
+use crate::conformance::{address, fresh_name, ids, item, key, names, now, order, queue};
+
+const BILLED_BYTES: u64 = 64 * 1024;
+
+/// What was counted for this operation.
+fn usage(calls: &Calls, service: Service, operation: &str) -> Usage {
+    let operations = calls.operations();
+    let found = operations.get(&(service, operation.to_owned())).copied();
+    found.unwrap_or_else(|| panic!("no {operation} among {operations:?}"))
+}
+
+fn requests(calls: &Calls, service: Service, operation: &str) -> (u64, u64) {
+    let Usage { round_trips, requests, .. } = usage(calls, service, operation);
+    (round_trips, requests)
+}
+
+fn units(calls: &Calls, operation: &str) -> (u64, f64, f64) {
+    let usage = usage(calls, Service::Dynamodb, operation);
+    (usage.round_trips, usage.read_units, usage.write_units)
+}
+
+#[tokio::test]
+async fn sqs_requests_are_counted_as_they_are_billed() {
+    let calls = Arc::new(Calls::default());
+    let aws = stand_ins_counted(calls.clone()).await;
+    let bench = open_queue(&aws, make_queue(&aws, "", 100).await);
+    let user = "u".repeat(100);
+    let orders: Vec<Order> = (0..990).map(|_| order(&bench.names, "hot", &user)).collect();
+    let bytes: u64 = orders.chunks(99).map(|some| message::encode(some).len() as u64).sum();
+    let billed = bytes.div_ceil(BILLED_BYTES);
+    assert!(billed > 2, "{bytes} bytes are no test");
+
+    queue::send(&*bench.queue, &orders).await;
+    assert_eq!(requests(&calls, Service::Sqs, "SendMessageBatch"), (1, billed));
+    let came = queue::receive(&*bench.queue, 990).await;
+    let (round_trips, received) = requests(&calls, Service::Sqs, "ReceiveMessage");
+    // Messages that come one at a time are billed one at a time.
+    assert!((billed..billed + round_trips).contains(&received), "{round_trips} {received}");
+    let receipts: Vec<_> = came.into_iter().map(|delivery| delivery.receipt).collect();
+    bench.queue.extend(&receipts).await.unwrap();
+    assert_eq!(requests(&calls, Service::Sqs, "ChangeMessageVisibilityBatch"), (1, 1));
+    for answer in bench.queue.ack(&receipts).await {
+        answer.unwrap();
+    }
+    assert_eq!(requests(&calls, Service::Sqs, "DeleteMessageBatch"), (1, 1));
+    assert_eq!(calls.counts().dynamodb + calls.counts().redis, 0);
+}
+
+#[tokio::test]
+async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too() {
+    let calls = Arc::new(Calls::default());
+    let aws = stand_ins_counted(calls.clone()).await;
+    let table = fresh_name("orders");
+    TableSetup::new(&aws, &table).ensure(None, true).await.unwrap();
+    let ledger = DynamoLedger::new(&aws, &table, key());
+    let names = names();
+    let orders: Vec<Order> = (0..99).map(|_| order(&names, "hot", "ann")).collect();
+    let verdict = decide(Some(&Item::new(item("hot"), 10)), orders.clone(), now());
+    let expect = Expect::Version(0);
+    let commit = Commit { item: verdict.item.unwrap(), expect, decided: verdict.decided };
+
+    ledger.commit(&commit).await.unwrap();
+    assert_eq!(units(&calls, "TransactWriteItems"), (1, 0.0, 200.0));
+    // The same request again reads what it wrote.
+    ledger.commit(&commit).await.unwrap();
+    assert_eq!(units(&calls, "TransactWriteItems"), (2, 200.0, 200.0));
+    // Two orders and the item, cancelled: as if they were written.
+    let others = commit.decided[..2].to_vec();
+    let refused = ledger.commit(&Commit { decided: others, ..commit.clone() }).await.unwrap();
+    assert!(matches!(refused, Committed::Refused { .. }));
+    assert_eq!(units(&calls, "TransactWriteItems"), (3, 200.0, 206.0));
+
+    let rejected = |order| {
+        let decision = Decision::Rejected(Reason::SoldOut);
+        Decided { order, decision, decided_at: now() }
+    };
+    let late: Vec<_> = (0..5).map(|_| rejected(order(&names, "hot", "bob"))).collect();
+    ledger.record(&late).await.unwrap();
+    assert_eq!(units(&calls, "TransactWriteItems"), (4, 200.0, 216.0));
+
+    ledger.item(&item("hot")).await.unwrap();
+    assert_eq!(units(&calls, "GetItem"), (1, 1.0, 0.0));
+    ledger.find(&ids(&orders[..7])).await.unwrap();
+    assert_eq!(units(&calls, "BatchGetItem"), (1, 7.0, 0.0));
+    ledger.items(None, 10).await.unwrap();
+    assert_eq!(units(&calls, "Scan"), (1, 1.0, 0.0));
+}
+
+#[tokio::test]
+async fn redis_is_counted_by_round_trip_and_command() {
+    let calls = Arc::new(Calls::default());
+    let url = address("FLUX_TEST_REDIS");
+    let settings = RedisSettings { url, password: None, prefix: fresh_name("cost") };
+    let redis = Redis::connect(settings, calls.clone()).await.unwrap();
+    let (lock, token, lease) = (RedisLock::new(redis.clone()), Token(1), Duration::from_secs(5));
+    lock.acquire(&item("hot"), token, lease).await.unwrap();
+    lock.renew(&item("hot"), token, lease).await.unwrap();
+    lock.renew(&item("hot"), token, lease).await.unwrap();
+    lock.release(&item("hot"), token).await.unwrap();
+    let names = names();
+    let orders: Vec<Order> = (0..3).map(|_| order(&names, "hot", "ann")).collect();
+    let mark = |order: &Order| Mark { order: order.id, fingerprint: 1 };
+    let marks: Vec<Mark> = orders.iter().map(mark).collect();
+    RedisMarks::new(redis.clone()).mark(&marks).await.unwrap();
+    RedisOutcomes::new(redis).publish(&ids(&orders)).await;
+    let counted = [
+        ("EVAL acquire", (1, 1)),
+        ("EVAL renew", (2, 2)),
+        ("EVAL release", (1, 1)),
+        ("SET", (1, 3)),
+        ("PUBLISH", (1, 1)),
+    ];
+    for (operation, wanted) in counted {
+        assert_eq!(requests(&calls, Service::Redis, operation), wanted, "{operation}");
+    }
+    assert_eq!(calls.counts().redis, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_on_aws_says_what_it_cost() {
+    let redis = address("FLUX_TEST_REDIS");
+    let settings = Settings {
+        backend: Some(Backend::Aws),
+        aws_region: Some("eu-central-1".to_owned()),
+        aws_endpoint_url_sqs: Some(address("FLUX_TEST_SQS")),
+        aws_endpoint_url_dynamodb: Some(address("FLUX_TEST_DYNAMODB")),
+        redis_url: Some(redis.into()),
+        ..Settings::default()
+    };
+    let plan = Plan {
+        item: item("ticket_001"),
+        stock: Some(20),
+        users: 300,
+        connections: 32,
+        rate: None,
+        duplicates: 0.0,
+        seed: 7,
+    };
+    let cast = Cast { connections: plan.connections, workers: 2, without: Vec::new() };
+    let (rehearsal, target) = Rehearsal::start(settings, cast).await.unwrap();
+    let report = Stress { plan, target }.run().await.unwrap();
+    rehearsal.end(Duration::from_secs(5)).await;
+
+    assert_eq!((report.verdict, report.accepted, report.sold), (Verdict::Pass, 300, 20));
+    let cost = report.cost.as_ref().unwrap();
+    let per = cost.per_1000_orders;
+    // Two for each order, and two for the item with each commit.
+    assert!((2_000.0..3_000.0).contains(&per.dynamodb_write_units), "{cost:?}");
+    assert!(per.sqs_requests > 0.0 && per.redis_commands > 0.0);
+    assert!(per.usd > 0.00125 && per.usd < 0.0025, "{cost:?}");
+    let round_trips = |service: Service| -> f64 {
+        let of_it = cost.operations.iter().filter(|operation| operation.service == service);
+        of_it.map(|operation| operation.usage.round_trips).sum::<u64>() as f64 / 300.0
+    };
+    let per_order = report.requests_per_order.unwrap();
+    assert_eq!(round_trips(Service::Sqs), per_order.sqs);
+    assert_eq!(round_trips(Service::Dynamodb), per_order.dynamodb);
+    assert_eq!(round_trips(Service::Redis), per_order.redis);
+    let text = report.to_string();
+    assert!(text.contains("write units") && text.contains("prices of us-east-1"), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["cost"]["per_1000_orders"]["usd"].is_number());
+    assert!(json["cost"]["operations"][0]["round_trips"].is_number());
+}
