@@ -7,8 +7,6 @@ use super::sale::Sale;
 use super::{PATIENCE, Place, chance, pause_ms};
 
 const BUYERS: usize = 12;
-/// Units of all items; more are asked for.
-const STOCK: u64 = 348;
 
 fn sale(environment: &[(&str, &str)], deciding: usize, workers: usize) -> Sale {
     let place = Place::new(environment);
@@ -29,8 +27,14 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
     sale.is_open().await;
     let crowd = Crowd::gather(sale.port, BUYERS);
     let end = Instant::now() + Duration::from_secs(10);
+    let mut stock = 7;
     while Instant::now() < end {
         pause_ms(20, 500).await;
+        if chance(3) == 0 {
+            stock += 10;
+            let stock = stock.to_string();
+            sale.place.run_well(&["provision", "--item", "hall_C", "--stock", &stock]);
+        }
         let victim = chance(3) as usize;
         if chance(4) == 0 {
             sale.processes[victim].signal(libc::SIGTERM);
@@ -42,7 +46,7 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
         pause_ms(1, 100).await;
         sale.processes[victim] = sale.process(victim);
     }
-    assert_eq!(sale.ends_well(crowd).await["sold"], STOCK);
+    sale.ends_well(crowd).await;
 }
 
 /// A worker that is stopped for longer than its claim and its lease comes back with orders in hand
@@ -69,7 +73,7 @@ async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
     sale.processes[1].signal(libc::SIGCONT);
     pause_ms(500, 1_000).await;
     sale.processes[2] = sale.process(2);
-    assert_eq!(sale.ends_well(crowd).await["sold"], STOCK);
+    sale.ends_well(crowd).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +92,7 @@ async fn a_worker_told_to_stop_under_load_leaves_nothing_in_its_hands() {
         assert_eq!(file.query_row(held, [], |row| row.get(0)), Ok(0));
         sale.processes[1] = sale.process(1);
     }
-    assert_eq!(sale.ends_well(crowd).await["sold"], STOCK);
+    sale.ends_well(crowd).await;
 }
 
 /// While a process holds the file's one write lock, buyers are told to come again, in bounded time.
@@ -112,9 +116,10 @@ async fn a_stuck_transaction_makes_buyers_wait_a_bounded_time_and_loses_nothing(
         let shown = ask(sale.port, "GET", "/items/hall_A", None, "").await.unwrap();
         assert_eq!(shown.status, 200, "reading goes on");
     }
+    sale.place.run_well(&["audit"]);
     drop(stuck);
     println!("waits {waits:?}");
     assert!(waits.iter().all(|wait| *wait < Duration::from_secs(8)), "{waits:?}");
     pause_ms(500, 1_000).await;
-    assert_eq!(sale.ends_well(crowd).await["sold"], STOCK);
+    sale.ends_well(crowd).await;
 }

@@ -20,7 +20,9 @@ use flux::wiring;
 
 /// How long anything that must come to its end may take.
 const PATIENCE: Duration = Duration::from_secs(40);
-const ITEMS: [(&str, u64); 4] = [("hall_A", 300), ("hall_B", 40), ("hall_C", 7), ("unique", 1)];
+/// Items with their stock: the first is never sold out, the second after a while.
+const ITEMS: [(&str, u64); 4] =
+    [("hall_A", 10_000_000), ("hall_B", 500), ("hall_C", 7), ("unique", 1)];
 
 /// A place where `flux` runs: a directory and an environment of the test's own.
 struct Place {
