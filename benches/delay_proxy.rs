@@ -49,8 +49,8 @@ fn carry(client: TcpStream, upstream: &str, delay: Duration) -> std::io::Result<
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let upstream = arguments.next().expect(USAGE);
-    let delay = arguments.next().and_then(|ms| ms.parse().ok()).expect(USAGE);
-    let delay = Duration::from_secs_f64(delay.max(0.0_f64) / 1000.0);
+    let delay: f64 = arguments.next().and_then(|ms| ms.parse().ok()).expect(USAGE);
+    let delay = Duration::from_secs_f64(delay / 1000.0);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("listening on {}", listener.local_addr()?);
     for client in listener.incoming() {
