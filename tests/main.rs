@@ -14,3 +14,4 @@ mod liar;
 mod provision;
 mod redis_away;
 mod sale;
+mod scaling;
