@@ -15,3 +15,4 @@ mod liar;
 mod provision;
 mod redis_away;
 mod sale;
+mod scaling;

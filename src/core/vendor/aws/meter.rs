@@ -29,9 +29,10 @@ use crate::core::calls::{Calls, Service, Usage};
 /// SQS bills a request for each begun part of this size of its messages (Amazon SQS pricing, "How
 /// are Amazon SQS requests priced").
 const BILLED_BYTES: usize = 64 * 1024;
-/// A write unit's size; and what a write in a transaction costs, whether it is applied or
-/// cancelled (Amazon DynamoDB Developer Guide, "DynamoDB read and write operations" and "Amazon
-/// DynamoDB Transactions: How it works", "Capacity management for transactions").
+/// A write unit's size; and what a write in a transaction costs: one to prepare it, one to commit it
+/// (Amazon DynamoDB Developer Guide, "DynamoDB read and write operations" and "Amazon DynamoDB
+/// Transactions: How it works", "Capacity management for transactions"). The guide does not say
+/// what a cancelled one costs: it is counted as if it had been applied.
 const WRITE_UNIT_BYTES: usize = 1024;
 const UNITS_IN_TRANSACTION: f64 = 2.0;
 
