@@ -1,5 +1,6 @@
 //! On one file: `flux serve`, with workers in it, and `flux work`.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use super::buyers::{Crowd, ask};
@@ -39,7 +40,9 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
         if chance(4) == 0 {
             sale.processes[victim].signal(libc::SIGTERM);
             let status = sale.processes[victim].ended(Duration::from_secs(10)).await;
-            assert_eq!(status.code(), Some(0));
+            // Told before it listens for it, it ends by the signal itself.
+            let told_early = status.signal() == Some(libc::SIGTERM);
+            assert!(status.success() || told_early, "{status}");
         } else {
             sale.processes[victim].kill();
         }
@@ -53,7 +56,7 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
 /// that others have decided, and with what it knew of their items.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
-    let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 3);
+    let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 1);
     sale.is_open().await;
     let crowd = Crowd::gather(sale.port, BUYERS);
     pause_ms(300, 800).await;
@@ -66,13 +69,16 @@ async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
         pause_ms(1, 50).await;
         sale.processes[1].signal(libc::SIGSTOP);
     }
+    let others = sale.process(1);
+    sale.processes.push(others);
     let before = crowd.memory.accepted();
     tokio::time::sleep(Duration::from_millis(6_500).saturating_sub(stopped.elapsed())).await;
     assert!(crowd.memory.accepted() > before, "the sale stood still");
-    sale.processes[2].kill();
     sale.processes[1].signal(libc::SIGCONT);
+    pause_ms(100, 500).await;
+    sale.processes[2].kill();
     pause_ms(500, 1_000).await;
-    sale.processes[2] = sale.process(2);
+    sale.processes[2] = sale.process(1);
     sale.ends_well(crowd).await;
 }
 

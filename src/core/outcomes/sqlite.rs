@@ -45,6 +45,8 @@ impl Outcomes for SqliteOutcomes {
     async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
         let waiters = self.waiters.get_or_init(|| waiters).clone();
         let mut changes = self.store.changes();
+        // What was written before this may not have been looked at.
+        changes.mark_changed();
         loop {
             tokio::select! {
                 biased;

@@ -126,7 +126,8 @@ impl Store {
             changes,
         });
         let weak = Arc::downgrade(&inner);
-        spawn("flux-watcher", move || watch_file(&watcher, &weak))?;
+        let version = data_version(&watcher);
+        spawn("flux-watcher", move || watch_file(&watcher, version, &weak))?;
         Ok(Store(inner))
     }
 
@@ -325,18 +326,16 @@ fn in_snapshot<T>(
     result
 }
 
-fn watch_file(connection: &Connection, store: &Weak<Inner>) {
-    let version = || {
-        connection
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut s| s.query_row([], |row| row.get::<_, i64>(0)).optional())
-            .ok()
-            .flatten()
-    };
-    let mut last = version();
+/// Another number after every write of another connection; `None` when it cannot be read.
+fn data_version(connection: &Connection) -> Option<i64> {
+    let mut statement = connection.prepare_cached("PRAGMA data_version").ok()?;
+    statement.query_row([], |row| row.get(0)).ok()
+}
+
+fn watch_file(connection: &Connection, mut last: Option<i64>, store: &Weak<Inner>) {
     loop {
         std::thread::sleep(WATCH_EVERY);
-        let now = version();
+        let now = data_version(connection);
         let Some(store) = store.upgrade() else { return };
         if now != last {
             last = now;
