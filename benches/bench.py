@@ -33,9 +33,12 @@ class Bench:
         self.quick = quick
         self.rounds = 1 if quick else 3
         self.rows, self.raw = [], {}
+        # How busy the machine was before each measurement.
+        self.others = []
 
     def measure(self, name, measurement, *arguments, **named):
         """Takes one more repetition of `name`, kept with the others."""
+        self.others.append(busy())
         began = time.monotonic()
         result = measurement(*arguments, **named)
         self.raw.setdefault(name, []).append(result)
@@ -68,6 +71,19 @@ def short(result):
     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
     told = ("accepted_per_s", "decided_per_s", "drain_s", "backlog_max", "backlog_growth")
     return json.dumps({k: shown[k] for k in told if k in shown} or shown)[:400]
+
+
+def busy(over=0.3):
+    """Which part of the cores is at work meanwhile, for somebody else."""
+    def times():
+        with open("/proc/stat") as stat:
+            fields = [int(field) for field in stat.readline().split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    before = times()
+    time.sleep(over)
+    after = times()
+    return round(1 - (after[1] - before[1]) / max(1, after[0] - before[0]), 3)
 
 
 def seconds(bench, full, quick):
@@ -145,7 +161,9 @@ def open_loop(bench):
         bench.measure("open-loop", embedded.open_loop, highest / 2, seconds(bench, 15, 5))
     runs = bench.raw["open-loop"]
     median = lambda what, p: statistics.median(run[what][p] for run in runs)
-    beside = f"at {per_s(highest / 2)}, half of the highest; a sync takes {sync_ms():.2f} ms"
+    kept = statistics.median(run["accepted_per_s"] for run in runs)
+    beside = (f"at {per_s(highest / 2)}, half of the highest (kept: {per_s(kept)}); "
+              f"a sync takes {sync_ms():.2f} ms")
     for what, p, most in (("ack_ms", "p99", 5), ("ack_ms", "p999", 20), ("decision_ms", "p99", 50)):
         name = {"ack_ms": "acknowledgement", "decision_ms": "time to decision"}[what]
         value = median(what, p)
@@ -172,6 +190,7 @@ def start(bench):
 
 def aws_trips(bench):
     limits = {"sqs": 0.05, "redis": 0.1, "dynamodb": 0.05}
+    say("flux does not count write units: not measured")
     for connections, duplicates in ((512, 0), (512, 0.1), (64, 0)):
         name = f"trips-{connections}-{duplicates}"
         for _ in range(bench.rounds):
@@ -195,7 +214,7 @@ def aws_hot(bench):
     bench.row("aws: decided/s, one hot item, 5 ms added, one worker process",
               ">= 1,500/s and >= 0.40 of the bare replay", f"{per_s(one)} = {one / replay:.2f}",
               one >= 1500 and one >= 0.4 * replay,
-              f"replay {per_s(replay)}, {delay:.1f} ms added as measured")
+              f"bare replay {per_s(replay)}, {delay:.1f} ms added as measured")
     bench.row("aws: the same, four worker processes", ">= 0.80 of one",
               f"{per_s(four)} = {four / one:.2f}", four >= 0.8 * one)
 
@@ -273,7 +292,7 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--only", metavar="ROWS", default=",".join(GROUPS),
-                        help="of " + ",".join(GROUPS))
+                        help="some of " + ",".join(GROUPS) + "; only a whole run is kept")
     parser.add_argument("--quick", action="store_true", help="once and briefly; no result to cite")
     arguments = parser.parse_args()
     groups = arguments.only.split(",")
@@ -289,14 +308,18 @@ def main():
             failed.append(f"{group}: {e}")
             say(f"{group}: NO FIGURE: {e}")
     say("flux has no switch that sets every batch to one: not measured")
+    others = statistics.median(bench.others)
+    result["machine"]["busy_otherwise"] = {"median": others, "most": max(bench.others)}
     result |= {"rows": bench.rows, "without_figure": failed, "measurements": bench.raw}
-    name = f"{result['date']}-{result['commit']}{'-quick' if arguments.quick else ''}.json"
-    file = ROOT / "benches/results" / name
-    file.parent.mkdir(exist_ok=True)
+    whole = not arguments.quick and groups == GROUPS
+    file = RELEASE / "bench.json"
+    if whole:
+        file = ROOT / "benches/results" / f"{result['date']}-{result['commit']}.json"
+        file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
     print(table(bench.rows))
-    print(f"{result['date']}, {result['commit']}, {result['machine']['cores']} cores; written to "
-          f"{file.relative_to(ROOT)}")
+    print(f"{result['date']}, {result['commit']}, {result['machine']['cores']} cores, {others:.0%} of "
+          f"them busy otherwise; written to {file}")
     for line in failed:
         print(f"NO FIGURE: {line}")
     missed = [row for row in bench.rows if row["verdict"] == "NOT met"]

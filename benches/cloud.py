@@ -87,7 +87,7 @@ def decided(orders, workers, delay_ms=5, kind="plain"):
         cloud = Cloud(stack, delay_ms, items)
         cloud.serve(workers)
         began = time.monotonic()
-        wrk = Wrk(cloud.place, cloud.address, 64, 60, kind)
+        wrk = Wrk(stack, cloud.place, cloud.address, 64, 60, kind)
         while wrk.running() and get(cloud.address, "/stats")["accepted"] < orders:
             time.sleep(0.02)
         wrk.interrupt()

@@ -8,8 +8,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from processes import (FLUX, RELEASE, Failed, Process, Wrk, audit, drained, environment, example,
-                       get, run, running, waiting)
+from processes import (FLUX, RELEASE, Failed, Wrk, audit, drained, environment, example, get, run,
+                       running, waiting)
 
 STOCK = 1_000_000_000
 # A backlog that grows by more than this part of what is accepted is one that grows.
@@ -25,8 +25,10 @@ def place():
 
 def bare(connections, seconds, kind="plain"):
     """Requests a second of the bare server."""
-    with place() as here, running([example("bare_server")], here) as server:
-        result = Wrk(here, server.address(), connections, seconds, kind).result()
+    with ExitStack() as stack:
+        here = stack.enter_context(place())
+        server = stack.enter_context(running([example("bare_server")], here))
+        result = Wrk(stack, here, server.address(), connections, seconds, kind).result()
         if result["refused"] or result["broken"]:
             raise Failed(f"the bare server refused or broke off: {result}")
         return result["accepted_per_s"]
@@ -72,7 +74,7 @@ def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
     with ExitStack() as stack:
         shop = Shop(stack, serve_workers, workers)
         began = time.monotonic()
-        wrk = Wrk(shop.place, shop.address, connections, seconds, kind)
+        wrk = Wrk(stack, shop.place, shop.address, connections, seconds, kind)
         samples = []
         while wrk.running():
             time.sleep(0.25)
@@ -118,7 +120,7 @@ def memory(orders):
     """Peak memory of `serve` with so many orders waiting, and of the `work` that drains them."""
     with ExitStack() as stack:
         shop = Shop(stack, serve_workers=0)
-        wrk = Wrk(shop.place, shop.address, 256, 240)
+        wrk = Wrk(stack, shop.place, shop.address, 256, 240)
         while wrk.running() and get(shop.address, "/stats")["accepted"] < orders:
             time.sleep(0.1)
         wrk.interrupt()

@@ -121,16 +121,17 @@ def drained(address, within=300, poll=0.02):
 
 
 class Wrk:
-    """wrk against /buy, under way. Closed loop: a connection sends when it was answered."""
+    """wrk against /buy, under way until the stack ends. Closed loop: a connection sends when it
+    was answered."""
 
-    def __init__(self, place, address, connections, seconds, kind="plain", item="hot"):
+    def __init__(self, stack, place, address, connections, seconds, kind="plain", item="hot"):
         env = environment({
             "BUY": kind, "BUY_ITEM": item, "BUY_RUN": str(time.time_ns())})
         script = ROOT / "benches/buy.lua"
         command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
                    "-s", script, f"http://{address}/buy"]
         self.seconds = seconds
-        self.process = Process(command, place, env)
+        self.process = stack.enter_context(running(command, place, env))
 
     def running(self):
         return self.process.popen.poll() is None

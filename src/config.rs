@@ -144,6 +144,8 @@ const SHARED_NAMES: [&str; 10] = [
     "REDIS_PASSWORD",
 ];
 
+const UNKNOWN: &str = "remove it, or see the names in README.md, Settings";
+
 impl Settings {
     /// Reads every source of this process. Blocking; changes nothing in the environment.
     pub fn load(flags: &Flags) -> Result<Settings, ConfigError> {
@@ -207,8 +209,7 @@ impl Settings {
         for (key, value) in table.get_ref() {
             let (place, key) = (at(key.span().start), key.get_ref());
             if !Self::KEYS.contains(&key.as_ref()) {
-                let known = Self::KEYS.join(", ");
-                return Err(ConfigError(format!("{place}: `{key}` is not a key (keys: {known})")));
+                return Err(ConfigError(format!("{place}: `{key}` is not a key: {UNKNOWN}")));
             }
             let read = match value.get_ref() {
                 DeValue::String(text) => self.set(key, text),
@@ -238,8 +239,8 @@ impl Settings {
             let Some(key) = name.strip_prefix("FLUX_") else { continue };
             let key = key.to_ascii_lowercase();
             if !Self::KEYS.contains(&key.as_str()) || *name != name.to_ascii_uppercase() {
-                let what = "is not a setting of flux: remove it, or see config/flux.toml";
-                return Err(ConfigError(format!("{source}: {name} {what} for the names")));
+                let what = format!("{name} is not a setting of flux: {UNKNOWN}");
+                return Err(ConfigError(format!("{source}: {what}")));
             }
             if !value.is_empty() {
                 set(name, &key, value)?;

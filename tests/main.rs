@@ -2,6 +2,7 @@
 
 mod audit;
 mod claims;
+mod cli;
 mod config;
 mod conformance;
 mod cost;

@@ -15,10 +15,10 @@ use crate::conformance::redis::connect_to;
 use crate::conformance::{fresh_name, item, names, now};
 
 /// A Redis of the test's own; it ends with it.
-struct Server(Child);
+pub struct Server(pub Child);
 
 impl Server {
-    fn start(port: u16, directory: &std::path::Path) -> Self {
+    pub fn start(port: u16, directory: &std::path::Path) -> Self {
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
             .arg(directory)

@@ -9,7 +9,7 @@ use crate::load::{self, Verdict};
 use crate::telemetry::say;
 use crate::wiring;
 
-/// Check the promises against the stored orders; exit code 1 if one is broken
+/// Check the promises by the stored orders; exit code 1 if one broke
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only this item

@@ -10,9 +10,8 @@ use crate::core::order::dead_letters::{self, Which};
 use crate::telemetry::say;
 use crate::wiring;
 
-/// Look at orders that could not be decided, send them again, or drop them
+/// Look at, send again or drop the orders that could not be decided
 #[derive(Debug, clap::Args)]
-#[command(disable_help_subcommand = true)]
 pub struct Args {
     #[command(subcommand)]
     action: Action,

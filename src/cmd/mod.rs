@@ -19,7 +19,7 @@ use crate::wiring::Usage;
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(version, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     all: AllFlags,

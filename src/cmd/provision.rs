@@ -13,7 +13,7 @@ use crate::telemetry::say;
 use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
 use crate::wiring::{self, Usage};
 
-/// Make or mend tables, queues and items; running it twice changes nothing
+/// Make what a sale needs: tables, queues, items; safe to run twice
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// List an item, or change its stock
@@ -124,6 +124,9 @@ async fn on_aws(args: Args, settings: Settings) -> Result<()> {
         announce(&items)?;
     } else {
         list_items(&ledger, &items, args.dry_run).await?;
+    }
+    if args.dry_run {
+        return Ok(());
     }
     say("# the environment to use it:")?;
     let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));

@@ -16,7 +16,7 @@ use crate::stop;
 use crate::telemetry::say;
 use crate::wiring::rehearsal::{Cast, Rehearsal};
 
-/// Race buyers for an item, then audit; exit code 1 if a promise is broken
+/// Race buyers for an item, then audit; exit code 1 if a promise broke
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The item that everybody wants

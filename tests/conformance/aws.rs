@@ -81,7 +81,7 @@ mod dynamodb {
     super::ledger::ledger_contract!(bench);
 }
 
-async fn send_raw(aws: &Aws, url: &str, body: &str) {
+pub async fn send_raw(aws: &Aws, url: &str, body: &str) {
     aws.sqs().send_message().queue_url(url).message_body(body).send().await.unwrap();
 }
 
@@ -115,6 +115,20 @@ async fn another_producers_order_has_the_same_id_at_each_delivery() {
     let again = queue::receive(&*bench.queue, 1).await;
     assert_eq!(first[0].orders, again[0].orders);
     assert!(now().since(first[0].orders[0].1.accepted_at) < Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn orders_of_one_message_and_moment_are_decided_in_its_order() {
+    let aws = stand_ins().await;
+    let url = make_queue(&aws, "", 100).await;
+    let bench = open_queue(&aws, url.clone());
+    let users = ["eve", "dan", "cid", "bob", "ann", "fay"];
+    let orders = users.map(|user| serde_json::json!({"user_id": user, "item_id": "x"}));
+    send_raw(&aws, &url, &serde_json::Value::from(orders.to_vec()).to_string()).await;
+    let mut came = queue::receive(&*bench.queue, users.len()).await.remove(0).orders;
+    came.sort_by_key(|(arrival, _)| *arrival);
+    let came: Vec<&str> = came.iter().map(|(_, order)| order.user.as_str()).collect();
+    assert_eq!(came, users);
 }
 
 #[tokio::test]

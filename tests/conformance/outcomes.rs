@@ -48,6 +48,7 @@ fn listen(outcomes: &Arc<dyn Outcomes>) -> Listener {
 /// Publishes again and again, as hints may be lost, until the waiter is woken or time is over.
 async fn woken(bench: &Bench, listener: &Listener, waited: OrderId, published: OrderId) -> bool {
     let wait = listener.waiters.wait_for(waited);
+    let hint = wait.hint();
     if let Some(ledger) = &bench.ledger {
         let order = Order { id: published, ..order(&bench.names, "x", "ann") };
         let decision = Decision::Rejected(Reason::SoldOut);
@@ -60,7 +61,7 @@ async fn woken(bench: &Bench, listener: &Listener, waited: OrderId, published: O
         }
     };
     tokio::select! {
-        () = wait.hint() => true,
+        () = hint => true,
         () = publishing => false,
         () = tokio::time::sleep(SOON) => false,
     }

@@ -3,81 +3,38 @@
 use std::time::{Duration, Instant};
 
 use super::buyers::{Crowd, ask};
-use super::{PATIENCE, Place, Process, chance, free_port, pause_ms, queue_is_empty};
+use super::sale::Sale;
+use super::{PATIENCE, Place, chance, pause_ms};
 
 const BUYERS: usize = 12;
 
-/// The processes of a sale, by their roles.
-struct Sale {
-    place: Place,
-    port: u16,
-    roles: Vec<Vec<String>>,
-    processes: Vec<Process>,
+fn sale(environment: &[(&str, &str)], deciding: usize, workers: usize) -> Sale {
+    let place = Place::new(environment);
+    place.provision(&[]);
+    Sale::start(place, deciding, workers)
 }
 
-impl Sale {
-    /// `serve`, deciding itself too if told so, and so many `work`.
-    fn start(environment: &[(&str, &str)], deciding: usize, workers: usize) -> Sale {
-        let place = Place::new(environment);
-        place.provision();
-        let port = free_port();
-        let listen = format!("127.0.0.1:{port}");
-        let deciding = deciding.to_string();
-        let mut roles = vec![vec!["serve", "--listen", &listen, "--workers", &deciding]];
-        roles.extend(vec![vec!["work", "--concurrency", "4"]; workers]);
-        let own = |role: Vec<&str>| role.into_iter().map(str::to_owned).collect();
-        let roles = roles.into_iter().map(own).collect();
-        let mut sale = Sale { place, port, roles, processes: Vec::new() };
-        for role in 0..sale.roles.len() {
-            let process = sale.process(role);
-            sale.processes.push(process);
-        }
-        sale
-    }
-
-    fn process(&self, role: usize) -> Process {
-        let arguments: Vec<&str> = self.roles[role].iter().map(String::as_str).collect();
-        self.place.start(&format!("{role}-{}", arguments[0]), &arguments)
-    }
-
-    async fn is_open(&self) {
-        let begun = Instant::now();
-        while ask(self.port, "GET", "/readyz", None, "").await.is_none_or(|r| r.status != 200) {
-            assert!(begun.elapsed() < PATIENCE, "{}", self.processes[0].said());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Everybody is there again: what was promised must be kept.
-    async fn ends_well(&mut self, crowd: Crowd) {
-        let memory = crowd.go_home().await;
-        for process in &mut self.processes {
-            assert_eq!(process.child.try_wait().unwrap(), None, "{}", process.said());
-        }
-        let ports = self.place.ports().await;
-        memory.holds(&ports).await;
-        queue_is_empty(&ports).await;
-        let report = self.place.audit();
-        println!(
-            "accepted {}, refused {}, broken {}, longest wait {:?}, sold {}",
-            memory.accepted(),
-            memory.refused.load(std::sync::atomic::Ordering::Relaxed),
-            memory.broken.load(std::sync::atomic::Ordering::Relaxed),
-            memory.longest.lock().unwrap(),
-            report["sold"]
-        );
-        assert_eq!(report["sold"], 348, "more was asked for than there is: {report}");
-    }
+/// Whether nobody can write.
+async fn is_stuck(sale: &Sale) -> bool {
+    let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+    file.busy_timeout(Duration::from_millis(300)).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
-    let mut sale = Sale::start(&[("FLUX_LEASE_MS", "1000")], 2, 2);
+    let mut sale = sale(&[("FLUX_LEASE_MS", "1000")], 2, 2);
     sale.is_open().await;
     let crowd = Crowd::gather(sale.port, BUYERS);
     let end = Instant::now() + Duration::from_secs(10);
+    let mut stock = 7;
     while Instant::now() < end {
         pause_ms(20, 500).await;
+        if chance(3) == 0 {
+            stock += 10;
+            let stock = stock.to_string();
+            sale.place.run_well(&["provision", "--item", "hall_C", "--stock", &stock]);
+        }
         let victim = chance(3) as usize;
         if chance(4) == 0 {
             sale.processes[victim].signal(libc::SIGTERM);
@@ -89,5 +46,80 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
         pause_ms(1, 100).await;
         sale.processes[victim] = sale.process(victim);
     }
+    sale.ends_well(crowd).await;
+}
+
+/// A worker that is stopped for longer than its claim and its lease comes back with orders in hand
+/// that others have decided, and with what it knew of their items.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
+    let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 3);
+    sale.is_open().await;
+    let crowd = Crowd::gather(sale.port, BUYERS);
+    pause_ms(300, 800).await;
+    let stopped = Instant::now();
+    sale.processes[1].signal(libc::SIGSTOP);
+    // Should it be in the middle of a transaction, nobody can write: see ARCHITECTURE.md.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while is_stuck(&sale).await {
+        sale.processes[1].signal(libc::SIGCONT);
+        pause_ms(1, 50).await;
+        sale.processes[1].signal(libc::SIGSTOP);
+    }
+    let before = crowd.memory.accepted();
+    tokio::time::sleep(Duration::from_millis(6_500).saturating_sub(stopped.elapsed())).await;
+    assert!(crowd.memory.accepted() > before, "the sale stood still");
+    sale.processes[2].kill();
+    sale.processes[1].signal(libc::SIGCONT);
+    pause_ms(500, 1_000).await;
+    sale.processes[2] = sale.process(2);
+    sale.ends_well(crowd).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_under_load_leaves_nothing_in_its_hands() {
+    let mut sale = sale(&[], 0, 1);
+    sale.is_open().await;
+    let crowd = Crowd::gather(sale.port, BUYERS);
+    for _ in 0..3 {
+        pause_ms(500, 1_000).await;
+        sale.processes[1].signal(libc::SIGTERM);
+        let status = sale.processes[1].ended(Duration::from_secs(9)).await;
+        assert_eq!(status.code(), Some(0));
+        let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+        let held = "SELECT (SELECT count(*) FROM locks)
+            + (SELECT count(*) FROM items WHERE claimed_until > 0)";
+        assert_eq!(file.query_row(held, [], |row| row.get(0)), Ok(0));
+        sale.processes[1] = sale.process(1);
+    }
+    sale.ends_well(crowd).await;
+}
+
+/// While a process holds the file's one write lock, buyers are told to come again, in bounded time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_transaction_makes_buyers_wait_a_bounded_time_and_loses_nothing() {
+    let mut sale = sale(&[], 1, 1);
+    sale.is_open().await;
+    let stuck = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+    let crowd = Crowd::gather(sale.port, 200);
+    pause_ms(300, 800).await;
+    stuck.busy_timeout(PATIENCE).unwrap();
+    stuck.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let until = Instant::now() + Duration::from_secs(9);
+    let mut waits = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        let wish = r#"{"user_id":"late","item_id":"hall_A"}"#;
+        let reply = ask(sale.port, "POST", "/buy", None, wish).await.unwrap();
+        assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("1")), "{reply:?}");
+        waits.push(begun.elapsed());
+        let shown = ask(sale.port, "GET", "/items/hall_A", None, "").await.unwrap();
+        assert_eq!(shown.status, 200, "reading goes on");
+    }
+    sale.place.run_well(&["audit"]);
+    drop(stuck);
+    println!("waits {waits:?}");
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(8)), "{waits:?}");
+    pause_ms(500, 1_000).await;
     sale.ends_well(crowd).await;
 }

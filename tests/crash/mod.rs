@@ -4,6 +4,7 @@
 mod aws;
 mod buyers;
 mod embedded;
+mod sale;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -19,7 +20,9 @@ use flux::wiring;
 
 /// How long anything that must come to its end may take.
 const PATIENCE: Duration = Duration::from_secs(40);
-const ITEMS: [(&str, u64); 4] = [("hall_A", 300), ("hall_B", 40), ("hall_C", 7), ("unique", 1)];
+/// Items with their stock: the first is never sold out, the second after a while.
+const ITEMS: [(&str, u64); 4] =
+    [("hall_A", 10_000_000), ("hall_B", 500), ("hall_C", 7), ("unique", 1)];
 
 /// A place where `flux` runs: a directory and an environment of the test's own.
 struct Place {
@@ -66,10 +69,14 @@ impl Place {
         printed
     }
 
-    fn provision(&self) {
-        for (item, stock) in ITEMS {
-            self.run_well(&["provision", "--item", item, "--stock", &stock.to_string()]);
-        }
+    /// Lists the items; what the last run printed.
+    fn provision(&self, more: &[&str]) -> String {
+        let list = |(item, stock): (&str, u64)| {
+            let stock = stock.to_string();
+            let arguments = ["provision", "--item", item, "--stock", &stock];
+            self.run_well(&[&arguments, more].concat())
+        };
+        ITEMS.map(list).into_iter().next_back().unwrap()
     }
 
     /// The same backend, for the test to look at.

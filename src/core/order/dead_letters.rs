@@ -27,7 +27,7 @@ pub enum Which {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Redriven(Redriven),
-    /// The order had its decision; the letter was dropped.
+    /// The order had its decision; the letter, if there still was one, was dropped.
     AlreadyDecided,
 }
 
@@ -79,7 +79,7 @@ impl std::fmt::Display for Fate {
             Fate::Redriven(Redriven::Sent) => f.write_str("sent again"),
             Fate::Redriven(Redriven::StillPoison(why)) => write!(f, "kept: {why}"),
             Fate::Redriven(Redriven::Gone) => f.write_str("not in the dead-letter queue"),
-            Fate::AlreadyDecided => f.write_str("dropped: already decided"),
+            Fate::AlreadyDecided => f.write_str("already decided: not sent again"),
         }
     }
 }

@@ -19,7 +19,7 @@ const SEND_ATTEMPTS: u32 = 4;
 const RESEND_PAUSE: Duration = Duration::from_millis(40);
 /// An order that has waited so long is not sent any more, nor again after a failure: its buyer is
 /// told to try again. One attempt at a send may come on top.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why an order was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]

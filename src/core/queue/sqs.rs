@@ -194,13 +194,19 @@ impl SqsQueue {
             });
         }
         let sequence = attribute(message, MessageSystemAttributeName::SequenceNumber);
+        let mut before = 0;
         let arrival = |(index, order): (usize, Order)| {
             let arrival = match sequence {
                 // 20 digits are under 2^67, and a body of 1 MiB has fewer than 2^20 orders.
-                Some(number) => Arrival(number << 20 | index as u128),
-                None => Arrival(arrival_by_age(&order)),
+                Some(number) => number << 20 | index as u128,
+                // Ids made of a key or a message's name do not ascend within their millisecond.
+                None => match arrival_by_age(&order) {
+                    age if age >> 64 == before >> 64 => age.max(before + 1),
+                    age => age,
+                },
             };
-            (arrival, order)
+            before = arrival;
+            (Arrival(arrival), order)
         };
         let mut orders: Vec<_> = orders.into_iter().enumerate().map(arrival).collect();
         orders.sort_by_key(|(arrival, _)| *arrival);

@@ -25,7 +25,7 @@ use crate::core::order::OrderKey;
 const JOBS_PER_TRANSACTION: usize = 256;
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
-const BUSY_WAIT: Duration = Duration::from_secs(4);
+const BUSY_WAIT: Duration = Duration::from_secs(3);
 /// How often the file is looked at for other processes' writes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
 /// Readers at once.
@@ -162,7 +162,9 @@ impl Store {
                 None => connect(&inner.path)?,
             };
             let result = in_snapshot(&connection, work);
-            inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            if connection.is_autocommit() {
+                inner.readers.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            }
             result
         };
         let result = tokio::task::spawn_blocking(read).await.map_err(|e| failed(&e))?;
@@ -180,15 +182,15 @@ impl Store {
         if let Some(key) = given {
             return Ok(key);
         }
-        let kept = "SELECT value FROM meta WHERE key = 'order_key'";
-        let read = |c: &Connection| c.query_row(kept, [], |row| row.get(0)).optional();
+        const KEY: &str = "SELECT value FROM meta WHERE key = 'order_key'";
+        let read = |c: &Connection| c.query_row(KEY, [], |row| row.get(0)).optional();
         if let Some(key) = self.read(read).await? {
             return Ok(OrderKey(key));
         }
         let drawn = uuid::Uuid::new_v4().into_bytes();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
-            tx.query_row(kept, [], |row| row.get(0))
+            tx.query_row(KEY, [], |row| row.get(0))
         })
         .await
         .map(OrderKey)
@@ -224,8 +226,12 @@ fn wait_busy(attempts: i32) -> bool {
 }
 
 fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
-    connection.execute_batch("BEGIN IMMEDIATE")?;
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
+    // No wait for another process's transaction where there is nothing to make.
+    if (number("application_id")?, number("user_version")?) == (APPLICATION_ID, SCHEMA_VERSION) {
+        return Ok(Ok(()));
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let verdict = match (number("application_id")?, number("user_version")?, tables) {

@@ -1,0 +1,212 @@
+//! The real binary as a person meets it: arguments, settings and errors, what it prints, signals.
+
+mod letters;
+mod refusals;
+mod signals;
+mod story;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::conformance::{address, fresh_name};
+
+/// For whatever has to come about in the end, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Stands for every secret, and may never be shown.
+const SESAME: &str = "open-sesame";
+
+/// A working directory of its own, and the environment in which flux runs there: nothing else.
+struct Desk {
+    directory: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        let directory = tempfile::tempdir().unwrap();
+        let environment = vec![("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())];
+        Desk { directory, environment }
+    }
+
+    /// On the AWS backend's stand-ins, with names that nobody else has, and nothing provisioned.
+    fn on_aws() -> Desk {
+        Desk::new()
+            .with("AWS_REGION", "eu-central-1")
+            .with("AWS_ACCESS_KEY_ID", "local")
+            .with("AWS_SECRET_ACCESS_KEY", SESAME)
+            .with("AWS_ENDPOINT_URL_SQS", &address("FLUX_TEST_SQS"))
+            .with("AWS_ENDPOINT_URL_DYNAMODB", &address("FLUX_TEST_DYNAMODB"))
+            .with("DYNAMODB_TABLE", &fresh_name("sale"))
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Desk {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn with_file(self, name: &str, content: impl AsRef<[u8]>) -> Desk {
+        let file = self.path(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, content).unwrap();
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flux"));
+        command.args(arguments.split_whitespace()).current_dir(&self.directory);
+        command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command to its end; what it printed.
+    fn run(&self, arguments: &str) -> String {
+        self.run_command(self.command(arguments))
+    }
+
+    fn run_command(&self, mut command: Command) -> String {
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{command:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that must be refused: exit code 2, nothing on stdout, one line on stderr
+    /// without a secret; returns the line.
+    fn refused(&self, arguments: &str) -> String {
+        let output = self.command(arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "flux {arguments}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 1, "flux {arguments}: {said}");
+        assert!(lines[0].starts_with("flux: ") && lines[0].len() < 250, "{said}");
+        assert!(!said.contains("panicked") && !said.contains(SESAME), "{said}");
+        lines[0].to_owned()
+    }
+
+    fn start(&self, arguments: &str) -> Process {
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Process::new(child)
+    }
+
+    /// `flux serve` on a free port; the process and its address.
+    fn serve(&self, arguments: &str) -> (Process, String) {
+        let mut serve = self.start(&format!("serve --listen 127.0.0.1:0 {arguments}"));
+        let line = serve.log_line("listening on http://");
+        let address = line.split_once("http://").unwrap().1.to_owned();
+        (serve, address)
+    }
+}
+
+/// A running flux; killed when dropped.
+struct Process {
+    child: Child,
+    story: Receiver<String>,
+    log: Receiver<String>,
+    /// Log lines that were read so far.
+    logged: Vec<String>,
+}
+
+impl Process {
+    fn new(mut child: Child) -> Process {
+        let story = lines(child.stdout.take().unwrap());
+        let log = lines(child.stderr.take().unwrap());
+        Process { child, story, log, logged: Vec::new() }
+    }
+
+    /// Waits for a log line that holds `part`.
+    fn log_line(&mut self, part: &str) -> String {
+        loop {
+            let Ok(line) = self.log.recv_timeout(PATIENCE) else {
+                panic!("no {part:?} in the log: {:#?}", self.logged);
+            };
+            self.logged.push(line.clone());
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// The next line on stdout.
+    fn told(&self) -> String {
+        self.story.recv_timeout(PATIENCE).expect("a line on stdout")
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end; how it ended, and how long that took.
+    fn end(&mut self) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, begun.elapsed());
+            }
+            assert!(begun.elapsed() < PATIENCE, "does not end: {:#?}", self.logged);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
+
+/// The lines of a stream as they come.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    lines
+}
+
+/// One HTTP request on a connection of its own; status and JSON body of the answer.
+fn http(address: &str, head: &str, body: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{head} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+/// Sends an order that must be accepted; its id.
+fn buy(address: &str, user: &str, item: &str) -> String {
+    let body = json!({"user_id": user, "item_id": item}).to_string();
+    let (status, answer) = http(address, "POST /buy", &body);
+    assert_eq!(status, 202, "{answer}");
+    answer["order_id"].as_str().unwrap().to_owned()
+}
+
+/// The order as soon as it is decided.
+fn decided(address: &str, order: &str) -> Value {
+    let (status, answer) = http(address, &format!("GET /orders/{order}?wait=20"), "");
+    assert_eq!(status, 200, "{answer}");
+    answer
+}

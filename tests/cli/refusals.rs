@@ -1,0 +1,211 @@
+//! Whatever is wrong is said in one line, with exit code 2.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use rusqlite::Connection;
+
+use super::{Desk, SESAME};
+use crate::conformance::address;
+
+/// Each command is refused with a line that says all of these.
+fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
+    for (arguments, parts) in cases {
+        let line = desk.refused(arguments);
+        for part in *parts {
+            assert!(line.contains(part), "flux {arguments}: {line:?} does not say {part:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments() {
+    let desk = Desk::new();
+    refuses(
+        &desk,
+        &[
+            ("frobnicate", &["frobnicate", "--help"]),
+            ("--frob serve", &["--frob"]),
+            ("serv", &["'serv'", "'serve'"]),
+            ("serve extra", &["extra"]),
+            ("serve --workers many", &["'many'", "--workers", "from 0 to 10000"]),
+            ("serve --listen 5000", &["HOST:PORT"]),
+            ("serve --listen 192.0.2.1:0", &["cannot listen on 192.0.2.1:0", "--listen"]),
+            ("work --concurrency 0", &["--concurrency", "from 1 to 10000"]),
+            ("work --concurrency -1", &["--concurrency", "from 1 to 10000"]),
+            ("work --concurrency", &["--concurrency"]),
+            ("work --backend kafka", &["kafka", "embedded, aws"]),
+            ("work --log-format xml", &["xml", "text, json"]),
+            ("work --config nowhere.toml", &["nowhere.toml", "--config"]),
+            ("provision --item ticket", &["--stock"]),
+            ("provision --stock 5", &["--item"]),
+            ("provision --item a/b --stock 5", &["--item", "1-128 characters"]),
+            ("provision --item a --stock 1.5", &["--stock", "whole number"]),
+            ("provision --item a --stock 1000000000001", &["--stock", "to 1000000000000"]),
+            ("provision --item a --stock 1 --catalog b", &["--item", "--catalog"]),
+            ("provision --catalog nowhere.json", &["nowhere.json", "--catalog"]),
+            ("provision --queue a.b --backend aws", &["--queue", ".fifo"]),
+            ("provision --queue orders", &["--backend aws"]),
+            ("provision --print everything", &["everything", "iam"]),
+            ("provision --destroy", &["--yes", "--dry-run"]),
+            ("provision --yes", &["--destroy"]),
+            ("stress", &["--item"]),
+            ("stress --item a --users 0", &["--users", "from 1"]),
+            ("stress --item a --duplicates 2", &["--duplicates", "from 0 to 1"]),
+            ("stress --item a --rate 0", &["--rate", "above 0"]),
+            ("stress --item a --without luck", &["luck", "ledger-condition"]),
+            ("stress --item a --without lock --stock 9 --users 9", &["--users", "--stock"]),
+            ("stress --item a --target localhost", &["http://HOST:PORT"]),
+            ("stress --item a --target http://127.0.0.1:1", &["flux serve", "--target"]),
+            ("stress --item a --report no/report.json", &["--report", "no/report.json"]),
+            ("audit", &["there is no ./flux.db", "FLUX_DATA"]),
+            ("dlq list", &["there is no ./flux.db", "FLUX_DATA"]),
+            ("dlq redrive", &["--id", "--all"]),
+            ("dlq drop", &["--id", "--all"]),
+            ("dlq drop --id 17", &["--id", "32 lower-case hex digits"]),
+            ("dlq redrive --all --body {}", &["--body", "--id"]),
+        ],
+    );
+    assert!(!desk.path("flux.db").exists(), "a refused command made a store");
+}
+
+#[test]
+fn wrong_settings() {
+    let cases = [
+        (Desk::new().with("FLUX_LEASE", "5"), "FLUX_LEASE is not a setting"),
+        (Desk::new().with("FLUX_WORKERS", "x"), "FLUX_WORKERS must be a whole number"),
+        (Desk::new().with("FLUX_BACKEND", "kafka"), "FLUX_BACKEND must be embedded or aws"),
+        (Desk::new().with("FLUX_LOG", "a=b=c"), "log is not a filter"),
+        (Desk::new().with("REDIS_PORT", "x"), "REDIS_PORT must be a port number"),
+        (Desk::new().with("REDIS_URL", SESAME), "redis_url must begin with redis://"),
+        (Desk::new().with_file(".env", format!("A = {SESAME} x")), ".env: a line is not"),
+        (Desk::new().with_file(".env", "FLUX_LEASE=5"), ".env: FLUX_LEASE is not a setting"),
+        (Desk::new().with_file(".env", "AWS_ACCESS_KEY_ID=a"), "add AWS_SECRET_ACCESS_KEY"),
+        (Desk::new().with_file(".env/x", ""), "cannot read .env"),
+        (Desk::new().with_file("config/flux.toml", "\nleas = 5"), "flux.toml, line 2: `leas`"),
+        (Desk::new().with_file("config/flux.toml/x", ""), "cannot read ./config/flux.toml"),
+    ];
+    for (desk, part) in cases {
+        for command in ["serve", "work", "provision", "stress --item a", "audit", "dlq list"] {
+            let line = desk.refused(command);
+            assert!(line.contains(part), "flux {command}: {line:?} does not say {part:?}");
+        }
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_used() {
+    let foreign = Desk::new();
+    let database = Connection::open(foreign.path("flux.db")).unwrap();
+    database.execute_batch("CREATE TABLE pets (name TEXT)").unwrap();
+    let newer = Desk::new();
+    newer.run("provision");
+    let database = Connection::open(newer.path("flux.db")).unwrap();
+    database.pragma_update(None, "user_version", 7).unwrap();
+    let corrupt = Desk::new();
+    corrupt.run("provision --item ticket_001 --stock 1");
+    let database = Connection::open(corrupt.path("flux.db")).unwrap();
+    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(database);
+    let mut bytes = std::fs::read(corrupt.path("flux.db")).unwrap();
+    bytes[4096..].fill(0xa5);
+    std::fs::write(corrupt.path("flux.db"), bytes).unwrap();
+    let cases = [
+        (Desk::new().with_file("flux.db", "a shopping list"), ["not a store of flux", "FLUX_DATA"]),
+        (foreign, ["not a store of flux", "FLUX_DATA"]),
+        (newer, ["another version of flux", "FLUX_DATA"]),
+        (corrupt, ["damaged", "restore"]),
+        (Desk::new().with_file("flux.db/x", ""), ["./flux.db is a directory", "FLUX_DATA"]),
+        // Read-only even for root.
+        (Desk::new().with("FLUX_DATA", "/proc/version"), ["cannot be written", "permissions"]),
+    ];
+    for (desk, parts) in &cases {
+        for command in ["serve --listen 127.0.0.1:0", "work", "provision", "audit", "dlq list"] {
+            refuses(desk, &[(command, parts)]);
+        }
+    }
+    let nowhere = Desk::new().with("FLUX_DATA", "a/b/flux.db");
+    for command in ["serve --listen 127.0.0.1:0", "work", "provision"] {
+        refuses(&nowhere, &[(command, &["there is no directory a/b", "FLUX_DATA"])]);
+    }
+}
+
+#[test]
+fn a_wrong_catalog() {
+    for (catalog, part) in [
+        ("ticket_001 5", "line 1"),
+        (r#"{"item_id":"a","stock":5}"#, r#"[{"item_id":"hall_A","stock":500}]"#),
+        (r#"[{"item_id":"a"}]"#, "missing field `stock`"),
+        (r#"[{"item_id":"a","stock":-5}]"#, "-5"),
+        (r#"[{"item_id":"a b","stock":5}]"#, "item_id must be 1-128"),
+        (r#"[{"item_id":"a","stock":5,"price":1}]"#, "price"),
+        (r#"[{"item_id":"a","stock":1},{"item_id":"a","stock":2}]"#, "listed twice"),
+        (r#"[{"item_id":"a","stock":1000000000001}]"#, "at most 1000000000000"),
+    ] {
+        let desk = Desk::new().with_file("items.json", catalog);
+        refuses(&desk, &[("provision --catalog items.json", &["catalog items.json", part])]);
+    }
+}
+
+#[test]
+fn a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let line = Desk::new().refused(&format!("serve --listen {address}"));
+    assert!(line.contains(&address) && line.contains("in use"), "{line}");
+}
+
+#[test]
+fn an_aws_that_is_not_set_up() {
+    let commands = ["serve --listen 127.0.0.1:0", "work", "audit", "dlq list"];
+    let all = |desk: &Desk, parts: &[&str]| {
+        commands.iter().for_each(|command| refuses(desk, &[(command, parts)]));
+    };
+    let bare = Desk::new().with("FLUX_BACKEND", "aws");
+    all(&bare, &["AWS_REGION"]);
+    refuses(&bare, &[("provision", &["AWS_REGION"]), ("provision --print iam", &["AWS_REGION"])]);
+    let lonely = bare.with("AWS_REGION", "eu-central-1");
+    all(&lonely, &["SQS_QUEUE_URL", "flux provision"]);
+    refuses(&lonely, &[("provision", &["AWS_ACCESS_KEY_ID"])]);
+    all(&lonely.with("SQS_QUEUE_URL", "http://127.0.0.1:1/0/q"), &["AWS_ACCESS_KEY_ID"]);
+
+    let desk = Desk::on_aws();
+    let nowhere = format!("{}/000000000000/nowhere", address("FLUX_TEST_SQS"));
+    all(&desk.with("SQS_QUEUE_URL", &nowhere), &["there is no queue", "nowhere", "flux provision"]);
+    let away = "http://127.0.0.1:1";
+    let away = Desk::on_aws().with("AWS_ENDPOINT_URL_SQS", away).with("SQS_QUEUE_URL", away);
+    all(&away, &["no connection (Connection refused", "AWS_ENDPOINT_URL"]);
+    let provision = "provision --backend aws";
+    refuses(&away, &[(provision, &["SQS", "no connection", "AWS_ENDPOINT_URL"])]);
+    refuses(&away, &[("stress --item a", &["SQS", "no connection", "AWS_ENDPOINT_URL"])]);
+
+    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
+    let no_table = desk.with("DYNAMODB_TABLE", "nowhere");
+    all(&no_table, &["there is no table nowhere", "flux provision"]);
+    let no_dynamodb = no_table.with("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1");
+    all(&no_dynamodb, &["the ledger did not answer: no connection", "AWS_ENDPOINT_URL"]);
+}
+
+#[test]
+fn help_and_version_are_pages_on_stdout() {
+    let desk = Desk::new();
+    assert!(desk.run("--version").starts_with("flux "));
+    for command in ["", "serve", "work", "provision", "stress", "audit", "dlq", "dlq redrive"] {
+        let page = desk.run(&format!("{command} --help"));
+        assert!(page.contains("Usage: flux") && page.contains("--backend"), "{page}");
+        assert!(page.lines().all(|line| line.len() <= 100), "{page}");
+    }
+}
+
+#[test]
+fn who_stops_reading_ends_the_command_quietly() {
+    let desk = Desk::new();
+    desk.run("provision --item ticket_001 --stock 1");
+    for command in ["audit --json", "provision --item ticket_002 --stock 1", "dlq drop --all"] {
+        let mut child = desk.command(command);
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "flux {command}");
+    }
+}
