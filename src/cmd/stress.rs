@@ -58,7 +58,7 @@ pub struct Args {
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Prices to count AWS's cost with, like config/prices.toml [default: that]
+    /// Prices to count AWS's cost with, a table like config/prices.toml
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     prices: Option<PathBuf>,
     /// Take a guard out, lock or ledger-condition, and race four workers: nothing may go wrong

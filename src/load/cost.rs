@@ -37,7 +37,11 @@ impl Prices {
 
     /// Reads a table like `config/prices.toml`; the error is one line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let prices: Self = toml::from_str(text).map_err(|e| e.message().replace('\n', " "))?;
+        let prices: Self = toml::from_str(text).map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            format!("line {line}: {}; see config/prices.toml", e.message().replace('\n', " "))
+        })?;
         let PerMillion {
             sqs_standard_requests,
             sqs_fair_queue_surcharge,
@@ -207,7 +211,7 @@ mod tests {
             ("sqs_fifo_requests = 0.50", "", "missing field"),
             ("= 0.625", "= -1.0", "0 or more"),
             ("= 0.625", "= nan", "0 or more"),
-            ("= 0.625", "= \"x\"", "expected f64"),
+            ("= 0.625", "= \"x\"", "line 19: invalid type"),
         ];
         for (what, instead, said) in wrong {
             let error = Prices::parse(&BUILT_IN.replace(what, instead)).unwrap_err();
