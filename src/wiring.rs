@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
+use crate::core::connection::sqlite::Store;
 use crate::core::ledger::sqlite::SqliteLedger;
 use crate::core::lock::sqlite::SqliteLock;
 use crate::core::order::intake::Intake;
@@ -23,7 +24,6 @@ use crate::core::order::{Clock, OrderKey, OrderNames, SystemClock};
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::queue::sqlite::SqliteQueue;
-use crate::core::vendor::sqlite::Store;
 use crate::http::{self, Api, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use flux::core::connection::sqlite::Store;
 use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::ledger::{Ledger, LedgerError};
 use flux::core::lock::sqlite::SqliteLock;
@@ -12,7 +13,6 @@ use flux::core::lock::{Acquired, Lock, Token};
 use flux::core::order::{Clock, Decided, Decision, Order, OrderId, Reason, Timestamp};
 use flux::core::queue::Queue;
 use flux::core::queue::sqlite::SqliteQueue;
-use flux::core::vendor::sqlite::Store;
 
 use crate::conformance::{item, key, names, now, order};
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flux::config::{Backend, Settings};
 use flux::core::calls::{Calls, Service, Usage};
+use flux::core::connection::redis::{Redis, RedisSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
 use flux::core::ledger::{Commit, Committed, Expect, Ledger};
@@ -15,7 +16,6 @@ use flux::core::marks::{Mark, Marks};
 use flux::core::order::{Decided, Decision, Item, Order, Reason, decide, message};
 use flux::core::outcomes::Outcomes;
 use flux::core::outcomes::redis::RedisOutcomes;
-use flux::core::vendor::redis::{Redis, RedisSettings};
 use flux::load::{Plan, Stress, Verdict};
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 

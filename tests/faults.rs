@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flux::core::calls::Calls;
+use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
 use flux::core::ledger::{Commit, Committed, Expect, Ledger, LedgerError};
 use flux::core::order::{Decided, Decision, Item, Order, OrderNames, Reason, decide};
 use flux::core::queue::QueueError;
-use flux::core::vendor::aws::{Aws, AwsSettings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

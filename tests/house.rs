@@ -54,7 +54,8 @@ fn assert_none(found: Vec<String>) {
 fn only_adapters_and_their_vendor_connections_name_a_vendor() {
     let vendors = ["aws_", "fred::", "rusqlite"];
     let sources = sources();
-    let others = sources.iter().filter(|s| !s.is_adapter() && !s.path.starts_with("core/vendor/"));
+    let others =
+        sources.iter().filter(|s| !s.is_adapter() && !s.path.starts_with("core/connection/"));
     assert_none(
         others
             .flat_map(|s| s.lines_with(&vendors))
@@ -92,7 +93,7 @@ fn an_adapter_imports_no_adapter_of_another_port() {
 
 #[test]
 fn the_orders_road_knows_ports_and_no_adapter() {
-    let adapters = ["::sqlite", "::sqs", "::dynamodb", "::redis", "core::vendor"];
+    let adapters = ["::sqlite", "::sqs", "::dynamodb", "::redis", "core::connection"];
     let sources = sources();
     let road = sources.iter().filter(|s| s.path.starts_with("core/order/"));
     assert_none(road.flat_map(|s| s.lines_with(&adapters)).collect());
@@ -100,7 +101,7 @@ fn the_orders_road_knows_ports_and_no_adapter() {
 
 #[test]
 fn only_the_wiring_names_adapters() {
-    let adapters = ["::sqlite", "::sqs", "::dynamodb::", "::redis", "core::vendor"];
+    let adapters = ["::sqlite", "::sqs", "::dynamodb::", "::redis", "core::connection"];
     let sources = sources();
     let outside =
         sources.iter().filter(|s| !s.path.starts_with("core/") && !s.path.starts_with("wiring"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux::config::Settings;
-use flux::core::vendor::aws::{Aws, AwsSettings};
+use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::wiring::provision::{Plan, apply, destroy};
 
 use crate::conformance::aws::stand_ins;

@@ -4,11 +4,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flux::core::connection::redis::Redis;
 use flux::core::lock::redis::RedisLock;
 use flux::core::lock::{Acquired, Lock, Token};
 use flux::core::outcomes::redis::RedisOutcomes;
 use flux::core::outcomes::{Outcomes, Waiters};
-use flux::core::vendor::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::redis::connect_to;

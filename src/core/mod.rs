@@ -1,17 +1,17 @@
 //! What flux is about, and the ports through which it meets the world.
 //!
 //! The order's road is in [`order`]; a port is a trait in the `mod.rs` of its folder, with one
-//! adapter per file beside it. `vendor/` holds the one connection that the adapters of a vendor
+//! adapter per file beside it. `connection/` holds the one connection that the adapters of a vendor
 //! share.
 
 pub mod calls;
+pub mod connection;
 pub mod ledger;
 pub mod lock;
 pub mod marks;
 pub mod order;
 pub mod outcomes;
 pub mod queue;
-pub mod vendor;
 
 use std::sync::Arc;
 

@@ -10,6 +10,8 @@ use super::Usage;
 use crate::config::Settings;
 use crate::core::Ports;
 use crate::core::calls::Calls;
+use crate::core::connection::aws::{Aws, AwsSettings, Credentials};
+use crate::core::connection::redis::{Redis, RedisSettings};
 use crate::core::ledger::dynamodb::DynamoLedger;
 use crate::core::lock::redis::RedisLock;
 use crate::core::marks::redis::RedisMarks;
@@ -17,8 +19,6 @@ use crate::core::order::{OrderKey, SystemClock};
 use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
-use crate::core::vendor::aws::{Aws, AwsSettings, Credentials};
-use crate::core::vendor::redis::{Redis, RedisSettings};
 
 /// The SDK's configuration, with what the settings say of it.
 pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {

@@ -13,12 +13,12 @@ use serde::Deserialize;
 
 use super::Usage;
 use crate::config::Settings;
+use crate::core::connection::Change;
+use crate::core::connection::aws::Aws;
 use crate::core::ledger::dynamodb::setup::TableSetup;
 use crate::core::ledger::{Ledger, StockSet};
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
-use crate::core::vendor::Change;
-use crate::core::vendor::aws::Aws;
 use crate::telemetry::say;
 
 /// The queue's name when nobody gives another.

@@ -14,8 +14,8 @@ use super::provision::{self, Plan};
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
+use crate::core::connection::aws::Aws;
 use crate::core::order::worker::{Story, Worker};
-use crate::core::vendor::aws::Aws;
 use crate::load::{Address, Guard, Own, Prices, Race, Target};
 use crate::telemetry::Silent;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux::core::calls::Calls;
+use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
 use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use flux::core::queue::sqs::{SqsQueue, SqsSettings};
 use flux::core::queue::{QueueError, Redriven};
-use flux::core::vendor::aws::{Aws, AwsSettings};
 
 use super::{address, fresh_name, key, ledger, names, now, order, queue};
 

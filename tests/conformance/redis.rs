@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use flux::core::calls::Calls;
+use flux::core::connection::redis::{Redis, RedisSettings};
 use flux::core::lock::redis::RedisLock;
 use flux::core::marks::redis::RedisMarks;
 use flux::core::outcomes::redis::RedisOutcomes;
-use flux::core::vendor::redis::{Redis, RedisSettings};
 
 use super::{address, fresh_name, lock, marks, names, outcomes};
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flux::core::connection::sqlite::Store;
 use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::lock::sqlite::SqliteLock;
 use flux::core::order::SystemClock;
 use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::queue::sqlite::SqliteQueue;
-use flux::core::vendor::sqlite::Store;
 
 use super::{key, ledger, lock, names, outcomes, queue};
 

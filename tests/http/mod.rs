@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux::core::Ports;
+use flux::core::connection::sqlite::Store;
 use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Story, Worker};
 use flux::core::order::{Decided, ItemId, OrderNames, SystemClock};
 use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::queue::sqlite::SqliteQueue;
-use flux::core::vendor::sqlite::Store;
 use flux::http::{Api, Limits, serve};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};

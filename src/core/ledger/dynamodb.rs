@@ -20,8 +20,8 @@ use super::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
     StockSet,
 };
+use crate::core::connection::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use crate::core::order::{Clock, Decided, Item, ItemId, OrderId, OrderKey, SystemClock, UserId};
-use crate::core::vendor::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
 

@@ -10,11 +10,11 @@ use super::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord,
     OrderState, Page, StockSet,
 };
+use crate::core::connection::sqlite::{Store, StoreError, item_no, state, take_places};
 use crate::core::order::{
     Clock, Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock, Timestamp,
     UserId,
 };
-use crate::core::vendor::sqlite::{Store, StoreError, item_no, state, take_places};
 
 /// Rows in one page of an audit: a snapshot of a few milliseconds.
 const AUDIT_PAGE: usize = 1_000;

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use fred::interfaces::{ClientLike, LuaInterface};
 
 use super::{Acquired, Lock, LockError, Renewed, Token};
+use crate::core::connection::redis::Redis;
 use crate::core::order::ItemId;
-use crate::core::vendor::redis::Redis;
 
 /// How long a mark tells the holder that the lock is wanted, in milliseconds. Who waits asks again
 /// well within it, and so keeps it alive.

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Acquired, Lock, LockError, Renewed, Token};
+use crate::core::connection::sqlite::{Store, StoreError};
 use crate::core::order::{Clock, ItemId};
-use crate::core::vendor::sqlite::{Store, StoreError};
 
 /// How long a wish for a lock is remembered, in milliseconds.
 const WANTED_MS: u64 = 1_000;

@@ -7,8 +7,8 @@ use fred::interfaces::KeysInterface;
 use fred::types::{Expiration, SetOptions};
 
 use super::{Mark, Marked, Marks, MarksError};
+use crate::core::connection::redis::Redis;
 use crate::core::order::DECISION_RETENTION;
-use crate::core::vendor::redis::Redis;
 
 /// A mark outlives the sale: it lasts as long as decisions are remembered.
 const LIFE: Expiration = Expiration::EX(DECISION_RETENTION.as_secs() as i64);

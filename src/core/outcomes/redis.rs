@@ -10,8 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcomes, Waiters};
+use crate::core::connection::redis::Redis;
 use crate::core::order::OrderId;
-use crate::core::vendor::redis::Redis;
 
 const ID_BYTES: usize = 16;
 /// Ids in one message.

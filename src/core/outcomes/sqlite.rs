@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcomes, Waiters};
+use crate::core::connection::sqlite::{Store, state};
 use crate::core::order::OrderId;
-use crate::core::vendor::sqlite::{Store, state};
 
 /// The least time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use super::{
     Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
 };
+use crate::core::connection::sqlite::{Store, StoreError};
 use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
-use crate::core::vendor::sqlite::{Store, StoreError};
 
 /// How long a claim on an item outlives its process.
 const CLAIM: Duration = Duration::from_secs(5);

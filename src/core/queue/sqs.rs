@@ -23,9 +23,9 @@ use tokio::sync::OnceCell;
 use super::{
     Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
 };
+use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::order::message::{self, MAX_ORDERS, Origin};
 use crate::core::order::{Order, OrderId, OrderNames, Timestamp};
-use crate::core::vendor::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use answers::{entry_error, queue_error, settle};
 
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,

@@ -10,8 +10,8 @@ use aws_sdk_dynamodb::types::{
 
 use super::items_table;
 use super::rows::{EXPIRES_AT, ITEM_ID, ORDER_ID};
-use crate::core::vendor::Change;
-use crate::core::vendor::aws::{Aws, Fault, repeat};
+use crate::core::connection::Change;
+use crate::core::connection::aws::{Aws, Fault, repeat};
 
 /// How long a table may take until it can be used, and how often is asked.
 const READY_WITHIN: Duration = Duration::from_secs(120);

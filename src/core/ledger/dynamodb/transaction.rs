@@ -11,8 +11,8 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::rows::{self, ITEM_ID, ORDER_ID, VERSION, number};
 use super::{DynamoLedger, Expect, LedgerError, UNITS};
+use crate::core::connection::aws::{Fault, is_busy_code, repeat};
 use crate::core::order::{Decided, Item};
-use crate::core::vendor::aws::{Fault, is_busy_code, repeat};
 
 /// What became of a transaction.
 pub(super) enum Written {

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::{DeadLetter, Redriven, Sent};
+use crate::core::connection::sqlite::{item_no, state, take_places};
 use crate::core::order::message::{self, Origin};
 use crate::core::order::{
     InvalidId, ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId,
 };
-use crate::core::vendor::sqlite::{item_no, state, take_places};
 
 /// What one look at the file found.
 #[derive(Default)]

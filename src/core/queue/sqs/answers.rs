@@ -3,8 +3,8 @@
 use aws_sdk_sqs::types::BatchResultErrorEntry;
 
 use super::queue_name;
+use crate::core::connection::aws::{Fault, is_busy_code};
 use crate::core::queue::QueueError;
-use crate::core::vendor::aws::{Fault, is_busy_code};
 
 pub fn queue_error(url: &str, fault: Fault) -> QueueError {
     match fault {

@@ -15,10 +15,10 @@ use serde::Deserialize;
 
 use super::pack::{for_sqs, plain};
 use super::{BATCH, SEND_ATTEMPTS, SqsQueue, fresh_id, queue_error, queue_name, receipt, sent_at};
+use crate::core::connection::aws::{Fault, repeat_at_most};
 use crate::core::order::message::{self, Origin};
 use crate::core::order::{Order, OrderId, Timestamp};
 use crate::core::queue::{DeadLetter, Queue, QueueError, Receipt, Redriven};
-use crate::core::vendor::aws::{Fault, repeat_at_most};
 
 /// How long letters are hidden from others while the queue is looked through.
 const LOOK: Duration = Duration::from_secs(120);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
 
-use crate::core::vendor::Change;
-use crate::core::vendor::aws::{Aws, Fault, repeat};
+use crate::core::connection::Change;
+use crate::core::connection::aws::{Aws, Fault, repeat};
 
 /// A queue as it should be; FIFO if its name ends in `.fifo`.
 #[derive(Debug, Clone)]
