@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -336,7 +336,10 @@ fn per_second(orders: u64, time: Duration) -> f64 {
 
 /// On stderr, and only when that is a terminal.
 fn bar(what: &'static str, length: u64) -> ProgressBar {
-    let template = "{prefix:9} [{wide_bar}] {pos}/{len}, {per_sec}, {elapsed}";
+    let template = "{prefix:9} [{wide_bar}] {pos}/{len}, {rate}, {elapsed}";
     let style = ProgressStyle::with_template(template).expect("the template is well formed");
+    let style = style.with_key("rate", |bar: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _cut_short = write!(out, "{:.0}/s", bar.per_sec());
+    });
     ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_prefix(what)
 }
