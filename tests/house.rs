@@ -8,22 +8,29 @@ struct Source {
     text: String,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders: Vec<PathBuf> = vec![root.clone()];
-    let mut sources = Vec::new();
+fn walk(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = vec![root.to_owned()];
+    let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-                sources.push(Source { path, text });
+                files.push(path);
             }
         }
     }
+    files
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |file: PathBuf| {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        Source { path, text: std::fs::read_to_string(&file).unwrap() }
+    };
+    let sources: Vec<Source> = walk(&root).into_iter().map(read).collect();
     assert!(sources.len() > 30, "the sources were not found");
     sources
 }
@@ -125,6 +132,23 @@ fn decide_is_pure() {
     let code = decide.text.split("#[cfg(test)]").next().unwrap().to_owned();
     let decide = Source { path: decide.path.clone(), text: code };
     assert_none(decide.lines_with(&impure));
+}
+
+#[test]
+fn each_test_that_the_architecture_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code: String = sources().into_iter().map(|s| s.text).collect();
+    for entry in walk(&root.join("tests")) {
+        code += &std::fs::read_to_string(entry).unwrap();
+    }
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let names = quoted.filter_map(|q| q.rsplit("::").next()).filter(|n| n.matches('_').count() > 2);
+    let names: Vec<&str> =
+        names.filter(|n| n.chars().all(|c| c == '_' || c.is_lowercase())).collect();
+    assert!(names.len() > 10, "{names:?}");
+    let missing = names.iter().filter(|name| !code.contains(&format!("fn {name}(")));
+    assert_none(missing.map(|name| format!("there is no test {name}")).collect());
 }
 
 #[test]

@@ -75,9 +75,7 @@ async fn redis_and_workers_die_and_come_back_in_the_middle_of_a_sale() {
     sale.processes[2].signal(libc::SIGCONT);
     assert!(crowd.memory.accepted() > before, "the sale stood still");
     pause_ms(300, 800).await;
-    sale.processes[3].signal(libc::SIGTERM);
-    let status = sale.processes[3].ended(Duration::from_secs(9)).await;
-    assert_eq!(status.code(), Some(0));
+    sale.processes[3].stop().await;
     sale.processes[3] = sale.process(3);
     sale.ends_well(crowd).await;
 }
@@ -101,9 +99,8 @@ async fn a_worker_told_to_stop_under_load_leaves_no_message_invisible() {
     let crowd = Crowd::gather(sale.port, BUYERS);
     for _ in 0..3 {
         pause_ms(500, 1_500).await;
-        sale.processes[1].signal(libc::SIGTERM);
-        let status = sale.processes[1].ended(Duration::from_secs(9)).await;
-        assert_eq!((status.code(), in_hand(&url).await), (Some(0), 0));
+        sale.processes[1].stop().await;
+        assert_eq!(in_hand(&url).await, 0);
         sale.processes[1] = sale.process(1);
     }
     sale.ends_well(crowd).await;

@@ -1,6 +1,5 @@
 //! On one file: `flux serve`, with workers in it, and `flux work`.
 
-use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use super::buyers::{Crowd, ask};
@@ -38,11 +37,7 @@ async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
         }
         let victim = chance(3) as usize;
         if chance(4) == 0 {
-            sale.processes[victim].signal(libc::SIGTERM);
-            let status = sale.processes[victim].ended(Duration::from_secs(10)).await;
-            // Told before it listens for it, it ends by the signal itself.
-            let told_early = status.signal() == Some(libc::SIGTERM);
-            assert!(status.success() || told_early, "{status}");
+            sale.processes[victim].stop().await;
         } else {
             sale.processes[victim].kill();
         }
@@ -89,9 +84,7 @@ async fn a_worker_told_to_stop_under_load_leaves_nothing_in_its_hands() {
     let crowd = Crowd::gather(sale.port, BUYERS);
     for _ in 0..3 {
         pause_ms(500, 1_000).await;
-        sale.processes[1].signal(libc::SIGTERM);
-        let status = sale.processes[1].ended(Duration::from_secs(9)).await;
-        assert_eq!(status.code(), Some(0));
+        sale.processes[1].stop().await;
         let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
         let held = "SELECT (SELECT count(*) FROM locks)
             + (SELECT count(*) FROM items WHERE claimed_until > 0)";

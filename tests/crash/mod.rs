@@ -8,8 +8,9 @@ mod sale;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use flux::config::Settings;
@@ -20,6 +21,8 @@ use flux::wiring;
 
 /// How long anything that must come to its end may take.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// A process's default grace period.
+const GRACE: Duration = Duration::from_secs(9);
 /// Items with their stock: the first is never sold out, the second after a while.
 const ITEMS: [(&str, u64); 4] =
     [("hall_A", 10_000_000), ("hall_B", 500), ("hall_C", 7), ("unique", 1)];
@@ -118,14 +121,18 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Waits for it to end by itself.
-    async fn ended(&mut self, patience: Duration) -> ExitStatus {
+    /// Tells it to stop; it must end well within the grace period.
+    async fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
+                // Told before it listens for it, it ends by the signal itself.
+                let told_early = status.signal() == Some(libc::SIGTERM);
+                assert!(status.success() || told_early, "{status}: {}", self.said());
+                return;
             }
-            assert!(begun.elapsed() < patience, "still runs: {}", self.said());
+            assert!(begun.elapsed() < GRACE, "still runs: {}", self.said());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

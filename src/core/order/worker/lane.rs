@@ -128,7 +128,9 @@ impl Lane {
                 self.reject(batch, known.as_ref()).await?;
                 continue;
             }
-            self.lock().await?;
+            if self.lock().await? {
+                self.join_line(batch);
+            }
             // What is known from before this batch came must not turn it away: the item may have
             // been restocked since, and only a commit would find out.
             let fresh = self.known.is_none();
@@ -238,11 +240,23 @@ impl Lane {
         tokio::spawn(async move { outcomes.publish(&orders).await });
     }
 
+    /// Adds what came into the line while the lane waited for the lock.
+    fn join_line(&self, batch: &mut Vec<Pending>) {
+        if let Some(line) = self.floor.lines().get_mut(&self.item)
+            && !line.is_empty()
+        {
+            batch.append(line);
+            batch.sort_by_key(|pending| pending.arrival);
+            *batch = each_once(batch.drain(..));
+        }
+    }
+
     /// Holds the lock when it returns, or goes on without one if the lock's service is away.
-    async fn lock(&mut self) -> Result<(), Hitch> {
+    /// Whether it was not held before.
+    async fn lock(&mut self) -> Result<bool, Hitch> {
         self.keep_lock().await;
-        let Some(lock) = self.floor.lock() else { return Ok(()) };
-        let lease = self.floor.rules.lease;
+        let Some(lock) = self.floor.lock() else { return Ok(false) };
+        let (lease, new) = (self.floor.rules.lease, self.held.is_none());
         while self.held.is_none() {
             let asked = Instant::now();
             match lock.acquire(&self.item, self.token, lease).await {
@@ -258,11 +272,11 @@ impl Lane {
                 }
                 Err(e) => {
                     self.floor.lock_is_away(&e);
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// Renews the lease in time; gives the lock up when it was lost, or others want it and had
