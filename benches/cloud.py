@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 from embedded import STOCK, place, stress
-from processes import (FLUX, ROOT, Failed, Wrk, audit, drained, environment, example, get, run,
-                       running)
+from processes import (FLUX, ROOT, Failed, Wrk, audit, drained, end, environment, example, get,
+                       run, running)
 
 SERVICES = {"sqs": "AWS_ENDPOINT_URL_SQS", "dynamodb": "AWS_ENDPOINT_URL_DYNAMODB"}
 
@@ -60,8 +60,7 @@ class Cloud:
         time.sleep(1)  # The workers are up.
 
     def audit(self, at_least):
-        for process in self.processes:
-            process.end()
+        end(self.processes)
         return audit(self.place, self.direct, at_least)
 
 

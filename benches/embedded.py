@@ -8,8 +8,8 @@ import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from processes import (FLUX, RELEASE, Failed, Wrk, audit, drained, environment, example, get, run,
-                       running, waiting)
+from processes import (FLUX, RELEASE, Failed, Wrk, audit, drained, end, environment, example, get,
+                       run, running, waiting)
 
 STOCK = 1_000_000_000
 # A backlog that grows by more than this part of what is accepted is one that grows.
@@ -52,12 +52,8 @@ class Shop:
         worker = running([FLUX, "work"], self.place, self.env)
         self.workers.append(self.stack.enter_context(worker))
 
-    def close(self):
-        for process in [*self.workers, self.serve]:
-            process.end()
-
     def audit(self, at_least):
-        self.close()
+        end([*self.workers, self.serve])
         return audit(self.place, self.env, at_least)
 
 

@@ -5,7 +5,7 @@ import pwd
 import re
 import shutil
 import socket
-import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def redis(clients, fsync, orders):
         def ask(*arguments):
             return run(["redis-cli", "-p", port, *arguments], here).strip()
 
-        await_port(port, server)
+        await_words(server, b"Ready to accept connections")
         ask("SET", "stock", STOCK)
         script = ask("SCRIPT", "LOAD", RESERVE)
         out = run(["redis-benchmark", "-p", port, "-c", clients, "-n", orders, "-P", 1,
@@ -62,12 +62,12 @@ def redis(clients, fsync, orders):
         return float(re.findall(r'"([\d.]+)"', out.splitlines()[-1])[0])
 
 
-def await_port(port, server, within=15):
+def await_words(server, words, within=30):
+    """Until the server has said these words."""
     end = time.monotonic() + within
     while time.monotonic() < end and server.popen.poll() is None:
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if words in server.log.read_bytes():
+            return
         time.sleep(0.05)
     raise Failed(f"{server.name} does not start: {server.last_words()}")
 
@@ -93,14 +93,15 @@ def postgres(clients, seconds):
     as_user = as_user if os.geteuid() == 0 else []
     port = free_port()
     # Not below the build: another user could not get there.
-    here = Path(subprocess.check_output(["mktemp", "-d", "/var/tmp/bench-XXXXXX"], text=True).strip())
+    here = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     os.chown(here, user.pw_uid, user.pw_gid)
     try:
-        run([*as_user, programs / "initdb", "-D", here / "data", "-A", "trust", "-U", "bench"], here)
+        run([*as_user, programs / "initdb", "-D", here / "data", "-A", "trust", "-U", "bench"],
+            here)
         start = [*as_user, programs / "postgres", "-D", here / "data", "-p", port, "-k", here,
                  "-c", "listen_addresses=127.0.0.1"]
         with running(start, here) as server:
-            await_port(port, server)
+            await_words(server, b"ready to accept connections")
             to = ["-h", "127.0.0.1", "-p", port, "-U", "bench"]
             run([programs / "psql", *to, "-d", "postgres", "-q", "-c", TABLES], here)
             (here / "sell.sql").write_text(SELL)

@@ -61,13 +61,20 @@ class Process:
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
     def end(self, within=20):
-        if self.popen.poll() is None:
-            self.popen.send_signal(signal.SIGTERM)
-            try:
-                self.popen.wait(within)
-            except subprocess.TimeoutExpired:
-                self.popen.kill()
-                self.popen.wait()
+        end([self], within)
+
+
+def end(processes, within=20):
+    """Asks all of them to end at once, and insists in the end."""
+    left = [process.popen for process in processes if process.popen.poll() is None]
+    for popen in left:
+        popen.send_signal(signal.SIGTERM)
+    for popen in left:
+        try:
+            popen.wait(within)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            popen.wait()
 
 
 @contextmanager
