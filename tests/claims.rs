@@ -150,3 +150,20 @@ async fn a_damaged_row_holds_up_nobody_and_is_named() {
     let audited = flux::load::audit(&ledger, None).await;
     assert!(matches!(&audited, Err(LedgerError::Broken(_))), "{audited:?}");
 }
+
+#[tokio::test]
+async fn a_write_that_panics_fails_alone_and_the_next_one_is_written() {
+    let bench = Bench::new();
+    let broken: Result<(), _> = bench
+        .store
+        .write(|tx| {
+            tx.execute("UPDATE totals SET dead = 7", [])?;
+            panic!("a bug")
+        })
+        .await;
+    assert!(broken.is_err());
+    let dead = |tx: &rusqlite::Connection| {
+        tx.query_row("SELECT dead FROM totals", [], |r| r.get::<_, i64>(0))
+    };
+    assert_eq!(bench.store.write(dead).await.unwrap(), 0);
+}

@@ -8,6 +8,7 @@ mod errors;
 
 use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -310,7 +311,10 @@ fn transact(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), St
         }
         e
     };
-    run(jobs).map_err(undo).map_err(|e| explain(&e, StoreError::RolledBack))?;
+    // A job that panics must not take the writer, and with it all later writes, along.
+    let ran = catch_unwind(AssertUnwindSafe(|| run(jobs)));
+    let ran = ran.unwrap_or(Err(rusqlite::Error::UnwindingPanic));
+    ran.map_err(undo).map_err(|e| explain(&e, StoreError::RolledBack))?;
     let committed = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
     committed.map_err(undo).map_err(|e| explain(&e, StoreError::Unknown))?;
     Ok(())
