@@ -12,6 +12,7 @@ mod faults;
 mod house;
 mod http;
 mod liar;
+mod model;
 mod provision;
 mod redis_away;
 mod sale;
