@@ -9,6 +9,7 @@ mod cost;
 mod crash;
 mod e2e_stress;
 mod faults;
+mod fuzz;
 mod house;
 mod http;
 mod liar;
