@@ -1,7 +1,6 @@
 //! The model check: every state that a small sale can get into, with the real `decide()`, reads
 //! and writes apart, and faults wherever they can strike.
 
-mod actions;
 mod ledger;
 mod promises;
 mod sale;
