@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -93,7 +94,15 @@ struct Inner {
     jobs: Sender<Box<dyn Job>>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
-    changes: watch::Sender<u64>,
+    changes: Arc<Changes>,
+}
+
+/// How this process learns of other processes' writes: its writer looks with each transaction,
+/// its watcher while the writer rests.
+#[derive(Default)]
+struct Changes {
+    tick: watch::Sender<u64>,
+    transactions: AtomicU64,
 }
 
 impl fmt::Debug for Store {
@@ -116,8 +125,9 @@ impl Store {
         create(path, &writer).map_err(refused)??;
         let watcher = connect(path).map_err(refused)?;
         let (jobs, received) = channel();
-        let changes = watch::Sender::new(0);
-        spawn("flux-writer", move || write_all(writer, &received))?;
+        let changes = Arc::new(Changes::default());
+        let told = changes.clone();
+        spawn("flux-writer", move || write_all(writer, &received, &told))?;
         let inner = Arc::new(Inner {
             path: path.to_owned(),
             jobs,
@@ -172,15 +182,15 @@ impl Store {
         result.map_err(|e| unreadable(&e))
     }
 
-    /// Ticks within [`WATCH_EVERY`] of a transaction of this or another process; ticks may be
-    /// merged.
+    /// Ticks within two [`WATCH_EVERY`] of another process's transaction, and now and then after
+    /// one of this; ticks may be merged.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changes.subscribe()
+        self.0.changes.tick.subscribe()
     }
 
     /// How often [`Store::changes`] has ticked.
     pub fn tick(&self) -> u64 {
-        *self.0.changes.borrow()
+        *self.0.changes.tick.borrow()
     }
 
     /// The key under which this file's orders are named: the one given, or one drawn at random
@@ -286,11 +296,19 @@ where
     }
 }
 
-fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>) {
+fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>, changes: &Changes) {
+    let mut last = None;
     while let Ok(first) = received.recv() {
         let mut jobs = vec![first];
         jobs.extend(received.try_iter().take(JOBS_PER_TRANSACTION - 1));
-        let written = transact(&connection, &mut jobs);
+        changes.transactions.fetch_add(1, Ordering::Relaxed);
+        let written = transact(&connection, &mut jobs, || {
+            // Changed by other connections' writes alone (SQLite, "PRAGMA data_version").
+            let version = data_version(&connection);
+            if std::mem::replace(&mut last, version) != version {
+                changes.tick.send_modify(|tick| *tick += 1);
+            }
+        });
         if let Err(e) = &written {
             tracing::error!("a transaction of {} jobs failed: {e}", jobs.len());
         }
@@ -300,9 +318,14 @@ fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>) {
     }
 }
 
-fn transact(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+fn transact(
+    connection: &Connection,
+    jobs: &mut [Box<dyn Job>],
+    begun: impl FnOnce(),
+) -> Result<(), StoreError> {
     let run = |jobs: &mut [Box<dyn Job>]| {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        begun();
         jobs.iter_mut().try_for_each(|job| job.run(connection))
     };
     let undo = |e: rusqlite::Error| {
@@ -337,13 +360,17 @@ fn data_version(connection: &Connection) -> Option<i64> {
 }
 
 fn watch_file(connection: &Connection, mut last: Option<i64>, store: &Weak<Inner>) {
+    let mut before = 0;
     loop {
         std::thread::sleep(WATCH_EVERY);
-        let now = data_version(connection);
         let Some(store) = store.upgrade() else { return };
-        if now != last {
-            last = now;
-            store.changes.send_modify(|tick| *tick += 1);
+        let transactions = store.changes.transactions.load(Ordering::Relaxed);
+        if std::mem::replace(&mut before, transactions) != transactions {
+            continue;
+        }
+        let now = data_version(connection);
+        if std::mem::replace(&mut last, now) != now {
+            store.changes.tick.send_modify(|tick| *tick += 1);
         }
     }
 }

@@ -70,16 +70,8 @@ impl Ledger for SqliteLedger {
     }
 
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
-        let (mut rejected, key) = (rejected.to_vec(), self.key);
-        let record = move |tx: &Connection| {
-            let places = find_places(tx, &rejected)?;
-            let seen = places.seen;
-            rejected.retain(|d| !seen.contains(&d.order.id));
-            let open = places.all.into_iter().filter(|p| *p != Place::Closed).collect::<Vec<_>>();
-            write_decisions(tx, &rejected, &open, &key)?;
-            Ok(seen)
-        };
-        Ok(self.store.write(record).await?)
+        let (rejected, key) = (rejected.to_vec(), self.key);
+        Ok(self.store.write(move |tx| write_rejections(tx, &rejected, &key)).await?)
     }
 
     async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
@@ -280,80 +272,98 @@ fn audited_row(row: &Row<'_>, key: &OrderKey) -> rusqlite::Result<AuditedOrder> 
 }
 
 fn write_commit(tx: &Connection, commit: &Commit, key: &OrderKey) -> rusqlite::Result<Committed> {
-    let version = read_item(tx, &commit.item.id)?.map_or(0, |item| item.version);
-    let item_moved = match commit.expect {
-        Expect::Version(read) => read != version,
+    let Commit { item, expect, decided } = commit;
+    let version = read_item(tx, &item.id)?.map_or(0, |item| item.version);
+    let item_moved = match expect {
+        Expect::Version(read) => *read != version,
         Expect::Anything => false,
     };
-    let places = find_places(tx, &commit.decided)?;
-    if item_moved || !places.seen.is_empty() {
-        return Ok(Committed::Refused { item_moved, seen: places.seen });
+    let written = if item_moved { 0 } else { write_decisions(tx, decided, key)? };
+    if written < decided.len() {
+        undo_decisions(tx, &decided[..written])?;
+        let NotWaiting { seen, absent } = not_waiting(tx, decided)?;
+        if item_moved || !seen.is_empty() {
+            return Ok(Committed::Refused { item_moved, seen });
+        }
+        absent.into_iter().try_for_each(|order| insert_order(tx, order))?;
+        write_decisions(tx, decided, key)?;
     }
-    write_item(tx, &commit.item)?;
-    write_decisions(tx, &commit.decided, &places.all, key)?;
+    write_item(tx, item)?;
+    count_decided(tx, decided.len())?;
     Ok(Committed::Written)
 }
 
-/// Where an order's row is, and whether it may still be written.
-#[derive(PartialEq)]
-enum Place {
-    Waiting(i64),
-    /// Decided, or dead-lettered.
-    Closed,
-    /// The queue never had it.
-    Absent,
-}
-
-struct Places {
-    all: Vec<Place>,
-    seen: Vec<OrderId>,
-}
-
-fn find_places(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<Places> {
-    let mut find = tx.prepare_cached("SELECT place, state FROM orders WHERE id = ?")?;
-    let mut places = Places { all: Vec::with_capacity(decided.len()), seen: Vec::new() };
-    for decided in decided {
-        let id = decided.order.id;
-        let mut rows = find.query([id.as_bytes()])?;
-        let place = match rows.next()? {
-            None => Place::Absent,
-            Some(row) if row.get::<_, i64>(1)? == state::QUEUED => Place::Waiting(row.get(0)?),
-            Some(_) => Place::Closed,
-        };
-        if place == Place::Closed {
-            places.seen.push(id);
-        }
-        places.all.push(place);
+/// Writes those that wait, and returns the others that have a decision.
+fn write_rejections(
+    tx: &Connection,
+    rejected: &[Decided],
+    key: &OrderKey,
+) -> rusqlite::Result<Vec<OrderId>> {
+    let (mut left, mut seen) = (rejected, Vec::new());
+    loop {
+        let written = write_decisions(tx, left, key)?;
+        count_decided(tx, written)?;
+        let Some(next) = left.get(written) else { return Ok(seen) };
+        let found = not_waiting(tx, std::slice::from_ref(next))?;
+        found.absent.into_iter().try_for_each(|order| insert_order(tx, order))?;
+        left = &left[written + found.seen.len()..];
+        seen.extend(found.seen);
     }
-    Ok(places)
 }
 
+/// Writes decisions into rows that wait, as far as the first that does not; returns how many.
 fn write_decisions(
     tx: &Connection,
     decided: &[Decided],
-    places: &[Place],
     key: &OrderKey,
-) -> rusqlite::Result<()> {
-    let mut update =
-        tx.prepare_cached("UPDATE orders SET state = ?, decided_at = ?, seal = ? WHERE place = ?")?;
-    let mut arrived = 0;
-    for (decided, place) in decided.iter().zip(places) {
-        let place = match place {
-            Place::Waiting(place) => *place,
-            Place::Absent | Place::Closed => {
-                arrived += 1;
-                insert_order(tx, &decided.order)?
-            }
-        };
-        let seal = decided.seal(key).to_be_bytes();
-        update.execute(params![state::of(decided.decision), decided.decided_at.0, seal, place])?;
+) -> rusqlite::Result<usize> {
+    let mut update = tx.prepare_cached(
+        "UPDATE orders SET state = ?, decided_at = ?, seal = ? WHERE id = ? AND state = 10",
+    )?;
+    for (written, decided) in decided.iter().enumerate() {
+        let (state, seal) = (state::of(decided.decision), decided.seal(key).to_be_bytes());
+        let id = decided.order.id.as_bytes();
+        if update.execute(params![state, decided.decided_at.0, seal, id])? == 0 {
+            return Ok(written);
+        }
     }
-    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?, decided = decided + ?")?
-        .execute(params![arrived, decided.len() as i64])?;
+    Ok(decided.len())
+}
+
+fn undo_decisions(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<()> {
+    let mut undo = tx.prepare_cached(
+        "UPDATE orders SET state = 10, decided_at = accepted_at, seal = zeroblob(8) WHERE id = ?",
+    )?;
+    decided.iter().try_for_each(|d| undo.execute([d.order.id.as_bytes()]).map(drop))
+}
+
+fn count_decided(tx: &Connection, decided: usize) -> rusqlite::Result<()> {
+    tx.prepare_cached("UPDATE totals SET decided = decided + ?")?.execute([decided as i64])?;
     Ok(())
 }
 
-fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<i64> {
+struct NotWaiting<'a> {
+    /// Decided, or dead-lettered.
+    seen: Vec<OrderId>,
+    /// The queue never had it.
+    absent: Vec<&'a Order>,
+}
+
+fn not_waiting<'a>(tx: &Connection, decided: &'a [Decided]) -> rusqlite::Result<NotWaiting<'a>> {
+    let mut find = tx.prepare_cached("SELECT state FROM orders WHERE id = ?")?;
+    let mut found = NotWaiting { seen: Vec::new(), absent: Vec::new() };
+    for Decided { order, .. } in decided {
+        let state = find.query_row([order.id.as_bytes()], |row| row.get(0)).optional()?;
+        match state {
+            None => found.absent.push(order),
+            Some(state::QUEUED) => {}
+            Some(_) => found.seen.push(order.id),
+        }
+    }
+    Ok(found)
+}
+
+fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<()> {
     let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
     tx.prepare_cached("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(8))")?.execute(
         params![
@@ -366,5 +376,6 @@ fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<i64> {
             order.accepted_at.0
         ],
     )?;
-    Ok(place)
+    tx.prepare_cached("UPDATE totals SET accepted = accepted + 1")?.execute([])?;
+    Ok(())
 }

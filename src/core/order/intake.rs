@@ -115,9 +115,14 @@ async fn gather(
     let slots = Arc::new(Semaphore::new(limits.sends_in_flight));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("never closed");
-        let mut batch = Vec::new();
-        if entries.recv_many(&mut batch, limits.send).await == 0 {
-            break;
+        let Some(first) = entries.recv().await else { break };
+        // Lets the requests that are already here be read.
+        tokio::task::yield_now().await;
+        let mut batch = vec![first];
+        while batch.len() < limits.send
+            && let Ok(next) = entries.try_recv()
+        {
+            batch.push(next);
         }
         tokio::spawn(send(queue.clone(), marks.clone(), batch, slot));
     }

@@ -3,11 +3,13 @@
 //! A receiver claims an item, not an order: all of an item's orders come to one receiver, in
 //! their order of arrival (P6), until it has nothing of the item in hand or its claim runs out.
 
+mod claims;
+mod fresh;
 mod rows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,14 +23,8 @@ use super::{
 };
 use crate::core::connection::sqlite::{Store, StoreError};
 use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
-
-/// How long a claim on an item outlives its process.
-const CLAIM: Duration = Duration::from_secs(5);
-/// How often an idle receiver looks for claims that ran out.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Orders of this process's own that are remembered until the next receive (P8); past it they are
-/// read from the file.
-const FRESH_MAX: usize = 4_096;
+use claims::{CLAIM, Claim, longest_claim, places, receipt};
+use fresh::{Fresh, LOOK_AGAIN};
 
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -40,28 +36,11 @@ pub struct SqliteQueue {
     /// Names this receiver in `items.claimed_by`.
     me: i64,
     claims: Mutex<HashMap<i64, Claim>>,
-    /// What was queued through this process since the last receive.
-    fresh: Mutex<Vec<(i64, Order)>>,
-    /// The tick of the file at the last look into it.
-    looked: AtomicU64,
-    /// The file may hold what `fresh` does not, whatever its tick.
-    look: AtomicBool,
+    fresh: Mutex<Fresh>,
     /// There may be something to receive.
     arrived: Notify,
     /// The item served last: the next look begins behind it.
     start: AtomicI64,
-}
-
-/// An item in this receiver's hands.
-#[derive(Debug)]
-struct Claim {
-    until: Timestamp,
-    /// The last place delivered.
-    cursor: i64,
-    /// The last place ever delivered here: up to it, a delivery is a repeat.
-    reached: i64,
-    /// Deliveries not acknowledged: first place -> last place and end of invisibility.
-    in_flight: BTreeMap<i64, (i64, Instant)>,
 }
 
 impl SqliteQueue {
@@ -82,9 +61,7 @@ impl SqliteQueue {
             backlog_max,
             me,
             claims: Mutex::default(),
-            fresh: Mutex::default(),
-            looked: AtomicU64::new(0),
-            look: AtomicBool::new(true),
+            fresh: Mutex::new(Fresh::new()),
             arrived: Notify::new(),
             start: AtomicI64::new(0),
         }
@@ -94,66 +71,32 @@ impl SqliteQueue {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self) -> MutexGuard<'_, Vec<(i64, Order)>> {
+    fn fresh(&self) -> MutexGuard<'_, Fresh> {
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One round of receiving: what is there for this receiver now.
     async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         self.keep_claims().await?;
-        let next = self.take_fresh(max);
-        let room = max - next.len();
-        let mut deliveries = self.deliver(next);
-        let tick = self.store.tick();
-        let ticked = self.looked.swap(tick, Ordering::Relaxed) != tick;
-        if self.look.swap(false, Ordering::Relaxed) || ticked {
-            match self.take_from_file(room).await {
-                Ok(mut more) => deliveries.append(&mut more),
-                Err(e) => {
-                    self.look.store(true, Ordering::Relaxed);
-                    if deliveries.is_empty() {
-                        return Err(e);
-                    }
+        let fresh = {
+            let claims = self.claims();
+            self.fresh().take(max, |no| claims.get(&no).map(|claim| claim.cursor))
+        };
+        let room = max - fresh.len();
+        let mut deliveries = self.deliver(fresh);
+        if room == 0 || !self.fresh().must_look(self.store.tick(), Instant::now()) {
+            return Ok(deliveries);
+        }
+        match self.take_from_file(room).await {
+            Ok(mut more) => deliveries.append(&mut more),
+            Err(e) => {
+                self.fresh().look();
+                if deliveries.is_empty() {
+                    return Err(e);
                 }
             }
         }
         Ok(deliveries)
-    }
-
-    /// What this process queued itself, as far as it comes next in its item's line. The rest is
-    /// left to the file.
-    fn take_fresh(&self, max: usize) -> Vec<rows::Waiting> {
-        let mut fresh = std::mem::take(&mut *self.fresh());
-        fresh.sort_unstable_by_key(|(place, _)| *place);
-        let claims = self.claims();
-        let mut before = None;
-        let mut next = |place: i64| {
-            let delivered = before.filter(|last| last >> 32 == place >> 32);
-            let last = delivered.or_else(|| claims.get(&(place >> 32)).map(|claim| claim.cursor));
-            let is_next = last == Some(place - 1);
-            before = if is_next { Some(place) } else { before };
-            is_next
-        };
-        let all = fresh.len();
-        fresh.retain(|(place, _)| next(*place));
-        fresh.truncate(max);
-        self.look.fetch_or(fresh.len() < all, Ordering::Relaxed);
-        fresh.into_iter().map(|(place, order)| rows::Waiting { place, order: Ok(order) }).collect()
-    }
-
-    /// Keeps the rows of items that this process receives.
-    fn remember(&self, mut rows: Vec<(i64, Order)>) {
-        let all = rows.len();
-        {
-            let claims = self.claims();
-            rows.retain(|(place, _)| claims.contains_key(&(place >> 32)));
-        }
-        let mut fresh = self.fresh();
-        rows.truncate(FRESH_MAX.saturating_sub(fresh.len()));
-        self.look.fetch_or(rows.len() < all, Ordering::Relaxed);
-        fresh.append(&mut rows);
-        drop(fresh);
-        self.arrived.notify_one();
     }
 
     async fn take_from_file(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
@@ -161,6 +104,9 @@ impl SqliteQueue {
         if !look.unclaimed.is_empty() {
             self.claim(look.unclaimed).await?;
             look = self.look(max).await?;
+        }
+        if look.more {
+            self.fresh().look();
         }
         let poison = look.rows.iter().filter_map(|w| w.order.as_ref().err().cloned()).collect();
         self.bury(poison).await?;
@@ -199,9 +145,7 @@ impl SqliteQueue {
         let got = self.store.write(claim).await?;
         let mut claims = self.claims();
         for no in got {
-            let cursor = no << 32;
-            let new = || Claim { until, cursor, reached: cursor, in_flight: BTreeMap::new() };
-            claims.entry(no).or_insert_with(new).until = until;
+            claims.entry(no).or_insert_with(|| Claim::new(no, until)).until = until;
         }
         Ok(())
     }
@@ -212,7 +156,9 @@ impl SqliteQueue {
             let (now, clock) = (self.clock.now(), Instant::now());
             let mut claims = self.claims();
             for claim in claims.values_mut() {
-                self.look.fetch_or(claim.expire(clock), Ordering::Relaxed);
+                if claim.expire(clock) {
+                    self.fresh().look();
+                }
             }
             claims.retain(|_, claim| claim.until > now && claim.until <= longest_claim(now));
             let old = now.plus(CLAIM - CLAIM / 3);
@@ -285,40 +231,6 @@ impl SqliteQueue {
     }
 }
 
-impl Claim {
-    fn holds(&self, place: i64) -> bool {
-        let before = self.in_flight.range(..=place).next_back();
-        before.is_some_and(|(_, (last, _))| *last >= place)
-    }
-
-    fn give_back(&mut self, first: i64) {
-        self.in_flight.remove(&first);
-        self.cursor = self.cursor.min(first - 1);
-    }
-
-    /// Gives back what is invisible no longer; whether there was any.
-    fn expire(&mut self, now: Instant) -> bool {
-        let over = |(first, (_, until)): (&i64, &(i64, Instant))| (*until <= now).then_some(*first);
-        let over: Vec<i64> = self.in_flight.iter().filter_map(over).collect();
-        over.iter().for_each(|first| self.give_back(*first));
-        !over.is_empty()
-    }
-}
-
-/// A claim that seems to last longer was made before the clock was set back, and counts no more.
-fn longest_claim(now: Timestamp) -> Timestamp {
-    now.plus(2 * CLAIM)
-}
-
-fn receipt(first: i64, last: i64) -> Receipt {
-    Receipt(format!("{first}-{last}"))
-}
-
-fn places(receipt: &Receipt) -> Option<(i64, i64)> {
-    let (first, last) = receipt.0.split_once('-')?;
-    Some((first.parse().ok()?, last.parse().ok()?))
-}
-
 impl fmt::Display for SqliteQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "queue in {}", self.store)
@@ -345,7 +257,11 @@ impl Queue for SqliteQueue {
         let (batch, backlog_max) = (orders.to_vec(), self.backlog_max);
         match self.store.write(move |tx| rows::insert(tx, batch, backlog_max)).await {
             Ok(Ok(inserted)) => {
-                self.remember(inserted.rows);
+                {
+                    let claims = self.claims();
+                    self.fresh().add(inserted.rows, |no| claims.contains_key(&no));
+                }
+                self.arrived.notify_one();
                 inserted.sent.into_iter().map(Ok).collect()
             }
             Ok(Err(waiting)) => vec![Err(QueueError::Full(waiting)); orders.len()],
@@ -359,7 +275,9 @@ impl Queue for SqliteQueue {
         loop {
             changes.borrow_and_update();
             let last = Instant::now() >= end;
-            self.look.fetch_or(last, Ordering::Relaxed);
+            if last {
+                self.fresh().look();
+            }
             let deliveries = self.take(max).await?;
             if !deliveries.is_empty() || last {
                 return Ok(deliveries);
@@ -369,7 +287,7 @@ impl Queue for SqliteQueue {
                 biased;
                 _changed = changes.changed() => {}
                 () = self.arrived.notified() => {}
-                () = tokio::time::sleep_until(look_again) => self.look.store(true, Ordering::Relaxed),
+                () = tokio::time::sleep_until(look_again) => {}
             }
         }
     }
@@ -407,7 +325,7 @@ impl Queue for SqliteQueue {
             idle.iter().try_for_each(|no| unclaim.execute(params![no, me]).map(drop))
         };
         self.store.write(unclaim).await?;
-        self.look.store(true, Ordering::Relaxed);
+        self.fresh().look();
         self.arrived.notify_one();
         Ok(())
     }

@@ -17,6 +17,9 @@ use crate::core::lock::{Acquired, Renewed, Token};
 
 /// How long a lane waits for more orders before it ends, if no other lane waits for its slot.
 const LINGER: Duration = Duration::from_millis(10);
+/// The least time between the beginnings of two batches, unless a commit is full: a commit costs
+/// the store as much for one order as for ten.
+const GATHER: Duration = Duration::from_millis(2);
 /// A lock that others want is given up after so long or so many commits, whichever is first.
 const TURN: (Duration, u32) = (Duration::from_millis(200), 10);
 /// Pause between two tries for a busy lock, before jitter.
@@ -35,6 +38,8 @@ pub struct Lane {
     /// The item as the ledger has it, unless somebody else wrote it since.
     known: Option<Item>,
     sold_out: bool,
+    /// When the batch before this one was begun.
+    begun: Option<Instant>,
 }
 
 /// The lock in this lane's hand.
@@ -61,7 +66,7 @@ impl From<LedgerError> for Hitch {
 impl Lane {
     pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
         let token = Token(uuid::Uuid::new_v4().as_u128());
-        Self { floor, item, token, held: None, known: None, sold_out: false }
+        Self { floor, item, token, held: None, known: None, sold_out: false, begun: None }
     }
 
     /// Decides until the item's line is empty.
@@ -90,6 +95,7 @@ impl Lane {
 
     /// The oldest orders of the line, each once; `None` when the lane is over.
     async fn next_batch(&mut self) -> Option<Vec<Pending>> {
+        self.gather().await;
         let mut lingered = self.floor.slots.available_permits() == 0;
         loop {
             {
@@ -110,6 +116,18 @@ impl Lane {
             lingered = true;
             self.floor.pause(LINGER).await;
         }
+    }
+
+    /// Waits until the next batch may begin.
+    async fn gather(&mut self) {
+        let full = self.floor.ports.ledger.max_commit();
+        let waiting = self.floor.lines().get(&self.item).map_or(0, Vec::len);
+        if waiting < full
+            && let Some(begun) = self.begun
+        {
+            self.floor.pause(GATHER.saturating_sub(begun.elapsed())).await;
+        }
+        self.begun = Some(Instant::now());
     }
 
     fn put_back(&self, batch: Vec<Pending>) {

@@ -17,6 +17,8 @@ pub struct Look {
     pub rows: Vec<Waiting>,
     /// Items with waiting orders that nobody has claimed.
     pub unclaimed: Vec<i64>,
+    /// There was more than was asked for.
+    pub more: bool,
 }
 
 /// A waiting row, as the order it is or the letter it has to become.
@@ -143,7 +145,9 @@ fn walk(
         place = ((no + 1) << 32) - 1;
         if let Some(cursor) = mine.get(&no) {
             let share = (max / 4).max(1).min(max - found.rows.len());
+            let before = found.rows.len();
             read_item(connection, no, *cursor, share, &mut found.rows)?;
+            found.more |= found.rows.len() - before == share;
         } else {
             // Orders whose item's row is gone wait without holding up the others; the audit says so.
             let known = is_free.query_row(params![free.0.0, free.1.0, no], |row| row.get(0));
@@ -152,6 +156,7 @@ fn walk(
             }
         }
     }
+    found.more |= found.rows.len() >= max || found.unclaimed.len() >= max;
     Ok(())
 }
 
