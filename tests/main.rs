@@ -16,3 +16,4 @@ mod provision;
 mod redis_away;
 mod sale;
 mod scaling;
+mod simulation;

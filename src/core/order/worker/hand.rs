@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::super::guards::{self, Guard};
 use super::super::{Order, OrderId};
 use crate::core::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
@@ -98,6 +99,9 @@ impl Hand {
         }
         self.orders.fetch_add(delivery.orders.len(), Ordering::AcqRel);
         self.tickets().insert(delivery.receipt.clone(), Instant::now());
+        if guards::is_out(Guard::AckAfterCommit) {
+            let _stopping = self.acks.send(Some(delivery.receipt.clone()));
+        }
         let undecided = AtomicUsize::new(delivery.orders.len());
         let ticket = Arc::new(Ticket { receipt: delivery.receipt, undecided });
         let pend = |(arrival, order)| Pending {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::guards::{self, Guard};
 use super::super::{Decided, Item, ItemId, Order, OrderId, decide};
 use super::Floor;
 use super::hand::Pending;
@@ -60,7 +61,7 @@ impl From<LedgerError> for Hitch {
 
 impl Lane {
     pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
-        let token = Token(uuid::Uuid::new_v4().as_u128());
+        let token = Token(floor.ports.chance.draw());
         Self { floor, item, token, held: None, known: None, sold_out: false }
     }
 
@@ -78,7 +79,7 @@ impl Lane {
                     tracing::warn!(item = %self.item, orders = batch.len(), "{e}; trying again");
                     self.known = None;
                     self.put_back(batch);
-                    if !floor.pause(jitter(pause)).await {
+                    if !floor.pause(self.jitter(pause)).await {
                         break;
                     }
                     pause = (pause * 2).min(LEDGER_PAUSE.1);
@@ -266,7 +267,7 @@ impl Lane {
                     self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
                 }
                 Ok(Acquired::Busy) => {
-                    if !self.floor.pause(jitter(LOCK_PAUSE)).await {
+                    if !self.floor.pause(self.jitter(LOCK_PAUSE)).await {
                         return Err(Hitch::Stopped);
                     }
                 }
@@ -295,7 +296,7 @@ impl Lane {
             }
             Ok(Renewed::Yes { wanted: true }) if turn_over => {
                 self.unlock().await;
-                self.floor.pause(jitter(2 * LOCK_PAUSE)).await;
+                self.floor.pause(self.jitter(2 * LOCK_PAUSE)).await;
             }
             Ok(Renewed::Yes { wanted: true }) => {
                 if let Some(held) = &mut self.held {
@@ -318,6 +319,12 @@ impl Lane {
             tracing::warn!(item = %self.item, "{e}; the lock ends with its lease");
         }
     }
+
+    /// Between half of the pause and one and a half of it.
+    fn jitter(&self, pause: Duration) -> Duration {
+        let chance = self.floor.ports.chance.draw() as u8;
+        pause / 2 + pause * u32::from(chance) / 255
+    }
 }
 
 fn orders(batch: &[Pending]) -> Vec<Order> {
@@ -325,6 +332,9 @@ fn orders(batch: &[Pending]) -> Vec<Order> {
 }
 
 fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
+    if guards::is_out(Guard::RepeatDropped) {
+        return line.collect();
+    }
     let mut batch: Vec<Pending> = Vec::new();
     let mut places: HashMap<OrderId, usize> = HashMap::new();
     for pending in line {
@@ -339,10 +349,4 @@ fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
         }
     }
     batch
-}
-
-/// Between half of the pause and one and a half of it.
-fn jitter(pause: Duration) -> Duration {
-    let chance = uuid::Uuid::new_v4().as_u128() as u8;
-    pause / 2 + pause * u32::from(chance) / 255
 }
