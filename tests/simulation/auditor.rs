@@ -59,7 +59,10 @@ struct Account {
     order: Order,
     wishes: BTreeSet<Wish>,
     durable: Duration,
-    place: u64,
+    /// Where it stood in line when it first came.
+    came: u64,
+    /// Where it stands in line; each copy in the queue has a place.
+    places: BTreeSet<u64>,
     state: State,
     was_dead: bool,
     promised: bool,
@@ -136,36 +139,39 @@ impl Auditor {
             order: order.clone(),
             wishes: BTreeSet::new(),
             durable: now,
-            place,
+            came: place,
+            places: BTreeSet::new(),
             state: State::Waiting,
             was_dead: false,
             promised: false,
         });
         account.wishes.insert(wished);
+        account.places.insert(place);
         if account.state == State::Dead {
             account.state = State::Waiting;
-            account.place = place;
             account.order = order.clone();
         }
     }
 
-    pub fn dead_lettered(&mut self, order: OrderId, reason: &str) {
+    /// The copy at this place is in the dead-letter queue now.
+    pub fn dead_lettered(&mut self, order: OrderId, place: u64, reason: &str) {
         if reason.is_empty() {
             self.broken(format!("P3: {order} is dead-lettered without a reason"));
         }
-        if let Some(account) = self.orders.get_mut(&order)
-            && account.state == State::Waiting
-        {
+        let Some(account) = self.orders.get_mut(&order) else { return };
+        account.places.remove(&place);
+        account.was_dead = true;
+        if account.state == State::Waiting && account.places.is_empty() {
             account.state = State::Dead;
-            account.was_dead = true;
         }
     }
 
-    /// A delivery of these orders is gone from the queue for good.
-    pub fn acknowledged(&mut self, orders: &[OrderId]) {
+    /// The message of these orders at this place is gone from the queue for good.
+    pub fn acknowledged(&mut self, orders: &[OrderId], place: u64) {
         for id in orders {
-            let account = self.orders.get(id);
-            if account.is_some_and(|a| a.state == State::Waiting && !a.was_dead) {
+            let Some(account) = self.orders.get_mut(id) else { continue };
+            account.places.remove(&place);
+            if account.state == State::Waiting && !account.was_dead {
                 self.broken(format!("P3: {id} was acknowledged undecided"));
             }
         }
@@ -254,6 +260,7 @@ impl Auditor {
             return self.broken(format!("P3: {id} was decided and never sent"));
         };
         let before = std::mem::replace(&mut account.state, State::Decided(made));
+        account.order = one.order.clone();
         let known = account.wishes.contains(&wish(&one.order));
         if let State::Decided(first) = before {
             self.broken(format!("P4: {id} was {first:?} and then {made:?}"));
@@ -265,11 +272,16 @@ impl Auditor {
 
     /// An order gets units: nobody may wait before it.
     fn check_line(&mut self, order: &Order) {
-        let place = self.orders.get(&order.id).map_or(0, |account| account.place);
-        let waits = |a: &&Account| a.state == State::Waiting && a.order.item == order.item;
+        let came = self.orders.get(&order.id).map_or(0, |account| account.came);
+        // An order whose key was reused unnoticed may be anybody's.
+        let waits = |a: &&Account| {
+            a.state == State::Waiting && a.order.item == order.item && a.wishes.len() == 1
+        };
         let mut waiting = self.orders.values().filter(waits);
         if self.strict_order {
-            if let Some(first) = waiting.find(|account| account.place < place) {
+            if let Some(first) =
+                waiting.find(|a| a.places.first().is_some_and(|place| *place < came))
+            {
                 let (id, other) = (order.id, first.order.id);
                 self.broken(format!("P6: {id} got units before {other}, which came earlier"));
             }

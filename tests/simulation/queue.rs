@@ -198,14 +198,15 @@ impl Store {
             at: order.accepted_at,
         };
         let letters = letters.into_iter().chain(orders.into_iter().map(too_often)).collect();
-        self.bury(state, letters);
+        self.bury(state, place, letters);
     }
 
-    fn bury(&self, state: &mut State, letters: Vec<DeadLetter>) {
+    fn bury(&self, state: &mut State, place: u64, letters: Vec<DeadLetter>) {
         for letter in letters {
             self.world
                 .tell(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
-            self.world.audit(|auditor| auditor.dead_lettered(letter.order_id, &letter.reason));
+            self.world
+                .audit(|auditor| auditor.dead_lettered(letter.order_id, place, &letter.reason));
             if self.is_embedded() {
                 state.close_rows(&[letter.order_id]);
             }
@@ -254,7 +255,7 @@ impl Store {
                 continue;
             }
             let orders = self.orders_of(&state, place);
-            self.world.audit(|auditor| auditor.acknowledged(&orders));
+            self.world.audit(|auditor| auditor.acknowledged(&orders, place));
             self.world.tell(format_args!("message {place} is gone"));
             if !self.is_embedded() {
                 state.messages.remove(&place);
@@ -376,8 +377,13 @@ impl Queue for SimQueue {
         let taken = loop {
             let changed = self.store.changes.notified();
             let (store, who) = (self.store.clone(), self.process.name.clone());
-            let taken = self.process.call("receives".to_owned(), move || store.take(&who, max));
-            let taken = taken.await?;
+            let take = move || store.take(&who, max);
+            // The embedded queue hands out from the receiver's own memory.
+            let taken = if self.store.is_embedded() {
+                self.process.local_call("receives".to_owned(), take).await?
+            } else {
+                self.process.call("receives".to_owned(), take).await?
+            };
             let now = Instant::now();
             if !taken.is_empty() || now >= end {
                 break taken;
@@ -420,7 +426,7 @@ impl Queue for SimQueue {
 
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
         let (store, letters) = (self.store.clone(), letters.to_vec());
-        let bury = move || store.bury(&mut store.state(), letters);
+        let bury = move || store.bury(&mut store.state(), 0, letters);
         Ok(self.process.call("buries".to_owned(), bury).await?)
     }
 

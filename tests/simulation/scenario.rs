@@ -90,8 +90,7 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     let sale = Arc::new(Sale::draw(World::new(seed), without));
     let world = sale.world.clone();
     world.tell(format_args!("seed {seed}: {:?}, {:?}", sale.plan, sale.store.setup));
-    let admin = sale.process("admin".to_owned());
-    sale.list_items(&admin).await;
+    sale.list_items();
     let (mut lives, mut buyers) = (JoinSet::new(), JoinSet::new());
     for seat in 0..sale.plan.apis as usize {
         lives.spawn(sale.clone().serve(seat));
@@ -99,7 +98,7 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     for seat in 0..sale.plan.workers {
         lives.spawn(sale.clone().work(seat));
     }
-    lives.spawn(sale.clone().administer(admin));
+    lives.spawn(sale.clone().administer());
     for number in 0..sale.plan.buyers {
         buyers.spawn(buyers::buy(sale.clone(), number));
     }
@@ -116,7 +115,8 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
 impl Sale {
     fn draw(world: Arc<World>, without: Option<Guard>) -> Sale {
         let w = &world;
-        let backend = *w.pick(&[Backend::Standard, Backend::Fifo, Backend::Embedded]);
+        let backend =
+            *w.pick(&[Backend::Standard, Backend::Standard, Backend::Fifo, Backend::Embedded]);
         let visibility = *w.pick(&[1_000, 4_000, 15_000]);
         let setup = Setup {
             backend,
@@ -135,14 +135,15 @@ impl Sale {
             receive_wait: w.span((100, 3_000)),
             drain: w.span((50, 6_000)),
         };
-        let items = (0..w.between((1, 4))).map(|n| ItemId::parse(&format!("item-{n}")).unwrap());
+        let items =
+            (0..*w.pick(&[1, 1, 2, 4])).map(|n| ItemId::parse(&format!("item-{n}")).unwrap());
         let plan = Plan {
             items: items.collect(),
             buyers: w.between((1, 40)),
             length: *w.pick(&[500, 5_000, 40_000]),
             apis: w.between((1, 2)),
             workers: w.between((1, 4)),
-            redis: !w.one_in(6),
+            redis: !w.one_in(4),
             waiting_max: *w.pick(&[3, 1_000]),
             rules,
         };
@@ -200,7 +201,7 @@ impl Sale {
             self.doors.lock().unwrap()[seat] = None;
             match end {
                 End::Killed => process.kill(),
-                End::Stopped => sending.await.unwrap(),
+                End::Stopped => process.while_alive(sending).await,
             }
             if self.is_over_after_a_break().await {
                 return;
@@ -223,7 +224,7 @@ impl Sale {
                     sleep(self.world.span((1, 8_000))).await;
                     process.kill();
                 } else {
-                    working.await.unwrap();
+                    process.while_alive(working).await;
                     self.world.tell(format_args!("{} has stopped", process.name));
                 }
             } else {
@@ -243,10 +244,10 @@ impl Sale {
     /// What befalls a process, until it ends.
     async fn trouble(&self, process: &Process) -> End {
         let world = &self.world;
-        let longest = self.plan.rules.visibility.as_millis() as u64 * 3;
         loop {
             tokio::select! {
                 biased;
+                () = process.died() => return End::Killed,
                 () = self.closing.cancelled() => return End::Stopped,
                 () = sleep(world.span((20, 1_500))) => {}
             }
@@ -257,7 +258,7 @@ impl Sale {
                 return End::Stopped;
             }
             if world.happens(Fault::Pause) {
-                process.pause(world.span((20, longest))).await;
+                process.pause().await;
             }
             let sign = if world.one_in(2) { 1 } else { -1 };
             if world.happens(Fault::ClockJump) {
@@ -269,18 +270,26 @@ impl Sale {
         }
     }
 
-    async fn list_items(&self, admin: &Arc<Process>) {
+    fn list_items(&self) {
+        let now = self.process("admin".to_owned()).now();
         for item in &self.plan.items {
             if !self.world.one_in(5) {
                 let stock = *self.world.pick(&[0, 1, 1, 3, 10, 30]);
-                self.store.set_stock(item, stock, admin.now());
+                self.store.set_stock(item, stock, now);
             }
         }
     }
 
     /// Whoever changes stocks, sends dead letters again, and sends strange messages.
-    async fn administer(self: Arc<Self>, admin: Arc<Process>) {
-        let (world, ports) = (&self.world, self.ports(&admin));
+    async fn administer(self: Arc<Self>) {
+        while !self.world.is_calm() {
+            let admin = self.process("admin".to_owned());
+            admin.while_alive(self.administer_as(&admin)).await;
+        }
+    }
+
+    async fn administer_as(&self, admin: &Arc<Process>) {
+        let (world, ports) = (&self.world, self.ports(admin));
         while !world.is_calm() {
             sleep(world.span((50, 2_000))).await;
             let item = world.pick(&self.plan.items);

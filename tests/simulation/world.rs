@@ -119,6 +119,8 @@ pub struct World {
 const BEGIN: u64 = 1_700_000_000_000;
 /// How long a caller waits for a reply that does not come.
 const NO_REPLY: (u64, u64) = (50, 3_000);
+/// How long a process stands still; leases and visibility timeouts are in between.
+const PAUSES: [(u64, u64); 3] = [(1, 100), (100, 2_000), (2_000, 40_000)];
 
 impl World {
     pub fn new(seed: u64) -> Arc<World> {
@@ -173,8 +175,12 @@ impl World {
     }
 
     pub fn happens(&self, fault: Fault) -> bool {
+        self.happens_in(fault, 1_000)
+    }
+
+    fn happens_in(&self, fault: Fault, chances: u64) -> bool {
         let rate = self.rates[fault as usize];
-        let happens = rate > 0 && !self.is_calm() && self.below(1_000) < rate;
+        let happens = rate > 0 && !self.is_calm() && self.below(chances) < rate;
         if happens {
             self.log.lock().unwrap().1[fault as usize] += 1;
         }
@@ -280,9 +286,22 @@ impl Process {
         }
     }
 
-    fn turn_into(&self, state: State) {
-        *self.state.lock().unwrap() = state;
+    fn turn_into(&self, new: State) {
+        let mut state = self.state.lock().unwrap();
+        if *state != State::Dead {
+            *state = new;
+        }
+        drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Runs the rest of the process's life, as long as it lives.
+    pub async fn while_alive(&self, rest: impl Future) {
+        tokio::select! {
+            biased;
+            () = self.died() => {}
+            _ = rest => {}
+        }
     }
 
     pub fn kill(&self) {
@@ -290,7 +309,8 @@ impl Process {
         self.turn_into(State::Dead);
     }
 
-    pub async fn pause(&self, time: Duration) {
+    pub async fn pause(&self) {
+        let time = self.world.span(*self.world.pick(&PAUSES));
         self.world.tell(format_args!("{} is paused for {time:?}", self.name));
         self.turn_into(State::Paused);
         sleep(time).await;
@@ -302,6 +322,17 @@ impl Process {
         self.skew.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
+    /// Between two steps of a process, where it may die or stand still.
+    async fn step(&self) {
+        if self.world.happens_in(Fault::Kill, 20_000) {
+            self.kill();
+        }
+        if self.world.happens_in(Fault::Pause, 20_000) {
+            self.pause().await;
+        }
+        self.turn().await;
+    }
+
     /// A call to a service, which carries out `act`, or not, now or later.
     pub async fn call<T: Send + 'static>(
         &self,
@@ -309,7 +340,7 @@ impl Process {
         act: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Failed> {
         let world = &self.world;
-        self.turn().await;
+        self.step().await;
         world.travel().await;
         if world.happens(Fault::Throttled) {
             world.tell(format_args!("{} {what}: throttled", self.name));
@@ -338,7 +369,27 @@ impl Process {
             return self.no_reply().await;
         }
         world.travel().await;
-        self.turn().await;
+        self.step().await;
+        Ok(done)
+    }
+
+    /// A call that does not leave the machine: its answer is not lost.
+    pub async fn local_call<T: Send>(
+        &self,
+        what: String,
+        act: impl FnOnce() -> T + Send,
+    ) -> Result<T, Failed> {
+        self.step().await;
+        self.world.travel().await;
+        if self.world.happens(Fault::Throttled) {
+            self.world.tell(format_args!("{} {what}: busy", self.name));
+            self.turn().await;
+            return Err(Failed::Refused);
+        }
+        self.world.tell(format_args!("{} {what}", self.name));
+        let done = act();
+        self.world.travel().await;
+        self.step().await;
         Ok(done)
     }
 

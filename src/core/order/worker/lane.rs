@@ -223,15 +223,19 @@ impl Lane {
     fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
         decided.retain(|d| !seen.contains(&d.order.id));
         self.floor.story.saved(&decided);
-        let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
+        self.drop_seen(batch, seen);
+        let ids = decided.into_iter().map(|one| one.order.id).collect();
         self.floor.hand.settle(std::mem::take(batch));
         self.publish(ids);
     }
 
-    /// Takes out what has a decision already.
+    /// Takes out what has a decision already, or is dead-lettered.
     fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
+        if seen.is_empty() {
+            return;
+        }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
-        self.floor.hand.settle(batch.extract_if(.., is_seen).collect());
+        self.floor.hand.let_go(batch.extract_if(.., is_seen).collect());
         self.publish(seen.to_vec());
     }
 
