@@ -14,7 +14,7 @@ const TRIES: u32 = 6;
 
 pub async fn buy(sale: Arc<Sale>, number: u64) {
     let world = &sale.world;
-    sleep(Duration::from_millis(world.below(sale.plan.length))).await;
+    sleep(Duration::from_millis(world.below(sale.plan.length.min(sale.plan.rush)))).await;
     let user = format!("user-{}", world.below(sale.plan.buyers));
     let key = if world.one_in(2) { Some(format!("key-{}", world.below(2))) } else { None };
     let mut wish = any_wish(&sale, &user);

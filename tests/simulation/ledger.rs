@@ -12,8 +12,9 @@ use flux::core::ledger::{
 use flux::core::order::{Clock, Decided, Decision, Item, ItemId, OrderId, Timestamp, UserId};
 
 use super::guards::Guard;
+use super::process::{Failed, Process};
 use super::store::{State, Store};
-use super::world::{Failed, Fault, Process};
+use super::world::Fault;
 
 /// Rejections written in one go.
 const RECORDED_TOGETHER: usize = 3;

@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::guards::Guard;
+use super::process::Process;
 use super::store::{HeldLock, State, Store};
-use super::world::{Fault, Process};
+use super::world::Fault;
 
 /// How long a wish for a lock is remembered.
 const WANTED: Duration = Duration::from_secs(1);
 /// The token of somebody who is no worker of ours.
-const STRANGER: Token = Token(0);
+pub const STRANGER: Token = Token(0);
 
 /// What Redis holds, as one process sees it.
 #[derive(Debug)]
@@ -65,6 +66,9 @@ impl Store {
         {
             held.wanted_until = now + WANTED;
             return Acquired::Busy;
+        }
+        if state.locks.get(item).is_some_and(|held| held.token != token) {
+            self.world.tell(format_args!("the lock of {item} is taken from another"));
         }
         let lease = if self.world.happens(Fault::LockExpired) { lease / 10 } else { lease };
         state.locks.insert(item.clone(), HeldLock { token, until: now + lease, wanted_until: now });

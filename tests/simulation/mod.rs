@@ -5,12 +5,16 @@
 
 mod auditor;
 mod buyers;
+mod faithful;
 mod guards;
 mod ledger;
 mod lock;
+mod messages;
+mod process;
 mod queue;
 mod scenario;
 mod store;
+mod turns;
 mod world;
 
 use std::ops::Range;

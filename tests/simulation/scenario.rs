@@ -9,7 +9,7 @@ use flux::core::order::dead_letters::{self, Which};
 use flux::core::order::guards::take_out;
 use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Clock, ItemId, OrderId, OrderKey, OrderNames};
+use flux::core::order::{Clock, ItemId, OrderId};
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -17,14 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::buyers;
 use super::guards::Guard;
-use super::ledger::SimLedger;
-use super::lock::SimRedis;
-use super::queue::SimQueue;
+use super::process::Process;
 use super::store::{Backend, Setup, Store};
-use super::world::{Fault, Happened, Process, World};
+use super::world::{Fault, Happened, World};
 
-/// How long what is under way when nothing goes wrong any more may take to arrive.
-const ARRIVES: Duration = Duration::from_secs(90);
 /// How long everything may take to be decided, and a process to stop, when nothing goes wrong.
 const SETTLES: Duration = Duration::from_secs(1_200);
 
@@ -44,9 +40,12 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Plan {
     pub items: Vec<ItemId>,
+    stocks: &'static [u64],
     pub buyers: u64,
     /// Milliseconds.
     pub length: u64,
+    /// Buyers come within the first of it.
+    pub rush: u64,
     apis: u64,
     workers: u64,
     redis: bool,
@@ -105,7 +104,6 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     sleep(Duration::from_millis(sale.plan.length)).await;
     world.calm_down();
     world.tell(format_args!("calm"));
-    sleep(ARRIVES).await;
     sale.settle(buyers).await;
     sale.closing.cancel();
     let stopped = timeout(SETTLES, async { while lives.join_next().await.is_some() {} }).await;
@@ -115,13 +113,15 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
 impl Sale {
     fn draw(world: Arc<World>, without: Option<Guard>) -> Sale {
         let w = &world;
-        let backend =
-            *w.pick(&[Backend::Standard, Backend::Standard, Backend::Fifo, Backend::Embedded]);
+        // One item that everybody wants at once, and several workers that get at it.
+        let hot = w.one_in(4);
+        let backends = [Backend::Standard, Backend::Standard, Backend::Fifo, Backend::Embedded];
+        let backend = if hot { Backend::Standard } else { *w.pick(&backends) };
         let visibility = *w.pick(&[1_000, 4_000, 15_000]);
         let setup = Setup {
             backend,
             visibility: Duration::from_millis(visibility),
-            receives_max: *w.pick(&[3, 8, 100]),
+            receives_max: *w.pick(&[1, 2, 5, 100]),
             backlog_max: *w.pick(&[10, 1_000]),
             commit_max: *w.pick(&[2, 5, 99]),
             old_receipts_count: w.one_in(2),
@@ -135,15 +135,17 @@ impl Sale {
             receive_wait: w.span((100, 3_000)),
             drain: w.span((50, 6_000)),
         };
-        let items =
-            (0..*w.pick(&[1, 1, 2, 4])).map(|n| ItemId::parse(&format!("item-{n}")).unwrap());
+        let items = if hot { 1 } else { *w.pick(&[1, 1, 2, 4]) };
+        let items = (0..items).map(|n| ItemId::parse(&format!("item-{n}")).unwrap());
         let plan = Plan {
             items: items.collect(),
-            buyers: w.between((1, 40)),
+            stocks: if hot { &[3, 30, 100] } else { &[0, 1, 1, 3, 10, 30] },
+            buyers: w.between((if hot { 20 } else { 1 }, 40)),
             length: *w.pick(&[500, 5_000, 40_000]),
+            rush: *w.pick(&[50, 40_000]),
             apis: w.between((1, 2)),
-            workers: w.between((1, 4)),
-            redis: !w.one_in(4),
+            workers: w.between((if hot { 3 } else { 1 }, 4)),
+            redis: !w.one_in(if hot { 2 } else { 4 }),
             waiting_max: *w.pick(&[3, 1_000]),
             rules,
         };
@@ -152,8 +154,7 @@ impl Sale {
             auditor.strict_order = backend != Backend::Standard;
             auditor.keys_are_compared = plan.redis || backend == Backend::Embedded;
         });
-        let names = Arc::new(OrderNames::new(OrderKey::from_text("sale"), 0));
-        let store = Store::new(w, setup, names);
+        let store = Store::new(w, setup);
         let doors = Mutex::new(vec![None; plan.apis as usize]);
         Sale { plan, store, doors, closing: CancellationToken::new(), world }
     }
@@ -163,21 +164,7 @@ impl Sale {
     }
 
     fn ports(&self, process: &Arc<Process>) -> Ports {
-        let (process, store) = (process.clone(), self.store.clone());
-        let redis = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
-        let number = store.state().fresh() as u32;
-        let marks = self.plan.redis && !store.is_embedded();
-        Ports {
-            queue: Arc::new(SimQueue { process: process.clone(), store: store.clone() }),
-            ledger: Arc::new(SimLedger::new(process.clone(), store)),
-            lock: if self.plan.redis { Some(redis.clone()) } else { None },
-            outcomes: redis.clone(),
-            marks: if marks { Some(redis) } else { None },
-            names: Arc::new(OrderNames::new(OrderKey::from_text("sale"), number)),
-            clock: process.clone(),
-            chance: process,
-            calls: Arc::default(),
-        }
+        self.store.ports(process, self.plan.redis)
     }
 
     /// A door that is open now.
@@ -274,7 +261,7 @@ impl Sale {
         let now = self.process("admin".to_owned()).now();
         for item in &self.plan.items {
             if !self.world.one_in(5) {
-                let stock = *self.world.pick(&[0, 1, 1, 3, 10, 30]);
+                let stock = *self.world.pick(self.plan.stocks);
                 self.store.set_stock(item, stock, now);
             }
         }
@@ -323,7 +310,7 @@ impl Sale {
             let _poison = dead_letters::redrive(&ports, Which::All, None).await;
             sleep(Duration::from_secs(2)).await;
             let open = self.world.audit(|auditor| auditor.undecided().len());
-            if open == 0 && self.store.state().messages.is_empty() {
+            if open == 0 && self.store.state().messages.is_empty() && !self.world.is_under_way() {
                 return;
             }
         }

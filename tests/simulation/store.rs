@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use flux::core::Ports;
 use flux::core::lock::Token;
-use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderNames};
+use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
 use flux::core::queue::DeadLetter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::guards::Guard;
+use super::ledger::SimLedger;
+use super::lock::SimRedis;
+use super::process::Process;
+use super::queue::SimQueue;
 use super::world::World;
 
 /// After which of flux's queues the simulated one behaves.
@@ -83,10 +88,34 @@ pub struct Store {
     pub changes: Notify,
 }
 
+fn names(process: u32) -> Arc<OrderNames> {
+    Arc::new(OrderNames::new(OrderKey::from_text("sale"), process))
+}
+
 impl Store {
-    pub fn new(world: &Arc<World>, setup: Setup, names: Arc<OrderNames>) -> Arc<Store> {
+    pub fn new(world: &Arc<World>, setup: Setup) -> Arc<Store> {
+        let names = names(0);
         let (state, changes) = (Mutex::default(), Notify::new());
         Arc::new(Store { setup, world: world.clone(), names, state, changes })
+    }
+
+    /// What a process of flux works with; without `redis`, no lock and no marks.
+    pub fn ports(self: &Arc<Self>, process: &Arc<Process>, redis: bool) -> Ports {
+        let (process, store) = (process.clone(), self.clone());
+        let services = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
+        let marks = redis && !self.is_embedded();
+        let number = self.state().fresh() as u32;
+        Ports {
+            queue: Arc::new(SimQueue { process: process.clone(), store: store.clone() }),
+            ledger: Arc::new(SimLedger::new(process.clone(), store)),
+            lock: if redis { Some(services.clone()) } else { None },
+            outcomes: services.clone(),
+            marks: if marks { Some(services) } else { None },
+            names: names(number),
+            clock: process.clone(),
+            chance: process,
+            calls: Arc::default(),
+        }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
