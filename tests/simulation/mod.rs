@@ -1,7 +1,8 @@
 //! The pipeline as it runs in production, intake to acknowledgement, on one thread and simulated
 //! time, over simulated services that fail in every way that ours may.
 //!
-//! A run is its seed: the same seed draws the same faults, stocks, buyers and delays.
+//! A run is its seed: the same seed draws the same faults, stocks, buyers and delays, as long as
+//! nothing draws more or less. So what a seed finds is written down, step by step, in `turns`.
 
 mod auditor;
 mod buyers;
@@ -17,6 +18,7 @@ mod store;
 mod turns;
 mod world;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +26,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use guards::Guard;
 use scenario::{Report, run};
 use world::{Fault, Happened};
-
-/// Seeds whose runs once broke a promise.
-const ONCE_BROKEN: [u64; 0] = [];
 
 /// What many runs came to.
 #[derive(Debug, Default)]
@@ -39,6 +38,17 @@ struct Tally {
     failed: Vec<(u64, Vec<String>)>,
 }
 
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (runs, broken) = (self.runs, self.failed.len());
+        write!(f, "{runs} seeds, {broken} of them broke a promise; {} orders, ", self.orders)?;
+        writeln!(f, "{} sold, {} out of line on a standard queue", self.sold, self.inversions)?;
+        let faults = Fault::ALL.iter().map(|fault| (fault, self.happened[*fault as usize]));
+        let faults: Vec<String> = faults.map(|(fault, n)| format!("{fault:?} {n}")).collect();
+        write!(f, "{}", faults.join(", "))
+    }
+}
+
 impl Tally {
     fn add(&mut self, seed: u64, report: Report) {
         self.runs += 1;
@@ -46,6 +56,9 @@ impl Tally {
         self.sold += report.sold;
         self.inversions += report.inversions;
         self.happened.iter_mut().zip(report.happened).for_each(|(sum, one)| *sum += one);
+        if self.runs.is_multiple_of(1_000) {
+            eprintln!("{} seeds", self.runs);
+        }
         if !report.wrong.is_empty() {
             eprintln!("seed {seed}: {}", report.wrong.join("\n  "));
             eprintln!("repeat it with: scripts/simulate --from {seed} --seeds 1 --trace");
@@ -85,13 +98,6 @@ fn a_thousand_seeds_break_no_promise() {
 }
 
 #[test]
-fn what_once_broke_a_promise_breaks_none_any_more() {
-    for seed in ONCE_BROKEN {
-        assert_eq!(run(seed, None).wrong, [""; 0], "seed {seed}");
-    }
-}
-
-#[test]
 fn the_loss_of_each_guard_is_found() {
     let missed = Guard::ALL.into_iter().filter(|guard| guards::first_found(*guard).is_none());
     assert_eq!(missed.collect::<Vec<_>>(), []);
@@ -126,6 +132,8 @@ fn simulate() {
     }
     let begun = std::time::Instant::now();
     let tally = run_all(from..from + seeds);
-    println!("{tally:?}, {:?}", begun.elapsed());
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{tally}");
+    println!("{seconds:.0} s, {:.0} seeds a second", seeds as f64 / seconds);
     assert_eq!(tally.failed, []);
 }
