@@ -30,10 +30,18 @@ pub struct Auditor {
     pub inversions: u64,
     items: BTreeMap<ItemId, Books>,
     orders: BTreeMap<OrderId, Account>,
-    /// By user and key: the wishes tried, and the one that got a 202.
-    keys: BTreeMap<(String, String), (BTreeSet<Wish>, Option<(OrderId, Wish)>)>,
+    /// By user and key.
+    keys: BTreeMap<(String, String), Uses>,
     /// Orders of whose key the service that compares was away.
     unmarked: BTreeSet<OrderId>,
+}
+
+/// What a key was used for.
+#[derive(Debug, Default)]
+struct Uses {
+    tried: BTreeSet<Wish>,
+    /// The first that got a 202.
+    taken: Option<(OrderId, Wish)>,
 }
 
 /// An item as its orders make it.
@@ -88,7 +96,7 @@ impl Auditor {
     /// A buyer is about to ask under this key.
     pub fn tried(&mut self, key: &str, wish: &Wish) {
         let key = (wish.0.clone(), key.to_owned());
-        self.keys.entry(key).or_default().0.insert(wish.clone());
+        self.keys.entry(key).or_default().tried.insert(wish.clone());
     }
 
     /// A buyer got a 202.
@@ -103,9 +111,9 @@ impl Auditor {
         }
         let Some(key) = key else { return };
         let wished = wish(order);
-        let (_, first) = self.keys.entry((wished.0.clone(), key.to_owned())).or_default();
-        match first.clone() {
-            None => *first = Some((id, wished)),
+        let uses = self.keys.entry((wished.0.clone(), key.to_owned())).or_default();
+        match uses.taken.clone() {
+            None => uses.taken = Some((id, wished)),
             Some((other, _)) if other != id => {
                 self.broken(format!("P5: one key made two orders, {other} and {id}"));
             }
@@ -122,7 +130,7 @@ impl Auditor {
 
     /// A buyer got a 422.
     pub fn refused(&mut self, key: &str, wish: &Wish) {
-        if self.keys[&(wish.0.clone(), key.to_owned())].0.len() < 2 {
+        if self.keys[&(wish.0.clone(), key.to_owned())].tried.len() < 2 {
             self.broken(format!("P5: a key used once was refused: {wish:?}"));
         }
     }

@@ -57,7 +57,7 @@ impl Store {
         }
         let Some(row) = state.decided.get(&id) else { return false };
         let is_no = row.decision != Decision::Sold;
-        !self.is_out(Guard::OrderUnseen) && !(is_no && self.is_out(Guard::FinalNo))
+        !(self.is_out(Guard::OrderUnseen) || is_no && self.is_out(Guard::FinalNo))
     }
 
     fn commit(&self, commit: &Commit) -> Committed {
