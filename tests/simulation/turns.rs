@@ -20,7 +20,7 @@ use super::world::World;
 pub const VISIBILITY: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_millis(500);
 
-/// Services that never fail.
+/// Services that never fail. A commit takes few orders, so that a line does not empty at once.
 pub fn calm(backend: Backend) -> Arc<Store> {
     let world = World::new(1);
     world.calm_down();
@@ -29,7 +29,7 @@ pub fn calm(backend: Backend) -> Arc<Store> {
         visibility: VISIBILITY,
         receives_max: 100,
         backlog_max: 10_000,
-        commit_max: 99,
+        commit_max: 2,
         old_receipts_count: false,
         without: None,
     };
@@ -73,7 +73,7 @@ impl Stage {
         self.store.state().locks.insert(self.item.clone(), held);
     }
 
-    /// Sends so many orders, one each 5 ms.
+    /// Sends so many orders, one each millisecond: a lane's line is never empty.
     async fn send(&self, count: usize) -> Vec<OrderId> {
         let api = Process::new(&self.world, "api".to_owned());
         let ports = self.store.ports(&api, true);
@@ -89,7 +89,7 @@ impl Stage {
             sent.push(order.id);
             let queue = ports.queue.clone();
             tokio::spawn(async move { queue.send(&[order]).await });
-            sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(1)).await;
         }
         sent
     }
@@ -112,11 +112,11 @@ async fn who_waits_for_a_hot_items_lock_gets_its_turn_and_nobody_loses_a_lease()
     let stage = Stage::new(Backend::Standard);
     stage.hire("first");
     stage.hire("second");
-    stage.send(1_000).await;
+    stage.send(3_000).await;
     let (trace, _) = stage.world.take_log();
     for name in ["first", "second"] {
         let commits = Stage::count(&trace, &format!("{name} commits"));
-        assert!(commits > 50, "{name} committed {commits} times");
+        assert!(commits > 20, "{name} committed {commits} times");
     }
     assert_eq!(Stage::count(&trace, "is taken from another"), 0);
     assert_eq!(Stage::count(&trace, "time 2"), 0);
