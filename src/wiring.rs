@@ -20,7 +20,7 @@ use crate::core::ledger::sqlite::SqliteLedger;
 use crate::core::lock::sqlite::SqliteLock;
 use crate::core::order::intake::Intake;
 use crate::core::order::worker::Rules;
-use crate::core::order::{Clock, OrderKey, OrderNames, SystemClock};
+use crate::core::order::{Clock, OrderKey, OrderNames, SystemChance, SystemClock};
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::queue::sqlite::SqliteQueue;
@@ -87,6 +87,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         marks: None,
         names,
         clock,
+        chance: Arc::new(SystemChance),
         calls: Arc::new(Calls::default()),
     })
 }

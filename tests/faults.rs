@@ -307,6 +307,24 @@ async fn each_failed_entry_of_an_acknowledgement_is_answered_for_itself() {
 }
 
 #[tokio::test]
+async fn on_a_fifo_queue_nothing_overtakes_poison_that_cannot_be_dead_lettered() {
+    for (suffix, overtakes) in [("", 1), (".fifo", 0)] {
+        let (faulty, bench, _) = faulty_queue(suffix).await;
+        let message = |n: usize, body: &str| {
+            let id = n.to_string();
+            json!({"MessageId": id, "ReceiptHandle": id, "Body": body,
+                   "Attributes": {"SequenceNumber": id}})
+        };
+        let poison = message(1, r#"[7, {"user_id":"ann","item_id":"x"}]"#);
+        let sound = message(2, r#"{"user_id":"bob","item_id":"x"}"#);
+        faulty.next("ReceiveMessage", 1, answer(json!({"Messages": [poison, sound]}))).await;
+        faulty.next("SendMessageBatch", 1_000, error("InternalError")).await;
+        let came = bench.queue.receive(10, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(came.len(), overtakes, "{came:?}");
+    }
+}
+
+#[tokio::test]
 async fn poison_that_cannot_be_dead_lettered_stays_in_the_queue() {
     let (faulty, bench, url) = faulty_queue("").await;
     let aws = stand_ins().await;

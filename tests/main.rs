@@ -18,3 +18,4 @@ mod provision;
 mod redis_away;
 mod sale;
 mod scaling;
+mod simulation;

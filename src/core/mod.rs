@@ -27,5 +27,6 @@ pub struct Ports {
     pub marks: Option<Arc<dyn marks::Marks>>,
     pub names: Arc<order::OrderNames>,
     pub clock: Arc<dyn order::Clock>,
+    pub chance: Arc<dyn order::Chance>,
     pub calls: Arc<calls::Calls>,
 }

@@ -15,7 +15,7 @@ use crate::core::connection::redis::{Redis, RedisSettings};
 use crate::core::ledger::dynamodb::DynamoLedger;
 use crate::core::lock::redis::RedisLock;
 use crate::core::marks::redis::RedisMarks;
-use crate::core::order::{OrderKey, SystemClock};
+use crate::core::order::{OrderKey, SystemChance, SystemClock};
 use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
@@ -59,6 +59,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Ports> {
         outcomes: Arc::new(LocalOutcomes::default()),
         names,
         clock: Arc::new(SystemClock),
+        chance: Arc::new(SystemChance),
         calls,
     })
 }

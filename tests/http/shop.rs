@@ -9,7 +9,7 @@ use flux::core::connection::sqlite::Store;
 use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Story, Worker};
-use flux::core::order::{Decided, ItemId, OrderNames, SystemClock};
+use flux::core::order::{Decided, ItemId, OrderNames, SystemChance, SystemClock};
 use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::queue::sqlite::SqliteQueue;
 use flux::http::{Api, Limits, serve};
@@ -160,6 +160,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         marks: None,
         names,
         clock,
+        chance: Arc::new(SystemChance),
         calls: Arc::default(),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod dead_letters;
 mod decide;
+pub mod guards;
 mod ids;
 pub mod intake;
 mod item;
@@ -48,6 +49,21 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Timestamp(since.map_or(0, |d| d.as_millis() as u64))
+    }
+}
+
+/// Where chance comes from: the system, or a simulation.
+pub trait Chance: fmt::Debug + Send + Sync {
+    /// A number that nobody draws twice. Its lowest 62 bits are random, and 60 others.
+    fn draw(&self) -> u128;
+}
+
+#[derive(Debug)]
+pub struct SystemChance;
+
+impl Chance for SystemChance {
+    fn draw(&self) -> u128 {
+        uuid::Uuid::new_v4().as_u128()
     }
 }
 

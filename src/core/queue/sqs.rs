@@ -281,13 +281,24 @@ impl Queue for SqsQueue {
             self.receive_messages(self.url(), self.settings.visibility, max, wait).await?;
         let mut deliveries = Vec::with_capacity(messages.len());
         let mut done = Vec::new();
-        for message in &messages {
+        for (n, message) in messages.iter().enumerate() {
             let (delivery, letters) = self.read(message);
             if !letters.is_empty()
                 && let Err(e) = self.dead_letter(&letters).await
             {
                 // It stays in the queue and comes again, its neighbours with it.
                 tracing::warn!("a message that is no order could not be dead-lettered: {e}");
+                if self.fifo {
+                    // What came after it must not overtake it, so it is given back.
+                    let rest: Vec<Receipt> = messages[n + 1..].iter().map(receipt).collect();
+                    if let Err(e) = self.release(&rest).await {
+                        tracing::warn!(
+                            "{} messages come only after their timeout: {e}",
+                            rest.len()
+                        );
+                    }
+                    break;
+                }
                 continue;
             }
             if delivery.orders.is_empty() {

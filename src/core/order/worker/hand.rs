@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::super::guards::{self, Guard};
 use super::super::{Order, OrderId};
 use crate::core::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
@@ -98,6 +99,9 @@ impl Hand {
         }
         self.orders.fetch_add(delivery.orders.len(), Ordering::AcqRel);
         self.tickets().insert(delivery.receipt.clone(), Instant::now());
+        if guards::is_out(Guard::AckAfterCommit) {
+            let _stopping = self.acks.send(Some(delivery.receipt.clone()));
+        }
         let undecided = AtomicUsize::new(delivery.orders.len());
         let ticket = Arc::new(Ticket { receipt: delivery.receipt, undecided });
         let pend = |(arrival, order)| Pending {
@@ -115,12 +119,20 @@ impl Hand {
         new
     }
 
-    /// These orders have their decision in the ledger.
+    /// These orders have their decision in the ledger; it is remembered for their repeats.
     pub fn settle(&self, decided: Vec<Pending>) {
-        let mut recent = self.recent();
+        {
+            let mut recent = self.recent();
+            decided.iter().for_each(|pending| recent.add(pending.order.id));
+        }
+        self.let_go(decided);
+    }
+
+    /// These orders are not for this worker to decide: somebody else has, or has dead-lettered
+    /// them. The latter may come again, so none of it is remembered.
+    pub fn let_go(&self, closed: Vec<Pending>) {
         let mut settled = 0;
-        for pending in decided {
-            recent.add(pending.order.id);
+        for pending in closed {
             for ticket in pending.repeats.into_iter().chain([pending.ticket]) {
                 settled += 1;
                 if ticket.undecided.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -129,7 +141,6 @@ impl Hand {
                 }
             }
         }
-        drop(recent);
         self.orders.fetch_sub(settled, Ordering::AcqRel);
         self.fewer.notify_waiters();
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::super::guards::{self, Guard};
 use super::super::{Decided, Item, ItemId, Order, OrderId, decide};
 use super::Floor;
 use super::hand::Pending;
@@ -65,7 +66,7 @@ impl From<LedgerError> for Hitch {
 
 impl Lane {
     pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
-        let token = Token(uuid::Uuid::new_v4().as_u128());
+        let token = Token(floor.ports.chance.draw());
         Self { floor, item, token, held: None, known: None, sold_out: false, begun: None }
     }
 
@@ -83,7 +84,7 @@ impl Lane {
                     tracing::warn!(item = %self.item, orders = batch.len(), "{e}; trying again");
                     self.known = None;
                     self.put_back(batch);
-                    if !floor.pause(jitter(pause)).await {
+                    if !floor.pause(self.jitter(pause)).await {
                         break;
                     }
                     pause = (pause * 2).min(LEDGER_PAUSE.1);
@@ -240,15 +241,19 @@ impl Lane {
     fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
         decided.retain(|d| !seen.contains(&d.order.id));
         self.floor.story.saved(&decided);
-        let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
+        self.drop_seen(batch, seen);
+        let ids = decided.into_iter().map(|one| one.order.id).collect();
         self.floor.hand.settle(std::mem::take(batch));
         self.publish(ids);
     }
 
-    /// Takes out what has a decision already.
+    /// Takes out what has a decision already, or is dead-lettered.
     fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
+        if seen.is_empty() {
+            return;
+        }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
-        self.floor.hand.settle(batch.extract_if(.., is_seen).collect());
+        self.floor.hand.let_go(batch.extract_if(.., is_seen).collect());
         self.publish(seen.to_vec());
     }
 
@@ -284,7 +289,7 @@ impl Lane {
                     self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
                 }
                 Ok(Acquired::Busy) => {
-                    if !self.floor.pause(jitter(LOCK_PAUSE)).await {
+                    if !self.floor.pause(self.jitter(LOCK_PAUSE)).await {
                         return Err(Hitch::Stopped);
                     }
                 }
@@ -313,7 +318,7 @@ impl Lane {
             }
             Ok(Renewed::Yes { wanted: true }) if turn_over => {
                 self.unlock().await;
-                self.floor.pause(jitter(2 * LOCK_PAUSE)).await;
+                self.floor.pause(self.jitter(2 * LOCK_PAUSE)).await;
             }
             Ok(Renewed::Yes { wanted: true }) => {
                 if let Some(held) = &mut self.held {
@@ -336,6 +341,12 @@ impl Lane {
             tracing::warn!(item = %self.item, "{e}; the lock ends with its lease");
         }
     }
+
+    /// Between half of the pause and one and a half of it.
+    fn jitter(&self, pause: Duration) -> Duration {
+        let chance = self.floor.ports.chance.draw() as u8;
+        pause / 2 + pause * u32::from(chance) / 255
+    }
 }
 
 fn orders(batch: &[Pending]) -> Vec<Order> {
@@ -343,6 +354,9 @@ fn orders(batch: &[Pending]) -> Vec<Order> {
 }
 
 fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
+    if guards::is_out(Guard::RepeatDropped) {
+        return line.collect();
+    }
     let mut batch: Vec<Pending> = Vec::new();
     let mut places: HashMap<OrderId, usize> = HashMap::new();
     for pending in line {
@@ -357,10 +371,4 @@ fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
         }
     }
     batch
-}
-
-/// Between half of the pause and one and a half of it.
-fn jitter(pause: Duration) -> Duration {
-    let chance = uuid::Uuid::new_v4().as_u128() as u8;
-    pause / 2 + pause * u32::from(chance) / 255
 }

@@ -1,0 +1,35 @@
+//! Guards of safety that can be taken out of the pipeline, so that the simulation can show that it
+//! would notice. Only where debug assertions are on: a release build has no switch, and nothing
+//! of this is left in it.
+
+/// A guard that stands in the pipeline itself; the others stand in the ledger and the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// A delivery is acknowledged after its orders' decisions are written.
+    AckAfterCommit,
+    /// An order is in the queue before its buyer is told so.
+    DurableBefore202,
+    /// Repeats of an order are dropped before it is decided.
+    RepeatDropped,
+}
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static OUT: std::cell::Cell<Option<Guard>> = const { std::cell::Cell::new(None) };
+}
+
+/// Takes a guard out, for all that this thread does, or puts all of them back.
+#[cfg(debug_assertions)]
+pub fn take_out(guard: Option<Guard>) {
+    OUT.set(guard);
+}
+
+#[cfg(debug_assertions)]
+pub(super) fn is_out(guard: Guard) -> bool {
+    OUT.get() == Some(guard)
+}
+
+#[cfg(not(debug_assertions))]
+pub(super) const fn is_out(_: Guard) -> bool {
+    false
+}

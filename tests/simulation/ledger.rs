@@ -1,0 +1,227 @@
+//! The simulated ledger: every write conditional, whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use flux::core::ledger::{
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord,
+    OrderState, Page, StockSet,
+};
+use flux::core::order::{Clock, Decided, Decision, Item, ItemId, OrderId, Timestamp, UserId};
+
+use super::guards::Guard;
+use super::process::{Failed, Process};
+use super::store::{State, Store};
+use super::world::Fault;
+
+/// Rejections written in one go.
+const RECORDED_TOGETHER: usize = 3;
+
+/// The ledger as one process sees it.
+#[derive(Debug)]
+pub struct SimLedger {
+    process: Arc<Process>,
+    store: Arc<Store>,
+    /// Without its guard: items read as sold out once are not read again.
+    sold_out: Mutex<BTreeMap<ItemId, Item>>,
+}
+
+impl SimLedger {
+    pub fn new(process: Arc<Process>, store: Arc<Store>) -> Self {
+        Self { process, store, sold_out: Mutex::default() }
+    }
+}
+
+impl fmt::Display for SimLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated ledger")
+    }
+}
+
+impl From<Failed> for LedgerError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused => LedgerError::Busy("throttled".to_owned()),
+            Failed::Unknown => LedgerError::OutcomeUnknown("no reply".to_owned()),
+        }
+    }
+}
+
+impl Store {
+    /// Whether an order has its decision, or for another reason must not get one.
+    fn is_closed(&self, state: &State, id: OrderId) -> bool {
+        if self.is_embedded() && state.letters.contains_key(&id) {
+            return true;
+        }
+        let Some(row) = state.decided.get(&id) else { return false };
+        let is_no = row.decision != Decision::Sold;
+        !(self.is_out(Guard::OrderUnseen) || is_no && self.is_out(Guard::FinalNo))
+    }
+
+    fn commit(&self, commit: &Commit) -> Committed {
+        let mut state = self.state();
+        let version = state.items.get(&commit.item.id).map_or(0, |item| item.version);
+        let item_moved = match commit.expect {
+            Expect::Version(read) => read != version && !self.is_out(Guard::Version),
+            Expect::Anything => false,
+        };
+        let ids = commit.decided.iter().map(|one| one.order.id);
+        let seen: Vec<OrderId> = ids.filter(|id| self.is_closed(&state, *id)).collect();
+        let (item, tell) = (&commit.item, &self.world);
+        if item_moved || !seen.is_empty() {
+            tell.tell(format_args!("{} refused: moved {item_moved}, seen {seen:?}", item.id));
+            return Committed::Refused { item_moved, seen };
+        }
+        tell.tell(format_args!("{} v{}: free {}", item.id, item.version, item.free));
+        self.write(&mut state, &commit.decided);
+        state.items.insert(item.id.clone(), item.clone());
+        self.world.audit(|auditor| auditor.committed(item, &commit.decided));
+        Committed::Written
+    }
+
+    /// Answers who had a decision, and whether all the others have theirs now.
+    fn record(&self, rejected: &[Decided]) -> (Vec<OrderId>, bool) {
+        let mut state = self.state();
+        let mut closed = Vec::new();
+        for batch in rejected.chunks(RECORDED_TOGETHER) {
+            if self.world.happens(Fault::PartialBatch) {
+                return (closed, false);
+            }
+            let (seen, open): (Vec<Decided>, Vec<Decided>) =
+                batch.iter().cloned().partition(|one| self.is_closed(&state, one.order.id));
+            closed.extend(seen.into_iter().map(|one| one.order.id));
+            self.write(&mut state, &open);
+            self.world.audit(|auditor| auditor.recorded(&open));
+        }
+        (closed, true)
+    }
+
+    fn write(&self, state: &mut State, decided: &[Decided]) {
+        for one in decided {
+            self.world.tell(format_args!("{} is {:?}", one.order.id, one.decision));
+            state.decided.insert(one.order.id, one.clone());
+            if self.is_embedded() {
+                state.rows.insert(one.order.id, one.order.clone());
+            }
+        }
+        if self.is_embedded() {
+            let ids: Vec<OrderId> = decided.iter().map(|one| one.order.id).collect();
+            state.close_rows(&ids);
+        }
+    }
+
+    fn find(&self, orders: &[OrderId]) -> Vec<Option<OrderRecord>> {
+        let state = self.state();
+        let one = |id: &OrderId| {
+            if let Some(row) = state.decided.get(id) {
+                let (decision, decided_at) = (row.decision, row.decided_at);
+                let state = OrderState::Decided { decision, decided_at };
+                return Some(OrderRecord { order: row.order.clone(), state });
+            }
+            let order = state.rows.get(id)?.clone();
+            let dead = state.letters.contains_key(id);
+            let state = if dead { OrderState::DeadLettered } else { OrderState::Queued };
+            Some(OrderRecord { order, state })
+        };
+        orders.iter().map(one).collect()
+    }
+
+    pub fn set_stock(&self, id: &ItemId, stock: u64, now: Timestamp) -> StockSet {
+        let mut state = self.state();
+        let old = state.items.get(id).cloned();
+        let new = match &old {
+            Some(item) if item.stock == stock => return StockSet::Unchanged(item.clone()),
+            Some(item) => match item.with_stock(stock, now) {
+                Ok(item) => item,
+                Err(taken) => return StockSet::BelowTaken(taken),
+            },
+            None => Item { version: 1, ..Item::new(id.clone(), stock) },
+        };
+        self.world.tell(format_args!("{id} v{}: stock {stock}, free {}", new.version, new.free));
+        state.items.insert(id.clone(), new.clone());
+        self.world.audit(|auditor| auditor.stocked(&new));
+        if old.is_some() { StockSet::Changed(new) } else { StockSet::Created(new) }
+    }
+}
+
+fn not_paged<T>() -> Result<Page<T>, LedgerError> {
+    Err(LedgerError::Broken("the simulated ledger has no pages".to_owned()))
+}
+
+#[async_trait]
+impl Ledger for SimLedger {
+    fn max_commit(&self) -> usize {
+        self.store.setup.commit_max
+    }
+
+    async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
+        if let Some(remembered) = self.sold_out.lock().unwrap().get(item) {
+            return Ok(Some(remembered.clone()));
+        }
+        let (store, id) = (self.store.clone(), item.clone());
+        let read = move || store.state().items.get(&id).cloned();
+        let found = self.process.call(format!("reads {item}"), read).await?;
+        if self.store.is_out(Guard::FreshSoldOut)
+            && let Some(item) = found.as_ref().filter(|item| item.free == 0)
+        {
+            self.sold_out.lock().unwrap().insert(item.id.clone(), item.clone());
+        }
+        Ok(found)
+    }
+
+    async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
+        let (store, orders) = (self.store.clone(), orders.to_vec());
+        Ok(self.process.call("finds".to_owned(), move || store.find(&orders)).await?)
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
+        let (store, it) = (self.store.clone(), commit.clone());
+        let what = format!("commits {} of {}", commit.decided.len(), commit.item.id);
+        Ok(self.process.call(what, move || store.commit(&it)).await?)
+    }
+
+    async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        let (store, batch) = (self.store.clone(), rejected.to_vec());
+        let what = format!("records {}", rejected.len());
+        match self.process.call(what, move || store.record(&batch)).await? {
+            (seen, true) => Ok(seen),
+            (_, false) => Err(LedgerError::Busy("some were not written".to_owned())),
+        }
+    }
+
+    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+        let (store, id, now) = (self.store.clone(), item.clone(), self.process.now());
+        let set = move || store.set_stock(&id, stock, now);
+        Ok(self.process.call(format!("stocks {item} with {stock}"), set).await?)
+    }
+
+    async fn items(&self, _: Option<&str>, _: usize) -> Result<Page<Item>, LedgerError> {
+        not_paged()
+    }
+
+    async fn inventory(
+        &self,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Page<(ItemId, UserId)>, LedgerError> {
+        not_paged()
+    }
+
+    async fn audit_items(&self, _: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
+        not_paged()
+    }
+
+    async fn audit_orders(
+        &self,
+        _: Option<&ItemId>,
+        _: Option<&str>,
+    ) -> Result<Page<AuditedOrder>, LedgerError> {
+        not_paged()
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
+}

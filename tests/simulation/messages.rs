@@ -1,0 +1,306 @@
+//! What the simulated queue does with its messages: like SQS, standard or FIFO, or like the
+//! embedded queue.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use flux::core::order::message::{self, Origin};
+use flux::core::order::{ItemId, Order, OrderId, Timestamp};
+use flux::core::queue::{DeadLetter, QueueError, Receipt, Redriven, Sent};
+use tokio::time::Instant;
+
+use super::guards::Guard;
+use super::process::Failed;
+use super::store::{Backend, Message, State, Store};
+use super::world::Fault;
+
+/// The most orders that a message of ours carries.
+const MESSAGE_ORDERS: (u64, u64) = (1, 5);
+
+/// A message as it was handed out.
+pub struct Taken {
+    pub place: u64,
+    pub receipt: u64,
+    pub body: String,
+    pub receives: u32,
+}
+
+impl Taken {
+    pub fn receipt(&self) -> Receipt {
+        Receipt(format!("{}/{}", self.place, self.receipt))
+    }
+}
+
+impl Store {
+    /// Puts a message into the queue, durably.
+    pub fn put(&self, state: &mut State, body: String, group: Option<ItemId>) {
+        let late =
+            self.setup.backend == Backend::Standard && self.world.happens(Fault::DeliveredLate);
+        let late = if late { self.world.span((1, 20_000)) } else { Duration::ZERO };
+        let place = state.fresh();
+        for order in self.decode(&body, place).0 {
+            if self.is_embedded() {
+                state.rows.insert(order.id, order.clone());
+            }
+            self.world.audit(|auditor| auditor.queued(&order, place));
+        }
+        let (visible, holder) = (Instant::now() + late, String::new());
+        let message = Message { body, group, visible, receives: 0, holder, receipt: 0 };
+        state.messages.insert(place, message);
+        self.changed();
+    }
+
+    pub fn decode(&self, body: &str, place: u64) -> (Vec<Order>, Vec<DeadLetter>) {
+        let message_id = &format!("message-{place}");
+        let origin = Origin { message_id, sent_at: Timestamp(1_700_000_000_000) };
+        message::decode(body, origin, &self.names)
+    }
+
+    fn orders_of(&self, state: &State, place: u64) -> Vec<OrderId> {
+        let Some(message) = state.messages.get(&place) else { return Vec::new() };
+        self.decode(&message.body, place).0.iter().map(|order| order.id).collect()
+    }
+
+    pub fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
+        let mut state = self.state();
+        let mut answers = vec![Ok(Sent::Queued); orders.len()];
+        if self.is_embedded() {
+            if state.messages.len() + orders.len() > self.setup.backlog_max {
+                return vec![Err(QueueError::Full(state.messages.len() as u64)); orders.len()];
+            }
+            for (order, answer) in orders.iter().zip(&mut answers) {
+                match state.rows.get(&order.id) {
+                    None => {
+                        let body = message::encode(std::slice::from_ref(order));
+                        self.put(&mut state, body, Some(order.item.clone()));
+                    }
+                    Some(row) if row.same_request(order) || self.is_out(Guard::Fingerprint) => {}
+                    Some(_) => *answer = Ok(Sent::KeyReused),
+                }
+            }
+            return answers;
+        }
+        for places in self.pack(orders) {
+            let failed = self.world.happens(Fault::PartialBatch);
+            let done = !failed || self.world.one_in(2);
+            if done {
+                let batch: Vec<Order> = places.iter().map(|n| orders[*n].clone()).collect();
+                let group = (self.setup.backend == Backend::Fifo).then(|| batch[0].item.clone());
+                self.put(&mut state, message::encode(&batch), group);
+            }
+            if failed && !self.is_out(Guard::EntryByEntry) {
+                let failed = if done { Failed::Unknown } else { Failed::Refused };
+                places.into_iter().for_each(|n| answers[n] = Err(failed.into()));
+            }
+        }
+        answers
+    }
+
+    /// Which orders share a message: neighbours, on a FIFO queue of one item.
+    fn pack(&self, orders: &[Order]) -> Vec<Vec<usize>> {
+        let fifo = self.setup.backend == Backend::Fifo;
+        let mut messages: Vec<Vec<usize>> = Vec::new();
+        let most = self.world.between(MESSAGE_ORDERS) as usize;
+        for (n, order) in orders.iter().enumerate() {
+            let fits = |message: &&mut Vec<usize>| !fifo || orders[message[0]].item == order.item;
+            match messages.iter_mut().rev().find(fits) {
+                Some(last) if last.len() < most => last.push(n),
+                _ => messages.push(vec![n]),
+            }
+        }
+        messages
+    }
+
+    /// Hands out messages, hidden from others from now on.
+    pub fn take(&self, who: &str, max: usize) -> Vec<Taken> {
+        let (mut state, now) = (self.state(), Instant::now());
+        let mut taken = Vec::new();
+        // A standard queue looks at some of its servers only.
+        let standard = self.setup.backend == Backend::Standard;
+        let max = if standard { self.world.between((1, max as u64)) as usize } else { max };
+        for place in self.line(&state, who, now) {
+            if taken.len() == max {
+                break;
+            }
+            let receipt = state.fresh();
+            let orders = self.orders_of(&state, place);
+            let Some(message) = state.messages.get_mut(&place) else { continue };
+            if message.receives >= self.setup.receives_max && !self.is_embedded() {
+                self.bury_message(&mut state, place);
+                continue;
+            }
+            message.receives += 1;
+            if message.receives > 1 && self.world.contention_only {
+                self.world.audit(|auditor| auditor.needless_redelivery(&orders));
+            }
+            let twice = standard && self.world.happens(Fault::DeliveredTwice);
+            if !twice {
+                message.visible = now + self.setup.visibility;
+            }
+            (message.holder, message.receipt) = (who.to_owned(), receipt);
+            let (body, receives) = (message.body.clone(), message.receives);
+            self.world.tell(format_args!("{who} gets message {place}, time {receives}"));
+            taken.push(Taken { place, receipt, body, receives });
+        }
+        taken
+    }
+
+    /// The places that may be handed out now, in this order.
+    fn line(&self, state: &State, who: &str, now: Instant) -> Vec<u64> {
+        let hidden = |m: &&Message| m.visible > now;
+        let embedded = self.is_embedded();
+        let held: BTreeSet<&ItemId> = state
+            .messages
+            .values()
+            .filter(hidden)
+            .filter(|m| !embedded || m.holder != who)
+            .filter_map(|m| m.group.as_ref())
+            .collect();
+        let free = |m: &Message| m.group.as_ref().is_none_or(|group| !held.contains(group));
+        let visible = state.messages.iter().filter(|(_, m)| m.visible <= now && free(m));
+        let mut line: Vec<u64> = visible.map(|(place, _)| *place).collect();
+        if self.setup.backend == Backend::Standard && self.world.happens(Fault::DeliveredOutOfOrder)
+        {
+            for n in (1..line.len()).rev() {
+                line.swap(n, self.world.below(n as u64 + 1) as usize);
+            }
+        }
+        line
+    }
+
+    /// Moves a message that was received too often.
+    fn bury_message(&self, state: &mut State, place: u64) {
+        let Some(message) = state.messages.remove(&place) else { return };
+        let (orders, letters) = self.decode(&message.body, place);
+        let too_often = |order: Order| DeadLetter {
+            order_id: order.id,
+            reason: "received too often".to_owned(),
+            body: message::encode(std::slice::from_ref(&order)),
+            at: order.accepted_at,
+        };
+        let letters = letters.into_iter().chain(orders.into_iter().map(too_often)).collect();
+        self.bury(state, place, letters);
+    }
+
+    pub fn bury(&self, state: &mut State, place: u64, letters: Vec<DeadLetter>) {
+        for letter in letters {
+            self.world
+                .tell(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
+            self.world
+                .audit(|auditor| auditor.dead_lettered(letter.order_id, place, &letter.reason));
+            if self.is_embedded() {
+                state.close_rows(&[letter.order_id]);
+            }
+            state.letters.insert(letter.order_id, letter);
+        }
+    }
+
+    /// Something that no API of ours sent: another producer's message, or, in a file, an order's
+    /// damaged row.
+    pub fn strange(&self, item: &ItemId) {
+        let mut state = self.state();
+        if self.is_embedded() {
+            let Some(place) = state.messages.keys().next().copied() else { return };
+            return self.bury_message(&mut state, place);
+        }
+        let order = format!(r#"{{"user_id":"stranger","item_id":"{item}"}}"#);
+        let body = match self.world.below(4) {
+            0 => "no json".to_owned(),
+            1 => "[]".to_owned(),
+            2 => format!(r#"[{order},{{"user_id":"stranger"}},{order}]"#),
+            _ => order,
+        };
+        let grouped = self.setup.backend == Backend::Fifo;
+        self.put(&mut state, body, grouped.then(|| item.clone()));
+    }
+
+    /// The message that a receipt still stands for.
+    fn place_of(&self, state: &State, receipt: &Receipt) -> Option<u64> {
+        let (place, receipt) = receipt.0.split_once('/')?;
+        let (place, receipt): (u64, u64) = (place.parse().ok()?, receipt.parse().ok()?);
+        let message = state.messages.get(&place)?;
+        let old = self.setup.backend == Backend::Standard && self.setup.old_receipts_count;
+        (message.receipt == receipt || old).then_some(place)
+    }
+
+    pub fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        let mut state = self.state();
+        let mut answers = vec![Ok(()); receipts.len()];
+        for (receipt, answer) in receipts.iter().zip(&mut answers) {
+            let Some(place) = self.place_of(&state, receipt) else { continue };
+            let failed = self.world.happens(Fault::PartialBatch);
+            if failed && !self.is_out(Guard::EntryByEntry) {
+                *answer = Err(Failed::Unknown.into());
+            }
+            if failed && self.world.one_in(2) {
+                continue;
+            }
+            let orders = self.orders_of(&state, place);
+            self.world.audit(|auditor| auditor.acknowledged(&orders, place));
+            self.world.tell(format_args!("message {place} is gone"));
+            state.messages.remove(&place);
+        }
+        self.changed();
+        answers
+    }
+
+    pub fn hide(&self, receipts: &[Receipt], time: Duration) {
+        let mut state = self.state();
+        // The caller hands them over in no particular order.
+        for receipt in receipts.iter().map(|r| &r.0).collect::<BTreeSet<_>>() {
+            if let Some(place) = self.place_of(&state, &Receipt(receipt.clone()))
+                && let Some(message) = state.messages.get_mut(&place)
+            {
+                message.visible = Instant::now() + time;
+            }
+        }
+        self.changed();
+    }
+
+    pub fn redrive(
+        &self,
+        orders: &[OrderId],
+        text: Option<&str>,
+        now: Timestamp,
+    ) -> Vec<(OrderId, Redriven)> {
+        let mut state = self.state();
+        let mut fates = Vec::new();
+        for id in orders {
+            fates.push((*id, self.redrive_one(&mut state, *id, text, now)));
+        }
+        fates
+    }
+
+    fn redrive_one(
+        &self,
+        state: &mut State,
+        id: OrderId,
+        text: Option<&str>,
+        now: Timestamp,
+    ) -> Redriven {
+        let Some(letter) = state.letters.get(&id) else { return Redriven::Gone };
+        let (mut orders, poison) = self.decode(text.unwrap_or(&letter.body), 0);
+        let Some(order) = orders.pop().filter(|_| poison.is_empty()) else {
+            return Redriven::StillPoison("not an order".to_owned());
+        };
+        let kept = if self.is_out(Guard::OrderIdKept) { self.names.fresh(now) } else { id };
+        let order = Order { id: kept, accepted_at: now, ..order };
+        let grouped = self.setup.backend != Backend::Standard;
+        self.put(
+            state,
+            message::encode(std::slice::from_ref(&order)),
+            grouped.then_some(order.item),
+        );
+        // A letter that was sent again and not taken away is sent again some other time.
+        if self.is_embedded() || !self.world.happens(Fault::PartialBatch) {
+            state.letters.remove(&id);
+        }
+        Redriven::Sent
+    }
+
+    /// When the next message becomes visible.
+    pub fn next_visible(&self) -> Option<Instant> {
+        let (state, now) = (self.state(), Instant::now());
+        state.messages.values().map(|m| m.visible).filter(|at| *at > now).min()
+    }
+}

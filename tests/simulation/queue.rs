@@ -1,0 +1,193 @@
+//! The simulated queue: the port, as one process sees it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flux::core::order::{Order, OrderId, Timestamp};
+use flux::core::queue::{
+    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+};
+use tokio::time::Instant;
+
+use super::messages::Taken;
+use super::process::{Failed, Process};
+use super::store::{Backend, Store};
+
+/// Messages in one receive.
+const BATCH: usize = 10;
+
+/// The queue as one process sees it.
+#[derive(Debug)]
+pub struct SimQueue {
+    pub process: Arc<Process>,
+    pub store: Arc<Store>,
+}
+
+impl fmt::Display for SimQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "simulated {:?} queue", self.store.setup.backend)
+    }
+}
+
+impl From<Failed> for QueueError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused => QueueError::Busy("throttled".to_owned()),
+            Failed::Unknown => QueueError::OutcomeUnknown("no reply".to_owned()),
+        }
+    }
+}
+
+impl SimQueue {
+    /// As the SQS adapter does: what is no order is dead-lettered, then its message, if nothing
+    /// else is in it, acknowledged. On an error the message stays in the queue.
+    async fn open(&self, taken: Taken) -> Result<Option<Delivery>, QueueError> {
+        let receipt = taken.receipt();
+        let Taken { place, body, receives, .. } = taken;
+        let (orders, letters) = self.store.decode(&body, place);
+        if !letters.is_empty() {
+            self.dead_letter(&letters).await?;
+        }
+        if orders.is_empty() {
+            let _comes_again = self.ack(&[receipt]).await;
+            return Ok(None);
+        }
+        let arrival = |(n, order): (usize, Order)| {
+            let arrival = match self.store.setup.backend {
+                Backend::Standard => {
+                    let id = u128::from_be_bytes(*order.id.as_bytes());
+                    u128::from(order.accepted_at.0) << 64 | id >> 64
+                }
+                Backend::Fifo | Backend::Embedded => u128::from(place) << 20 | n as u128,
+            };
+            (Arrival(arrival), order)
+        };
+        let mut orders: Vec<_> = orders.into_iter().enumerate().map(arrival).collect();
+        orders.sort_by_key(|(arrival, _)| *arrival);
+        Ok(Some(Delivery { receipt, orders, receive_count: receives }))
+    }
+}
+
+#[async_trait]
+impl Queue for SimQueue {
+    fn limits(&self) -> QueueLimits {
+        QueueLimits { send: 12, sends_in_flight: 2 }
+    }
+
+    async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
+        let (store, batch) = (self.store.clone(), orders.to_vec());
+        let sent = self.process.call(format!("sends {}", orders.len()), move || store.send(&batch));
+        match sent.await {
+            Ok(answers) => answers,
+            Err(failed) => vec![Err(failed.into()); orders.len()],
+        }
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        let end = Instant::now() + wait;
+        let max = max.clamp(1, BATCH);
+        let taken = loop {
+            let changed = self.store.changes.notified();
+            let (store, who) = (self.store.clone(), self.process.name.clone());
+            let take = move || store.take(&who, max);
+            // The embedded queue hands out from the receiver's own memory.
+            let taken = if self.store.is_embedded() {
+                self.process.local_call("receives".to_owned(), take).await?
+            } else {
+                self.process.call("receives".to_owned(), take).await?
+            };
+            let now = Instant::now();
+            if !taken.is_empty() || now >= end {
+                break taken;
+            }
+            let next = self.store.next_visible().unwrap_or(end).min(end);
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        };
+        let mut deliveries = Vec::new();
+        let mut taken = taken.into_iter();
+        while let Some(message) = taken.next() {
+            match self.open(message).await {
+                Ok(delivery) => deliveries.extend(delivery),
+                Err(_) if self.store.setup.backend == Backend::Fifo => {
+                    let rest = taken.map(|taken| taken.receipt()).collect::<Vec<_>>();
+                    let _late = self.release(&rest).await;
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(deliveries)
+    }
+
+    async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
+        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let acked =
+            self.process.call(format!("acks {}", receipts.len()), move || store.ack(&batch));
+        match acked.await {
+            Ok(answers) => answers,
+            Err(failed) => vec![Err(failed.into()); receipts.len()],
+        }
+    }
+
+    async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
+        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let extend = move || store.hide(&batch, store.setup.visibility);
+        Ok(self.process.call(format!("extends {}", receipts.len()), extend).await?)
+    }
+
+    async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
+        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let release = move || store.hide(&batch, Duration::ZERO);
+        Ok(self.process.call(format!("releases {}", receipts.len()), release).await?)
+    }
+
+    async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
+        let (store, letters) = (self.store.clone(), letters.to_vec());
+        let bury = move || store.bury(&mut store.state(), 0, letters);
+        Ok(self.process.call("buries".to_owned(), bury).await?)
+    }
+
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let store = self.store.clone();
+        let list = move || store.state().letters.values().take(max).cloned().collect();
+        Ok(self.process.call("lists letters".to_owned(), list).await?)
+    }
+
+    async fn redrive(
+        &self,
+        orders: &[OrderId],
+        body: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
+        let (store, orders, body) = (self.store.clone(), orders.to_vec(), body.map(str::to_owned));
+        let redrive = move || store.redrive(&orders, body.as_deref(), now);
+        Ok(self.process.call("redrives".to_owned(), redrive).await?)
+    }
+
+    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
+        let (store, orders) = (self.store.clone(), orders.to_vec());
+        let drop = move || {
+            let mut state = store.state();
+            orders.iter().filter(|id| state.letters.remove(id).is_some()).count()
+        };
+        Ok(self.process.call("drops letters".to_owned(), drop).await?)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, QueueError> {
+        let state = self.store.state();
+        Ok(Backlog {
+            waiting: state.messages.len() as u64,
+            dead_letters: state.letters.len() as u64,
+        })
+    }
+
+    async fn check(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+}

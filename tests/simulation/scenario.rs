@@ -1,0 +1,333 @@
+//! One run: what is for sale, who plays, and how it ends.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flux::core::Ports;
+use flux::core::order::dead_letters::{self, Which};
+use flux::core::order::guards::take_out;
+use flux::core::order::intake::Intake;
+use flux::core::order::worker::{Rules, Worker};
+use flux::core::order::{Clock, ItemId, OrderId};
+use flux::telemetry::Silent;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::buyers;
+use super::guards::Guard;
+use super::process::Process;
+use super::store::{Backend, Setup, Store};
+use super::world::{Fault, Happened, World};
+
+/// How long everything may take to be decided, and a process to stop, when nothing goes wrong.
+const SETTLES: Duration = Duration::from_secs(1_200);
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Broken promises.
+    pub wrong: Vec<String>,
+    pub trace: Vec<String>,
+    pub happened: Happened,
+    pub orders: u64,
+    pub sold: u64,
+    pub inversions: u64,
+}
+
+/// What is for sale and who plays.
+#[derive(Debug)]
+pub struct Plan {
+    pub items: Vec<ItemId>,
+    stocks: &'static [u64],
+    pub buyers: u64,
+    /// Milliseconds.
+    pub length: u64,
+    /// Buyers come within the first of it.
+    pub rush: u64,
+    apis: u64,
+    workers: u64,
+    redis: bool,
+    waiting_max: usize,
+    rules: Rules,
+}
+
+/// An API process and its way in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    pub process: Arc<Process>,
+    pub intake: Intake,
+}
+
+#[derive(Debug)]
+pub struct Sale {
+    pub world: Arc<World>,
+    pub plan: Plan,
+    store: Arc<Store>,
+    doors: Mutex<Vec<Option<Door>>>,
+    closing: CancellationToken,
+}
+
+#[derive(PartialEq)]
+enum End {
+    Killed,
+    Stopped,
+}
+
+/// One run, the same every time for the same seed; without a guard if one is named.
+pub fn run(seed: u64, without: Option<Guard>) -> Report {
+    take_out(without.and_then(Guard::in_pipeline));
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    let report = runtime.block_on(play(seed, without));
+    take_out(None);
+    report
+}
+
+async fn play(seed: u64, without: Option<Guard>) -> Report {
+    let sale = Arc::new(Sale::draw(World::new(seed), without));
+    let world = sale.world.clone();
+    world.tell(format_args!("seed {seed}: {:?}, {:?}", sale.plan, sale.store.setup));
+    sale.list_items();
+    let (mut lives, mut buyers) = (JoinSet::new(), JoinSet::new());
+    for seat in 0..sale.plan.apis as usize {
+        lives.spawn(sale.clone().serve(seat));
+    }
+    for seat in 0..sale.plan.workers {
+        lives.spawn(sale.clone().work(seat));
+    }
+    lives.spawn(sale.clone().administer());
+    for number in 0..sale.plan.buyers {
+        buyers.spawn(buyers::buy(sale.clone(), number));
+    }
+    sleep(Duration::from_millis(sale.plan.length)).await;
+    world.calm_down();
+    world.tell(format_args!("calm"));
+    sale.settle(buyers).await;
+    sale.closing.cancel();
+    let stopped = timeout(SETTLES, async { while lives.join_next().await.is_some() {} }).await;
+    sale.close(stopped.is_ok())
+}
+
+impl Sale {
+    fn draw(world: Arc<World>, without: Option<Guard>) -> Sale {
+        let w = &world;
+        // One item that everybody wants at once, and several workers that get at it.
+        let hot = w.one_in(4);
+        let backends = [Backend::Standard, Backend::Standard, Backend::Fifo, Backend::Embedded];
+        let backend = if hot { Backend::Standard } else { *w.pick(&backends) };
+        let visibility = *w.pick(&[1_000, 4_000, 15_000]);
+        let setup = Setup {
+            backend,
+            visibility: Duration::from_millis(visibility),
+            receives_max: *w.pick(&[1, 2, 5, 100]),
+            backlog_max: *w.pick(&[10, 1_000]),
+            commit_max: *w.pick(&[2, 5, 99]),
+            old_receipts_count: w.one_in(2),
+            without,
+        };
+        let rules = Rules {
+            unlisted_stock: w.below(2),
+            concurrency: w.between((1, 4)) as usize,
+            lease: Duration::from_millis(visibility / w.between((2, 8))),
+            visibility: setup.visibility,
+            receive_wait: w.span((100, 3_000)),
+            drain: w.span((50, 6_000)),
+        };
+        let items = if hot { 1 } else { *w.pick(&[1, 1, 2, 4]) };
+        let items = (0..items).map(|n| ItemId::parse(&format!("item-{n}")).unwrap());
+        let plan = Plan {
+            items: items.collect(),
+            stocks: if hot { &[3, 30, 100] } else { &[0, 1, 1, 3, 10, 30] },
+            buyers: w.between((if hot { 20 } else { 1 }, 40)),
+            length: *w.pick(&[500, 5_000, 40_000]),
+            rush: *w.pick(&[50, 40_000]),
+            apis: w.between((1, 2)),
+            workers: w.between((if hot { 3 } else { 1 }, 4)),
+            redis: !w.one_in(if hot { 2 } else { 4 }),
+            waiting_max: *w.pick(&[3, 1_000]),
+            rules,
+        };
+        w.audit(|auditor| {
+            auditor.unlisted_stock = plan.rules.unlisted_stock;
+            auditor.strict_order = backend != Backend::Standard;
+            auditor.keys_are_compared = plan.redis || backend == Backend::Embedded;
+        });
+        let store = Store::new(w, setup);
+        let doors = Mutex::new(vec![None; plan.apis as usize]);
+        Sale { plan, store, doors, closing: CancellationToken::new(), world }
+    }
+
+    fn process(&self, name: String) -> Arc<Process> {
+        Process::new(&self.world, name)
+    }
+
+    fn ports(&self, process: &Arc<Process>) -> Ports {
+        self.store.ports(process, self.plan.redis)
+    }
+
+    /// A door that is open now.
+    pub fn door(&self) -> Option<Door> {
+        let doors = self.doors.lock().unwrap();
+        let open: Vec<&Door> = doors.iter().flatten().collect();
+        (!open.is_empty()).then(|| (*self.world.pick(&open)).clone())
+    }
+
+    /// An API process: again and again, until the sale closes.
+    async fn serve(self: Arc<Self>, seat: usize) {
+        for life in 1.. {
+            let process = self.process(format!("api{seat}.{life}"));
+            let ports = self.ports(&process);
+            let (queue, marks, names) = (ports.queue, ports.marks, ports.names);
+            let most = self.plan.waiting_max;
+            let (intake, sending) = Intake::start(queue, marks, names, process.clone(), most);
+            let sending = tokio::spawn(sending);
+            self.doors.lock().unwrap()[seat] = Some(Door { process: process.clone(), intake });
+            let end = self.trouble(&process).await;
+            self.doors.lock().unwrap()[seat] = None;
+            match end {
+                End::Killed => process.kill(),
+                End::Stopped => process.while_alive(sending).await,
+            }
+            if self.is_over_after_a_break().await {
+                return;
+            }
+        }
+    }
+
+    /// A worker process: again and again, until the sale closes.
+    async fn work(self: Arc<Self>, seat: u64) {
+        for life in 1.. {
+            let process = self.process(format!("worker{seat}.{life}"));
+            let (ports, rules) = (self.ports(&process), self.plan.rules.clone());
+            let stop = CancellationToken::new();
+            let worker = Worker { ports, rules, story: Arc::new(Silent) };
+            let working = tokio::spawn(worker.run(stop.clone()));
+            if self.trouble(&process).await == End::Stopped {
+                self.world.tell(format_args!("{} is told to stop", process.name));
+                stop.cancel();
+                if self.world.happens(Fault::Kill) {
+                    sleep(self.world.span((1, 8_000))).await;
+                    process.kill();
+                } else {
+                    process.while_alive(working).await;
+                    self.world.tell(format_args!("{} has stopped", process.name));
+                }
+            } else {
+                process.kill();
+            }
+            if self.is_over_after_a_break().await {
+                return;
+            }
+        }
+    }
+
+    async fn is_over_after_a_break(&self) -> bool {
+        sleep(self.world.span((10, 5_000))).await;
+        self.closing.is_cancelled()
+    }
+
+    /// What befalls a process, until it ends.
+    async fn trouble(&self, process: &Process) -> End {
+        let world = &self.world;
+        loop {
+            tokio::select! {
+                biased;
+                () = process.died() => return End::Killed,
+                () = self.closing.cancelled() => return End::Stopped,
+                () = sleep(world.span((20, 1_500))) => {}
+            }
+            if world.happens(Fault::Kill) {
+                return End::Killed;
+            }
+            if world.happens(Fault::Stop) {
+                return End::Stopped;
+            }
+            if world.happens(Fault::Pause) {
+                process.pause().await;
+            }
+            let sign = if world.one_in(2) { 1 } else { -1 };
+            if world.happens(Fault::ClockJump) {
+                process.jump(sign * world.between((1, 60_000)) as i64);
+            }
+            if world.happens(Fault::ClockLeap) {
+                process.jump(sign * 31 * 24 * 3_600_000);
+            }
+        }
+    }
+
+    fn list_items(&self) {
+        let now = self.process("admin".to_owned()).now();
+        for item in &self.plan.items {
+            if !self.world.one_in(5) {
+                let stock = *self.world.pick(self.plan.stocks);
+                self.store.set_stock(item, stock, now);
+            }
+        }
+    }
+
+    /// Whoever changes stocks, sends dead letters again, and sends strange messages.
+    async fn administer(self: Arc<Self>) {
+        while !self.world.is_calm() {
+            let admin = self.process("admin".to_owned());
+            admin.while_alive(self.administer_as(&admin)).await;
+        }
+    }
+
+    async fn administer_as(&self, admin: &Arc<Process>) {
+        let (world, ports) = (&self.world, self.ports(admin));
+        while !world.is_calm() {
+            sleep(world.span((50, 2_000))).await;
+            let item = world.pick(&self.plan.items);
+            if world.happens(Fault::Restock)
+                && let Ok(Some(found)) = ports.ledger.item(item).await
+            {
+                let more = found.stock + world.between((1, 5));
+                let _busy = ports.ledger.set_stock(item, more).await;
+            }
+            if world.happens(Fault::StockLowered)
+                && let Ok(Some(found)) = ports.ledger.item(item).await
+            {
+                let _busy = ports.ledger.set_stock(item, found.stock.saturating_sub(1)).await;
+            }
+            if world.happens(Fault::ForeignMessage) {
+                self.store.strange(item);
+            }
+            if world.happens(Fault::Redrive) {
+                let _busy = dead_letters::redrive(&ports, Which::All, None).await;
+            }
+        }
+    }
+
+    /// Waits until every order is decided, sending again what is dead-lettered.
+    async fn settle(&self, mut buyers: JoinSet<()>) {
+        let end = self.world.now() + SETTLES;
+        while buyers.join_next().await.is_some() {}
+        let operator = self.process("operator".to_owned());
+        let ports = self.ports(&operator);
+        while self.world.now() < end {
+            let _poison = dead_letters::redrive(&ports, Which::All, None).await;
+            sleep(Duration::from_secs(2)).await;
+            let open = self.world.audit(|auditor| auditor.undecided().len());
+            if open == 0 && self.store.state().messages.is_empty() && !self.world.is_under_way() {
+                return;
+            }
+        }
+    }
+
+    fn close(&self, stopped: bool) -> Report {
+        let letters: BTreeSet<OrderId> = self.store.state().letters.keys().copied().collect();
+        self.world.audit(|auditor| {
+            if !stopped {
+                auditor.wrong.push("a process that was told to stop did not".to_owned());
+            }
+            auditor.close(&letters);
+        });
+        let (wrong, (orders, sold), inversions) = self
+            .world
+            .audit(|auditor| (auditor.wrong.clone(), auditor.tally(), auditor.inversions));
+        let (trace, happened) = self.world.take_log();
+        Report { wrong, trace, happened, orders, sold, inversions }
+    }
+}

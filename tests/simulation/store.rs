@@ -1,0 +1,150 @@
+//! The state of the services behind the ports: messages, dead letters, items, decisions, locks,
+//! marks. Changed only inside of a call, so each change happens whole and at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use flux::core::Ports;
+use flux::core::lock::Token;
+use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
+use flux::core::queue::DeadLetter;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::guards::Guard;
+use super::ledger::SimLedger;
+use super::lock::SimRedis;
+use super::process::Process;
+use super::queue::SimQueue;
+use super::world::World;
+
+/// After which of flux's queues the simulated one behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// SQS: at least once, in any order.
+    Standard,
+    /// SQS FIFO: an item's messages one after another.
+    Fifo,
+    /// One file: the queue's rows are the ledger's, and it compares repeats itself.
+    Embedded,
+}
+
+/// How the services are set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub backend: Backend,
+    pub visibility: Duration,
+    /// Receives after which a message is dead-lettered.
+    pub receives_max: u32,
+    pub backlog_max: usize,
+    pub commit_max: usize,
+    /// A receipt of an earlier delivery still takes its message away.
+    pub old_receipts_count: bool,
+    /// The guard that is taken out, if any.
+    pub without: Option<Guard>,
+}
+
+#[derive(Debug)]
+pub struct Message {
+    pub body: String,
+    /// Held together: of a group, one receiver at a time.
+    pub group: Option<ItemId>,
+    pub visible: Instant,
+    pub receives: u32,
+    /// Whose it is until it is visible, and its current receipt.
+    pub holder: String,
+    pub receipt: u64,
+}
+
+#[derive(Debug)]
+pub struct HeldLock {
+    pub token: Token,
+    pub until: Instant,
+    pub wanted_until: Instant,
+}
+
+#[derive(Debug, Default)]
+pub struct State {
+    pub next: u64,
+    /// By place in line.
+    pub messages: BTreeMap<u64, Message>,
+    pub letters: BTreeMap<OrderId, DeadLetter>,
+    /// Embedded: each order that was ever queued, as it stands.
+    pub rows: BTreeMap<OrderId, Order>,
+    pub items: BTreeMap<ItemId, Item>,
+    pub decided: BTreeMap<OrderId, Decided>,
+    pub locks: BTreeMap<ItemId, HeldLock>,
+    pub marks: BTreeMap<OrderId, u64>,
+}
+
+#[derive(Debug)]
+pub struct Store {
+    pub setup: Setup,
+    pub world: Arc<World>,
+    pub names: Arc<OrderNames>,
+    state: Mutex<State>,
+    /// Told of changes that a waiting receiver wants to know of.
+    pub changes: Notify,
+}
+
+fn names(process: u32) -> Arc<OrderNames> {
+    Arc::new(OrderNames::new(OrderKey::from_text("sale"), process))
+}
+
+impl Store {
+    pub fn new(world: &Arc<World>, setup: Setup) -> Arc<Store> {
+        let names = names(0);
+        let (state, changes) = (Mutex::default(), Notify::new());
+        Arc::new(Store { setup, world: world.clone(), names, state, changes })
+    }
+
+    /// What a process of flux works with; without `redis`, no lock and no marks.
+    pub fn ports(self: &Arc<Self>, process: &Arc<Process>, redis: bool) -> Ports {
+        let (process, store) = (process.clone(), self.clone());
+        let services = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
+        let marks = redis && !self.is_embedded();
+        let number = self.state().fresh() as u32;
+        Ports {
+            queue: Arc::new(SimQueue { process: process.clone(), store: store.clone() }),
+            ledger: Arc::new(SimLedger::new(process.clone(), store)),
+            lock: if redis { Some(services.clone()) } else { None },
+            outcomes: services.clone(),
+            marks: if marks { Some(services) } else { None },
+            names: names(number),
+            clock: process.clone(),
+            chance: process,
+            calls: Arc::default(),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn is_out(&self, guard: Guard) -> bool {
+        self.setup.without == Some(guard)
+    }
+
+    pub fn is_embedded(&self) -> bool {
+        self.setup.backend == Backend::Embedded
+    }
+
+    pub fn changed(&self) {
+        self.changes.notify_waiters();
+    }
+}
+
+impl State {
+    pub fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Embedded: a decided or dead-lettered order waits no more.
+    pub fn close_rows(&mut self, orders: &[OrderId]) {
+        self.messages.retain(|_, message| {
+            !orders.iter().any(|id| message.body.contains(&format!("\"order_id\":\"{id}\"")))
+        });
+    }
+}

@@ -1,0 +1,152 @@
+//! Scripted runs in which nothing fails: the guards of speed that stand in the pipeline, and
+//! sequences that once broke a promise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::core::ledger::OrderState;
+use flux::core::order::dead_letters::{self, Which};
+use flux::core::order::worker::{Rules, Worker};
+use flux::core::order::{Clock, ItemId, Order, OrderId, Quantity, UserId};
+use flux::telemetry::Silent;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::lock::STRANGER;
+use super::process::Process;
+use super::store::{Backend, HeldLock, Setup, Store};
+use super::world::World;
+
+pub const VISIBILITY: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_millis(500);
+
+/// Services that never fail. A commit takes few orders, so that a line does not empty at once.
+pub fn calm(backend: Backend) -> Arc<Store> {
+    let world = World::new(1);
+    world.calm_down();
+    let setup = Setup {
+        backend,
+        visibility: VISIBILITY,
+        receives_max: 100,
+        backlog_max: 10_000,
+        commit_max: 2,
+        old_receipts_count: false,
+        without: None,
+    };
+    Store::new(&world, setup)
+}
+
+struct Stage {
+    world: Arc<World>,
+    store: Arc<Store>,
+    item: ItemId,
+}
+
+impl Stage {
+    /// One item with plenty of units, and nothing that fails.
+    fn new(backend: Backend) -> Stage {
+        let store = calm(backend);
+        let world = store.world.clone();
+        let item = ItemId::parse("hot").unwrap();
+        store.set_stock(&item, 10_000, Process::new(&world, "admin".to_owned()).now());
+        Stage { world, store, item }
+    }
+
+    fn hire(&self, name: &str) {
+        let process = Process::new(&self.world, name.to_owned());
+        let rules = Rules {
+            unlisted_stock: 0,
+            concurrency: 2,
+            lease: LEASE,
+            visibility: VISIBILITY,
+            receive_wait: Duration::from_secs(1),
+            drain: Duration::from_secs(1),
+        };
+        let (ports, story) = (self.store.ports(&process, true), Arc::new(Silent));
+        tokio::spawn(Worker { ports, rules, story }.run(CancellationToken::new()));
+    }
+
+    /// A stranger takes the lock for so long.
+    fn lock(&self, time: Duration) {
+        let (now, token) = (Instant::now(), STRANGER);
+        let held = HeldLock { token, until: now + time, wanted_until: now };
+        self.store.state().locks.insert(self.item.clone(), held);
+    }
+
+    /// Sends so many orders, one each millisecond: a lane's line is never empty.
+    async fn send(&self, count: usize) -> Vec<OrderId> {
+        let api = Process::new(&self.world, "api".to_owned());
+        let ports = self.store.ports(&api, true);
+        let mut sent = Vec::new();
+        for n in 0..count {
+            let order = Order {
+                id: ports.names.fresh(api.now()),
+                user: UserId::parse(&format!("user-{n}")).unwrap(),
+                item: self.item.clone(),
+                quantity: Quantity::ONE,
+                accepted_at: api.now(),
+            };
+            sent.push(order.id);
+            let queue = ports.queue.clone();
+            tokio::spawn(async move { queue.send(&[order]).await });
+            sleep(Duration::from_millis(1)).await;
+        }
+        sent
+    }
+
+    async fn is_decided(&self, order: OrderId) -> bool {
+        let reader = Process::new(&self.world, "reader".to_owned());
+        let found = self.store.ports(&reader, true).ledger.find(&[order]).await.unwrap();
+        let state = found[0].as_ref().map(|record| record.state);
+        matches!(state, Some(OrderState::Decided { .. }))
+    }
+
+    /// How many events have this in their text.
+    fn count(trace: &[String], text: &str) -> usize {
+        trace.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_hot_items_lock_gets_its_turn_and_nobody_loses_a_lease() {
+    let stage = Stage::new(Backend::Standard);
+    stage.hire("first");
+    stage.hire("second");
+    stage.send(3_000).await;
+    let (trace, _) = stage.world.take_log();
+    for name in ["first", "second"] {
+        let commits = Stage::count(&trace, &format!("{name} commits"));
+        assert!(commits > 20, "{name} committed {commits} times");
+    }
+    assert_eq!(Stage::count(&trace, "is taken from another"), 0);
+    assert_eq!(Stage::count(&trace, "time 2"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_lock_is_not_delivered_again() {
+    let stage = Stage::new(Backend::Standard);
+    stage.lock(VISIBILITY * 5);
+    stage.hire("worker");
+    let sent = stage.send(3).await;
+    sleep(VISIBILITY * 4).await;
+    assert!(!stage.is_decided(sent[0]).await);
+    sleep(VISIBILITY * 2).await;
+    assert!(stage.is_decided(sent[0]).await);
+    assert_eq!(Stage::count(&stage.world.take_log().0, "time 2"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_dead_lettered_in_a_workers_hand_is_decided_after_its_redrive() {
+    let stage = Stage::new(Backend::Embedded);
+    stage.lock(VISIBILITY);
+    stage.hire("worker");
+    let sent = stage.send(1).await;
+    sleep(VISIBILITY / 2).await;
+    stage.store.strange(&stage.item);
+    sleep(VISIBILITY * 2).await;
+    let operator = Process::new(&stage.world, "operator".to_owned());
+    let ports = stage.store.ports(&operator, true);
+    dead_letters::redrive(&ports, Which::All, None).await.unwrap();
+    sleep(VISIBILITY).await;
+    assert!(stage.is_decided(sent[0]).await);
+}
