@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ITEMS, chance, decisions};
+use super::{Chance, ITEMS, PATIENCE};
 
 /// A server that is stopped with SIGSTOP accepts and does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -96,19 +96,20 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn gather(port: u16, buyers: usize) -> Crowd {
+    pub fn gather(port: u16, buyers: usize, chance: &mut Chance) -> Crowd {
         let (memory, over) = (Arc::new(Memory::default()), CancellationToken::new());
         let mut crowd = Crowd { memory, over, buyers: JoinSet::new() };
         for name in 0..buyers {
             let (memory, over) = (crowd.memory.clone(), crowd.over.clone());
+            let mut chance = chance.fork();
             crowd.buyers.spawn(async move {
                 for n in 0.. {
                     if over.is_cancelled() {
                         return;
                     }
-                    memory.buy(port, format!("buyer-{name}-{n}")).await;
+                    memory.buy(port, format!("buyer-{name}-{n}"), &mut chance).await;
                     if n % 10 == 0 {
-                        memory.look(port).await;
+                        memory.look(port, &mut chance).await;
                     }
                 }
             });
@@ -131,12 +132,12 @@ impl Memory {
     }
 
     /// One wish of one user; a third of them have a key, and are repeated until two say 202.
-    async fn buy(&self, port: u16, user: String) {
-        let (item, _) = ITEMS[chance(ITEMS.len() as u64) as usize];
-        let promise = Promise { user, item, quantity: 1 + chance(3) };
+    async fn buy(&self, port: u16, user: String, chance: &mut Chance) {
+        let (item, _) = ITEMS[chance.below(ITEMS.len() as u64) as usize];
+        let promise = Promise { user, item, quantity: 1 + chance.below(3) };
         let body = json!({"user_id": promise.user, "item_id": item, "quantity": promise.quantity});
         let body = body.to_string();
-        let key = (chance(3) == 0).then(|| format!("key of {}", promise.user).replace(' ', "-"));
+        let key = chance.once_in(3).then(|| format!("key of {}", promise.user).replace(' ', "-"));
         let mut wanted = if key.is_some() { 2 } else { 1 };
         let mut named = None;
         for _ in 0..20 {
@@ -175,10 +176,10 @@ impl Memory {
     }
 
     /// Looks at some accepted order; what was once seen decided must stay so.
-    async fn look(&self, port: u16) {
+    async fn look(&self, port: u16, chance: &mut Chance) {
         let order = {
             let promises = self.promises.lock().unwrap();
-            promises.keys().nth(chance(promises.len().max(1) as u64) as usize).copied()
+            promises.keys().nth(chance.below(promises.len().max(1) as u64) as usize).copied()
         };
         let Some(order) = order else { return };
         let reply = ask(port, "GET", &format!("/orders/{order}"), None, "").await;
@@ -191,12 +192,15 @@ impl Memory {
         }
     }
 
-    /// Holds the ledger against what buyers were told: every 202 is decided, as what it was.
-    pub async fn holds(&self, ports: &Ports) {
+    /// Holds the ledger against what buyers were told, once everything is decided that ever will
+    /// be: each decision is the one of the order that was bought, and the one that was seen. How
+    /// many orders that got a 202 have none.
+    pub async fn lost(&self, ports: &Ports) -> usize {
         let promises = self.promises.lock().unwrap().clone();
         let seen = self.seen.lock().unwrap().clone();
         let orders: Vec<OrderId> = promises.keys().copied().collect();
-        for OrderRecord { order, state } in decisions(ports, &orders).await {
+        let decided = decided(ports, &orders).await;
+        for OrderRecord { order, state } in &decided {
             let promise = &promises[&order.id];
             assert_eq!(
                 (order.user.as_str(), order.item.as_str(), order.quantity.units()),
@@ -210,5 +214,20 @@ impl Memory {
             }
         }
         assert!(!seen.is_empty(), "nobody saw a decision");
+        orders.len() - decided.len()
+    }
+}
+
+/// What became of these orders: waits for all of them, as long as there is patience.
+async fn decided(ports: &Ports, orders: &[OrderId]) -> Vec<OrderRecord> {
+    let begun = Instant::now();
+    loop {
+        let found = ports.ledger.find(orders).await.unwrap();
+        let is_decided = |record: &OrderRecord| matches!(record.state, OrderState::Decided { .. });
+        let decided: Vec<_> = found.into_iter().flatten().filter(is_decided).collect();
+        if decided.len() == orders.len() || begun.elapsed() > PATIENCE {
+            return decided;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
