@@ -20,7 +20,11 @@ pub async fn befalls(times: usize, chance: &mut Chance) -> Row {
     for process in &mut sold.processes {
         process.stop().await;
     }
-    let whole = std::fs::read(sold.place.path().join("flux.db")).unwrap();
+    let file = sold.place.path().join("flux.db");
+    let database = rusqlite::Connection::open(&file).unwrap();
+    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(database);
+    let whole = std::fs::read(file).unwrap();
     let truth = sold.place.audit();
     let mut lost = 0;
     for _ in 0..times {

@@ -150,7 +150,7 @@ impl Process {
     /// The last it said.
     pub fn said(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().rev().take(20).collect();
+        let lines: Vec<&str> = said.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }

@@ -26,7 +26,9 @@ fn say(fault: &str, ended: Result<Row, JoinError>) -> bool {
         }
         Err(e) => {
             let why = e.try_into_panic().unwrap_or_else(|e| Box::new(e.to_string()));
-            println!("| {fault} | BROKE: {} |", words(&*why));
+            let why = words(&*why);
+            let first = why.lines().next().unwrap_or_default();
+            println!("| {fault} | BROKE: {first:.300} |");
             false
         }
     }
