@@ -58,9 +58,10 @@ impl Place {
         Process { child: child.unwrap(), log }
     }
 
-    /// Runs to its end.
+    /// Runs to its end. What runs beside goes on: the proxies among it.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+        let mut command = self.command(arguments);
+        tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap())
     }
 
     /// Runs to its end, which must be a good one; what it printed.
