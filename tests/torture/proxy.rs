@@ -91,14 +91,13 @@ async fn pass(
     loop {
         let length = from.read(&mut piece).await.ok().filter(|length| *length > 0)?;
         let now = *way.wait_for(|way| *way != Way::Stuck).await.ok()?;
-        match (now, &answers) {
-            (Way::Slow(pause), _) => tokio::time::sleep(pause).await,
-            (Way::Lossy(of), Some(answers)) => {
-                if answers.fetch_add(1, Ordering::Relaxed) % of == of - 1 {
-                    return None;
-                }
-            }
-            _ => {}
+        if let Way::Slow(pause) = now {
+            tokio::time::sleep(pause).await;
+        }
+        if let (Way::Lossy(of), Some(answers)) = (now, &answers)
+            && answers.fetch_add(1, Ordering::Relaxed) % of == of - 1
+        {
+            return None;
         }
         to.write_all(&piece[..length]).await.ok()?;
     }
