@@ -1,6 +1,7 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
 pub mod aws;
+mod descriptors;
 pub mod provision;
 pub mod rehearsal;
 
@@ -141,7 +142,7 @@ pub async fn serve(
             Backend::Aws => "aws",
         },
         limits: Limits {
-            connections: settings.connections_max,
+            connections: descriptors::connections(settings.connections_max),
             read_timeout: Duration::from_millis(settings.read_timeout_ms),
             drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
         },

@@ -37,22 +37,50 @@ pub async fn ask(
     key: Option<&str>,
     body: &str,
 ) -> Option<Reply> {
-    let asked = async {
-        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
-        let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    let headers = format!("Connection: close\r\n{key}");
+    timeout(ANSWER_WITHIN, async {
+        Client::connect(port).await?.ask(method, path, &headers, body).await
+    })
+    .await
+    .ok()?
+}
+
+/// A connection for many requests.
+pub struct Client(pub BufReader<TcpStream>);
+
+impl Client {
+    pub async fn connect(port: u16) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        Some(Client(BufReader::new(stream)))
+    }
+
+    /// `None` when it broke.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Option<Reply> {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\n{key}\
+            "{method} {path} HTTP/1.1\r\nHost: flux\r\n{headers}\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        stream.write_all(request.as_bytes()).await.ok()?;
+        self.0.write_all(request.as_bytes()).await.ok()?;
+        self.reply().await
+    }
+
+    /// The next answer.
+    pub async fn reply(&mut self) -> Option<Reply> {
         let mut line = String::new();
-        stream.read_line(&mut line).await.ok()?;
+        self.0.read_line(&mut line).await.ok()?;
         let status = line.split(' ').nth(1)?.parse().ok()?;
         let (mut length, mut retry_after) = (None, None);
         loop {
             line.clear();
-            stream.read_line(&mut line).await.ok()?;
+            self.0.read_line(&mut line).await.ok()?;
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().ok(),
@@ -61,10 +89,9 @@ pub async fn ask(
             }
         }
         let mut body = vec![0; length?];
-        stream.read_exact(&mut body).await.ok()?;
+        self.0.read_exact(&mut body).await.ok()?;
         Some(Reply { status, retry_after, body: serde_json::from_slice(&body).ok()? })
-    };
-    timeout(ANSWER_WITHIN, asked).await.ok()?
+    }
 }
 
 /// What a buyer asked for and was promised.

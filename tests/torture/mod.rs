@@ -9,6 +9,7 @@ mod cloud;
 mod damage;
 mod disk;
 mod embedded;
+mod overload;
 mod place;
 mod proxy;
 mod row;

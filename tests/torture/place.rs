@@ -17,6 +17,8 @@ use super::{GRACE, ITEMS};
 pub struct Place {
     directory: tempfile::TempDir,
     pub environment: HashMap<String, String>,
+    /// Files and connections that each process may have open; `None`: as many as the test.
+    pub descriptors: Option<u64>,
 }
 
 impl Place {
@@ -27,7 +29,7 @@ impl Place {
     pub fn new_in(folder: &Path, environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         let directory = tempfile::tempdir_in(folder).unwrap();
-        Self { directory, environment: environment.collect() }
+        Self { directory, environment: environment.collect(), descriptors: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -46,11 +48,13 @@ impl Place {
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        // SAFETY: a plain system call. A write beyond a file's limit fails, as on a full disk,
+        let open = self.descriptors.map(|most| libc::rlimit { rlim_cur: most, rlim_max: most });
+        // SAFETY: plain system calls. A write beyond a file's limit fails, as on a full disk,
         // instead of killing the process.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                open.map(|open| libc::setrlimit(libc::RLIMIT_NOFILE, &open));
                 Ok(())
             })
         };

@@ -68,6 +68,11 @@ impl Sale {
         Crowd::gather(self.port, buyers, chance)
     }
 
+    /// Waits until nothing waits in the queue.
+    pub async fn is_decided(&self) {
+        queue_is_empty(&self.place.ports().await).await;
+    }
+
     /// Everybody is there again: what was promised must be kept.
     pub async fn end(&mut self, crowd: Crowd) -> Row {
         let memory = crowd.go_home().await;
