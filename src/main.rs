@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(cli.run()),
+        // On the runtime's own threads, which this one would have to wake and be woken by.
+        Ok(runtime) => runtime.block_on(runtime.spawn(cli.run())).unwrap_or_else(|e| Err(e.into())),
         Err(e) => Err(e.into()),
     };
     result.unwrap_or_else(|e| {

@@ -93,7 +93,7 @@ struct Inner {
     jobs: Sender<Box<dyn Job>>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
-    changes: Arc<watch::Sender<u64>>,
+    changes: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Store {
@@ -116,9 +116,8 @@ impl Store {
         create(path, &writer).map_err(refused)??;
         let watcher = connect(path).map_err(refused)?;
         let (jobs, received) = channel();
-        let changes = Arc::new(watch::Sender::new(0));
-        let told = changes.clone();
-        spawn("flux-writer", move || write_all(writer, &received, &told))?;
+        let changes = watch::Sender::new(0);
+        spawn("flux-writer", move || write_all(writer, &received))?;
         let inner = Arc::new(Inner {
             path: path.to_owned(),
             jobs,
@@ -173,9 +172,15 @@ impl Store {
         result.map_err(|e| unreadable(&e))
     }
 
-    /// Ticks after every transaction of this or another process; ticks may be merged.
+    /// Ticks within [`WATCH_EVERY`] of a transaction of this or another process; ticks may be
+    /// merged.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// How often [`Store::changes`] has ticked.
+    pub fn tick(&self) -> u64 {
+        *self.0.changes.borrow()
     }
 
     /// The key under which this file's orders are named: the one given, or one drawn at random
@@ -281,11 +286,7 @@ where
     }
 }
 
-fn write_all(
-    connection: Connection,
-    received: &Receiver<Box<dyn Job>>,
-    changes: &watch::Sender<u64>,
-) {
+fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>) {
     while let Ok(first) = received.recv() {
         let mut jobs = vec![first];
         jobs.extend(received.try_iter().take(JOBS_PER_TRANSACTION - 1));
@@ -296,7 +297,6 @@ fn write_all(
         for job in jobs {
             job.finish(written.clone());
         }
-        changes.send_modify(|tick| *tick += 1);
     }
 }
 

@@ -7,7 +7,7 @@ mod rows;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
 const CLAIM: Duration = Duration::from_secs(5);
 /// How often an idle receiver looks for claims that ran out.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Orders of this process's own that are remembered until the next receive (P8); past it they are
+/// read from the file.
+const FRESH_MAX: usize = 4_096;
 
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -37,7 +40,14 @@ pub struct SqliteQueue {
     /// Names this receiver in `items.claimed_by`.
     me: i64,
     claims: Mutex<HashMap<i64, Claim>>,
-    returned: Notify,
+    /// What was queued through this process since the last receive.
+    fresh: Mutex<Vec<(i64, Order)>>,
+    /// The tick of the file at the last look into it.
+    looked: AtomicU64,
+    /// The file may hold what `fresh` does not, whatever its tick.
+    look: AtomicBool,
+    /// There may be something to receive.
+    arrived: Notify,
     /// The item served last: the next look begins behind it.
     start: AtomicI64,
 }
@@ -64,17 +74,89 @@ impl SqliteQueue {
         backlog_max: u64,
     ) -> Self {
         let me = (uuid::Uuid::new_v4().as_u128() >> 65) as i64;
-        let (claims, returned, start) = Default::default();
-        Self { store, names, clock, visibility, backlog_max, me, claims, returned, start }
+        Self {
+            store,
+            names,
+            clock,
+            visibility,
+            backlog_max,
+            me,
+            claims: Mutex::default(),
+            fresh: Mutex::default(),
+            looked: AtomicU64::new(0),
+            look: AtomicBool::new(true),
+            arrived: Notify::new(),
+            start: AtomicI64::new(0),
+        }
     }
 
     fn claims(&self) -> MutexGuard<'_, HashMap<i64, Claim>> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn fresh(&self) -> MutexGuard<'_, Vec<(i64, Order)>> {
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One round of receiving: what is there for this receiver now.
     async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         self.keep_claims().await?;
+        let next = self.take_fresh(max);
+        let room = max - next.len();
+        let mut deliveries = self.deliver(next);
+        let tick = self.store.tick();
+        let ticked = self.looked.swap(tick, Ordering::Relaxed) != tick;
+        if self.look.swap(false, Ordering::Relaxed) || ticked {
+            match self.take_from_file(room).await {
+                Ok(mut more) => deliveries.append(&mut more),
+                Err(e) => {
+                    self.look.store(true, Ordering::Relaxed);
+                    if deliveries.is_empty() {
+                        return Err(e);
+                    }
+                }
+            }
+        }
+        Ok(deliveries)
+    }
+
+    /// What this process queued itself, as far as it comes next in its item's line. The rest is
+    /// left to the file.
+    fn take_fresh(&self, max: usize) -> Vec<rows::Waiting> {
+        let mut fresh = std::mem::take(&mut *self.fresh());
+        fresh.sort_unstable_by_key(|(place, _)| *place);
+        let claims = self.claims();
+        let mut before = None;
+        let mut next = |place: i64| {
+            let delivered = before.filter(|last| last >> 32 == place >> 32);
+            let last = delivered.or_else(|| claims.get(&(place >> 32)).map(|claim| claim.cursor));
+            let is_next = last == Some(place - 1);
+            before = if is_next { Some(place) } else { before };
+            is_next
+        };
+        let all = fresh.len();
+        fresh.retain(|(place, _)| next(*place));
+        fresh.truncate(max);
+        self.look.fetch_or(fresh.len() < all, Ordering::Relaxed);
+        fresh.into_iter().map(|(place, order)| rows::Waiting { place, order: Ok(order) }).collect()
+    }
+
+    /// Keeps the rows of items that this process receives.
+    fn remember(&self, mut rows: Vec<(i64, Order)>) {
+        let all = rows.len();
+        {
+            let claims = self.claims();
+            rows.retain(|(place, _)| claims.contains_key(&(place >> 32)));
+        }
+        let mut fresh = self.fresh();
+        rows.truncate(FRESH_MAX.saturating_sub(fresh.len()));
+        self.look.fetch_or(rows.len() < all, Ordering::Relaxed);
+        fresh.append(&mut rows);
+        drop(fresh);
+        self.arrived.notify_one();
+    }
+
+    async fn take_from_file(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         let mut look = self.look(max).await?;
         if !look.unclaimed.is_empty() {
             self.claim(look.unclaimed).await?;
@@ -130,7 +212,7 @@ impl SqliteQueue {
             let (now, clock) = (self.clock.now(), Instant::now());
             let mut claims = self.claims();
             for claim in claims.values_mut() {
-                claim.expire(clock);
+                self.look.fetch_or(claim.expire(clock), Ordering::Relaxed);
             }
             claims.retain(|_, claim| claim.until > now && claim.until <= longest_claim(now));
             let old = now.plus(CLAIM - CLAIM / 3);
@@ -214,10 +296,12 @@ impl Claim {
         self.cursor = self.cursor.min(first - 1);
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Gives back what is invisible no longer; whether there was any.
+    fn expire(&mut self, now: Instant) -> bool {
         let over = |(first, (_, until)): (&i64, &(i64, Instant))| (*until <= now).then_some(*first);
         let over: Vec<i64> = self.in_flight.iter().filter_map(over).collect();
-        over.into_iter().for_each(|first| self.give_back(first));
+        over.iter().for_each(|first| self.give_back(*first));
+        !over.is_empty()
     }
 }
 
@@ -259,8 +343,11 @@ impl Queue for SqliteQueue {
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
         let (batch, backlog_max) = (orders.to_vec(), self.backlog_max);
-        match self.store.write(move |tx| rows::insert(tx, &batch, backlog_max)).await {
-            Ok(Ok(sent)) => sent.into_iter().map(Ok).collect(),
+        match self.store.write(move |tx| rows::insert(tx, batch, backlog_max)).await {
+            Ok(Ok(inserted)) => {
+                self.remember(inserted.rows);
+                inserted.sent.into_iter().map(Ok).collect()
+            }
             Ok(Err(waiting)) => vec![Err(QueueError::Full(waiting)); orders.len()],
             Err(e) => vec![Err(e.into()); orders.len()],
         }
@@ -271,16 +358,18 @@ impl Queue for SqliteQueue {
         let mut changes = self.store.changes();
         loop {
             changes.borrow_and_update();
+            let last = Instant::now() >= end;
+            self.look.fetch_or(last, Ordering::Relaxed);
             let deliveries = self.take(max).await?;
-            if !deliveries.is_empty() || Instant::now() >= end {
+            if !deliveries.is_empty() || last {
                 return Ok(deliveries);
             }
             let look_again = end.min(Instant::now() + LOOK_AGAIN);
             tokio::select! {
                 biased;
                 _changed = changes.changed() => {}
-                () = self.returned.notified() => {}
-                () = tokio::time::sleep_until(look_again) => {}
+                () = self.arrived.notified() => {}
+                () = tokio::time::sleep_until(look_again) => self.look.store(true, Ordering::Relaxed),
             }
         }
     }
@@ -318,7 +407,8 @@ impl Queue for SqliteQueue {
             idle.iter().try_for_each(|no| unclaim.execute(params![no, me]).map(drop))
         };
         self.store.write(unclaim).await?;
-        self.returned.notify_waiters();
+        self.look.store(true, Ordering::Relaxed);
+        self.arrived.notify_one();
         Ok(())
     }
 

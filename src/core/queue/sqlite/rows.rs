@@ -31,38 +31,46 @@ pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0))
 }
 
+/// What became of a batch.
+pub struct Inserted {
+    /// In the order of the batch.
+    pub sent: Vec<Sent>,
+    /// The new rows.
+    pub rows: Vec<(i64, Order)>,
+}
+
 /// Inserts a batch whole, or answers how many orders wait when there is no room for it.
 pub fn insert(
     tx: &Connection,
-    orders: &[Order],
+    orders: Vec<Order>,
     backlog_max: u64,
-) -> rusqlite::Result<Result<Vec<Sent>, u64>> {
+) -> rusqlite::Result<Result<Inserted, u64>> {
     let waiting = waiting(tx)?;
     if waiting + orders.len() as u64 > backlog_max {
         return Ok(Err(waiting));
     }
-    let mut by_item: HashMap<&ItemId, Vec<usize>> = HashMap::new();
-    for (index, order) in orders.iter().enumerate() {
-        by_item.entry(&order.item).or_default().push(index);
-    }
     let mut sent = vec![Sent::Queued; orders.len()];
-    let mut accepted = 0;
-    for (item, indices) in by_item {
+    let mut rows = Vec::with_capacity(orders.len());
+    let mut by_item: HashMap<ItemId, Vec<(usize, Order)>> = HashMap::new();
+    for (index, order) in orders.into_iter().enumerate() {
+        by_item.entry(order.item.clone()).or_default().push((index, order));
+    }
+    for (item, orders) in by_item {
         let no = item_no(tx, item.as_str())?;
-        let mut place = take_places(tx, no, 0)?;
-        let first = place;
-        for index in indices {
-            if insert_order(tx, place + 1, &orders[index])? {
+        let first = take_places(tx, no, 0)?;
+        let mut place = first;
+        for (index, order) in orders {
+            if insert_order(tx, place + 1, &order)? {
                 place += 1;
+                rows.push((place, order));
             } else {
-                sent[index] = compare(tx, &orders[index])?;
+                sent[index] = compare(tx, &order)?;
             }
         }
         take_places(tx, no, place - first)?;
-        accepted += place - first;
     }
-    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?")?.execute([accepted])?;
-    Ok(Ok(sent))
+    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?")?.execute([rows.len() as i64])?;
+    Ok(Ok(Inserted { sent, rows }))
 }
 
 fn insert_order(tx: &Connection, place: i64, order: &Order) -> rusqlite::Result<bool> {
