@@ -30,6 +30,9 @@ use crate::http::{self, Api, Limits};
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 
+/// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
+const PAGES_AT_ONCE: usize = 64;
+
 /// A wrong flag, file or circumstance: one line that says what to change.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -144,6 +147,7 @@ pub async fn serve(
         limits: Limits {
             connections: descriptors::connections(settings.connections_max),
             read_timeout: Duration::from_millis(settings.read_timeout_ms),
+            pages: PAGES_AT_ONCE,
             drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
         },
         ports: ports.clone(),

@@ -3,11 +3,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -21,12 +22,17 @@ use super::{ITEMS, PATIENCE};
 const INSIDE: usize = 20;
 /// Clients that come when every connection is taken.
 const NEWCOMERS: usize = 20;
+/// Clients that connect at once: more would lose packets to a full listen queue, and wait seconds.
+const CONNECTING: usize = 256;
 /// What a process may have before anybody connects: itself, and 16 MB of page cache for each of its
 /// six connections to the file.
 const EMPTY_MB: usize = 130;
 /// What a connection may hold at most: a head of 16 KiB in a buffer that doubles, a body of 16 KiB,
 /// an answer, and its tasks.
 const CONNECTION_KB: usize = 80;
+/// What the pages that are on their way at once may hold: 64, of 1,000 rows with names of 128
+/// bytes, of which JSON makes up to twice as many.
+const PAGES_MB: usize = 64 * 1_000 * 400 / 1_000_000;
 /// How clients abuse a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abuse {
@@ -81,7 +87,6 @@ impl Abuse {
 /// What became of all.
 #[derive(Debug, Default)]
 struct Seen {
-    connected: AtomicUsize,
     accepted: AtomicU64,
     refused: AtomicU64,
     longest_ms: AtomicU64,
@@ -148,7 +153,12 @@ pub async fn abused(
 ) -> Figures {
     let most = connections.to_string();
     let intake = if abuse == Abuse::Flood { connections / 50 } else { 10_000 }.to_string();
-    let limits = [("FLUX_CONNECTIONS_MAX", &*most), ("FLUX_INTAKE_MAX", &*intake)];
+    let limits = [
+        ("FLUX_CONNECTIONS_MAX", &*most),
+        ("FLUX_INTAKE_MAX", &*intake),
+        // Ten times as patient as the default, with clients who make use of it.
+        ("FLUX_READ_TIMEOUT_MS", "100000"),
+    ];
     let sale = sale(&limits, 2, 0);
     sale.is_open().await;
     if abuse == Abuse::Deaf {
@@ -165,12 +175,14 @@ pub async fn abused(
             }
         });
     }
+    let connecting = Arc::new(Semaphore::new(CONNECTING));
     for _ in 0..connections - INSIDE - 1 {
-        let seen = outside.clone();
+        let (seen, connecting) = (outside.clone(), connecting.clone());
         clients.spawn(async move {
             loop {
+                let slot = connecting.acquire().await.unwrap();
                 if let Some(client) = Client::connect(port).await {
-                    seen.connected.fetch_add(1, Ordering::Relaxed);
+                    drop(slot);
                     abuse.commit(client, &seen).await;
                 }
                 sleep(Duration::from_millis(50)).await;
@@ -190,7 +202,7 @@ pub async fn abused(
         abuse: name,
         connections,
         peak_mb: peak_mb(&sale),
-        bound_mb: EMPTY_MB + connections * CONNECTION_KB / 1_000,
+        bound_mb: EMPTY_MB + PAGES_MB + connections * CONNECTION_KB / 1_000,
         accepted: count(&inside.accepted),
         refused: count(&inside.refused),
         longest_ms: count(&inside.longest_ms),
