@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use flux::core::order::{Clock, SystemClock};
+
 use super::buyers::ask;
 use super::disk::{Disk, limit_files};
 use super::place::Place;
@@ -114,12 +116,12 @@ async fn kill(sale: &mut Sale, victim: usize, chance: &mut Chance) {
     sale.restart(victim);
 }
 
-/// Claims and locks that nobody gave back.
+/// Claims and locks that nobody gave back, and that others would have to wait for.
 fn in_hand(sale: &Sale) -> usize {
     let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
-    let held = "SELECT (SELECT count(*) FROM locks)
-        + (SELECT count(*) FROM items WHERE claimed_until > 0)";
-    file.query_row(held, [], |row| row.get(0)).unwrap()
+    let held = "SELECT (SELECT count(*) FROM locks WHERE until > ?1)
+        + (SELECT count(*) FROM items WHERE claimed_until > ?1)";
+    file.query_row(held, [SystemClock.now().0], |row| row.get(0)).unwrap()
 }
 
 /// Whether nobody can write.
