@@ -117,7 +117,12 @@ impl Server {
         self.admit_admin(head)?;
         let id = ItemId::parse(id)?;
         body::expect_json(head)?;
-        let StockJson { stock } = serde_json::from_slice(&body.read().await?)
+        let bytes = body.read().await?;
+        // serde would read a list of the fields' values too.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(Problem::bad_request("the body is not {\"stock\":N} but a list"));
+        }
+        let StockJson { stock } = serde_json::from_slice(&bytes)
             .map_err(|e| Problem::bad_request(format!("the body is not {{\"stock\":N}}: {e}")))?;
         if stock > MAX_STOCK {
             return Err(Problem::bad_request(format!("stock must be at most {MAX_STOCK}")));

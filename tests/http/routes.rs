@@ -101,6 +101,7 @@ async fn stock_is_set_with_the_admin_key_only() {
     for body in [
         "",
         "{}",
+        "[5]",
         r#"{"stock":-1}"#,
         r#"{"stock":1.5}"#,
         r#"{"stock":"1"}"#,

@@ -87,6 +87,10 @@ fn decode_one(
     names: &OrderNames,
 ) -> Result<Order, (OrderId, String)> {
     let foreign = names.foreign(origin.message_id, index);
+    // serde would read a list of the fields' values too.
+    if !text.trim_start().starts_with('{') {
+        return Err((foreign, "not an order: not a JSON object".to_owned()));
+    }
     let wire: Wire<'_> =
         serde_json::from_str(text).map_err(|e| (foreign, format!("not an order: {e}")))?;
     let id = match &wire.order_id {
@@ -149,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_is_no_order_becomes_a_dead_letter_and_its_neighbours_stay_orders() {
-        let body = r#"[{"user_id":"ann","item_id":"x"},{"user_id":"bob"},7,
+        let body = r#"[{"user_id":"ann","item_id":"x"},{"user_id":"bob"},["ann","x"],
             {"user_id":"cid","item_id":"x","quantity":500},
             {"user_id":"dan","item_id":"x","order_id":"00000000000000000000000000000000"}]"#;
         let (orders, letters) = decode(body, ORIGIN, &names());

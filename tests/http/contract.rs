@@ -1,0 +1,231 @@
+//! The contract of the API under requests drawn at random: good ones, odd ones and bad ones, one
+//! after another or all at once, whole or in pieces.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Runtime;
+
+use super::*;
+
+/// A request that is HTTP, whatever else may be wrong with it.
+#[derive(Debug, Clone)]
+struct Ask {
+    method: &'static str,
+    target: String,
+    headers: Vec<&'static str>,
+    body: Vec<u8>,
+    framing: Framing,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    Length,
+    Chunks(usize),
+}
+
+fn ask(method: &'static str, target: &str, headers: &[&'static str], body: &str) -> Ask {
+    let (headers, body) = (headers.to_vec(), body.as_bytes().to_vec());
+    Ask { method, target: target.to_owned(), headers, body, framing: Framing::Length }
+}
+
+fn good_order() -> Ask {
+    ask("POST", "/buy", &["Content-Type: application/json"], ORDER)
+}
+
+const ORDER: &str = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+const HEADERS: [&str; 14] = [
+    "Content-Type: application/json",
+    "content-type: APPLICATION/JSON;charset=utf-8",
+    "Content-Type: text/plain",
+    "Content-Type:",
+    "Idempotency-Key: k-1",
+    "Idempotency-Key: two words",
+    "Idempotency-Key: k\u{e9}",
+    "Authorization: Bearer the admin's key",
+    "Authorization: Basic YTpi",
+    "Expect: 100-continue",
+    "Connection: close",
+    "Connection: keep-alive",
+    "Accept-Encoding: gzip",
+    "X-Empty:",
+];
+
+impl Ask {
+    fn is_good_order(&self) -> bool {
+        let plain = ["Content-Type: application/json", "Connection: keep-alive", "X-Empty:"];
+        let (method, target, body) = (self.method, self.target.as_str(), self.body.as_slice());
+        (method, target, body) == ("POST", "/buy", ORDER.as_bytes())
+            && self.headers.iter().all(|header| plain.contains(header))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: shop\r\n", self.method, self.target);
+        for header in &self.headers {
+            bytes += &format!("{header}\r\n");
+        }
+        let mut bytes = bytes.into_bytes();
+        match self.framing {
+            Framing::Length => {
+                bytes.extend(format!("Content-Length: {}\r\n\r\n", self.body.len()).bytes());
+                bytes.extend(&self.body);
+            }
+            Framing::Chunks(size) => {
+                bytes.extend(b"Transfer-Encoding: chunked\r\n\r\n");
+                for chunk in self.body.chunks(size) {
+                    bytes.extend(format!("{:X};x=y\r\n", chunk.len()).bytes());
+                    bytes.extend(chunk);
+                    bytes.extend(b"\r\n");
+                }
+                bytes.extend(b"0\r\n\r\n");
+            }
+        }
+        bytes
+    }
+}
+
+fn targets() -> impl Strategy<Value = String> {
+    let path = prop_oneof![
+        4 => select(vec!["/buy", "/items", "/inventory", "/stats", "/healthz", "/readyz"])
+            .prop_map(str::to_owned),
+        2 => "/items/[A-Za-z0-9._:%-]{0,12}",
+        2 => "/orders/[0-9a-f]{32}",
+        1 => "/(orders|items|buy)/[!-~&&[^ #?]]{0,20}",
+        1 => "[!-~&&[^ #?]]{1,20}".prop_map(|text| format!("/{text}")),
+    ];
+    let query = prop_oneof![
+        3 => Just(String::new()),
+        1 => r"\?(wait|limit)=[0-9]{0,4}",
+        1 => r"\?(after|wait|limit)=[!-~&&[^ #]]{0,12}(&after=%41)?",
+        1 => r"\?[!-~&&[^ #]]{0,20}",
+    ];
+    (path, query).prop_map(|(path, query)| path + &query)
+}
+
+fn bodies() -> impl Strategy<Value = Vec<u8>> {
+    let text = prop_oneof![
+        4 => Just(ORDER.to_owned()),
+        1 => Just(String::new()),
+        2 => r#"\{"user_id":"[ -~é]{0,8}","item_id":"[a-z ]{0,4}","quantity":[0-9e.-]{1,4}\}"#,
+        1 => r#"\{"stock":[0-9]{1,15}\}"#,
+        1 => r#"[\[\]{}":,a-z0-9\\]{0,40}"#,
+        1 => (15_000usize..40_000).prop_map(|length| format!("[{}", " ".repeat(length))),
+    ];
+    prop_oneof![8 => text.prop_map(String::into_bytes), 1 => vec(any::<u8>(), 0..60)]
+}
+
+fn asks() -> impl Strategy<Value = Ask> {
+    let methods = select(vec![
+        "GET", "GET", "HEAD", "POST", "POST", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE",
+        "BREW",
+    ]);
+    let headers = subsequence(HEADERS.to_vec(), 0..4);
+    let framing = prop_oneof![
+        3 => Just(Framing::Length),
+        1 => (1usize..30_000).prop_map(Framing::Chunks),
+    ];
+    let drawn = (methods, targets(), headers, bodies(), framing).prop_map(
+        |(method, target, headers, body, framing)| Ask { method, target, headers, body, framing },
+    );
+    prop_oneof![1 => Just(good_order()), 4 => drawn]
+}
+
+/// Requests for one connection, and the lengths of the pieces in which they are sent, over and over.
+fn talks() -> impl Strategy<Value = (Vec<Ask>, Vec<usize>)> {
+    let pieces = prop_oneof![Just(vec![1_000_000]), vec(1usize..2_000, 1..6)];
+    (vec(asks(), 1..6), pieces)
+}
+
+async fn send_in_pieces(client: &mut Client, mut bytes: &[u8], pieces: &[usize]) {
+    for length in pieces.iter().cycle() {
+        let (piece, rest) = bytes.split_at((*length).min(bytes.len()));
+        client.send(piece).await;
+        bytes = rest;
+        if bytes.is_empty() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Every request has its answer, up to one that says it is the last; then a good order is taken,
+/// on this connection if it is still open.
+async fn talk(shop: &Shop, asks: &[Ask], pieces: &[usize], taken: &mut Vec<String>) {
+    let mut client = shop.connect().await;
+    let bytes: Vec<u8> = asks.iter().flat_map(Ask::bytes).collect();
+    send_in_pieces(&mut client, &bytes, pieces).await;
+    for ask in asks {
+        let reply = loop {
+            let reply = client.reply(ask.method == "HEAD").await.expect("an answer");
+            if reply.status != 100 {
+                break reply;
+            }
+        };
+        if ask.method != "HEAD" {
+            reply.keeps_the_contract();
+        }
+        if reply.status == 202 {
+            let order = reply.json()["order_id"].as_str().unwrap().to_owned();
+            assert_eq!(reply.header("location").unwrap(), format!("/orders/{order}"));
+            taken.push(order);
+        }
+        assert!(!ask.is_good_order() || [202, 503].contains(&reply.status), "{}", reply.text());
+        if reply.header("connection") == Some("close") {
+            assert!(client.is_closed().await);
+            client = shop.connect().await;
+            break;
+        }
+    }
+    client.send(good_order().bytes()).await;
+    let reply = client.reply(false).await.expect("the connection can be used on");
+    assert!([202, 503].contains(&reply.status), "{}", reply.text());
+    reply.keeps_the_contract();
+}
+
+/// Holds the talks, and returns the orders that were taken among them.
+fn hold_talks(runtime: &Runtime, shop: &Shop, cases: u32) -> Vec<String> {
+    let taken = std::cell::RefCell::default();
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new(config);
+    let seed = format!("{:?}", runner.rng());
+    let held = runner.run(&talks(), |(asks, pieces)| {
+        runtime.block_on(talk(shop, &asks, &pieces, &mut taken.borrow_mut()));
+        Ok(())
+    });
+    if let Err(failure) = held {
+        panic!("{failure}\nthe first draw was made with {seed}");
+    }
+    taken.into_inner()
+}
+
+#[test]
+fn to_no_request_does_the_api_answer_a_fault_and_each_order_taken_is_decided() {
+    let runtime = Runtime::new().unwrap();
+    let shop = runtime.block_on(Shop::open());
+    let taken = hold_talks(&runtime, &shop, 300);
+    assert!(taken.len() > 30, "{}", taken.len());
+    runtime.block_on(async {
+        shop.hire();
+        for order in taken {
+            let reply = shop.get(&format!("/orders/{order}?wait=30")).await;
+            assert!(["sold", "rejected"].contains(&reply.json()["status"].as_str().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn over_its_bound_the_api_says_503_and_when_to_come_back_and_within_it_takes_orders_again() {
+    let runtime = Runtime::new().unwrap();
+    let setup = Setup { backlog_max: 5, ..Setup::default() };
+    let shop = runtime.block_on(Shop::open_as(setup));
+    let taken = hold_talks(&runtime, &shop, 100);
+    assert!(taken.len() <= 5);
+    runtime.block_on(async {
+        shop.buy("", ORDER).await.problem(503);
+        shop.hire();
+        while shop.buy("", ORDER).await.status != 202 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}

@@ -1,0 +1,279 @@
+//! The server under test, and a client that sends what it is told to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::core::Ports;
+use flux::core::connection::sqlite::Store;
+use flux::core::ledger::sqlite::SqliteLedger;
+use flux::core::order::intake::Intake;
+use flux::core::order::worker::{Rules, Story, Worker};
+use flux::core::order::{Decided, ItemId, OrderNames, SystemClock};
+use flux::core::outcomes::sqlite::SqliteOutcomes;
+use flux::core::queue::sqlite::SqliteQueue;
+use flux::http::{Api, Limits, serve};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const ADMIN_KEY: &str = "the admin's key";
+
+/// How a server under test differs from the usual one.
+pub struct Setup {
+    pub unlisted_stock: u64,
+    pub admin_key: Option<&'static str>,
+    pub backend: &'static str,
+    pub limits: Limits,
+    pub backlog_max: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let limits = Limits {
+            connections: 100,
+            pages: 64,
+            read_timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+        };
+        Self {
+            unlisted_stock: 1,
+            admin_key: Some(ADMIN_KEY),
+            backend: "embedded",
+            limits,
+            backlog_max: 1_000_000,
+        }
+    }
+}
+
+pub struct Shop {
+    pub address: SocketAddr,
+    pub ports: Ports,
+    pub stop: CancellationToken,
+    pub serving: JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Shop {
+    pub async fn open() -> Shop {
+        Self::open_as(Setup::default()).await
+    }
+
+    pub async fn open_as(setup: Setup) -> Shop {
+        let directory = tempfile::tempdir().unwrap();
+        let ports = ports(&directory.path().join("flux.db"), setup.backlog_max).await;
+        let stop = CancellationToken::new();
+        let (intake, sending) = Intake::start(
+            ports.queue.clone(),
+            None,
+            ports.names.clone(),
+            ports.clock.clone(),
+            1_000,
+        );
+        tokio::spawn(sending);
+        let api = Api {
+            ports: ports.clone(),
+            intake,
+            waiters: Arc::default(),
+            unlisted_stock: setup.unlisted_stock,
+            admin_key: setup.admin_key.map(Into::into),
+            backend: setup.backend,
+            limits: setup.limits,
+        };
+        let (outcomes, waiters, stopped) =
+            (ports.outcomes.clone(), api.waiters.clone(), stop.clone());
+        tokio::spawn(async move { outcomes.listen(waiters, stopped).await });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, Arc::new(api), stop.clone()));
+        Shop { address, ports, stop, serving, _directory: directory }
+    }
+
+    /// Decides orders from now on.
+    pub fn hire(&self) {
+        let rules = Rules {
+            unlisted_stock: 1,
+            concurrency: 4,
+            lease: Duration::from_secs(5),
+            visibility: Duration::from_secs(30),
+            receive_wait: Duration::from_millis(200),
+            drain: Duration::from_secs(1),
+        };
+        let worker = Worker { ports: self.ports.clone(), rules, story: Arc::new(Silence) };
+        tokio::spawn(worker.run(self.stop.clone()));
+    }
+
+    pub async fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// One request over a connection of its own.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Reply {
+        self.connect().await.ask(method, path, headers, body.as_ref()).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.ask("GET", path, "", "").await
+    }
+
+    pub async fn buy(&self, headers: &str, body: &str) -> Reply {
+        self.ask("POST", "/buy", headers, body).await
+    }
+
+    /// Buys, in a well-formed way that must work at any time.
+    pub async fn good_order(&self) -> String {
+        let reply = self.buy("", r#"{"user_id":"Zoë","item_id":"ticket_001"}"#).await;
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        reply.json()["order_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn put_stock(&self, item: &str, stock: u64) -> Reply {
+        let headers = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
+        let body = format!(r#"{{"stock":{stock}}}"#);
+        self.ask("PUT", &format!("/items/{item}"), &headers, body).await
+    }
+}
+
+async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
+    let store = Store::open(file).unwrap();
+    let key = store.order_key(None).await.unwrap();
+    let names = Arc::new(OrderNames::new(key, 1));
+    let clock = Arc::new(SystemClock);
+    let visibility = Duration::from_secs(30);
+    let queue =
+        SqliteQueue::new(store.clone(), names.clone(), clock.clone(), visibility, backlog_max);
+    Ports {
+        queue: Arc::new(queue),
+        ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
+        lock: None,
+        outcomes: Arc::new(SqliteOutcomes::new(store)),
+        marks: None,
+        names,
+        clock,
+        calls: Arc::default(),
+    }
+}
+
+#[derive(Debug)]
+struct Silence;
+
+impl Story for Silence {
+    fn lock_acquired(&self, _: &ItemId) {}
+    fn deciding(&self, _: &[Decided]) {}
+    fn saved(&self, _: &[Decided]) {}
+}
+
+/// A connection that writes exactly what a test says.
+pub struct Client {
+    pub stream: BufReader<TcpStream>,
+}
+
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// Sends; a server that refuses may have hung up already.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
+    pub async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: shop\r\n{headers}Content-Length: {length}\r\n\r\n"
+        );
+        self.send([head.as_bytes(), body].concat()).await;
+        self.reply(method == "HEAD").await.expect("an answer")
+    }
+
+    /// The next answer; `None` when the server closed without one.
+    pub async fn reply(&mut self, to_head: bool) -> Option<Reply> {
+        timeout(PATIENCE, async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.stream.read_u8().await.ok()?);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let mut reply = Reply { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
+            if !to_head && reply.status >= 200 {
+                let length = reply.header("content-length").unwrap().parse().unwrap();
+                reply.body.resize(length, 0);
+                self.stream.read_exact(&mut reply.body).await.ok()?;
+            }
+            Some(reply)
+        })
+        .await
+        .expect("in time")
+    }
+
+    /// Whether the server has closed the connection, or does soon.
+    pub async fn is_closed(&mut self) -> bool {
+        timeout(PATIENCE, self.stream.read_u8()).await.is_ok_and(|read| read.is_err())
+    }
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// Checks what is so of any answer to anything.
+    #[track_caller]
+    pub fn keeps_the_contract(&self) {
+        match self.status {
+            // What is not HTTP at all gets hyper's bare status, and no further answer.
+            400 | 414 | 431 if self.body.is_empty() => {
+                // To a client of HTTP/1.0 that goes without saying.
+                let last = self.header("connection") == Some("close");
+                assert!(last || self.head.starts_with("HTTP/1.0"), "{}", self.head);
+            }
+            status @ (400..=499 | 503) => {
+                assert!(!self.problem(status).is_empty());
+                assert!(status != 503 || self.header("retry-after").is_some(), "{}", self.head);
+            }
+            _ => {
+                assert!((200..300).contains(&self.status), "{}", self.head);
+                assert_eq!(self.header("content-type"), Some("application/json"));
+                self.json();
+            }
+        }
+    }
+
+    /// Checks that this is a problem as RFC 9457 has it, and returns its detail.
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{} {}", self.head, self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], "about:blank");
+        assert!(problem["title"].is_string());
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(!detail.contains('\n'), "{detail}");
+        detail.to_owned()
+    }
+}
