@@ -156,8 +156,8 @@ pub async fn abused(
     let limits = [
         ("FLUX_CONNECTIONS_MAX", &*most),
         ("FLUX_INTAKE_MAX", &*intake),
-        // Ten times as patient as the default, with clients who make use of it.
-        ("FLUX_READ_TIMEOUT_MS", "100000"),
+        // As patient as it may be: nobody is cut before the end.
+        ("FLUX_READ_TIMEOUT_MS", "600000"),
     ];
     let sale = sale(&limits, 2, 0);
     sale.is_open().await;
