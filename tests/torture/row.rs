@@ -29,7 +29,7 @@ impl Row {
 | fault | times | orders | lost | oversold | stranded | redelivered | 503 | no answer | longest wait |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
-    /// What is wrong, if anything is.
+    /// Whether the promises that are counted here held.
     pub fn is_well(&self) -> bool {
         (self.lost, self.oversold, self.stranded) == (0, 0, 0)
     }
