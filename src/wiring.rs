@@ -1,6 +1,7 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
 pub mod aws;
+mod descriptors;
 pub mod provision;
 pub mod rehearsal;
 
@@ -28,6 +29,9 @@ use crate::http::{self, Api, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
+
+/// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
+const PAGES_AT_ONCE: usize = 64;
 
 /// A wrong flag, file or circumstance: one line that says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -142,8 +146,9 @@ pub async fn serve(
             Backend::Aws => "aws",
         },
         limits: Limits {
-            connections: settings.connections_max,
+            connections: descriptors::connections(settings.connections_max),
             read_timeout: Duration::from_millis(settings.read_timeout_ms),
+            pages: PAGES_AT_ONCE,
             drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
         },
         ports: ports.clone(),

@@ -20,7 +20,7 @@ use crate::conformance::aws::{make_queue, open_queue, stand_ins};
 use crate::conformance::{address, fresh_name, item, key, names, now, order, queue};
 
 /// Sends rules to a proxy: with `PATCH` they are added, with `DELETE` taken away.
-async fn control(proxy: &str, method: &str, rules: &Value) {
+pub async fn control(proxy: &str, method: &str, rules: &Value) {
     let host = proxy.strip_prefix("http://").unwrap();
     let body = rules.to_string();
     let request = format!(

@@ -1,13 +1,15 @@
 //! `/items`, `/items/ID` and `/inventory`.
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, RequestBody};
-use super::problem::{Answer, Problem, json};
+use super::problem::{Answer, Problem, json, json_bytes, json_text};
 use super::query;
 use super::server::Server;
 use crate::core::ledger::StockSet;
@@ -15,6 +17,18 @@ use crate::core::order::{Item, ItemId, MAX_STOCK};
 
 const ITEMS_PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
+
+/// A page's text, which keeps its place among [`super::Limits::pages`] for as long as it is in memory.
+struct Page {
+    text: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
 
 #[derive(Serialize)]
 struct ItemJson<'a> {
@@ -55,9 +69,17 @@ impl Server {
                 .filter(|limit| (1..=PAGE_MAX).contains(limit))
                 .ok_or_else(|| Problem::bad_request("limit must be from 1 to 1000"))?,
         };
+        let place = self.place_for_page()?;
         let page = self.api.ports.ledger.items(after.as_deref(), limit).await?;
         let items = page.rows.iter().map(shown).collect();
-        Ok(json(StatusCode::OK, &ItemsJson { items, next: page.next }))
+        Ok(in_place(place, &ItemsJson { items, next: page.next }))
+    }
+
+    fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.pages.clone().try_acquire_owned().map_err(|_| {
+            let what = "too many lists are being read; try again in a moment";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+        })
     }
 
     pub async fn item(&self, id: &str) -> Result<Answer, Problem> {
@@ -71,11 +93,12 @@ impl Server {
     /// `rel="next"` names the next page.
     pub async fn inventory(&self, query: Option<&str>) -> Result<Answer, Problem> {
         let after = after(query)?;
+        let place = self.place_for_page()?;
         let page = self.api.ports.ledger.inventory(after.as_deref(), PAGE_MAX).await?;
         let rows = page.rows.iter();
         let sold: Vec<_> =
             rows.map(|(id, owner)| SoldJson { id: id.as_str(), owner: owner.as_str() }).collect();
-        let mut answer = json(StatusCode::OK, &sold);
+        let mut answer = in_place(place, &sold);
         if let Some(next) = page.next {
             let link = format!("</inventory?after={}>; rel=\"next\"", query::encode(&next));
             let link = HeaderValue::try_from(link).expect("percent-encoded text is visible ASCII");
@@ -135,6 +158,11 @@ impl Server {
             }
         }
     }
+}
+
+fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Answer {
+    let page = Page { text: json_bytes(page), _place: place };
+    json_text(StatusCode::OK, Bytes::from_owner(page))
 }
 
 /// Compares in a time that tells nothing but the key's length.

@@ -34,6 +34,10 @@ pub struct Limits {
     /// Time to send a whole request head, and again its body. Also how long a connection may be
     /// idle between two requests, and how long an answer may wait for the client to read on.
     pub read_timeout: Duration,
+    /// Pages of items or of the inventory on their way at once, until the client has read them; the
+    /// next is answered 503. A page is up to some 400 KB, and while the ledger reads it, workers
+    /// and buyers wait.
+    pub pages: usize,
     /// Time that requests which are here may still take once the server is told to stop.
     pub drain: Duration,
 }

@@ -107,12 +107,15 @@ impl From<LedgerError> for Problem {
 }
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    let text = serde_json::to_vec(body).expect(ALWAYS_JSON);
-    json_text(status, text)
+    json_text(status, json_bytes(body))
+}
+
+pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect(ALWAYS_JSON)
 }
 
 /// [`json`] of a text that is JSON already.
-pub(super) fn json_text(status: StatusCode, text: Vec<u8>) -> Answer {
+pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(text.into()));
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");

@@ -45,6 +45,7 @@ pub(super) struct Server {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     free: Arc<Semaphore>,
+    pub pages: Arc<Semaphore>,
 }
 
 impl Server {
@@ -63,6 +64,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         accepted: AtomicU64::new(0),
         refused: AtomicU64::new(0),
         free: Arc::new(Semaphore::new(api.limits.connections)),
+        pages: Arc::new(Semaphore::new(api.limits.pages)),
         api,
     });
     let mut connections = JoinSet::new();

@@ -8,7 +8,7 @@ const ORDER: &str = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
 fn limits(connections: usize, read_timeout_ms: u64, drain_ms: u64) -> Setup {
     let (read_timeout, drain) =
         (Duration::from_millis(read_timeout_ms), Duration::from_millis(drain_ms));
-    Setup { limits: Limits { connections, read_timeout, drain }, ..Setup::default() }
+    Setup { limits: Limits { connections, read_timeout, pages: 1, drain }, ..Setup::default() }
 }
 
 #[tokio::test]
@@ -157,7 +157,8 @@ async fn sell(shop: &Shop, count: usize) {
 }
 
 #[tokio::test]
-async fn a_long_inventory_comes_in_linked_pages_and_who_does_not_read_it_is_cut() {
+async fn a_long_inventory_comes_in_linked_pages_and_who_does_not_read_it_holds_up_nobody_and_is_cut()
+ {
     let shop = Shop::open_as(limits(100, 300, 1_000)).await;
     sell(&shop, 1_001).await;
     let first = shop.get("/inventory").await;
@@ -170,6 +171,15 @@ async fn a_long_inventory_comes_in_linked_pages_and_who_does_not_read_it_is_cut(
 
     let mut deaf = shop.connect().await;
     deaf.send("GET /inventory HTTP/1.1\r\n\r\n".repeat(400)).await;
+    loop {
+        let reply = shop.get("/inventory").await;
+        if reply.status != 200 {
+            reply.problem(503);
+            assert_eq!(reply.header("retry-after"), Some("1"));
+            break;
+        }
+    }
+    shop.good_order().await;
     let mut open = 2;
     for _ in 0..200 {
         open = shop.get("/stats").await.json()["connections"].as_u64().unwrap();
@@ -179,5 +189,6 @@ async fn a_long_inventory_comes_in_linked_pages_and_who_does_not_read_it_is_cut(
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(open, 1, "only the one that asks");
+    assert_eq!(shop.get("/inventory").await.status, 200);
     drop(deaf);
 }

@@ -36,6 +36,7 @@ impl Default for Setup {
     fn default() -> Self {
         let limits = Limits {
             connections: 100,
+            pages: 64,
             read_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(5),
         };

@@ -113,7 +113,8 @@ pub trait Queue: Debug + Display + Send + Sync {
     /// Starts the visibility timeout of these deliveries anew. Best effort.
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
-    /// Gives deliveries back, to be received again at once. Best effort.
+    /// Gives deliveries back, to be received again at once, and with them whatever else is held
+    /// without need: any number, none included. Best effort.
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
     /// Puts letters into the dead-letter queue, durably; only after that may the delivery they

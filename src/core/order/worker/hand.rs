@@ -164,6 +164,8 @@ impl Hand {
         let left: Vec<Receipt> = self.tickets().drain().map(|(receipt, _)| receipt).collect();
         let _stopping = self.acks.send(None);
         let (_acked, ()) = tokio::join!(acking, self.give_back(&left));
+        // What the last acknowledgements left without work.
+        self.give_back(&[]).await;
     }
 
     fn tickets(&self) -> MutexGuard<'_, HashMap<Receipt, Instant>> {

@@ -137,6 +137,10 @@ impl Floor {
             self.hand.give_back(&receipts).await;
             return;
         }
+        let again = deliveries.iter().filter(|delivery| delivery.receive_count > 1).count();
+        if again > 0 {
+            tracing::info!(again, "deliveries come again");
+        }
         for delivery in deliveries {
             for pending in self.hand.take(delivery) {
                 self.line_up(pending, lanes);

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ITEMS, chance, decisions};
+use super::{Chance, ITEMS, PATIENCE};
 
 /// A server that is stopped with SIGSTOP accepts and does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -37,22 +37,50 @@ pub async fn ask(
     key: Option<&str>,
     body: &str,
 ) -> Option<Reply> {
-    let asked = async {
-        let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);
-        let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    let headers = format!("Connection: close\r\n{key}");
+    timeout(ANSWER_WITHIN, async {
+        Client::connect(port).await?.ask(method, path, &headers, body).await
+    })
+    .await
+    .ok()?
+}
+
+/// A connection for many requests.
+pub struct Client(pub BufReader<TcpStream>);
+
+impl Client {
+    pub async fn connect(port: u16) -> Option<Client> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        Some(Client(BufReader::new(stream)))
+    }
+
+    /// `None` when it broke.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &str,
+    ) -> Option<Reply> {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\n{key}\
+            "{method} {path} HTTP/1.1\r\nHost: flux\r\n{headers}\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        stream.write_all(request.as_bytes()).await.ok()?;
+        self.0.write_all(request.as_bytes()).await.ok()?;
+        self.reply().await
+    }
+
+    /// The next answer.
+    pub async fn reply(&mut self) -> Option<Reply> {
         let mut line = String::new();
-        stream.read_line(&mut line).await.ok()?;
+        self.0.read_line(&mut line).await.ok()?;
         let status = line.split(' ').nth(1)?.parse().ok()?;
         let (mut length, mut retry_after) = (None, None);
         loop {
             line.clear();
-            stream.read_line(&mut line).await.ok()?;
+            self.0.read_line(&mut line).await.ok()?;
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().ok(),
@@ -61,10 +89,9 @@ pub async fn ask(
             }
         }
         let mut body = vec![0; length?];
-        stream.read_exact(&mut body).await.ok()?;
+        self.0.read_exact(&mut body).await.ok()?;
         Some(Reply { status, retry_after, body: serde_json::from_slice(&body).ok()? })
-    };
-    timeout(ANSWER_WITHIN, asked).await.ok()?
+    }
 }
 
 /// What a buyer asked for and was promised.
@@ -96,19 +123,20 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn gather(port: u16, buyers: usize) -> Crowd {
+    pub fn gather(port: u16, buyers: usize, chance: &mut Chance) -> Crowd {
         let (memory, over) = (Arc::new(Memory::default()), CancellationToken::new());
         let mut crowd = Crowd { memory, over, buyers: JoinSet::new() };
         for name in 0..buyers {
             let (memory, over) = (crowd.memory.clone(), crowd.over.clone());
+            let mut chance = chance.fork();
             crowd.buyers.spawn(async move {
                 for n in 0.. {
                     if over.is_cancelled() {
                         return;
                     }
-                    memory.buy(port, format!("buyer-{name}-{n}")).await;
+                    memory.buy(port, format!("buyer-{name}-{n}"), &mut chance).await;
                     if n % 10 == 0 {
-                        memory.look(port).await;
+                        memory.look(port, &mut chance).await;
                     }
                 }
             });
@@ -131,12 +159,12 @@ impl Memory {
     }
 
     /// One wish of one user; a third of them have a key, and are repeated until two say 202.
-    async fn buy(&self, port: u16, user: String) {
-        let (item, _) = ITEMS[chance(ITEMS.len() as u64) as usize];
-        let promise = Promise { user, item, quantity: 1 + chance(3) };
+    async fn buy(&self, port: u16, user: String, chance: &mut Chance) {
+        let (item, _) = ITEMS[chance.below(ITEMS.len() as u64) as usize];
+        let promise = Promise { user, item, quantity: 1 + chance.below(3) };
         let body = json!({"user_id": promise.user, "item_id": item, "quantity": promise.quantity});
         let body = body.to_string();
-        let key = (chance(3) == 0).then(|| format!("key of {}", promise.user).replace(' ', "-"));
+        let key = chance.once_in(3).then(|| format!("key of {}", promise.user).replace(' ', "-"));
         let mut wanted = if key.is_some() { 2 } else { 1 };
         let mut named = None;
         for _ in 0..20 {
@@ -175,10 +203,10 @@ impl Memory {
     }
 
     /// Looks at some accepted order; what was once seen decided must stay so.
-    async fn look(&self, port: u16) {
+    async fn look(&self, port: u16, chance: &mut Chance) {
         let order = {
             let promises = self.promises.lock().unwrap();
-            promises.keys().nth(chance(promises.len().max(1) as u64) as usize).copied()
+            promises.keys().nth(chance.below(promises.len().max(1) as u64) as usize).copied()
         };
         let Some(order) = order else { return };
         let reply = ask(port, "GET", &format!("/orders/{order}"), None, "").await;
@@ -191,12 +219,15 @@ impl Memory {
         }
     }
 
-    /// Holds the ledger against what buyers were told: every 202 is decided, as what it was.
-    pub async fn holds(&self, ports: &Ports) {
+    /// Holds the ledger against what buyers were told, once everything is decided that ever will
+    /// be: each decision is the one of the order that was bought, and the one that was seen. How
+    /// many orders that got a 202 have none.
+    pub async fn lost(&self, ports: &Ports) -> usize {
         let promises = self.promises.lock().unwrap().clone();
         let seen = self.seen.lock().unwrap().clone();
         let orders: Vec<OrderId> = promises.keys().copied().collect();
-        for OrderRecord { order, state } in decisions(ports, &orders).await {
+        let decided = decided(ports, &orders).await;
+        for OrderRecord { order, state } in &decided {
             let promise = &promises[&order.id];
             assert_eq!(
                 (order.user.as_str(), order.item.as_str(), order.quantity.units()),
@@ -210,5 +241,20 @@ impl Memory {
             }
         }
         assert!(!seen.is_empty(), "nobody saw a decision");
+        orders.len() - decided.len()
+    }
+}
+
+/// What became of these orders: waits for all of them, as long as there is patience.
+async fn decided(ports: &Ports, orders: &[OrderId]) -> Vec<OrderRecord> {
+    let begun = Instant::now();
+    loop {
+        let found = ports.ledger.find(orders).await.unwrap();
+        let is_decided = |record: &OrderRecord| matches!(record.state, OrderState::Decided { .. });
+        let decided: Vec<_> = found.into_iter().flatten().filter(is_decided).collect();
+        if decided.len() == orders.len() || begun.elapsed() > PATIENCE {
+            return decided;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

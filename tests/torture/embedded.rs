@@ -1,0 +1,222 @@
+//! On one file: `flux serve`, with workers in it, and `flux work`.
+
+use std::time::{Duration, Instant};
+
+use flux::core::order::{Clock, SystemClock};
+
+use super::buyers::ask;
+use super::disk::{Disk, limit_files};
+use super::place::Place;
+use super::row::Row;
+use super::sale::Sale;
+use super::{Chance, PATIENCE, damage};
+
+const BUYERS: usize = 12;
+
+/// What can happen to a sale on one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    Killed,
+    Stopped,
+    ToldToStop,
+    DiskFull,
+    FilesLimited,
+    Damaged,
+}
+
+impl Fault {
+    pub const ALL: [(Fault, &str); 6] = [
+        (Fault::Killed, "SIGKILL of serve or work"),
+        (Fault::Stopped, "SIGSTOP of serve or work, past claim and lease"),
+        (Fault::ToldToStop, "SIGTERM of serve or work"),
+        (Fault::DiskFull, "disk full"),
+        (Fault::FilesLimited, "writes fail (file size limit)"),
+        (Fault::Damaged, "file damaged (copies)"),
+    ];
+
+    /// How often it happens in a run of so many kills.
+    pub fn times(self, kills: usize) -> usize {
+        let share = match self {
+            Fault::Killed => 1,
+            Fault::ToldToStop | Fault::Damaged => 4,
+            Fault::DiskFull | Fault::FilesLimited => 10,
+            Fault::Stopped => 20,
+        };
+        kills.div_ceil(share)
+    }
+
+    /// Lets it happen so often to a sale of its own.
+    pub async fn befalls(self, times: usize, chance: &mut Chance) -> Row {
+        if self == Fault::Damaged {
+            return damage::befalls(times, chance).await;
+        }
+        let lease = [("FLUX_LEASE_MS", "1000")];
+        let (mut sale, disk) = match self {
+            Fault::ToldToStop => (sale(&[], 0, 1), None),
+            Fault::DiskFull => {
+                let disk = Disk::mount();
+                let place = Place::new_in(disk.path(), &lease);
+                (sale_at(place, 2, 2), Some(disk))
+            }
+            _ => (sale(&lease, 2, 2), None),
+        };
+        let crowd = sale.open_to(BUYERS, chance).await;
+        let mut left_behind = 0;
+        for _ in 0..times {
+            chance.pause_ms(20, 500).await;
+            let victim = chance.below(sale.processes.len() as u64) as usize;
+            match (self, &disk) {
+                (Fault::Stopped, _) => {
+                    sale.processes[victim].signal(libc::SIGSTOP);
+                    chance.pause_ms(5_500, 7_000).await;
+                    sale.processes[victim].signal(libc::SIGCONT);
+                }
+                (Fault::ToldToStop, _) => {
+                    let victim = usize::from(!chance.once_in(4));
+                    sale.processes[victim].stop().await;
+                    left_behind += if victim == 0 { 0 } else { in_hand(&sale) };
+                    sale.restart(victim);
+                }
+                (Fault::DiskFull, Some(disk)) => {
+                    let ballast = disk.fill();
+                    chance.pause_ms(500, 3_000).await;
+                    drop(ballast);
+                    chance.pause_ms(500, 1_500).await;
+                }
+                (Fault::FilesLimited, _) => {
+                    limit_files(&sale.processes, chance.below(64 * 1024));
+                    chance.pause_ms(200, 2_000).await;
+                    limit_files(&sale.processes, libc::RLIM_INFINITY);
+                    chance.pause_ms(500, 1_500).await;
+                }
+                _ => kill(&mut sale, victim, chance).await,
+            }
+        }
+        let redelivered = (self == Fault::ToldToStop).then_some(left_behind);
+        Row { times, redelivered, ..sale.end(crowd).await }
+    }
+}
+
+/// A sale on one file; `serve` decides `deciding` items at once.
+pub fn sale(environment: &[(&str, &str)], deciding: usize, workers: usize) -> Sale {
+    sale_at(Place::new(environment), deciding, workers)
+}
+
+fn sale_at(place: Place, deciding: usize, workers: usize) -> Sale {
+    place.provision(&[]);
+    Sale::start(place, deciding, workers)
+}
+
+/// A kill and, now and then, a restock.
+async fn kill(sale: &mut Sale, victim: usize, chance: &mut Chance) {
+    if chance.once_in(3) {
+        sale.restock();
+    }
+    sale.processes[victim].kill();
+    chance.pause_ms(1, 100).await;
+    sale.restart(victim);
+}
+
+/// Claims and locks that nobody gave back, and that others would have to wait for.
+fn in_hand(sale: &Sale) -> usize {
+    let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+    let held = "SELECT (SELECT count(*) FROM locks WHERE until > ?1)
+        + (SELECT count(*) FROM items WHERE claimed_until > ?1)";
+    file.query_row(held, [SystemClock.now().0], |row| row.get(0)).unwrap()
+}
+
+/// Whether nobody can write.
+async fn is_stuck(sale: &Sale) -> bool {
+    let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+    file.busy_timeout(Duration::from_millis(300)).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err()
+}
+
+async fn is_survived(fault: Fault, times: usize) -> Row {
+    let row = fault.befalls(times, &mut Chance::seeded()).await;
+    println!("{row}");
+    assert!(row.is_well(), "{row}");
+    row
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
+    is_survived(Fault::Killed, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_under_load_leaves_nothing_in_its_hands() {
+    assert_eq!(is_survived(Fault::ToldToStop, 12).await.redelivered, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_can_be_written_buyers_are_told_so_and_nothing_is_lost() {
+    assert!(is_survived(Fault::FilesLimited, 2).await.refused > 0, "it had no effect");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_noticed() {
+    is_survived(Fault::Damaged, 8).await;
+}
+
+/// A worker that is stopped for longer than its claim and its lease comes back with orders in hand
+/// that others have decided, and with what it knew of their items.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
+    let mut chance = Chance::seeded();
+    let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 1);
+    let crowd = sale.open_to(BUYERS, &mut chance).await;
+    chance.pause_ms(300, 800).await;
+    let stopped = Instant::now();
+    sale.processes[1].signal(libc::SIGSTOP);
+    // Should it be in the middle of a transaction, nobody can write: see ARCHITECTURE.md.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    while is_stuck(&sale).await {
+        sale.processes[1].signal(libc::SIGCONT);
+        chance.pause_ms(1, 50).await;
+        sale.processes[1].signal(libc::SIGSTOP);
+    }
+    let others = sale.process(1);
+    sale.processes.push(others);
+    let before = crowd.memory.accepted();
+    tokio::time::sleep(Duration::from_millis(6_500).saturating_sub(stopped.elapsed())).await;
+    assert!(crowd.memory.accepted() > before, "the sale stood still");
+    sale.processes[1].signal(libc::SIGCONT);
+    chance.pause_ms(100, 500).await;
+    sale.processes[2].kill();
+    chance.pause_ms(500, 1_000).await;
+    sale.processes[2] = sale.process(1);
+    let row = sale.end(crowd).await;
+    assert!(row.is_well(), "{row}");
+}
+
+/// While a process holds the file's one write lock, buyers are told to come again, in bounded time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_transaction_makes_buyers_wait_a_bounded_time_and_loses_nothing() {
+    let mut chance = Chance::seeded();
+    let mut sale = sale(&[], 1, 1);
+    let stuck = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
+    let crowd = sale.open_to(200, &mut chance).await;
+    chance.pause_ms(300, 800).await;
+    stuck.busy_timeout(PATIENCE).unwrap();
+    stuck.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let until = Instant::now() + Duration::from_secs(9);
+    let mut waits = Vec::new();
+    while Instant::now() < until {
+        let begun = Instant::now();
+        let wish = r#"{"user_id":"late","item_id":"hall_A"}"#;
+        let reply = ask(sale.port, "POST", "/buy", None, wish).await.unwrap();
+        assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("1")), "{reply:?}");
+        waits.push(begun.elapsed());
+        let shown = ask(sale.port, "GET", "/items/hall_A", None, "").await.unwrap();
+        assert_eq!(shown.status, 200, "reading goes on");
+    }
+    sale.place.run_well(&["audit"]);
+    drop(stuck);
+    println!("waits {waits:?}");
+    // Some six seconds where nothing else keeps the machine busy.
+    assert!(waits.iter().all(|wait| *wait < Duration::from_secs(25)), "{waits:?}");
+    chance.pause_ms(500, 1_000).await;
+    let row = sale.end(crowd).await;
+    assert!(row.is_well(), "{row}");
+}

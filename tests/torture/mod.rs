@@ -1,0 +1,74 @@
+//! Does it keep its promises when things break? The real executable under load, its processes
+//! killed, stopped and started again at random instants, its services and its disk failing.
+//!
+//! The tests bring each fault once or twice into a sale. `scripts/torture` brings them by the
+//! hundred and prints a table.
+
+mod buyers;
+mod cloud;
+mod damage;
+mod disk;
+mod embedded;
+mod overload;
+mod place;
+mod proxy;
+mod row;
+mod sale;
+mod table;
+
+use std::time::Duration;
+
+/// How long anything that must come to its end may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// A process's default grace period.
+const GRACE: Duration = Duration::from_secs(9);
+/// Items with their stock: the first is never sold out, the second after a while.
+const ITEMS: [(&str, u64); 4] =
+    [("hall_A", 10_000_000), ("hall_B", 500), ("hall_C", 7), ("unique", 1)];
+/// The seed of a run that is to be repeated.
+const SEED: &str = "FLUX_TORTURE_SEED";
+
+/// A source of chance (SplitMix64): the same seed gives the same choices.
+#[derive(Debug, Clone)]
+struct Chance(u64);
+
+impl Chance {
+    /// From the seed that was given, or else a new one; says which.
+    fn seeded() -> Self {
+        let seed = std::env::var(SEED).map(|seed| seed.parse().expect("a seed is a number"));
+        let seed = seed.unwrap_or_else(|_| u64::from(uuid::Uuid::new_v4().as_u128() as u32));
+        println!("{SEED}={seed}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `n`.
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// Whether something that happens once in `n` times happens.
+    fn once_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// A source of its own for something that runs beside.
+    fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+
+    async fn pause_ms(&mut self, from: u64, to: u64) {
+        tokio::time::sleep(Duration::from_millis(from + self.below(to - from))).await;
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

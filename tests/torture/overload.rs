@@ -1,0 +1,313 @@
+//! More than a server can take, and clients that abuse it: who is inside the bounds is served, who
+//! is beyond them is told so at once, and memory stays under a bound.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::buyers::Client;
+use super::embedded::sale;
+use super::place::Place;
+use super::sale::Sale;
+use super::{ITEMS, PATIENCE};
+
+/// Buyers that have a connection before the abuse begins, and keep it.
+const INSIDE: usize = 20;
+/// Clients that come when every connection is taken.
+const NEWCOMERS: usize = 20;
+/// Clients that connect at once: more would lose packets to a full listen queue, and wait seconds.
+const CONNECTING: usize = 256;
+/// What a process may have before anybody connects: itself, and 16 MB of page cache for each of its
+/// six connections to the file.
+const EMPTY_MB: usize = 130;
+/// What a connection may hold at most: a head of 16 KiB in a buffer that doubles, a body of 16 KiB,
+/// an answer, and its tasks.
+const CONNECTION_KB: usize = 80;
+/// What the pages that are on their way at once may hold: 64, of 1,000 rows with names of 128
+/// bytes, of which JSON makes up to twice as many.
+const PAGES_MB: usize = 64 * 1_000 * 400 / 1_000_000;
+/// How clients abuse a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abuse {
+    Idle,
+    SlowHead,
+    SlowBody,
+    Deaf,
+    Flood,
+}
+
+impl Abuse {
+    pub const ALL: [(Abuse, &str); 5] = [
+        (Abuse::Idle, "idle connections"),
+        (Abuse::SlowHead, "slow heads"),
+        (Abuse::SlowBody, "slow bodies"),
+        (Abuse::Deaf, "clients that never read"),
+        (Abuse::Flood, "50 times the orders that may wait"),
+    ];
+
+    /// One client, once: until it is cut.
+    async fn commit(self, mut client: Client, seen: &Seen) {
+        match self {
+            Abuse::Idle => {}
+            Abuse::SlowHead => {
+                let head = format!("POST /buy HTTP/1.1\r\nX-Filler: {}", "x".repeat(15_000));
+                let _cut = client.0.write_all(head.as_bytes()).await;
+                while client.0.write_all(b"x").await.is_ok() {
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+            Abuse::SlowBody => {
+                let head = "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\n\
+                            Content-Length: 16384\r\n\r\n";
+                let _cut = client.0.write_all(head.as_bytes()).await;
+                let _cut = client.0.write_all(" ".repeat(16_000).as_bytes()).await;
+                while client.0.write_all(b" ").await.is_ok() {
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+            Abuse::Deaf => {
+                let requests = "GET /inventory HTTP/1.1\r\n\r\n".repeat(100);
+                while client.0.write_all(requests.as_bytes()).await.is_ok() {}
+                return;
+            }
+            Abuse::Flood => while seen.order(&mut client, "flood").await {},
+        }
+        let mut rest = Vec::new();
+        let _cut = client.0.read_to_end(&mut rest).await;
+    }
+}
+
+/// What became of all.
+#[derive(Debug, Default)]
+struct Seen {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    longest_ms: AtomicU64,
+}
+
+impl Seen {
+    /// Buys once; `false` when the connection broke.
+    async fn order(&self, client: &mut Client, user: &str) -> bool {
+        let begun = Instant::now();
+        let body = json!({"user_id": user, "item_id": ITEMS[0].0}).to_string();
+        let Some(reply) = client.ask("POST", "/buy", "", &body).await else { return false };
+        let waited = begun.elapsed().as_millis() as u64;
+        self.longest_ms.fetch_max(waited, Ordering::Relaxed);
+        match reply.status {
+            202 => self.accepted.fetch_add(1, Ordering::Relaxed),
+            503 if reply.retry_after.is_some() => self.refused.fetch_add(1, Ordering::Relaxed),
+            _ => panic!("{reply:?}"),
+        };
+        true
+    }
+}
+
+/// What an abuse did, in figures.
+pub struct Figures {
+    pub abuse: &'static str,
+    connections: usize,
+    peak_mb: usize,
+    bound_mb: usize,
+    /// Those inside: orders taken, told to come again, the longest wait.
+    accepted: u64,
+    refused: u64,
+    longest_ms: u64,
+    /// The longest that one beyond the bound waited for a 503 or to be hung up on.
+    newcomer_ms: u64,
+}
+
+impl Figures {
+    pub const HEAD: &str = "\
+| abuse | connections | peak memory | bound | orders of those inside | 503 | longest wait | a newcomer waits |
+|---|--:|--:|--:|--:|--:|--:|--:|";
+
+    pub fn is_well(&self) -> bool {
+        self.peak_mb <= self.bound_mb && self.accepted > 0
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { abuse, connections, peak_mb, bound_mb, accepted, refused, .. } = self;
+        let (longest, newcomer) = (self.longest_ms, self.newcomer_ms);
+        write!(
+            f,
+            "| {abuse} | {connections} | {peak_mb} MB | {bound_mb} MB | {accepted} | {refused} \
+             | {longest} ms | {newcomer} ms |"
+        )
+    }
+}
+
+/// A server with so many connections is abused by as many clients, less those inside, for so long.
+pub async fn abused(
+    (abuse, name): (Abuse, &'static str),
+    connections: usize,
+    long: Duration,
+) -> Figures {
+    let most = connections.to_string();
+    let intake = if abuse == Abuse::Flood { connections / 50 } else { 10_000 }.to_string();
+    let limits = [
+        ("FLUX_CONNECTIONS_MAX", &*most),
+        ("FLUX_INTAKE_MAX", &*intake),
+        // As patient as it may be: nobody is cut before the end.
+        ("FLUX_READ_TIMEOUT_MS", "600000"),
+    ];
+    let sale = sale(&limits, 2, 0);
+    sale.is_open().await;
+    if abuse == Abuse::Deaf {
+        sell_seats(sale.port).await;
+    }
+    let (inside, outside) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
+    let mut clients = JoinSet::new();
+    let (mut watcher, port) = (Client::connect(sale.port).await.unwrap(), sale.port);
+    for n in 0..INSIDE {
+        let (mut client, seen) = (Client::connect(port).await.unwrap(), inside.clone());
+        clients.spawn(async move {
+            while seen.order(&mut client, &format!("inside-{n}")).await {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    let connecting = Arc::new(Semaphore::new(CONNECTING));
+    for _ in 0..connections - INSIDE - 1 {
+        let (seen, connecting) = (outside.clone(), connecting.clone());
+        clients.spawn(async move {
+            loop {
+                let slot = connecting.acquire().await.unwrap();
+                if let Some(client) = Client::connect(port).await {
+                    drop(slot);
+                    abuse.commit(client, &seen).await;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+    }
+    all_taken(&mut watcher, connections).await;
+    let newcomer_ms = newcomers(port).await;
+    let until = Instant::now() + long;
+    while Instant::now() < until {
+        let stats = watcher.ask("GET", "/stats", "", "").await.expect("it has a connection");
+        assert_eq!(stats.status, 200);
+        sleep(Duration::from_millis(200)).await;
+    }
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let figures = Figures {
+        abuse: name,
+        connections,
+        peak_mb: peak_mb(&sale),
+        bound_mb: EMPTY_MB + PAGES_MB + connections * CONNECTION_KB / 1_000,
+        accepted: count(&inside.accepted),
+        refused: count(&inside.refused),
+        longest_ms: count(&inside.longest_ms),
+        newcomer_ms,
+    };
+    assert_eq!(clients.try_join_next().map(|ended| ended.unwrap()), None, "one inside was cut");
+    clients.shutdown().await;
+    recovers(sale).await;
+    figures
+}
+
+/// A page of the inventory as long as it can be.
+async fn sell_seats(port: u16) {
+    let mut client = Client::connect(port).await.unwrap();
+    for n in 0..1_000 {
+        let (owner, seat) = ("\"".repeat(128), format!("{n:0>128}"));
+        let body = json!({"user_id": owner, "item_id": seat}).to_string();
+        assert_eq!(client.ask("POST", "/buy", "", &body).await.unwrap().status, 202);
+    }
+}
+
+/// Waits until every connection that the server allows is open.
+async fn all_taken(watcher: &mut Client, connections: usize) {
+    let begun = Instant::now();
+    loop {
+        let stats = watcher.ask("GET", "/stats", "", "").await.expect("it has a connection");
+        let open = stats.body["connections"].as_u64().unwrap() as usize;
+        // Some of them are always between two connections.
+        if open + connections / 20 >= connections {
+            return;
+        }
+        assert!(begun.elapsed() < 3 * PATIENCE, "{open} of {connections} connections");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Who comes when all is taken gets an answer, a 503 or being hung up on; the longest wait, in ms.
+async fn newcomers(port: u16) -> u64 {
+    let mut longest = 0;
+    for n in 0..NEWCOMERS {
+        let begun = Instant::now();
+        let seen = Seen::default();
+        let one = async {
+            match Client::connect(port).await {
+                Some(mut client) => seen.order(&mut client, &format!("newcomer-{n}")).await,
+                None => false,
+            }
+        };
+        timeout(PATIENCE, one).await.expect("an answer, or the end of the connection");
+        longest = longest.max(begun.elapsed().as_millis() as u64);
+    }
+    longest
+}
+
+fn peak_mb(sale: &Sale) -> usize {
+    let pid = sale.processes[0].child.id();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1_024 / 1_000_000
+}
+
+/// Now that they are gone, everybody is served again, and nothing is lost.
+async fn recovers(mut sale: Sale) {
+    let begun = Instant::now();
+    while !matches!(super::buyers::ask(sale.port, "GET", "/readyz", None, "").await,
+        Some(reply) if reply.status == 200)
+    {
+        assert!(begun.elapsed() < PATIENCE, "nobody gets in");
+        sleep(Duration::from_millis(20)).await;
+    }
+    sale.is_decided().await;
+    assert_eq!(sale.place.audit()["verdict"], "pass");
+    sale.processes[0].stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_abuse_those_inside_are_served_and_memory_stays_under_its_bound() {
+    let long = Duration::from_secs(2);
+    let mut running: JoinSet<Figures> =
+        Abuse::ALL.into_iter().map(|abuse| abused(abuse, 400, long)).collect();
+    while let Some(figures) = running.join_next().await {
+        let figures = figures.unwrap();
+        println!("{figures}");
+        assert!(figures.is_well(), "{figures}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_descriptors_for_all_connections_allows_fewer() {
+    let mut place = Place::new(&[]);
+    place.provision(&[]);
+    place.descriptors = Some(300);
+    let mut sale = Sale::start(place, 1, 0);
+    sale.is_open().await;
+    let mut inside = Client::connect(sale.port).await.unwrap();
+    let seen = Seen::default();
+    assert!(seen.order(&mut inside, "inside").await);
+    let mut idle = Vec::new();
+    for _ in 0..400 {
+        idle.push(Client::connect(sale.port).await);
+    }
+    newcomers(sale.port).await;
+    assert!(seen.order(&mut inside, "inside").await);
+    assert_eq!(seen.accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(sale.place.logged("cannot accept"), [""; 0]);
+    assert_eq!(sale.place.logged("at most 44 connections").len(), 1);
+    sale.processes[0].stop().await;
+}

@@ -1,0 +1,168 @@
+//! A place where `flux` runs, and its processes.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use flux::config::Settings;
+use flux::core::Ports;
+use flux::wiring;
+
+use super::{GRACE, ITEMS};
+
+/// A directory and an environment of the test's own.
+pub struct Place {
+    directory: tempfile::TempDir,
+    pub environment: HashMap<String, String>,
+    /// Files and connections that each process may have open; `None`: as many as the test.
+    pub descriptors: Option<u64>,
+}
+
+impl Place {
+    pub fn new(environment: &[(&str, &str)]) -> Self {
+        Self::new_in(&std::env::temp_dir(), environment)
+    }
+
+    pub fn new_in(folder: &Path, environment: &[(&str, &str)]) -> Self {
+        let environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string()));
+        let directory = tempfile::tempdir_in(folder).unwrap();
+        Self { directory, environment: environment.collect(), descriptors: None }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flux"));
+        command.args(arguments).current_dir(self.path()).env_clear().envs(&self.environment);
+        command
+    }
+
+    /// Starts a process that runs on; its log is appended to `NAME.log`.
+    pub fn start(&self, name: &str, arguments: &[&str]) -> Process {
+        let log = self.path().join(format!("{name}.log"));
+        let stderr = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let open = self.descriptors.map(|most| libc::rlimit { rlim_cur: most, rlim_max: most });
+        // SAFETY: plain system calls. A write beyond a file's limit fails, as on a full disk,
+        // instead of killing the process.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                open.map(|open| libc::setrlimit(libc::RLIMIT_NOFILE, &open));
+                Ok(())
+            })
+        };
+        let child = command.spawn();
+        Process { child: child.unwrap(), log }
+    }
+
+    /// Runs to its end. What runs beside goes on: the proxies among it.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// Runs to its end, which must be a good one; what it printed.
+    pub fn run_well(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}\n{said}\n{printed}", output.status);
+        printed
+    }
+
+    /// Lists the items; what the last run printed.
+    pub fn provision(&self, more: &[&str]) -> String {
+        let list = |(item, stock): (&str, u64)| {
+            let stock = stock.to_string();
+            let arguments = ["provision", "--item", item, "--stock", &stock];
+            self.run_well(&[&arguments, more].concat())
+        };
+        ITEMS.map(list).into_iter().next_back().unwrap()
+    }
+
+    /// The same backend, for the test to look at.
+    pub async fn ports(&self) -> Ports {
+        let environment = self.environment.clone().into_iter().collect();
+        let mut settings =
+            Settings::load_from(self.path(), environment, &Default::default()).unwrap();
+        settings.data = self.path().join(&settings.data);
+        wiring::connect(&settings).await.unwrap()
+    }
+
+    /// The audit's verdict and figures, on all items.
+    pub fn audit(&self) -> serde_json::Value {
+        let output = self.run(&["audit", "--json"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"))
+    }
+
+    /// The lines of all processes' logs in which these words stand.
+    pub fn logged(&self, words: &str) -> Vec<String> {
+        let files = std::fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
+        let logs = files.filter(|file| file.extension().is_some_and(|e| e == "log"));
+        let text: String = logs.map(|log| std::fs::read_to_string(log).unwrap()).collect();
+        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+
+    /// How many deliveries workers got that somebody had got before.
+    pub fn redelivered(&self) -> usize {
+        let count = |line: &String| line.split("again=").nth(1)?.parse::<usize>().ok();
+        self.logged("deliveries come again").iter().filter_map(count).sum()
+    }
+}
+
+/// A running `flux`; it ends with the test.
+pub struct Process {
+    pub child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a plain system call; the child is ours and not waited for yet, so the number is
+        // still its own.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Tells it to stop; it must end well within the grace period.
+    pub async fn stop(&mut self) {
+        self.signal(libc::SIGTERM);
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                // Told before it listens for it, it ends by the signal itself.
+                let told_early = status.signal() == Some(libc::SIGTERM);
+                assert!(status.success() || told_early, "{status}: {}", self.said());
+                return;
+            }
+            assert!(begun.elapsed() < GRACE, "still runs: {}", self.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The last it said.
+    pub fn said(&self) -> String {
+        let said = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().rev().take(5).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}

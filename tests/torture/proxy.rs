@@ -1,0 +1,104 @@
+//! A TCP proxy before a service, through which it can be slow, silent, or away, and through which
+//! answers get lost after the request was done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How the way is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Open,
+    /// Each piece takes so long.
+    Slow(Duration),
+    /// Nothing goes through; connections stay.
+    Stuck,
+    /// Connections break, new ones are closed.
+    Cut,
+    /// Of so many answers one is lost, with its connection.
+    Lossy(u64),
+}
+
+/// It ends with the test.
+pub struct Proxy {
+    pub port: u16,
+    way: watch::Sender<Way>,
+    running: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Before `upstream`, a HOST:PORT.
+    pub async fn before(upstream: String) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (way, seen) = watch::channel(Way::Open);
+        let answers = Arc::new(AtomicU64::new(0));
+        let running = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *seen.borrow() != Way::Cut {
+                    tokio::spawn(carry(client, upstream.clone(), seen.clone(), answers.clone()));
+                }
+            }
+        });
+        Proxy { port, way, running }
+    }
+
+    /// From now on.
+    pub fn is(&self, way: Way) {
+        self.way.send_replace(way);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// Carries one connection until a side ends it or the way is cut.
+async fn carry(
+    client: TcpStream,
+    upstream: String,
+    way: watch::Receiver<Way>,
+    answers: Arc<AtomicU64>,
+) {
+    let Ok(server) = TcpStream::connect(upstream).await else { return };
+    let _late = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
+    let mut cut = way.clone();
+    tokio::select! {
+        _ = pass(from_client, to_server, way.clone(), None) => {}
+        _ = pass(from_server, to_client, way, Some(answers)) => {}
+        _ = cut.wait_for(|way| *way == Way::Cut) => {}
+    }
+}
+
+/// `None` when it is over. `answers` counts what may be lost.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut way: watch::Receiver<Way>,
+    answers: Option<Arc<AtomicU64>>,
+) -> Option<()> {
+    let mut piece = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut piece).await.ok().filter(|length| *length > 0)?;
+        let now = *way.wait_for(|way| *way != Way::Stuck).await.ok()?;
+        if let Way::Slow(pause) = now {
+            tokio::time::sleep(pause).await;
+        }
+        if let (Way::Lossy(of), Some(answers)) = (now, &answers)
+            && answers.fetch_add(1, Ordering::Relaxed) % of == of - 1
+        {
+            return None;
+        }
+        to.write_all(&piece[..length]).await.ok()?;
+    }
+}
