@@ -55,7 +55,8 @@ impl Abuse {
     /// One client, once: until it is cut.
     async fn commit(self, mut client: Client, seen: &Seen) {
         match self {
-            Abuse::Idle => {}
+            // Who sends nothing may take a connection for open that the listen queue had no room for.
+            Abuse::Idle => drop(seen.order(&mut client, "idle").await),
             Abuse::SlowHead => {
                 let head = format!("POST /buy HTTP/1.1\r\nX-Filler: {}", "x".repeat(15_000));
                 let _cut = client.0.write_all(head.as_bytes()).await;
