@@ -3,13 +3,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::net::TcpListener;
 
 use super::Usage;
 use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::telemetry::Terminal;
-use crate::{stop, wiring};
+use crate::{http, stop, wiring};
 
 /// Take orders over HTTP
 #[derive(Debug, clap::Args)]
@@ -28,7 +27,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.workers = args.workers;
     let settings = super::settings(flags)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
-    let listener = TcpListener::bind(&settings.listen).await.map_err(|e| {
+    let listener = http::listen(&settings.listen).await.map_err(|e| {
         let listen = &settings.listen;
         Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
     })?;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
+pub use server::listen;
 
 /// Bounds of the server (P8).
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! Accepts connections, within bounds, and runs them.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -30,6 +31,9 @@ const REFUSALS_MAX: usize = 64;
 /// bytes resets it, and the client may lose the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 8 * 1024 * 1024;
+/// Connections that wait in the kernel to be accepted: what Linux allows (`net.core.somaxconn`,
+/// listen(2)), not the 1,024 of a plain bind, so that a burst loses no packets.
+const LISTEN_MAX: u32 = 4_096;
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,6 +56,20 @@ impl Server {
     pub fn connections(&self) -> usize {
         self.api.limits.connections.saturating_sub(self.free.available_permits())
     }
+}
+
+/// Listens on `HOST:PORT`; with port 0, on a free one.
+pub async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut refused = None;
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(LISTEN_MAX)) {
+            Ok(listener) => return Ok(listener),
+            Err(e) => refused = Some(e),
+        }
+    }
+    Err(refused.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
 pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
