@@ -96,6 +96,8 @@ pub async fn a_commit_under_another_version_writes_nothing(bench: Bench) {
     let stale = verdict(&Item { version: 7, ..first.item.clone() }, orders(&bench, "x", 3));
     let refused = Committed::Refused { item_moved: true, seen: vec![] };
     assert_eq!(ledger.commit(&stale).await.unwrap(), refused);
+    let of_nothing = Commit { decided: Vec::new(), ..stale.clone() };
+    assert_eq!(ledger.commit(&of_nothing).await.unwrap(), refused);
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(first.item));
     let late = stale.decided.iter().map(|d| d.order.id).collect::<Vec<_>>();
     assert!(states(ledger, &late).await.iter().all(is_undecided));

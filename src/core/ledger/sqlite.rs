@@ -279,7 +279,7 @@ fn write_commit(tx: &Connection, commit: &Commit, key: &OrderKey) -> rusqlite::R
         Expect::Anything => false,
     };
     let written = if item_moved { 0 } else { write_decisions(tx, decided, key)? };
-    if written < decided.len() {
+    if item_moved || written < decided.len() {
         undo_decisions(tx, &decided[..written])?;
         let NotWaiting { seen, absent } = not_waiting(tx, decided)?;
         if item_moved || !seen.is_empty() {
