@@ -10,8 +10,9 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::answer::Answer;
 use super::body::{self, RequestBody};
-use super::problem::{Answer, Problem, json_text};
+use super::problem::{Problem, json_text};
 use super::server::Server;
 use crate::core::order::intake::{Refused, Request};
 use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};

@@ -4,12 +4,12 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::answer::Answer;
 use super::body::{self, RequestBody};
-use super::problem::{Answer, Problem, json, json_bytes, json_text};
+use super::problem::{Problem, json, json_bytes, json_text};
 use super::query;
 use super::server::Server;
 use crate::core::ledger::StockSet;
@@ -137,40 +137,11 @@ impl Server {
         };
         Ok(json(status, &shown(&item)))
     }
-
-    fn admit_admin(&self, head: &request::Parts) -> Result<(), Problem> {
-        let Some(admin_key) = &self.api.admin_key else {
-            let what = "closed: no admin_key is configured";
-            return Err(Problem::new(StatusCode::FORBIDDEN, what));
-        };
-        let given = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-        let bearer = given.and_then(|given| given.split_at_checked("Bearer ".len()));
-        match bearer {
-            Some((scheme, key))
-                if scheme.eq_ignore_ascii_case(b"Bearer ") && is(admin_key, key) =>
-            {
-                Ok(())
-            }
-            _ => {
-                let what = "send the admin key: Authorization: Bearer ...";
-                let problem = Problem::new(StatusCode::UNAUTHORIZED, what);
-                Err(problem.with_header(header::WWW_AUTHENTICATE, "Bearer"))
-            }
-        }
-    }
 }
 
 fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Answer {
     let page = Page { text: json_bytes(page), _place: place };
     json_text(StatusCode::OK, Bytes::from_owner(page))
-}
-
-/// Compares in a time that tells nothing but the key's length.
-fn is(secret: &SecretString, given: &[u8]) -> bool {
-    let secret = secret.expose_secret().as_bytes();
-    let differences =
-        secret.iter().zip(given).fold(0, |d, (a, b)| std::hint::black_box(d | (a ^ b)));
-    secret.len() == given.len() && differences == 0
 }
 
 fn after(query: Option<&str>) -> Result<Option<String>, Problem> {

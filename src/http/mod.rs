@@ -3,6 +3,8 @@
 //! Answers are `application/json`, errors `application/problem+json` (RFC 9457). What cannot be
 //! read as HTTP at all is answered by hyper with a bare status, and the connection is closed.
 
+mod access;
+mod answer;
 mod body;
 mod buy;
 mod items;

@@ -6,7 +6,8 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::problem::{Answer, Problem, json};
+use super::answer::Answer;
+use super::problem::{Problem, json};
 use super::query;
 use super::server::Server;
 use super::timestamp::rfc3339;

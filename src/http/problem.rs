@@ -2,19 +2,17 @@
 
 use std::borrow::Cow;
 
-use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
+use super::answer::{Answer, AnswerBody};
 use crate::core::ledger::LedgerError;
 use crate::core::order::{InvalidId, OrderId};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 const ALWAYS_JSON: &str = "our own types always have a JSON form";
-
-pub(super) type Answer = Response<Full<Bytes>>;
 
 /// An answer other than success. Its detail says what to do, and holds nothing that the client
 /// may not know.
@@ -116,7 +114,7 @@ pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
 
 /// [`json`] of a text that is JSON already.
 pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(text.into()));
+    let mut answer = Response::new(AnswerBody::whole(text));
     *answer.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);

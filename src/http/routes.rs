@@ -7,8 +7,9 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use hyper::{Method, Request, StatusCode};
 
+use super::answer::Answer;
 use super::body::RequestBody;
-use super::problem::{Answer, Problem};
+use super::problem::Problem;
 use super::query;
 use super::server::Server;
 

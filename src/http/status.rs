@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::problem::{self, Answer, Problem};
+use super::answer::Answer;
+use super::problem::{self, Problem};
 use super::server::Server;
 use crate::core::queue::Backlog;
 
