@@ -13,7 +13,6 @@ pub(super) type Answer = Response<AnswerBody>;
 #[derive(Debug)]
 pub(super) enum AnswerBody {
     Whole(Option<Bytes>),
-    #[expect(dead_code, reason = "the first stream is the next commit's")]
     /// Ends when its sender is dropped. Who cannot keep up with it holds up the sender, or is
     /// skipped by it, as the sender likes.
     Stream(mpsc::Receiver<Bytes>),

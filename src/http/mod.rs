@@ -7,6 +7,7 @@ mod access;
 mod answer;
 mod body;
 mod buy;
+mod event_stream;
 mod items;
 mod known;
 mod orders;

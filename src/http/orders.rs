@@ -1,13 +1,16 @@
-//! `GET /orders/ID[?wait=SECONDS]`.
+//! `GET /orders/ID[?wait=SECONDS]` and `GET /orders/ID/events`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::StatusCode;
+use hyper::http::request;
+use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::answer::Answer;
-use super::problem::{Problem, json};
+use super::answer::{Answer, AnswerBody};
+use super::event_stream::{self, EventStream, SILENCE_MAX};
+use super::problem::{Problem, json, json_bytes};
 use super::query;
 use super::server::Server;
 use super::timestamp::rfc3339;
@@ -17,6 +20,13 @@ use crate::core::order::{OrderId, Reason};
 const WAIT_MAX_S: u64 = 30;
 /// Hints can be lost, so a waiting buyer's order is looked at this often anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long an order is followed at most; who still wants to know asks again.
+const FOLLOW_MAX: Duration = Duration::from_secs(300);
+/// With n streams open, each looks n times this later: together they read the store at most
+/// 1,000 times a second, the looks at a decision apart.
+const LOOK_LATER: Duration = Duration::from_millis(1);
+/// The id of an order's last event. A client that names it asks again after the end.
+const END: &str = "end";
 
 /// An order as buyers see it: `queued`, `sold`, `rejected` with a reason, `expired`, or
 /// `dead_lettered`: it could not be decided, and waits for the seller to send it again.
@@ -38,48 +48,130 @@ struct OrderJson<'a> {
     decided_at: Option<String>,
 }
 
+/// What is known of an order that somebody asked for.
+struct Seen {
+    id: OrderId,
+    /// `None` where only the queue knows the order.
+    record: Option<OrderRecord>,
+}
+
+impl Seen {
+    /// Whether there is no decision yet, and so something to wait for.
+    fn is_open(&self) -> bool {
+        self.record.as_ref().is_none_or(|record| record.state == OrderState::Queued)
+    }
+
+    fn shown(&self) -> OrderJson<'_> {
+        match &self.record {
+            Some(record) => shown(record),
+            None => {
+                let order_id = self.id.to_string();
+                OrderJson { order_id, status: "queued", ..OrderJson::default() }
+            }
+        }
+    }
+}
+
 impl Server {
     pub async fn order(&self, id: &str, query: Option<&str>) -> Result<Answer, Problem> {
         let wait = wait(query)?;
-        let id = OrderId::parse(id).map_err(|e| Problem::not_found(e.0))?;
-        let found = if wait.is_zero() {
-            self.look(id).await?
+        let id = order_id(id)?;
+        let seen = if wait.is_zero() {
+            self.see(id).await?
         } else {
             self.wait_for_decision(id, wait).await?
         };
-        let shown = match &found {
-            Some(record) => shown(record),
-            None if self.may_be_queued(id) => {
-                OrderJson { order_id: id.to_string(), status: "queued", ..OrderJson::default() }
+        Ok(json(StatusCode::OK, &seen.shown()))
+    }
+
+    /// The order as an event each time that it changes, until it is decided.
+    pub async fn order_events(
+        self: &Arc<Self>,
+        id: &str,
+        head: &request::Parts,
+    ) -> Result<Answer, Problem> {
+        let seen = self.see(order_id(id)?).await?;
+        if head.method == Method::HEAD {
+            return Ok(event_stream::answer_to_head());
+        }
+        let heard = head.headers.get("last-event-id");
+        if !seen.is_open() && heard.is_some_and(|heard| heard == END) {
+            // An EventSource asks again after the end, unless it is told so.
+            let mut over = Response::new(AnswerBody::whole(""));
+            *over.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(over);
+        }
+        let (events, answer) = self.event_stream()?;
+        let server = self.clone();
+        self.streams.spawn(async move {
+            tokio::select! {
+                biased;
+                () = server.stop.cancelled() => {}
+                () = events.closed() => {}
+                () = tokio::time::sleep(FOLLOW_MAX) => {}
+                () = server.follow(seen.id, &events) => {}
             }
-            None => return Err(Problem::not_found("there is no such order")),
-        };
-        Ok(json(StatusCode::OK, &shown))
+        });
+        Ok(answer)
+    }
+
+    async fn follow(&self, id: OrderId, events: &EventStream) {
+        let waiting = self.api.waiters.wait_for(id);
+        let (mut told, mut told_at) = (Vec::new(), Instant::now());
+        loop {
+            let hint = waiting.hint();
+            let mut open = true;
+            // What went wrong with a look is in the log; the next may do better.
+            if let Ok(seen) = self.see(id).await {
+                open = seen.is_open();
+                let now = json_bytes(&seen.shown());
+                if now != told {
+                    let event = event_stream::event("order", (!open).then_some(END), &now);
+                    if !events.send(event).await {
+                        return;
+                    }
+                    (told, told_at) = (now, Instant::now());
+                }
+            }
+            if !open {
+                return;
+            }
+            if told_at.elapsed() >= SILENCE_MAX {
+                events.send(event_stream::beat()).await;
+                told_at = Instant::now();
+            }
+            let pause = LOOK_EVERY + LOOK_LATER * self.streams.len() as u32;
+            tokio::select! {
+                () = hint => {}
+                () = tokio::time::sleep(pause.min(SILENCE_MAX)) => {}
+            }
+        }
+    }
+
+    /// What there is to show of an order; 404 when there is no such order.
+    async fn see(&self, id: OrderId) -> Result<Seen, Problem> {
+        let record = self.look(id).await?;
+        if record.is_none() && !self.may_be_queued(id) {
+            return Err(Problem::not_found("there is no such order"));
+        }
+        Ok(Seen { id, record })
     }
 
     async fn look(&self, id: OrderId) -> Result<Option<OrderRecord>, Problem> {
         Ok(self.api.ports.ledger.find(&[id]).await?.pop().flatten())
     }
 
-    /// What is known of the order once it is decided, or the time is over, or the server stops,
+    /// What there is to show once the order is decided, or the time is over, or the server stops,
     /// or waiting is of no use.
-    async fn wait_for_decision(
-        &self,
-        id: OrderId,
-        wait: Duration,
-    ) -> Result<Option<OrderRecord>, Problem> {
+    async fn wait_for_decision(&self, id: OrderId, wait: Duration) -> Result<Seen, Problem> {
         let deadline = Instant::now() + wait;
         let waiting = self.api.waiters.wait_for(id);
         loop {
             let hint = waiting.hint();
-            let found = self.look(id).await?;
-            let open = match &found {
-                Some(record) => record.state == OrderState::Queued,
-                None => self.may_be_queued(id),
-            };
+            let seen = self.see(id).await?;
             let now = Instant::now();
-            if !open || now >= deadline || self.stop.is_cancelled() {
-                return Ok(found);
+            if !seen.is_open() || now >= deadline || self.stop.is_cancelled() {
+                return Ok(seen);
             }
             tokio::select! {
                 () = hint => {}
@@ -94,6 +186,10 @@ impl Server {
     fn may_be_queued(&self, id: OrderId) -> bool {
         self.api.backend == "aws" && self.api.ports.names.verify(id)
     }
+}
+
+fn order_id(text: &str) -> Result<OrderId, Problem> {
+    OrderId::parse(text).map_err(|e| Problem::not_found(e.0))
 }
 
 fn wait(query: Option<&str>) -> Result<Duration, Problem> {

@@ -1,5 +1,6 @@
 //! Which request goes where.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
@@ -17,6 +18,7 @@ use super::server::Server;
 pub(super) enum Route {
     Buy,
     Order,
+    OrderEvents,
     Items,
     Item,
     Inventory,
@@ -31,6 +33,7 @@ impl Route {
         for (path, route) in [
             ("/buy", Route::Buy),
             ("/orders/{id}", Route::Order),
+            ("/orders/{id}/events", Route::OrderEvents),
             ("/items", Route::Items),
             ("/items/{id}", Route::Item),
             ("/inventory", Route::Inventory),
@@ -55,7 +58,7 @@ impl Route {
 impl Server {
     /// Answers one request. With the answer, whether the connection has to be closed because the
     /// rest of the request was not read.
-    pub async fn answer(&self, request: Request<Incoming>) -> (Answer, bool) {
+    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> (Answer, bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (head, incoming) = request.into_parts();
         let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
@@ -69,7 +72,7 @@ impl Server {
     }
 
     async fn dispatch(
-        &self,
+        self: &Arc<Self>,
         head: &request::Parts,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
@@ -84,6 +87,7 @@ impl Server {
             Route::Buy if head.method == Method::POST => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
             Route::Order if read => self.order(&id, query).await,
+            Route::OrderEvents if read => self.order_events(&id, head).await,
             Route::Items if read => self.items(query).await,
             Route::Item if read => self.item(&id).await,
             Route::Inventory if read => self.inventory(query).await,

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Api;
 use super::known::KnownItems;
@@ -50,6 +51,10 @@ pub(super) struct Server {
     pub refused: AtomicU64,
     free: Arc<Semaphore>,
     pub pages: Arc<Semaphore>,
+    /// For [`Server::event_stream`].
+    pub stream_places: Arc<Semaphore>,
+    /// What tells the clients of event streams; ends with the connections.
+    pub streams: TaskTracker,
 }
 
 impl Server {
@@ -83,6 +88,8 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         refused: AtomicU64::new(0),
         free: Arc::new(Semaphore::new(api.limits.connections)),
         pages: Arc::new(Semaphore::new(api.limits.pages)),
+        stream_places: Arc::new(Semaphore::new(api.limits.connections.div_ceil(2))),
+        streams: TaskTracker::new(),
         api,
     });
     let mut connections = JoinSet::new();
@@ -123,6 +130,8 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         tracing::warn!("cut {} connections that did not end in time", connections.len());
     }
     connections.shutdown().await;
+    server.streams.close();
+    server.streams.wait().await;
 }
 
 async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationToken) {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bounds;
 mod contract;
+mod follow;
 mod routes;
 pub mod shop;
 

@@ -14,7 +14,7 @@ use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::queue::sqlite::SqliteQueue;
 use flux::http::{Api, Limits, serve};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -127,6 +127,16 @@ impl Shop {
         self.ask("GET", path, "", "").await
     }
 
+    /// Opens an event stream, which must be there.
+    pub async fn events(&self, path: &str, headers: &str) -> Events {
+        let mut client = self.connect().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n")).await;
+        let reply = client.reply(true).await.expect("an answer");
+        assert_eq!((reply.status, reply.header("transfer-encoding")), (200, Some("chunked")));
+        assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+        Events { client, unread: String::new() }
+    }
+
     pub async fn buy(&self, headers: &str, body: &str) -> Reply {
         self.ask("POST", "/buy", headers, body).await
     }
@@ -225,6 +235,47 @@ impl Client {
     /// Whether the server has closed the connection, or does soon.
     pub async fn is_closed(&mut self) -> bool {
         timeout(PATIENCE, self.stream.read_u8()).await.is_ok_and(|read| read.is_err())
+    }
+}
+
+/// An event stream as it comes.
+pub struct Events {
+    client: Client,
+    unread: String,
+}
+
+impl Events {
+    /// The next event's name and data; `None` at the stream's end.
+    pub async fn next(&mut self) -> Option<(String, Value)> {
+        loop {
+            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+                let field = |name: &str| {
+                    let mut fields = event.lines().filter_map(|line| line.split_once(": "));
+                    fields.find(|(n, _)| *n == name).map(|(_, value)| value.to_owned())
+                };
+                let found = field("event").zip(field("data"));
+                self.unread = rest.to_owned();
+                match found {
+                    Some((name, data)) => {
+                        return Some((name, serde_json::from_str(&data).unwrap()));
+                    }
+                    None => continue,
+                }
+            }
+            let chunk = timeout(PATIENCE, self.chunk()).await.expect("in time");
+            self.unread += &String::from_utf8(chunk?).unwrap();
+        }
+    }
+
+    async fn chunk(&mut self) -> Option<Vec<u8>> {
+        let mut size = String::new();
+        let stream = &mut self.client.stream;
+        stream.read_line(&mut size).await.ok()?;
+        let size = usize::from_str_radix(size.trim(), 16).ok()?;
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk).await.ok()?;
+        chunk.truncate(size);
+        (size > 0).then_some(chunk)
     }
 }
 
