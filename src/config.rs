@@ -2,6 +2,8 @@
 //! flags; each later source wins. What is not known is refused, never ignored.
 
 mod check;
+mod keys;
+mod values;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -9,107 +11,13 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use toml::de::{DeTable, DeValue};
 
+pub use keys::{Key, Settings};
+pub use values::{Backend, LogFormat};
+
 /// What is wrong with the configuration and what to change, in one line, without any secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
-    Embedded,
-    Aws,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// Writes [`Settings`], its defaults, its keys and the one way to set a key from text.
-macro_rules! settings {
-    ($($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)*) => {
-        /// Every key of `config/flux.toml`, as it is in force. Its `Debug` shows no secret.
-        #[derive(Debug, Clone)]
-        pub struct Settings {
-            $($(#[$doc])* pub $key: $type,)*
-            /// From `.env`, for the SDK; `None` where the SDK's own chain is to find them.
-            pub aws_credentials: Option<AwsCredentials>,
-        }
-
-        impl Default for Settings {
-            fn default() -> Self {
-                Self { $($key: $default,)* aws_credentials: None }
-            }
-        }
-
-        impl Settings {
-            pub const KEYS: &[&str] = &[$(stringify!($key)),*];
-
-            /// Sets a key that is one of [`Settings::KEYS`]; the error says what it must be.
-            fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
-                match key {
-                    $(stringify!($key) => self.$key = <$type as Setting>::read(text)?,)*
-                    _ => return Err("is not a setting".to_owned()),
-                }
-                Ok(())
-            }
-        }
-    };
-}
-
-settings! {
-    /// See [`Settings::backend`].
-    backend: Option<Backend> = None;
-    /// The embedded backend's file.
-    data: PathBuf = "./flux.db".into();
-    /// `HOST:PORT` of the API; port 0 takes a free one.
-    listen: String = "127.0.0.1:5000".to_owned();
-    /// Items that `flux serve` decides at once in its own process; 0 leaves it to `flux work`.
-    workers: usize = 0;
-    /// Items that `flux work` decides at once.
-    concurrency: usize = 50;
-    /// Units of an item that nobody listed; 0 refuses its orders.
-    unlisted_stock: u64 = 1;
-    /// Names orders and seals decisions; the same for every process of a sale.
-    order_key: Option<SecretString> = None;
-    /// Lets `PUT /items/ID` in.
-    admin_key: Option<SecretString> = None;
-    /// How long a lock is held without being renewed.
-    lease_ms: u64 = 5_000;
-    /// How long a delivery stays invisible without being extended.
-    visibility_timeout_ms: u64 = 30_000;
-    /// How long a receive waits for the first order.
-    receive_wait_ms: u64 = 5_000;
-    /// How long a stopping process may take.
-    grace_ms: u64 = 9_000;
-    retention_days: u64 = 4;
-    dlq_retention_days: u64 = 14;
-    /// Receives after which SQS itself moves a message to the dead-letter queue.
-    max_receive_count: u64 = 100;
-    /// Orders that the embedded queue holds at most.
-    backlog_max: u64 = 2_000_000;
-    /// Orders that wait in memory to be sent to the queue, at most.
-    intake_max: usize = 10_000;
-    /// Open connections of the API, at most.
-    connections_max: usize = 10_000;
-    /// Time a client has for a request's head, again for its body, and to read on in an answer.
-    read_timeout_ms: u64 = 10_000;
-    /// What to log, as tracing's `EnvFilter` has it.
-    log: String = "info".to_owned();
-    log_format: LogFormat = LogFormat::Text;
-    sqs_queue_url: Option<String> = None;
-    dynamodb_table: String = "flux".to_owned();
-    aws_region: Option<String> = None;
-    aws_endpoint_url: Option<String> = None;
-    aws_endpoint_url_sqs: Option<String> = None;
-    aws_endpoint_url_dynamodb: Option<String> = None;
-    /// Wins over `redis_host`, `redis_port` and `redis_password`. A secret: it may hold a password.
-    redis_url: Option<SecretString> = None;
-    redis_host: Option<String> = None;
-    redis_port: u16 = 6379;
-    redis_password: Option<SecretString> = None;
-}
 
 #[derive(Debug, Clone)]
 pub struct AwsCredentials {
@@ -144,7 +52,7 @@ const SHARED_NAMES: [&str; 10] = [
     "REDIS_PASSWORD",
 ];
 
-const UNKNOWN: &str = "remove it, or see the names in README.md, Settings";
+const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
 
 impl Settings {
     /// Reads every source of this process. Blocking; changes nothing in the environment.
@@ -293,70 +201,4 @@ fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
 fn lookup<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
     let last = variables.iter().rev().find(|(n, _)| n == name);
     last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
-}
-
-/// What a setting can be read from text as; the error completes "`key` ...", without the text.
-trait Setting: Sized {
-    fn read(text: &str) -> Result<Self, String>;
-}
-
-impl<T: Setting> Setting for Option<T> {
-    fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Ok(None) } else { T::read(text).map(Some) }
-    }
-}
-
-impl Setting for String {
-    fn read(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
-    }
-}
-
-impl Setting for PathBuf {
-    fn read(text: &str) -> Result<Self, String> {
-        String::read(text).map(PathBuf::from)
-    }
-}
-
-impl Setting for SecretString {
-    fn read(text: &str) -> Result<Self, String> {
-        Ok(text.into())
-    }
-}
-
-/// Types read by their `FromStr`, and what to say when that fails.
-macro_rules! parsed {
-    ($($type:ty, $what:literal;)*) => {
-        $(impl Setting for $type {
-            fn read(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|_| $what.to_owned())
-            }
-        })*
-    };
-}
-
-parsed! {
-    u64, "must be a whole number";
-    usize, "must be a whole number";
-    u16, "must be a port number from 0 to 65535";
-}
-
-impl Setting for Backend {
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            "aws" => Ok(Self::Aws),
-            _ => Err("must be embedded or aws".to_owned()),
-        }
-    }
-}
-
-impl Setting for LogFormat {
-    fn read(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("must be text or json".to_owned()),
-        }
-    }
 }

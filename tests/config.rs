@@ -1,3 +1,5 @@
+mod reference;
+
 use std::path::Path;
 
 use flux::config::{Backend, Flags, LogFormat, Settings};
@@ -31,6 +33,9 @@ fn every_file_in_config_parses_and_the_example_has_exactly_the_keys_with_their_d
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     for file in std::fs::read_dir(&folder).unwrap() {
         let file = file.unwrap().path();
+        if file.extension().is_none_or(|e| e != "toml") {
+            continue;
+        }
         if file.ends_with("prices.toml") {
             Prices::parse(&std::fs::read_to_string(file).unwrap()).unwrap();
             continue;

@@ -1,33 +1,17 @@
 //! What the settings must be, beyond their types.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigError, Settings};
-use crate::core::order::MAX_STOCK;
 
 impl Settings {
     /// Whether values are within their bounds, and fit each other.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        within("workers", self.workers as u64, 0..=10_000)?;
-        within("concurrency", self.concurrency as u64, 1..=10_000)?;
-        within("unlisted_stock", self.unlisted_stock, 0..=MAX_STOCK)?;
-        within("lease_ms", self.lease_ms, 100..=600_000)?;
-        // Amazon SQS API Reference, SetQueueAttributes: VisibilityTimeout, 0 to 43,200 seconds;
-        // ReceiveMessageWaitTimeSeconds, 0 to 20; MessageRetentionPeriod, up to 1,209,600.
-        within("visibility_timeout_ms", self.visibility_timeout_ms, 1_000..=43_200_000)?;
-        within("receive_wait_ms", self.receive_wait_ms, 1..=20_000)?;
-        within("grace_ms", self.grace_ms, 1_000..=3_600_000)?;
-        within("retention_days", self.retention_days, 1..=14)?;
-        within("dlq_retention_days", self.dlq_retention_days, 1..=14)?;
-        // Amazon SQS Developer Guide, "Using dead-letter queues": maxReceiveCount, 1 to 1,000.
-        within("max_receive_count", self.max_receive_count, 1..=1_000)?;
-        within("backlog_max", self.backlog_max, 1..=1_000_000_000)?;
-        within("intake_max", self.intake_max as u64, 1..=1_000_000)?;
-        within("connections_max", self.connections_max as u64, 1..=1_000_000)?;
-        within("read_timeout_ms", self.read_timeout_ms, 100..=600_000)?;
+        self.check_bounds()?;
         below(("lease_ms", self.lease_ms), ("visibility_timeout_ms", self.visibility_timeout_ms))?;
         // A stop waits for the receive that is under way.
         below(("receive_wait_ms", self.receive_wait_ms), ("grace_ms", self.grace_ms))?;
@@ -72,7 +56,11 @@ impl Settings {
     }
 }
 
-fn within(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<(), ConfigError> {
+pub(super) fn within<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<(), ConfigError> {
     if range.contains(&value) {
         return Ok(());
     }

@@ -1,0 +1,189 @@
+//! Every setting, in one list: `docs/configuration.md`, `config/flux.toml` and the man page are
+//! made from it (`scripts/docs`), and so are the checks of its bounds.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use super::check::within;
+use super::values::{Backend, LogFormat, Setting};
+use super::{AwsCredentials, ConfigError, SHARED_NAMES};
+use crate::core::order::MAX_STOCK;
+
+/// A setting as the reference describes it.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The heading that it stands under.
+    pub section: &'static str,
+    pub name: &'static str,
+    /// What its text must be, in words.
+    pub kind: &'static str,
+    /// As in a TOML file; `""` is none.
+    pub default: String,
+    /// The least and the most, if it is a number that has them.
+    pub bounds: Option<(String, String)>,
+    /// Never shown, and better in `.env` or the environment than in a file that is kept.
+    pub secret: bool,
+    /// What it means, in lines without markup but backticks.
+    pub about: &'static [&'static str],
+}
+
+impl Key {
+    /// The environment's names for it; the first wins.
+    pub fn variables(&self) -> Vec<String> {
+        let name = self.name.to_ascii_uppercase();
+        let shared = SHARED_NAMES.contains(&name.as_str()).then(|| name.clone());
+        [format!("FLUX_{name}")].into_iter().chain(shared).collect()
+    }
+}
+
+/// Writes [`Settings`]: its defaults, its keys, the one way to set a key from text, and the check
+/// of its bounds. A line is `key: type = default;` or `key: type = default, least..=most;` under a
+/// doc comment for the reference.
+macro_rules! settings {
+    ($($section:literal {
+        $($(#[doc = $about:literal])+ $key:ident: $type:ty = $default:expr $(, $bounds:expr)?;)+
+    })+) => {
+        /// Every key of `config/flux.toml`, as it is in force. Its `Debug` shows no secret.
+        #[derive(Debug, Clone)]
+        pub struct Settings {
+            $($($(#[doc = $about])+ pub $key: $type,)+)+
+            /// From `.env`, for the SDK; `None` where the SDK's own chain is to find them.
+            pub aws_credentials: Option<AwsCredentials>,
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($($key: $default,)+)+ aws_credentials: None }
+            }
+        }
+
+        impl Settings {
+            pub const KEYS: &[&str] = &[$($(stringify!($key)),+),+];
+
+            /// All of them, described.
+            pub fn keys() -> Vec<Key> {
+                let Self { $($($key,)+)+ aws_credentials: _ } = Self::default();
+                vec![$($(Key {
+                    section: $section,
+                    name: stringify!($key),
+                    kind: <$type as Setting>::KIND,
+                    default: $key.toml(),
+                    bounds: [$(bounds::<$type>($bounds))?].into_iter().next(),
+                    secret: <$type as Setting>::SECRET,
+                    about: &[$($about),+],
+                }),+),+]
+            }
+
+            /// Sets a key that is one of [`Settings::KEYS`]; the error says what it must be.
+            pub(super) fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
+                match key {
+                    $($(stringify!($key) => self.$key = <$type as Setting>::read(text)?,)+)+
+                    _ => return Err("is not a setting".to_owned()),
+                }
+                Ok(())
+            }
+
+            /// Whether each number is within its bounds.
+            pub(super) fn check_bounds(&self) -> Result<(), ConfigError> {
+                $($($(within(stringify!($key), self.$key, $bounds)?;)?)+)+
+                Ok(())
+            }
+        }
+    };
+}
+
+fn bounds<T: ToString>(range: std::ops::RangeInclusive<T>) -> (String, String) {
+    let (least, most) = range.into_inner();
+    (least.to_string(), most.to_string())
+}
+
+// A secret is an `Option<SecretString>`; units stand in the names.
+settings! {
+    "Where orders are kept" {
+        /// By default `aws` when `sqs_queue_url` is set, else `embedded`.
+        backend: Option<Backend> = None;
+        /// The embedded backend's file.
+        data: PathBuf = "./flux.db".into();
+        /// Orders that the embedded queue holds at most. Beyond them a buyer gets 503 with
+        /// Retry-After.
+        backlog_max: u64 = 2_000_000, 1..=1_000_000_000;
+    }
+    "The API" {
+        /// `HOST:PORT` where `flux serve` listens; port 0 takes a free one.
+        listen: String = "127.0.0.1:5000".to_owned();
+        /// Lets `PUT /items/ID` in (`Authorization: Bearer ...`); without one it is closed.
+        admin_key: Option<SecretString> = None;
+        /// Open connections, at most; fewer where the limit of open files is lower.
+        connections_max: usize = 10_000, 1..=1_000_000;
+        /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets
+        /// 503 with Retry-After.
+        intake_max: usize = 10_000, 1..=1_000_000;
+        /// Time a client has to send a request's head, again for its body, and to read on in an
+        /// answer.
+        read_timeout_ms: u64 = 10_000, 100..=600_000;
+    }
+    "Deciding" {
+        /// Items that `flux serve` decides at once in its own process; 0 leaves it to `flux work`.
+        workers: usize = 0, 0..=10_000;
+        /// Items that `flux work` decides at once.
+        concurrency: usize = 50, 1..=10_000;
+        /// Units of an item that nobody listed; 0 refuses orders for it with 404.
+        unlisted_stock: u64 = 1, 0..=MAX_STOCK;
+        /// Names orders and seals decisions: the same for every process, unchanged during a sale.
+        /// By default drawn once and kept in the store (embedded), or made from the table's name
+        /// (aws).
+        order_key: Option<SecretString> = None;
+        /// How long a lock is held without being renewed; it is renewed at a third of that. Below
+        /// `visibility_timeout_ms`.
+        lease_ms: u64 = 5_000, 100..=600_000;
+        // Amazon SQS API Reference, SetQueueAttributes: VisibilityTimeout, 0 to 43,200 seconds;
+        // ReceiveMessageWaitTimeSeconds, 0 to 20; MessageRetentionPeriod, up to 1,209,600.
+        /// How long a delivery stays invisible to other workers without being extended.
+        visibility_timeout_ms: u64 = 30_000, 1_000..=43_200_000;
+        /// How long a worker's receive waits for the first order. Below `grace_ms`.
+        receive_wait_ms: u64 = 5_000, 1..=20_000;
+    }
+    "Stopping and the log" {
+        /// How long a stop may take; below what the container grants (mostly 10 s).
+        grace_ms: u64 = 9_000, 1_000..=3_600_000;
+        /// What to log on stderr: error, warn, info, debug or trace, or as tracing's `EnvFilter`
+        /// has it.
+        log: String = "info".to_owned();
+        /// How log lines are written.
+        log_format: LogFormat = LogFormat::Text;
+    }
+    "AWS" {
+        /// The queue of orders; `flux provision` prints it.
+        sqs_queue_url: Option<String> = None;
+        /// The table of orders; the table of items is `TABLE_items`.
+        dynamodb_table: String = "flux".to_owned();
+        /// The region; by default as the AWS SDK finds it. So are credentials, which may also
+        /// stand in `.env`.
+        aws_region: Option<String> = None;
+        /// Where all AWS services are, for stand-ins and private endpoints.
+        aws_endpoint_url: Option<String> = None;
+        /// Where SQS is; wins over `aws_endpoint_url`.
+        aws_endpoint_url_sqs: Option<String> = None;
+        /// Where DynamoDB is; wins over `aws_endpoint_url`.
+        aws_endpoint_url_dynamodb: Option<String> = None;
+        /// How long SQS keeps messages; at most `dlq_retention_days`.
+        retention_days: u64 = 4, 1..=14;
+        /// How long SQS keeps dead letters.
+        dlq_retention_days: u64 = 14, 1..=14;
+        // Amazon SQS Developer Guide, "Using dead-letter queues": maxReceiveCount, 1 to 1,000.
+        /// Receives after which SQS itself moves a message to the dead-letter queue.
+        max_receive_count: u64 = 100, 1..=1_000;
+    }
+    "Redis or Valkey, for the lock on AWS" {
+        /// `redis://...`, or `rediss://...` for TLS. Wins over host, port and password. Without a
+        /// URL or a host the AWS backend sells without a lock.
+        redis_url: Option<SecretString> = None;
+        /// Its host, in place of a URL.
+        redis_host: Option<String> = None;
+        /// Its port.
+        redis_port: u16 = 6379;
+        /// Its password, if it wants one.
+        redis_password: Option<SecretString> = None;
+    }
+}

@@ -1,0 +1,141 @@
+//! The kinds of values that settings have.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Embedded,
+    Aws,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What a setting can be: read from text, and described for the reference.
+pub(super) trait Setting: Sized {
+    /// In words, for "a ...": what its text must be.
+    const KIND: &'static str;
+    const SECRET: bool = false;
+
+    /// The error completes "`key` ...", without the text.
+    fn read(text: &str) -> Result<Self, String>;
+
+    /// As it stands in a TOML file. Called with defaults only, so no secret is shown.
+    fn toml(&self) -> String;
+}
+
+fn quoted(text: impl Into<String>) -> String {
+    toml::Value::String(text.into()).to_string()
+}
+
+/// None is the empty text.
+impl<T: Setting> Setting for Option<T> {
+    const KIND: &'static str = T::KIND;
+    const SECRET: bool = T::SECRET;
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Ok(None) } else { T::read(text).map(Some) }
+    }
+
+    fn toml(&self) -> String {
+        self.as_ref().map_or_else(|| quoted(""), T::toml)
+    }
+}
+
+impl Setting for String {
+    const KIND: &'static str = "text";
+
+    fn read(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+    }
+
+    fn toml(&self) -> String {
+        quoted(self.as_str())
+    }
+}
+
+impl Setting for PathBuf {
+    const KIND: &'static str = "path";
+
+    fn read(text: &str) -> Result<Self, String> {
+        String::read(text).map(PathBuf::from)
+    }
+
+    fn toml(&self) -> String {
+        quoted(self.display().to_string())
+    }
+}
+
+impl Setting for SecretString {
+    const KIND: &'static str = "text";
+    const SECRET: bool = true;
+
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+
+    fn toml(&self) -> String {
+        quoted("")
+    }
+}
+
+/// Types read by their `FromStr`: what they are, and what to say when that fails.
+macro_rules! parsed {
+    ($($type:ty, $kind:literal, $what:literal;)*) => {
+        $(impl Setting for $type {
+            const KIND: &'static str = $kind;
+
+            fn read(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| $what.to_owned())
+            }
+
+            fn toml(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+parsed! {
+    u64, "whole number", "must be a whole number";
+    usize, "whole number", "must be a whole number";
+    u16, "port number", "must be a port number from 0 to 65535";
+}
+
+/// One of a few words.
+macro_rules! words {
+    ($($type:ident: $kind:literal, $what:literal { $($word:literal => $variant:ident,)* })*) => {
+        $(impl Setting for $type {
+            const KIND: &'static str = $kind;
+
+            fn read(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err($what.to_owned()),
+                }
+            }
+
+            fn toml(&self) -> String {
+                quoted(match self {
+                    $(Self::$variant => $word,)*
+                })
+            }
+        })*
+    };
+}
+
+words! {
+    Backend: "`embedded` or `aws`", "must be embedded or aws" {
+        "embedded" => Embedded,
+        "aws" => Aws,
+    }
+    LogFormat: "`text` or `json`", "must be text or json" {
+        "text" => Text,
+        "json" => Json,
+    }
+}

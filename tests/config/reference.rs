@@ -1,0 +1,140 @@
+//! The files that are made from the settings: `docs/configuration.md` and `config/flux.toml`.
+//! `scripts/docs` writes them anew.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use flux::config::{Key, Settings};
+
+const MARKDOWN_HEAD: &str = "\
+# Settings
+
+Made from `src/config/keys.rs` by `scripts/docs`.
+
+Each is looked up in this sequence, and the last one found wins: the built-in default,
+`config/flux.toml` in the working directory (or the file that `--config` names), `.env` in the
+working directory, the environment, a flag (`--listen`, `--workers`, `--concurrency`, `--backend`,
+`--log-format`). An empty text is the same as none. What is unknown or out of bounds is refused
+with one line that names it, its place, and what it must be.
+";
+
+const TOML_HEAD: &str = "\
+# Every setting of flux with its default. Take the # away to change one.
+# .env, then the environment (FLUX_LISTEN for `listen`, and so on), then flags win over this file.
+# An empty text is the same as none. Made from src/config/keys.rs by scripts/docs.
+";
+
+fn sections() -> Vec<(&'static str, Vec<Key>)> {
+    let mut sections: Vec<(&str, Vec<Key>)> = Vec::new();
+    for key in Settings::keys() {
+        match sections.last_mut().filter(|(name, _)| *name == key.section) {
+            Some((_, keys)) => keys.push(key),
+            None => sections.push((key.section, vec![key])),
+        }
+    }
+    sections
+}
+
+fn meaning(key: &Key) -> String {
+    let lines: Vec<&str> = key.about.iter().map(|line| line.trim()).collect();
+    let secret = if key.secret { "Secret. " } else { "" };
+    format!("{secret}{}", lines.join(" "))
+}
+
+fn markdown() -> String {
+    let mut page = MARKDOWN_HEAD.to_owned();
+    for (section, keys) in sections() {
+        write!(page, "\n## {section}\n\n").unwrap();
+        page += "| key | in the environment | type | default | from, to | meaning |\n";
+        page += "|---|---|---|---|---|---|\n";
+        for key in keys {
+            let variables =
+                key.variables().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
+            let default = if key.default == "\"\"" {
+                "none".to_owned()
+            } else {
+                format!("`{}`", key.default)
+            };
+            let bounds = key.bounds.as_ref().map(|(least, most)| format!("{least}, {most}"));
+            writeln!(
+                page,
+                "| `{}` | {} | {} | {default} | {} | {} |",
+                key.name,
+                variables.join(", "),
+                key.kind,
+                bounds.unwrap_or_default(),
+                meaning(&key).replace('|', "\\|"),
+            )
+            .unwrap();
+        }
+    }
+    page
+}
+
+fn toml() -> String {
+    let mut file = TOML_HEAD.to_owned();
+    for (section, keys) in sections() {
+        write!(file, "\n## {section}\n").unwrap();
+        for key in keys {
+            let what = match &key.bounds {
+                Some((least, most)) => format!(" From {least} to {most}."),
+                None if key.kind.contains('`') => format!(" It is {}.", key.kind),
+                None => String::new(),
+            };
+            file += "\n";
+            wrapped(&mut file, &(meaning(&key) + &what));
+            writeln!(file, "# {} = {}", key.name, key.default).unwrap();
+        }
+    }
+    file
+}
+
+/// As a comment of at most 100 columns.
+fn wrapped(file: &mut String, text: &str) {
+    let mut line = "#".to_owned();
+    for word in text.split(' ') {
+        if line.len() + 1 + word.len() > 100 {
+            writeln!(file, "{line}").unwrap();
+            line = "#".to_owned();
+        }
+        line += " ";
+        line += word;
+    }
+    writeln!(file, "{line}").unwrap();
+}
+
+#[test]
+fn the_reference_and_the_example_say_what_the_settings_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, wanted) in [("docs/configuration.md", markdown()), ("config/flux.toml", toml())] {
+        let file = root.join(name);
+        if std::env::var_os("WRITE_DOCS").is_some() {
+            std::fs::write(&file, &wanted).unwrap();
+        }
+        let found = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(found == wanted, "{name} is not what src/config/keys.rs says: run scripts/docs");
+    }
+}
+
+#[test]
+fn every_setting_is_described_and_says_so_when_it_is_out_of_bounds() {
+    for key in Settings::keys() {
+        let last = key.about.last().unwrap().trim();
+        assert!(last.ends_with('.'), "{} has no description in sentences: {last}", key.name);
+        assert!(!meaning(&key).contains("[`"), "{}: a link means nothing in a file", key.name);
+        let Some((least, most)) = key.bounds.clone() else { continue };
+        for beyond in [
+            least.parse::<u64>().unwrap().checked_sub(1),
+            most.parse::<u64>().unwrap().checked_add(1),
+        ] {
+            let Some(beyond) = beyond else { continue };
+            let said = super::error(&[], &[(&key.variables()[0], &beyond.to_string())]);
+            assert!(said.contains(&format!("from {least} to {most}")), "{}: {said}", key.name);
+        }
+        for bound in [&least, &most] {
+            let said = super::load(&[], &[(&key.variables()[0], bound)]);
+            let refused = said.err().filter(|said| said.contains("it must be from"));
+            assert!(refused.is_none(), "{}: {refused:?}", key.name);
+        }
+    }
+}
