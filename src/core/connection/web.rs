@@ -1,0 +1,161 @@
+//! A client for other people's HTTP servers: a shop's webhook, an identity provider's keys, a
+//! collector of traces. TLS is rustls with ring, and trusts the roots of the system
+//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+
+use std::error::Error;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{HeaderValue, USER_AGENT};
+use hyper::{HeaderMap, Request, StatusCode, Uri};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+
+/// Connections to one server that are kept open while nothing is asked.
+const IDLE_MAX: usize = 64;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest head of an answer, in bytes.
+const HEAD_MAX: usize = 64 * 1024;
+const NO_ROOTS: &str = "no certificates of authorities were found on this machine: install \
+                        ca-certificates, or set SSL_CERT_FILE";
+
+/// Why a request has no answer. The text is one line and holds neither URL nor headers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WebError {
+    /// Nothing was sent, and the same request will not be either.
+    #[error("{0}")]
+    Unusable(String),
+    /// No connection: nothing was sent.
+    #[error("no connection: {0}")]
+    NoConnection(String),
+    /// The server may have got it.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// An answer, whatever its status; redirects are not followed.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// As far as it was asked for.
+    pub body: Vec<u8>,
+    /// The body was longer than that.
+    pub cut: bool,
+}
+
+/// Cheap to clone; clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Web {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    has_roots: bool,
+}
+
+impl Web {
+    /// Reads the system's roots (blocking, some milliseconds). Without any, only `http` works.
+    pub fn new() -> Web {
+        let provider = ring::default_provider();
+        let versions = ClientConfig::builder_with_provider(provider.into());
+        let versions = versions.with_safe_default_protocol_versions();
+        let versions = versions.expect("ring has ciphers for TLS 1.2 and 1.3");
+        match versions.clone().with_native_roots() {
+            Ok(rooted) => Self::with(rooted.with_no_client_auth(), true),
+            Err(_) => {
+                let none = versions.with_root_certificates(RootCertStore::empty());
+                Self::with(none.with_no_client_auth(), false)
+            }
+        }
+    }
+
+    fn with(tls: ClientConfig, has_roots: bool) -> Web {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_nodelay(true);
+        let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let connector = builder.enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .http1_max_buf_size(HEAD_MAX)
+            .build(connector);
+        Web { client, has_roots }
+    }
+
+    /// Sends a request to an absolute URL; the whole answer must be there `within` the time, and
+    /// no more than `body_max` bytes of its body are read. A request that a kept connection
+    /// refused before any of it was written is sent again over a new one. Cancelling closes the
+    /// connection; the server may have got the request.
+    pub async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        within: Duration,
+        body_max: usize,
+    ) -> Result<Reply, WebError> {
+        self.check(request.uri())?;
+        let agent = HeaderValue::from_static(concat!("flux/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().entry(USER_AGENT).or_insert(agent);
+        let exchange = async {
+            let answer = self.client.request(request).await.map_err(|e| match e.is_connect() {
+                true => WebError::NoConnection(cause(&e)),
+                false => WebError::NoAnswer(cause(&e)),
+            })?;
+            let (head, body) = answer.into_parts();
+            let (body, cut) = read(body, body_max).await?;
+            Ok(Reply { status: head.status, headers: head.headers, body, cut })
+        };
+        let late = || WebError::NoAnswer(format!("not within {} ms", within.as_millis()));
+        tokio::time::timeout(within, exchange).await.map_err(|_| late())?
+    }
+
+    fn check(&self, url: &Uri) -> Result<(), WebError> {
+        match (url.scheme_str(), url.host()) {
+            (Some("http"), Some(_)) => Ok(()),
+            (Some("https"), Some(_)) if self.has_roots => Ok(()),
+            (Some("https"), Some(_)) => Err(WebError::Unusable(NO_ROOTS.to_owned())),
+            _ => Err(WebError::Unusable("the URL must begin with https:// or http://".to_owned())),
+        }
+    }
+}
+
+impl Default for Web {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// At most `max` bytes, and whether there are more.
+async fn read(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), WebError> {
+    let expected = body.size_hint().lower().min(max as u64) as usize;
+    let mut bytes = Vec::with_capacity(expected);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| WebError::NoAnswer(cause(&e)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let room = max - bytes.len();
+        if data.len() > room {
+            bytes.extend_from_slice(&data[..room]);
+            return Ok((bytes, true));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok((bytes, false))
+}
+
+/// What lies at the bottom of an error, in one line.
+fn cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests;

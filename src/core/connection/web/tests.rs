@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Reads requests without a body, and gives each the same answer.
+async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> usize {
+    let mut asked = 0;
+    let mut head = Vec::new();
+    while let Ok(byte) = stream.read_u8().await {
+        head.push(byte);
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            asked += 1;
+            let _hung_up = stream.write_all(answer.as_bytes()).await;
+        }
+    }
+    asked
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, format!("localhost:{port}"))
+}
+
+fn get(url: &str) -> Request<Full<Bytes>> {
+    Request::get(url).body(Full::default()).unwrap()
+}
+
+fn answer(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_and_a_redirect_is_an_answer() {
+    let (listener, host) = listen().await;
+    let said = answer("302 Found\r\nLocation: http://127.0.0.1:1/", "over there");
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer_all(stream, &said).await
+    });
+    let web = Web::new();
+    for _ in 0..3 {
+        let reply = web.send(get(&format!("http://{host}/x")), PATIENCE, 100).await.unwrap();
+        assert_eq!((reply.status.as_u16(), reply.cut), (302, false));
+        assert_eq!(reply.body, b"over there");
+    }
+    drop(web);
+    assert_eq!(server.await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn no_more_is_read_than_was_asked_for() {
+    let (listener, host) = listen().await;
+    let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(5_000));
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer_all(stream, &endless).await
+    });
+    let reply = Web::new().send(get(&format!("http://{host}/")), PATIENCE, 1_000).await.unwrap();
+    assert_eq!((reply.status.as_u16(), reply.cut, reply.body.len()), (200, true, 1_000));
+}
+
+#[tokio::test]
+async fn who_does_not_answer_or_only_half_is_given_up_in_time() {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
+    for said in ["", half] {
+        let (listener, host) = listen().await;
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            answer_all(stream, said).await
+        });
+        let web = Web::new();
+        let late = web.send(get(&format!("http://{host}/")), Duration::from_millis(300), 1_000);
+        assert_eq!(late.await.unwrap_err(), WebError::NoAnswer("not within 300 ms".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_told_apart() {
+    let (listener, host) = listen().await;
+    drop(listener);
+    let web = Web::new();
+    let nobody = web.send(get(&format!("http://{host}/")), PATIENCE, 10).await;
+    assert!(matches!(nobody, Err(WebError::NoConnection(_))), "{nobody:?}");
+    for url in ["/path", "ftp://localhost/"] {
+        let never = web.send(get(url), PATIENCE, 10).await;
+        assert!(matches!(never, Err(WebError::Unusable(_))), "{never:?}");
+    }
+}
+
+/// A client that trusts these alone.
+fn trusting(roots: RootCertStore) -> Web {
+    let provider = Arc::new(ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider);
+    let tls = tls.with_safe_default_protocol_versions().unwrap();
+    Web::with(tls.with_root_certificates(roots).with_no_client_auth(), true)
+}
+
+#[tokio::test]
+async fn a_server_must_show_a_certificate_for_its_name_from_who_is_trusted() {
+    let (listener, host) = listen().await;
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+    let tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let tls = tls.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let tls = tls.with_single_cert(vec![cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return 0 };
+                answer_all(stream, &answer("200 OK", "secret")).await
+            });
+        }
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let known = trusting(roots);
+    let reply = known.send(get(&format!("https://{host}/")), PATIENCE, 10).await.unwrap();
+    assert_eq!(reply.body, b"secret");
+    let other_name = format!("https://{}/", host.replace("localhost", "127.0.0.1"));
+    let by_number = known.send(get(&other_name), PATIENCE, 10).await;
+    assert!(matches!(by_number, Err(WebError::NoConnection(_))), "{by_number:?}");
+    let stranger = trusting(RootCertStore::empty());
+    let refused = stranger.send(get(&format!("https://{host}/")), PATIENCE, 10).await;
+    assert!(matches!(refused, Err(WebError::NoConnection(_))), "{refused:?}");
+}
