@@ -148,6 +148,9 @@ fn ending(decided: &Decided) -> String {
         Decision::Rejected(Reason::UnknownItem) => {
             format!("REJECTED: {user} wants {item}, but there is no such item")
         }
+        Decision::Rejected(Reason::Closed) => {
+            format!("REJECTED: {user} wants {item}, but its sale is closed")
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod aws;
 mod descriptors;
+pub mod items;
 pub mod provision;
 pub mod rehearsal;
 

@@ -6,7 +6,7 @@ use flux::config::Settings;
 use flux::core::Ports;
 use flux::core::ledger::{Commit, Committed, Expect};
 use flux::core::order::{
-    Decided, Decision, Item, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
+    Decided, Decision, Item, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
 use flux::load::{AuditReport, Figures, Verdict, audit};
 use flux::wiring;
@@ -194,6 +194,28 @@ async fn units_are_stranded_when_a_buyer_was_sent_away_from_them_and_not_by_a_re
     shop.reject(shop.order(2, later)).await;
     let found = shop.audit().await;
     assert_eq!((found.verdict, found.total.stranded_units), (Verdict::Fail, 2));
+}
+
+#[tokio::test]
+async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let shop = Shop::open(directory.path(), 3).await;
+    let open = shop.read().await;
+    shop.ports.ledger.set_item(&shop.item, ItemChange::closed(true)).await.unwrap();
+    shop.sell(&[1, 1]).await;
+    let report = shop.audit().await;
+    assert_eq!((report.verdict, report.total.rejected), (Verdict::Pass, 2));
+    assert!(report.to_string().starts_with("ticket_001 (closed): stock 3: free 3,"), "{report}");
+
+    let later = Timestamp(shop.ports.clock.now().0 + 5_000);
+    let closed = shop.read().await;
+    let by_the_book = Item { closed_at: None, version: closed.version, ..open };
+    shop.commit(&by_the_book, vec![shop.order(1, later)], Expect::Anything).await;
+    shop.tamper(&format!("UPDATE items SET closed_at = {}", closed.closed_at.unwrap().0));
+    let found = shop.audit().await;
+    assert_eq!((found.verdict, found.total.sold_when_closed), (Verdict::Fail, 1));
+    shop.ports.ledger.set_item(&shop.item, ItemChange::closed(false)).await.unwrap();
+    assert_eq!(shop.audit().await.verdict, Verdict::Pass, "who bought after the reopening?");
 }
 
 #[tokio::test]

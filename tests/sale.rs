@@ -10,7 +10,7 @@ use flux::core::ledger::OrderState;
 use flux::core::order::intake::{Intake, Refused, Request};
 use flux::core::order::worker::{Story, Worker};
 use flux::core::order::{
-    Decided, Decision, IdempotencyKey, ItemId, OrderId, Quantity, Reason, UserId,
+    Decided, Decision, IdempotencyKey, ItemChange, ItemId, OrderId, Quantity, Reason, UserId,
 };
 use flux::telemetry::Silent;
 use flux::wiring;
@@ -106,6 +106,22 @@ async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
     for other in [request("ann", "x", 2, Some("k")), request("ann", "y", 1, Some("k"))] {
         assert!(matches!(intake.accept(other).await, Err(Refused::KeyReused)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_from_before_sales_could_be_closed_is_taken_and_its_items_are_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let item = ItemId::parse("x").unwrap();
+    let (_, before) = ports(directory.path()).await;
+    before.ledger.set_stock(&item, 5).await.unwrap();
+    let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
+    old.execute_batch("ALTER TABLE items DROP COLUMN closed_at; PRAGMA user_version = 2").unwrap();
+    drop(old);
+
+    let (_, ports) = ports(directory.path()).await;
+    assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "open");
+    ports.ledger.set_item(&item, ItemChange::closed(true)).await.unwrap();
+    assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
 }
 
 /// Stops the lane at its first written decisions until the test lets it go on.

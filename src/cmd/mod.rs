@@ -2,6 +2,7 @@
 
 mod audit;
 mod dlq;
+mod items;
 mod provision;
 mod serve;
 mod stress;
@@ -58,6 +59,7 @@ enum Command {
     Serve(serve::Args),
     Work(work::Args),
     Provision(provision::Args),
+    Items(items::Args),
     Stress(stress::Args),
     Audit(audit::Args),
     Dlq(dlq::Args),
@@ -70,6 +72,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args, &mut flags).await,
             Command::Work(args) => work::run(args, &mut flags).await,
             Command::Provision(args) => provision::run(args, &flags).await,
+            Command::Items(args) => items::run(args, &flags).await,
             Command::Stress(args) => stress::run(args, flags).await,
             Command::Audit(args) => audit::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,

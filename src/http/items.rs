@@ -12,11 +12,13 @@ use super::body::{self, RequestBody};
 use super::problem::{Problem, json, json_bytes, json_text};
 use super::query;
 use super::server::Server;
-use crate::core::ledger::StockSet;
-use crate::core::order::{Item, ItemId, MAX_STOCK};
+use crate::core::ledger::ItemSet;
+use crate::core::order::{Item, ItemChange, ItemId, MAX_STOCK};
 
 const ITEMS_PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
+/// What changes an item.
+const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
 
 /// A page's text, which keeps its place among [`super::Limits::pages`] for as long as it is in memory.
 struct Page {
@@ -55,8 +57,16 @@ struct SoldJson<'a> {
 }
 
 #[derive(Deserialize)]
-struct StockJson {
-    stock: u64,
+struct ChangeJson {
+    stock: Option<u64>,
+    status: Option<SaleJson>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum SaleJson {
+    Open,
+    Closed,
 }
 
 impl Server {
@@ -107,7 +117,8 @@ impl Server {
         Ok(answer)
     }
 
-    /// Creates the item, or sets its stock, which goes no lower than what is held and sold.
+    /// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
+    /// sale or opens it again. Once that is answered, nothing more is sold by how it was before.
     pub async fn put_item(
         &self,
         id: &str,
@@ -120,22 +131,37 @@ impl Server {
         let bytes = body.read().await?;
         // serde would read a list of the fields' values too.
         if bytes.trim_ascii_start().starts_with(b"[") {
-            return Err(Problem::bad_request("the body is not {\"stock\":N} but a list"));
+            return Err(Problem::bad_request(format!("the body is not {CHANGE} but a list")));
         }
-        let StockJson { stock } = serde_json::from_slice(&bytes)
-            .map_err(|e| Problem::bad_request(format!("the body is not {{\"stock\":N}}: {e}")))?;
-        if stock > MAX_STOCK {
-            return Err(Problem::bad_request(format!("stock must be at most {MAX_STOCK}")));
-        }
-        let (status, item) = match self.api.ports.ledger.set_stock(&id, stock).await? {
-            StockSet::Created(item) => (StatusCode::CREATED, item),
-            StockSet::Changed(item) | StockSet::Unchanged(item) => (StatusCode::OK, item),
-            StockSet::BelowTaken(taken) => {
+        let change = serde_json::from_slice(&bytes)
+            .map_err(|e| Problem::bad_request(format!("the body is not {CHANGE}: {e}")))?;
+        let (status, item) = match self.api.ports.ledger.set_item(&id, checked(change)?).await? {
+            ItemSet::Created(item) => (StatusCode::CREATED, item),
+            ItemSet::Changed(item) | ItemSet::Unchanged(item) => (StatusCode::OK, item),
+            ItemSet::BelowTaken(taken) => {
                 let detail = format!("{taken} units are held or sold: stock cannot be below that");
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
             }
+            ItemSet::Unlisted => {
+                let detail = "there is no such item: give its stock too, to list it";
+                return Err(Problem::not_found(detail));
+            }
         };
         Ok(json(status, &shown(&item)))
+    }
+}
+
+fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
+    match change {
+        ChangeJson { stock: None, status: None } => {
+            Err(Problem::bad_request(format!("there is nothing to change: send {CHANGE}")))
+        }
+        ChangeJson { stock: Some(stock), .. } if stock > MAX_STOCK => {
+            Err(Problem::bad_request(format!("stock must be at most {MAX_STOCK}")))
+        }
+        ChangeJson { stock, status } => {
+            Ok(ItemChange { stock, closed: status.map(|status| status == SaleJson::Closed) })
+        }
     }
 }
 

@@ -19,9 +19,9 @@ use crate::core::order::{Decision, Item, ItemId, Order, Quantity, Reason, Timest
 const READ_ATTEMPTS: u32 = 7;
 /// Pause before the second attempt; doubled for each further one.
 const READ_PAUSE: Duration = Duration::from_millis(50);
-/// An order accepted within so long of a restock may have been decided before it, or by a clock
-/// that is behind: it counts as from before.
-const RESTOCK_SETTLES: Duration = Duration::from_secs(1);
+/// An order accepted within so long of a restock, or of a close, may have been decided before it,
+/// or by a clock that is behind: it counts as from before.
+const CHANGE_SETTLES: Duration = Duration::from_secs(1);
 
 /// Audits one item, or all. Reads only; safe to cancel and to repeat.
 pub async fn audit(ledger: &dyn Ledger, item: Option<&ItemId>) -> Result<AuditReport, LedgerError> {
@@ -51,7 +51,8 @@ pub async fn audit_seeing(
         if let Some(line) = tally.line_was_jumped(&after) {
             lines.insert(after.item.id.clone(), line);
         }
-        items.push(ItemAudit { item_id: after.item.id.clone(), figures: tally.figures(&after) });
+        let (item_id, status) = (after.item.id.clone(), after.item.status());
+        items.push(ItemAudit { item_id, status, figures: tally.figures(&after) });
     };
     each_item(ledger, item, |after| {
         settle(after.clone(), tallies.remove(&after.item.id).unwrap_or_default());
@@ -97,6 +98,7 @@ impl Tally {
         match decision {
             Decision::Sold => {
                 self.rows.sold += order.quantity.units();
+                self.rows.sold_when_closed += u64::from(self.since_close(order));
                 let last = &mut self.spans.entry(order.quantity).or_default().last_sold;
                 *last = (*last).max(Some(order.accepted_at));
             }
@@ -116,7 +118,15 @@ impl Tally {
     }
 
     fn since_restock(&self, order: &Order) -> bool {
-        self.restocked_at().is_none_or(|at| order.accepted_at > at.plus(RESTOCK_SETTLES))
+        self.restocked_at().is_none_or(|at| order.accepted_at > at.plus(CHANGE_SETTLES))
+    }
+
+    fn closed_at(&self) -> Option<Timestamp> {
+        self.before.as_ref().and_then(|b| b.item.closed_at)
+    }
+
+    fn since_close(&self, order: &Order) -> bool {
+        self.closed_at().is_some_and(|at| order.accepted_at > at.plus(CHANGE_SETTLES))
     }
 
     /// Holds the rows against the item as it was before and after they were read.
@@ -141,6 +151,11 @@ impl Tally {
             uncounted_units: rows.sold.saturating_sub(item.sold),
             unbalanced_units: counted.abs_diff(item.stock),
             missing_orders: orders_before.map_or(0, |must| must.saturating_sub(rows.orders)),
+            sold_when_closed: if self.closed_at() == item.closed_at {
+                rows.sold_when_closed
+            } else {
+                0
+            },
             unexpected_orders: after.orders.map_or(0, |must| rows.orders.saturating_sub(must)),
             ..rows.clone()
         }

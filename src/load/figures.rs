@@ -63,6 +63,8 @@ pub struct Figures {
     pub missing_orders: u64,
     /// Order rows beyond those that the store says there are.
     pub unexpected_orders: u64,
+    /// Sold orders accepted after their item's sale was closed, and it still is.
+    pub sold_when_closed: u64,
     /// P6: sold orders accepted later than one of the same or smaller quantity, accepted after the
     /// last restock, that was rejected `sold_out`. Reported, no fault: a standard queue does not
     /// keep the order of arrival, and neither do the clocks of several API processes.
@@ -81,6 +83,7 @@ impl Figures {
             ("decisions changed after they were made", self.changed_decisions),
             ("orders missing", self.missing_orders),
             ("orders that the store never counted", self.unexpected_orders),
+            ("orders sold after the sale was closed", self.sold_when_closed),
         ];
         faults.retain(|(_, amount)| *amount > 0);
         faults
@@ -106,6 +109,7 @@ impl AddAssign<&Figures> for Figures {
         self.changed_decisions += other.changed_decisions;
         self.missing_orders += other.missing_orders;
         self.unexpected_orders += other.unexpected_orders;
+        self.sold_when_closed += other.sold_when_closed;
         self.inversions += other.inversions;
     }
 }
@@ -130,8 +134,17 @@ impl fmt::Display for Figures {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ItemAudit {
     pub item_id: ItemId,
+    /// `open`, `sold_out` or `closed`.
+    pub status: &'static str,
     #[serde(flatten)]
     pub figures: Figures,
+}
+
+impl fmt::Display for ItemAudit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let closed = if self.status == "closed" { " (closed)" } else { "" };
+        write!(f, "{}{closed}: {}", self.item_id, self.figures)
+    }
 }
 
 /// The outcome of an audit: the sums over all items, and each item by its id.
@@ -159,13 +172,13 @@ impl fmt::Display for AuditReport {
         let (faulty, sound): (Vec<_>, Vec<_>) =
             self.items.iter().partition(|item| !item.figures.faults().is_empty());
         for item in sound.iter().take(LISTED) {
-            writeln!(f, "{}: {}", item.item_id, item.figures)?;
+            writeln!(f, "{item}")?;
         }
         if sound.len() > LISTED {
             writeln!(f, "... and {} items more without a fault", sound.len() - LISTED)?;
         }
         for item in faulty {
-            writeln!(f, "{}: {}", item.item_id, item.figures)?;
+            writeln!(f, "{item}")?;
             for (name, amount) in item.figures.faults() {
                 writeln!(f, "    {amount} {name}")?;
             }

@@ -19,11 +19,11 @@ use tokio::time::timeout;
 
 use crate::core::Ports;
 use crate::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
-    StockSet,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
+    OrderRecord, Page,
 };
 use crate::core::order::worker::{Rules, Story, Worker};
-use crate::core::order::{Decided, Item, ItemId, Order, OrderId, Timestamp, UserId};
+use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId};
 use crate::core::queue::{
     Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
 };
@@ -328,8 +328,8 @@ impl Ledger for HeldLedger {
         self.real.record(rejected).await
     }
 
-    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
-        self.real.set_stock(item, stock).await
+    async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
+        self.real.set_item(item, change).await
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {

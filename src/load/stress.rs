@@ -22,7 +22,7 @@ use super::tally::Tally;
 use super::window::{self, ItemShown};
 use crate::core::Ports;
 use crate::core::calls::{CallCounts, Calls, Operations, Usage};
-use crate::core::ledger::{AuditedOrder, LedgerError, OrderState, StockSet};
+use crate::core::ledger::{AuditedOrder, ItemSet, LedgerError, OrderState};
 use crate::core::order::{ItemId, OrderId, Timestamp};
 
 /// How long buyers may still wait to see their decision when all orders are decided.
@@ -138,8 +138,8 @@ impl Stress {
             return self.look_at_foreign().await;
         };
         match own.ports.ledger.set_stock(&self.plan.item, self.plan.stock.unwrap_or(1)).await? {
-            StockSet::BelowTaken(taken) => Err(StressError::BelowTaken(taken)),
-            StockSet::Created(_) | StockSet::Changed(_) | StockSet::Unchanged(_) => Ok(None),
+            ItemSet::BelowTaken(taken) => Err(StressError::BelowTaken(taken)),
+            _ => Ok(None),
         }
     }
 

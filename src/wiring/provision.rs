@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::core::connection::Change;
 use crate::core::connection::aws::Aws;
 use crate::core::ledger::dynamodb::setup::TableSetup;
-use crate::core::ledger::{Ledger, StockSet};
+use crate::core::ledger::{ItemSet, Ledger};
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use crate::telemetry::say;
@@ -182,13 +182,10 @@ pub async fn list_items(ledger: &dyn Ledger, items: &[Listing], dry_run: bool) -
             }
         } else {
             match ledger.set_stock(item, *stock).await? {
-                StockSet::Created(_) => "listed".to_owned(),
-                StockSet::Changed(_) => "changed".to_owned(),
-                StockSet::Unchanged(_) => "is there already".to_owned(),
-                StockSet::BelowTaken(taken) => {
-                    let least = format!("{taken} units of {item} are sold or held");
-                    return Err(Usage(format!("{least}: give a stock of {taken} or more")).into());
-                }
+                ItemSet::Created(_) => "listed".to_owned(),
+                ItemSet::Changed(_) => "changed".to_owned(),
+                ItemSet::Unchanged(_) => "is there already".to_owned(),
+                refused => return Err(super::items::refusal(item, &refused).into()),
             }
         };
         say(format_args!("item {item} with stock {stock} {said}"))?;

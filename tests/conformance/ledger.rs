@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use flux::core::ledger::{
-    AuditedOrder, Commit, Committed, Expect, Ledger, OrderState, Page, StockSet,
+    AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, OrderState, Page,
 };
 use flux::core::order::{
-    Decided, Decision, Item, Order, OrderId, OrderNames, Reason, Timestamp, decide,
+    Decided, Decision, Item, ItemChange, Order, OrderId, OrderNames, Reason, Timestamp, decide,
 };
 
 use super::{fresh_name, ids, item, now, order};
@@ -33,6 +33,8 @@ macro_rules! ledger_contract {
             any_number_of_rejections_is_recorded_and_found,
             stock_is_raised_and_lowered_no_further_than_what_is_taken,
             stock_set_at_once_by_many_is_set,
+            once_a_close_is_answered_nothing_is_sold_by_what_was_read_before,
+            an_item_is_listed_closed_restocked_and_opened,
             items_come_in_pages,
             the_inventory_lists_sold_single_items_with_their_owners,
             the_audit_sees_every_order_once_and_sealed,
@@ -214,18 +216,18 @@ pub async fn any_number_of_rejections_is_recorded_and_found(bench: Bench) {
 pub async fn stock_is_raised_and_lowered_no_further_than_what_is_taken(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
-    let Ok(StockSet::Created(created)) = ledger.set_stock(&x, 10).await else { panic!() };
+    let Ok(ItemSet::Created(created)) = ledger.set_stock(&x, 10).await else { panic!() };
     assert_eq!((created.stock, created.free), (10, 10));
     assert_eq!(ledger.item(&x).await.unwrap(), Some(created.clone()));
-    assert_eq!(ledger.set_stock(&x, 10).await.unwrap(), StockSet::Unchanged(created.clone()));
+    assert_eq!(ledger.set_stock(&x, 10).await.unwrap(), ItemSet::Unchanged(created.clone()));
     written(ledger, &verdict(&created, orders(&bench, "x", 2))).await;
-    let Ok(StockSet::Changed(raised)) = ledger.set_stock(&x, 1_000_000_000_000).await else {
+    let Ok(ItemSet::Changed(raised)) = ledger.set_stock(&x, 1_000_000_000_000).await else {
         panic!()
     };
     assert_eq!((raised.free, raised.sold), (999_999_999_996, 4));
     assert!(created.restocked_at.is_none() && raised.restocked_at.is_some());
-    assert_eq!(ledger.set_stock(&x, 3).await.unwrap(), StockSet::BelowTaken(4));
-    let Ok(StockSet::Changed(lowered)) = ledger.set_stock(&x, 4).await else { panic!() };
+    assert_eq!(ledger.set_stock(&x, 3).await.unwrap(), ItemSet::BelowTaken(4));
+    let Ok(ItemSet::Changed(lowered)) = ledger.set_stock(&x, 4).await else { panic!() };
     assert_eq!((lowered.free, lowered.sold), (0, 4));
     assert_eq!(lowered.restocked_at, raised.restocked_at);
     assert_eq!(ledger.item(&x).await.unwrap(), Some(lowered));
@@ -241,6 +243,56 @@ pub async fn stock_set_at_once_by_many_is_set(bench: Bench) {
     }
     let after = bench.ledger.item(&item("x")).await.unwrap().unwrap();
     assert!((100..104).contains(&after.stock) && after.free == after.stock);
+}
+
+pub async fn once_a_close_is_answered_nothing_is_sold_by_what_was_read_before(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let x = item("x");
+    ledger.set_stock(&x, 10).await.unwrap();
+    let read = ledger.item(&x).await.unwrap().unwrap();
+    let Ok(ItemSet::Changed(closed)) = ledger.set_item(&x, ItemChange::closed(true)).await else {
+        panic!()
+    };
+    assert_eq!((closed.status(), closed.free), ("closed", 10));
+    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    let late = verdict(&read, orders(&bench, "x", 2));
+    assert_eq!(ledger.commit(&late).await.unwrap(), refused);
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(closed.clone()));
+
+    let told = verdict(&closed, late.decided.iter().map(|one| one.order.clone()).collect());
+    assert_eq!(ledger.record(&told.decided).await.unwrap(), []);
+    let Ok(ItemSet::Changed(open)) = ledger.set_item(&x, ItemChange::closed(false)).await else {
+        panic!()
+    };
+    assert_eq!((open.status(), open.free), ("open", 10));
+    let orders: Vec<Order> = told.decided.iter().map(|one| one.order.clone()).collect();
+    let again = ledger.commit(&verdict(&open, orders.clone())).await.unwrap();
+    assert_eq!(again, Committed::Refused { item_moved: false, seen: ids(&orders) });
+    let no = Decision::Rejected(Reason::Closed);
+    for state in states(ledger, &ids(&orders)).await {
+        assert!(matches!(state, Some(OrderState::Decided { decision, .. }) if decision == no));
+    }
+}
+
+pub async fn an_item_is_listed_closed_restocked_and_opened(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let (x, close) = (item("x"), ItemChange::closed(true));
+    assert_eq!(ledger.set_item(&x, close).await.unwrap(), ItemSet::Unlisted);
+    assert_eq!(ledger.item(&x).await.unwrap(), None);
+    let both = ItemChange { stock: Some(5), closed: Some(true) };
+    let Ok(ItemSet::Created(closed)) = ledger.set_item(&x, both).await else { panic!() };
+    assert_eq!((closed.status(), closed.free), ("closed", 5));
+    for same in [both, close, ItemChange::stock(5), ItemChange::default()] {
+        assert_eq!(ledger.set_item(&x, same).await.unwrap(), ItemSet::Unchanged(closed.clone()));
+    }
+    let Ok(ItemSet::Changed(more)) = ledger.set_stock(&x, 9).await else { panic!() };
+    assert_eq!((more.free, more.closed_at), (9, closed.closed_at));
+    let page = ledger.items(None, 10).await.unwrap();
+    assert_eq!(page.rows, [more]);
+    let open = ItemChange { stock: Some(7), closed: Some(false) };
+    let Ok(ItemSet::Changed(open)) = ledger.set_item(&x, open).await else { panic!() };
+    assert_eq!((open.status(), open.free, open.closed_at), ("open", 7, None));
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(open));
 }
 
 pub async fn items_come_in_pages(bench: Bench) {

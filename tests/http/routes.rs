@@ -127,6 +127,51 @@ async fn stock_is_set_with_the_admin_key_only() {
 }
 
 #[tokio::test]
+async fn a_sale_is_closed_and_opened_again_with_the_admin_key_and_nobody_buys_meanwhile() {
+    let shop = Shop::open().await;
+    shop.hire();
+    let put = |body: &'static str| {
+        let admin = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
+        let shop = &shop;
+        async move { shop.ask("PUT", "/items/a", &admin, body).await }
+    };
+    let buy = |user: &'static str, quantity: u64| {
+        let order = json!({ "user_id": user, "item_id": "a", "quantity": quantity });
+        let shop = &shop;
+        async move {
+            let id = shop.buy("", &order.to_string()).await.json()["order_id"].clone();
+            let path = format!("/orders/{}?wait=20", id.as_str().unwrap());
+            shop.get(&path).await.json()
+        }
+    };
+    assert!(put(r#"{"status":"closed"}"#).await.problem(404).contains("stock"));
+    for body in [r#"{"status":"shut"}"#, r#"{"status":null}"#, r#"{"status":"sold_out"}"#] {
+        put(body).await.problem(400);
+    }
+    shop.ask("PUT", "/items/a", "", r#"{"status":"closed"}"#).await.problem(401);
+    assert_eq!(put(r#"{"stock":3,"status":"open"}"#).await.status, 201);
+    assert_eq!(buy("ann", 1).await["status"], "sold");
+    let closed = put(r#"{"status":"closed"}"#).await;
+    let item = json!({
+        "item_id": "a", "stock": 3, "free": 2, "held": 0, "sold": 1, "status": "closed",
+    });
+    assert_eq!((closed.status, closed.json()), (200, item));
+    let no = buy("bob", 1).await;
+    assert_eq!((&no["status"], &no["reason"]), (&json!("rejected"), &json!("closed")));
+    // More stock opens nothing, and neither does none.
+    assert_eq!(put(r#"{"stock":9}"#).await.json()["status"], "closed");
+    assert_eq!(buy("cid", 1).await["reason"], "closed");
+    assert_eq!(put(r#"{"stock":1}"#).await.json()["status"], "closed");
+    assert_eq!(buy("dan", 1).await["reason"], "closed");
+    assert_eq!(put(r#"{"status":"open"}"#).await.json()["status"], "sold_out");
+    assert_eq!(buy("eve", 1).await["reason"], "sold_out");
+    assert_eq!(put(r#"{"stock":2,"status":"open"}"#).await.json()["status"], "open");
+    assert_eq!(buy("fay", 1).await["status"], "sold");
+    let first = shop.get(&format!("/orders/{}", no["order_id"].as_str().unwrap())).await.json();
+    assert_eq!(first, no);
+}
+
+#[tokio::test]
 async fn an_unlisted_item_is_404_when_only_listed_ones_are_sold() {
     let shop = Shop::open_as(Setup { unlisted_stock: 0, ..Setup::default() }).await;
     let order = r#"{"user_id":"ann","item_id":"a:1"}"#;

@@ -1,11 +1,16 @@
 //! The ledger as its port promises it to be, and beside it the books of an auditor who sees
 //! everything.
 
-use flux::core::order::{Decision, Item, ItemId, Order, Reason, Timestamp, Verdict, decide};
+use flux::core::order::{
+    Decision, Item, ItemChange, ItemId, Order, Reason, Timestamp, Verdict, decide,
+};
 
 /// Orders in a model, at most.
 pub const ORDERS: usize = 3;
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+/// Stands beside the numbers of free units, which are small.
+const CLOSED: u8 = 1 << 7;
 
 /// A set of orders, a bit for each.
 pub type Orders = u8;
@@ -24,12 +29,23 @@ pub struct Row {
     pub free: u8,
     pub sold: u8,
     pub version: u8,
+    pub closed: bool,
 }
 
 impl Row {
     /// An item that nobody bought from yet.
     pub fn new(stock: u8) -> Row {
-        Row { stock, free: stock, sold: 0, version: 0 }
+        Row { stock, free: stock, sold: 0, version: 0, closed: false }
+    }
+
+    /// What an order that is decided now may be told, as a bit.
+    fn level(self) -> u8 {
+        if self.closed { CLOSED } else { 1 << self.free }
+    }
+
+    /// Whether each of its orders gets a "no".
+    pub fn turns_all_away(self) -> bool {
+        self.item().turns_all_away()
     }
 
     fn item(self) -> Item {
@@ -37,6 +53,7 @@ impl Row {
             free: self.free.into(),
             sold: self.sold.into(),
             version: self.version.into(),
+            closed_at: self.closed.then_some(NOW),
             ..Item::new(ItemId::parse("ticket_001").unwrap(), self.stock.into())
         }
     }
@@ -57,7 +74,7 @@ impl From<Item> for Row {
     fn from(item: Item) -> Row {
         let [stock, free, sold, version] =
             [item.stock, item.free, item.sold, item.version].map(|n| n.try_into().unwrap());
-        Row { stock, free, sold, version }
+        Row { stock, free, sold, version, closed: item.closed_at.is_some() }
     }
 }
 
@@ -105,7 +122,10 @@ pub struct Books {
     pub decided_again: bool,
     /// An order was turned away though the units it wanted were there ever since it was sent.
     pub wrongly_refused: bool,
-    /// For each order that is sent and undecided: the numbers of free units seen since, a bit each.
+    /// A unit was given away while the sale was closed.
+    pub sold_when_closed: bool,
+    /// For each order that is sent and undecided: the numbers of free units seen since while the
+    /// sale was open, a bit each, and [`CLOSED`] if it was closed.
     levels: [u8; ORDERS],
 }
 
@@ -115,15 +135,23 @@ impl Ledger {
     }
 
     pub fn restock(&mut self) {
-        let stock = u64::from(self.item.stock) + 1;
-        let after = self.item.item().with_stock(stock, NOW);
-        self.item = after.expect("stock was raised").into();
-        self.books.free_units(self.item.free);
+        self.change(ItemChange::stock(u64::from(self.item.stock) + 1));
+    }
+
+    /// Closes the sale, or opens it again.
+    pub fn close(&mut self, closed: bool) {
+        self.change(ItemChange::closed(closed));
+    }
+
+    fn change(&mut self, change: ItemChange) {
+        let after = self.item.item().changed(change, NOW);
+        self.item = after.expect("stock is not lowered").into();
+        self.books.saw(self.item.level());
     }
 
     /// From now on the order may be decided.
     pub fn expect(&mut self, order: usize) {
-        self.books.levels[order] = 1 << self.item.free;
+        self.books.levels[order] = self.item.level();
     }
 
     pub fn decided_among(&self, orders: Orders) -> Orders {
@@ -152,13 +180,14 @@ impl Ledger {
             if write.decided[order] == Some(Decision::Sold) {
                 free -= units;
                 self.books.given += units;
-                self.books.free_units(free);
+                self.books.sold_when_closed |= self.item.closed;
+                self.books.saw(Row { free, ..write.read }.level());
             }
             self.decide(order, units, write.decided[order]);
         }
         if !alone {
             self.item = write.next;
-            self.books.free_units(self.item.free);
+            self.books.saw(self.item.level());
         }
         Answer::Written
     }
@@ -171,6 +200,7 @@ impl Ledger {
             let fitting = match decision {
                 Some(Decision::Rejected(Reason::SoldOut)) => 1,
                 Some(Decision::Rejected(Reason::NotEnough)) => (1 << units) - 2,
+                Some(Decision::Rejected(Reason::Closed)) => CLOSED,
                 _ => u8::MAX,
             };
             books.wrongly_refused |= books.levels[order] & fitting == 0;
@@ -181,9 +211,9 @@ impl Ledger {
 }
 
 impl Books {
-    fn free_units(&mut self, free: u8) {
+    fn saw(&mut self, now: u8) {
         for level in self.levels.iter_mut().filter(|level| **level != 0) {
-            *level |= 1 << free;
+            *level |= now;
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use flux::core::order::{ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 use stateright::{Checker, HasDiscoveries, Model};
 
-use promises::{CONSERVED, FINAL, NEVER_LOST, NEVER_OVERSOLD, NEVER_STRANDED};
+use promises::{CONSERVED, FINAL, NEVER_LOST, NEVER_OVERSOLD, NEVER_STRANDED, NOT_WHEN_CLOSED};
 use sale::{Sale, State, Without};
 
 fn order(n: usize, quantity: u64) -> Order {
@@ -26,7 +26,7 @@ fn order(n: usize, quantity: u64) -> Order {
 fn sale(workers: usize, quantities: &[u64], faults: u8) -> Sale {
     let orders = quantities.iter().enumerate().map(|(n, &units)| order(n, units)).collect();
     let without = Without::Nothing;
-    Sale { without, workers, orders, stocks: vec![1, 2], faults, restocks: 1 }
+    Sale { without, workers, orders, stocks: vec![1, 2], faults, restocks: 1, closings: 0 }
 }
 
 /// Looks at every state, workers being alike.
@@ -47,7 +47,11 @@ fn holds_everywhere(sale: Sale) {
 
 /// Without its guard, the shortest way to break a promise.
 fn breaks(without: Without, promise: &'static str) {
-    let sale = Sale { without, ..sale(2, &[1, 1], 2) };
+    breaks_in(Sale { without, ..sale(2, &[1, 1], 2) }, promise);
+}
+
+fn breaks_in(sale: Sale, promise: &'static str) {
+    let without = sale.without;
     let one = HasDiscoveries::AllOf([promise].into());
     let checker = sale.checker().finish_when(one).spawn_bfs().join();
     let path = checker.discovery(promise).expect("a way to break it");
@@ -68,6 +72,12 @@ fn three_workers_and_two_orders_keep_every_promise_whatever_two_faults_strike() 
 #[test]
 fn two_workers_and_three_orders_keep_every_promise_whatever_two_faults_strike() {
     holds_everywhere(Sale { stocks: vec![2], ..sale(2, &[1, 2, 1], 2) });
+}
+
+#[test]
+fn a_sale_that_is_closed_at_any_moment_keeps_every_promise_whatever_two_faults_strike() {
+    let closed = Sale { stocks: vec![2], closings: 1, ..sale(2, &[1, 2], 2) };
+    holds_everywhere(closed);
 }
 
 #[test]
@@ -95,6 +105,12 @@ fn without_the_unseen_condition_a_decision_changes_and_units_go_astray() {
 #[test]
 fn a_sold_out_remembered_from_before_turns_away_who_came_after_a_restock() {
     breaks(Without::SoldOutReadAnew, NEVER_STRANDED);
+}
+
+#[test]
+fn without_the_version_condition_units_are_sold_after_the_close() {
+    let sale = Sale { without: Without::Version, closings: 1, ..sale(1, &[1, 1], 0) };
+    breaks_in(sale, NOT_WHEN_CLOSED);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::sale::{Message, Sale, State, Worker};
 pub const NEVER_OVERSOLD: &str = "P1: no more is given away than there is";
 pub const CONSERVED: &str = "P2: the item and its orders' rows say the same";
 pub const NEVER_STRANDED: &str = "P2: who was turned away was so rightly, after it was sent";
+pub const NOT_WHEN_CLOSED: &str = "no unit is given away while the sale is closed";
 pub const NEVER_LOST: &str = "P3: what is undecided is in the queue or in a worker's hand";
 pub const FINAL: &str = "P4: what is decided is not decided again";
 pub const DECIDED_AT_LAST: &str = "P3: when nothing more happens, all is decided and acknowledged";
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Property<Sale>> {
         }),
         Property::always(CONSERVED, conserved),
         Property::always(NEVER_STRANDED, |_, s: &State| !s.ledger.books.wrongly_refused),
+        Property::always(NOT_WHEN_CLOSED, |_, s: &State| !s.ledger.books.sold_when_closed),
         Property::always(NEVER_LOST, |_, s: &State| (0..ORDERS).all(|order| !is_lost(s, order))),
         Property::always(FINAL, |_, s: &State| !s.ledger.books.decided_again),
         Property::always(DECIDED_AT_LAST, |sale: &Sale, s: &State| {

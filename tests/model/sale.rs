@@ -32,6 +32,8 @@ pub struct Sale {
     /// Faults in one run, of whatever kind.
     pub faults: u8,
     pub restocks: u8,
+    /// How often the sale may be closed. It is opened again at any time, or never.
+    pub closings: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,6 +47,7 @@ pub struct State {
     pub late: Option<Write>,
     faults: u8,
     restocks: u8,
+    closings: u8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,7 +65,7 @@ pub struct Worker {
     /// The number under which it was granted the lock, which it believes to have.
     held: Option<u8>,
     known: Option<Row>,
-    sold_out: bool,
+    turns_all_away: bool,
     step: Step,
 }
 
@@ -82,6 +85,8 @@ enum Step {
 pub enum Action {
     Send(usize),
     Restock,
+    Close,
+    Open,
     Receive {
         worker: usize,
         order: usize,
@@ -136,6 +141,7 @@ impl State {
             late: None,
             faults: sale.faults,
             restocks: sale.restocks,
+            closings: sale.closings,
         }
     }
 
@@ -159,14 +165,14 @@ impl State {
         let lane = &mut self.workers[worker];
         lane.step = match lane {
             Worker { batch: 0, .. } => Step::Idle,
-            Worker { sold_out: true, known: Some(_), .. }
+            Worker { turns_all_away: true, known: Some(_), .. }
                 if without == Without::SoldOutReadAnew =>
             {
                 Step::Rejecting
             }
-            Worker { sold_out: false, held: Some(_), known, .. } => {
-                if known.is_some_and(|item| item.free == 0) {
-                    lane.sold_out = true;
+            Worker { turns_all_away: false, held: Some(_), known, .. } => {
+                if known.is_some_and(Row::turns_all_away) {
+                    lane.turns_all_away = true;
                     lane.known = None;
                     lane.step = Step::Begun;
                     return self.unlock(worker);
@@ -194,7 +200,7 @@ impl State {
                 Step::Idle if lane.line != 0 => actions.push(Action::Begin(worker)),
                 Step::Idle if *lane != Worker::default() => actions.push(Action::EndLane(worker)),
                 Step::Idle => {}
-                Step::Begun if lane.sold_out => actions.push(Action::Read(worker)),
+                Step::Begun if lane.turns_all_away => actions.push(Action::Read(worker)),
                 Step::Begun if self.lock.0.is_none() => actions.push(Action::Acquire(worker)),
                 Step::Begun => {}
                 Step::Deciding if lane.known.is_none() => actions.push(Action::Read(worker)),
@@ -217,7 +223,7 @@ impl State {
             let again = (0..ORDERS).filter(|&o| out.contains(&self.messages[o]) && !lane.has(o));
             faults.extend(again.map(|order| Fault::Redeliver { worker, order }));
             let fenced = sale.without == Without::VersionButFenced;
-            if lane.step == Step::Begun && !lane.sold_out && !fenced {
+            if lane.step == Step::Begun && !lane.turns_all_away && !fenced {
                 faults.push(Fault::LockAway(worker));
             }
             let writes =
@@ -236,8 +242,8 @@ impl State {
         let item = self.ledger.item;
         let lane = &mut self.workers[worker];
         lane.known = Some(item);
-        lane.sold_out = item.free == 0;
-        if lane.sold_out {
+        lane.turns_all_away = item.turns_all_away();
+        if lane.turns_all_away {
             lane.step = Step::Rejecting;
             self.unlock(worker);
         }
@@ -321,6 +327,11 @@ impl Model for Sale {
         if state.restocks > 0 {
             actions.push(Action::Restock);
         }
+        if state.ledger.item.closed {
+            actions.push(Action::Open);
+        } else if state.closings > 0 {
+            actions.push(Action::Close);
+        }
         if state.faults > 0 {
             state.mishaps(self, actions);
         }
@@ -340,6 +351,11 @@ impl Model for Sale {
                 state.restocks -= 1;
                 state.ledger.restock();
             }
+            Action::Close => {
+                state.closings -= 1;
+                state.ledger.close(true);
+            }
+            Action::Open => state.ledger.close(false),
             Action::Receive { worker, order } => {
                 state.workers[worker].line |= 1 << order;
                 state.messages[order] = match self.without {

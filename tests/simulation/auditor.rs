@@ -51,8 +51,9 @@ struct Books {
     sold: u64,
     listed: Duration,
     raised: Duration,
-    /// Free units from each moment on.
-    free: Vec<(Duration, u64)>,
+    closed: bool,
+    /// Free units from each moment on, and whether the sale was closed.
+    past: Vec<(Duration, u64, bool)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +82,15 @@ impl Books {
         self.stock.saturating_sub(self.sold)
     }
 
-    fn was_sold_out_since(&self, begin: Duration) -> bool {
-        let at_begin = self.free.iter().rev().find(|(at, _)| *at <= begin);
-        let later = self.free.iter().filter(|(at, _)| *at > begin);
-        at_begin.into_iter().chain(later).any(|(_, free)| *free == 0)
+    /// Whether at some moment since then such a "no" was right.
+    fn was_right_since(&self, begin: Duration, is_right: impl Fn(u64, bool) -> bool) -> bool {
+        let at_begin = self.past.iter().rev().find(|(at, ..)| *at <= begin);
+        let later = self.past.iter().filter(|(at, ..)| *at > begin);
+        at_begin.into_iter().chain(later).any(|(_, free, closed)| is_right(*free, *closed))
+    }
+
+    fn remember(&mut self, now: Duration) {
+        self.past.push((now, self.free(), self.closed));
     }
 }
 
@@ -190,20 +196,23 @@ impl Auditor {
         self.broken(format!("P7: {orders:?} were delivered again in a run without a fault"));
     }
 
-    pub fn stocked(&mut self, item: &Item) {
+    /// An organiser changed an item's stock, or closed its sale or opened it again.
+    pub fn changed(&mut self, item: &Item) {
         let (now, fresh) = (self.now, self.fresh_books(item.stock));
         let books = self.items.entry(item.id.clone()).or_insert(fresh);
         if item.stock > books.stock {
             books.raised = now;
         }
         books.stock = item.stock;
-        books.free.push((now, books.free()));
+        books.closed = item.closed_at.is_some();
+        books.remember(now);
         self.compare(item);
     }
 
     fn fresh_books(&self, stock: u64) -> Books {
         let now = self.now;
-        Books { stock, sold: 0, listed: now, raised: now, free: vec![(now, stock)] }
+        let past = vec![(now, stock, false)];
+        Books { stock, sold: 0, listed: now, raised: now, closed: false, past }
     }
 
     /// The ledger wrote an item and decisions about it in one go.
@@ -214,13 +223,15 @@ impl Auditor {
             let (units, free) = (one.order.quantity.units(), books.free());
             let right = match (one.decided_at.since(one.order.accepted_at), free) {
                 (age, _) if age > DECISION_RETENTION => Decision::Expired,
+                _ if books.closed => Decision::Rejected(Reason::Closed),
                 (_, 0) => Decision::Rejected(Reason::SoldOut),
                 (_, free) if free < units => Decision::Rejected(Reason::NotEnough),
                 _ => Decision::Sold,
             };
             let (id, made) = (one.order.id, one.decision);
             if made != right {
-                self.broken(format!("P1, P2: {id} was {made:?} with {free} free"));
+                let closed = if books.closed { ", the sale closed" } else { "" };
+                self.broken(format!("P1, P2: {id} was {made:?} with {free} free{closed}"));
             }
             if made == Decision::Sold {
                 books.sold += units;
@@ -232,7 +243,7 @@ impl Auditor {
             let (id, sold, stock) = (&item.id, books.sold, books.stock);
             self.broken(format!("P1: {id} is oversold: {sold} of {stock}"));
         }
-        books.free.push((self.now, books.free()));
+        books.remember(self.now);
         self.items.insert(item.id.clone(), books);
         self.compare(item);
     }
@@ -245,10 +256,11 @@ impl Auditor {
             let books = self.items.get(&order.item);
             let right = match made {
                 Decision::Sold | Decision::Rejected(Reason::NotEnough) => false,
-                Decision::Rejected(Reason::SoldOut) => match books {
-                    Some(books) => books.was_sold_out_since(since),
-                    None => false,
-                },
+                Decision::Rejected(Reason::SoldOut) => books
+                    .is_some_and(|b| b.was_right_since(since, |free, closed| free == 0 && !closed)),
+                Decision::Rejected(Reason::Closed) => {
+                    books.is_some_and(|b| b.was_right_since(since, |_, closed| closed))
+                }
                 Decision::Rejected(Reason::UnknownItem) => {
                     self.unlisted_stock == 0 && books.is_none_or(|books| books.listed >= since)
                 }
@@ -300,8 +312,8 @@ impl Auditor {
 
     fn compare(&mut self, item: &Item) {
         let books = &self.items[&item.id];
-        let right = (books.stock, books.free(), 0, books.sold);
-        if (item.stock, item.free, item.held, item.sold) != right {
+        let right = (books.stock, books.free(), 0, books.sold, books.closed);
+        if (item.stock, item.free, item.held, item.sold, item.closed_at.is_some()) != right {
             self.broken(format!("P2: the orders say {right:?}, the item {item:?}"));
         }
     }

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flux::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord,
-    OrderState, Page, StockSet,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
+    OrderRecord, OrderState, Page,
 };
-use flux::core::order::{Clock, Decided, Decision, Item, ItemId, OrderId, Timestamp, UserId};
+use flux::core::order::{
+    Clock, Decided, Decision, Item, ItemChange, ItemId, OrderId, Timestamp, UserId,
+};
 
 use super::guards::Guard;
 use super::process::{Failed, Process};
@@ -24,13 +26,13 @@ const RECORDED_TOGETHER: usize = 3;
 pub struct SimLedger {
     process: Arc<Process>,
     store: Arc<Store>,
-    /// Without its guard: items read as sold out once are not read again.
-    sold_out: Mutex<BTreeMap<ItemId, Item>>,
+    /// Without its guard: items that were read once as turning all away are not read again.
+    turns_all_away: Mutex<BTreeMap<ItemId, Item>>,
 }
 
 impl SimLedger {
     pub fn new(process: Arc<Process>, store: Arc<Store>) -> Self {
-        Self { process, store, sold_out: Mutex::default() }
+        Self { process, store, turns_all_away: Mutex::default() }
     }
 }
 
@@ -128,21 +130,17 @@ impl Store {
         orders.iter().map(one).collect()
     }
 
-    pub fn set_stock(&self, id: &ItemId, stock: u64, now: Timestamp) -> StockSet {
+    pub fn set_item(&self, id: &ItemId, change: ItemChange, now: Timestamp) -> ItemSet {
         let mut state = self.state();
-        let old = state.items.get(id).cloned();
-        let new = match &old {
-            Some(item) if item.stock == stock => return StockSet::Unchanged(item.clone()),
-            Some(item) => match item.with_stock(stock, now) {
-                Ok(item) => item,
-                Err(taken) => return StockSet::BelowTaken(taken),
-            },
-            None => Item { version: 1, ..Item::new(id.clone(), stock) },
-        };
-        self.world.tell(format_args!("{id} v{}: stock {stock}, free {}", new.version, new.free));
-        state.items.insert(id.clone(), new.clone());
-        self.world.audit(|auditor| auditor.stocked(&new));
-        if old.is_some() { StockSet::Changed(new) } else { StockSet::Created(new) }
+        let set = ItemSet::plan(id, state.items.get(id), change, now);
+        if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
+            let Item { version, stock, free, .. } = item;
+            let status = item.status();
+            self.world.tell(format_args!("{id} v{version}: {status}, stock {stock}, free {free}"));
+            state.items.insert(id.clone(), item.clone());
+            self.world.audit(|auditor| auditor.changed(item));
+        }
+        set
     }
 }
 
@@ -157,16 +155,16 @@ impl Ledger for SimLedger {
     }
 
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
-        if let Some(remembered) = self.sold_out.lock().unwrap().get(item) {
+        if let Some(remembered) = self.turns_all_away.lock().unwrap().get(item) {
             return Ok(Some(remembered.clone()));
         }
         let (store, id) = (self.store.clone(), item.clone());
         let read = move || store.state().items.get(&id).cloned();
         let found = self.process.call(format!("reads {item}"), read).await?;
         if self.store.is_out(Guard::FreshSoldOut)
-            && let Some(item) = found.as_ref().filter(|item| item.free == 0)
+            && let Some(item) = found.as_ref().filter(|item| item.turns_all_away())
         {
-            self.sold_out.lock().unwrap().insert(item.id.clone(), item.clone());
+            self.turns_all_away.lock().unwrap().insert(item.id.clone(), item.clone());
         }
         Ok(found)
     }
@@ -191,10 +189,10 @@ impl Ledger for SimLedger {
         }
     }
 
-    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+    async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         let (store, id, now) = (self.store.clone(), item.clone(), self.process.now());
-        let set = move || store.set_stock(&id, stock, now);
-        Ok(self.process.call(format!("stocks {item} with {stock}"), set).await?)
+        let set = move || store.set_item(&id, change, now);
+        Ok(self.process.call(format!("changes {item}: {change:?}"), set).await?)
     }
 
     async fn items(&self, _: Option<&str>, _: usize) -> Result<Page<Item>, LedgerError> {

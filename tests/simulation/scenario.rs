@@ -9,7 +9,7 @@ use flux::core::order::dead_letters::{self, Which};
 use flux::core::order::guards::take_out;
 use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Clock, ItemId, OrderId};
+use flux::core::order::{Clock, ItemChange, ItemId, OrderId};
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -262,12 +262,12 @@ impl Sale {
         for item in &self.plan.items {
             if !self.world.one_in(5) {
                 let stock = *self.world.pick(self.plan.stocks);
-                self.store.set_stock(item, stock, now);
+                self.store.set_item(item, ItemChange::stock(stock), now);
             }
         }
     }
 
-    /// Whoever changes stocks, sends dead letters again, and sends strange messages.
+    /// Whoever changes stocks, closes sales and opens them again, sends dead letters again, and sends strange messages.
     async fn administer(self: Arc<Self>) {
         while !self.world.is_calm() {
             let admin = self.process("admin".to_owned());
@@ -290,6 +290,12 @@ impl Sale {
                 && let Ok(Some(found)) = ports.ledger.item(item).await
             {
                 let _busy = ports.ledger.set_stock(item, found.stock.saturating_sub(1)).await;
+            }
+            if world.happens(Fault::SaleClosed)
+                && let Ok(Some(found)) = ports.ledger.item(item).await
+            {
+                let change = ItemChange::closed(found.closed_at.is_none());
+                let _busy = ports.ledger.set_item(item, change).await;
             }
             if world.happens(Fault::ForeignMessage) {
                 self.store.strange(item);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use flux::core::ledger::OrderState;
 use flux::core::order::dead_letters::{self, Which};
 use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Clock, ItemId, Order, OrderId, Quantity, UserId};
+use flux::core::order::{Clock, ItemChange, ItemId, Order, OrderId, Quantity, UserId};
 use flux::telemetry::Silent;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,8 @@ impl Stage {
         let store = calm(backend);
         let world = store.world.clone();
         let item = ItemId::parse("hot").unwrap();
-        store.set_stock(&item, 10_000, Process::new(&world, "admin".to_owned()).now());
+        let now = Process::new(&world, "admin".to_owned()).now();
+        store.set_item(&item, ItemChange::stock(10_000), now);
         Stage { world, store, item }
     }
 

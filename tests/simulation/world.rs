@@ -46,6 +46,8 @@ pub enum Fault {
     ClockLeap,
     Restock,
     StockLowered,
+    /// An item's sale is closed, or opened again.
+    SaleClosed,
     /// Another producer's messages, some of them no orders.
     ForeignMessage,
     /// The dead letters are sent again.
@@ -53,7 +55,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 24] = {
+    pub const ALL: [Fault; 25] = {
         use Fault::*;
         [
             RequestLost,
@@ -78,12 +80,13 @@ impl Fault {
             ClockLeap,
             Restock,
             StockLowered,
+            SaleClosed,
             ForeignMessage,
             Redrive,
         ]
     };
     /// Those that may happen in a run in which nothing but contention is in the way.
-    const OF_CONTENTION: [Fault; 8] = [
+    const OF_CONTENTION: [Fault; 9] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
         Fault::LockExpired,
@@ -92,15 +95,17 @@ impl Fault {
         Fault::ClockJump,
         Fault::Restock,
         Fault::StockLowered,
+        Fault::SaleClosed,
     ];
     /// Those with few chances to happen.
-    const RARELY_TRIED: [Fault; 6] = [
+    const RARELY_TRIED: [Fault; 7] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
         Fault::LockExpired,
         Fault::LocksWiped,
         Fault::Restock,
         Fault::StockLowered,
+        Fault::SaleClosed,
     ];
     /// How often a fault that is on happens, in a thousand chances, or in 200.
     const RATES: [u64; 4] = [3, 10, 50, 200];

@@ -34,7 +34,10 @@ const WATCH_EVERY: Duration = Duration::from_millis(4);
 const READERS: usize = 4;
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
+/// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
+const OLDEST_SCHEMA: i32 = 2;
+const UPGRADES: [&str; 1] = ["ALTER TABLE items ADD COLUMN closed_at INTEGER"];
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -54,7 +57,8 @@ CREATE TABLE items (
     moved INTEGER NOT NULL DEFAULT 0,
     restocked_at INTEGER,
     claimed_by INTEGER NOT NULL DEFAULT 0,
-    claimed_until INTEGER NOT NULL DEFAULT 0
+    claimed_until INTEGER NOT NULL DEFAULT 0,
+    closed_at INTEGER
 );
 CREATE TABLE orders (
     place INTEGER PRIMARY KEY,
@@ -259,6 +263,12 @@ fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), S
             connection.execute_batch(SCHEMA)?;
             Ok(())
         }
+        (APPLICATION_ID, version @ OLDEST_SCHEMA..SCHEMA_VERSION, _) => {
+            let steps = &UPGRADES[(version - OLDEST_SCHEMA) as usize..];
+            steps.iter().try_for_each(|step| connection.execute_batch(step))?;
+            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            Ok(())
+        }
         (APPLICATION_ID, version, _) => Err(other_schema(path, version, SCHEMA_VERSION)),
         _ => Err(not_a_store(path)),
     };
@@ -381,12 +391,13 @@ pub mod state {
 
     pub const QUEUED: i64 = 10;
     pub const DEAD_LETTERED: i64 = 11;
-    const DECISIONS: [(i64, Decision); 5] = [
+    const DECISIONS: [(i64, Decision); 6] = [
         (20, Decision::Sold),
         (21, Decision::Rejected(Reason::SoldOut)),
         (22, Decision::Rejected(Reason::NotEnough)),
         (23, Decision::Rejected(Reason::UnknownItem)),
         (24, Decision::Expired),
+        (25, Decision::Rejected(Reason::Closed)),
     ];
 
     pub fn of(decision: Decision) -> i64 {

@@ -17,11 +17,13 @@ use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnConsumedCapacity};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord, Page,
-    StockSet,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
+    OrderRecord, Page,
 };
 use crate::core::connection::aws::{Aws, Fault, pause, repeat, repeat_at_most};
-use crate::core::order::{Clock, Decided, Item, ItemId, OrderId, OrderKey, SystemClock, UserId};
+use crate::core::order::{
+    Clock, Decided, Item, ItemChange, ItemId, OrderId, OrderKey, SystemClock, UserId,
+};
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
 
@@ -33,7 +35,7 @@ const UNITS: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
 const REQUESTS_IN_FLIGHT: usize = 4;
 /// Rows that one page of a scan looks at.
 const PAGE: usize = 1_000;
-/// How often a commit draws a new token, and a change of stock a new version.
+/// How often a commit draws a new token, and a change of an item a new version.
 const ROUNDS: u32 = 8;
 
 #[derive(Debug)]
@@ -266,24 +268,14 @@ impl Ledger for DynamoLedger {
         Ok(seen.try_collect::<Vec<_>>().await?.concat())
     }
 
-    async fn set_stock(&self, id: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+    async fn set_item(&self, id: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         for round in 1..=ROUNDS {
             let old = self.item(id).await?;
             let read = old.as_ref().map_or(0, |item| item.version);
-            let new = match &old {
-                Some(item) if item.stock == stock => return Ok(StockSet::Unchanged(item.clone())),
-                Some(item) => match item.with_stock(stock, SystemClock.now()) {
-                    Ok(item) => item,
-                    Err(taken) => return Ok(StockSet::BelowTaken(taken)),
-                },
-                None => Item { version: 1, ..Item::new(id.clone(), stock) },
-            };
-            if self.replace_item(&new, read, round).await? {
-                return Ok(if old.is_some() {
-                    StockSet::Changed(new)
-                } else {
-                    StockSet::Created(new)
-                });
+            let set = ItemSet::plan(id, old.as_ref(), change, SystemClock.now());
+            let (ItemSet::Created(new) | ItemSet::Changed(new)) = &set else { return Ok(set) };
+            if self.replace_item(new, read, round).await? {
+                return Ok(set);
             }
             pause(round).await;
         }

@@ -7,7 +7,9 @@ use std::fmt::{Debug, Display};
 
 use async_trait::async_trait;
 
-use crate::core::order::{Decided, Decision, Item, ItemId, Order, OrderId, Timestamp, UserId};
+use crate::core::order::{
+    Decided, Decision, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId,
+};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,14 +99,34 @@ pub struct Page<T> {
     pub next: Option<String>,
 }
 
-/// What became of [`Ledger::set_stock`].
+/// What became of [`Ledger::set_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StockSet {
+pub enum ItemSet {
     Created(Item),
     Changed(Item),
     Unchanged(Item),
     /// Refused: so many units are held or sold already.
     BelowTaken(u64),
+    /// Refused: the ledger has no row of the item, and no stock was given to make one.
+    Unlisted,
+}
+
+impl ItemSet {
+    /// What a change makes of the item as it was read. A `Created` or `Changed` one is still to be
+    /// written, under the version that was read.
+    pub fn plan(id: &ItemId, read: Option<&Item>, change: ItemChange, now: Timestamp) -> ItemSet {
+        let (new, old) = match (read, change.stock) {
+            (Some(item), _) => (false, item.clone()),
+            (None, Some(stock)) => (true, Item { version: 1, ..Item::new(id.clone(), stock) }),
+            (None, None) => return ItemSet::Unlisted,
+        };
+        match old.changed(change, now) {
+            Err(taken) => ItemSet::BelowTaken(taken),
+            Ok(item) if new => ItemSet::Created(Item { version: 1, ..item }),
+            Ok(item) if item == old => ItemSet::Unchanged(item),
+            Ok(item) => ItemSet::Changed(item),
+        }
+    }
 }
 
 /// Every method is safe to cancel: a write in flight is applied whole or not at all.
@@ -128,8 +150,15 @@ pub trait Ledger: Debug + Display + Send + Sync {
     /// it. Returns the ids of those. Any number of orders; idempotent.
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError>;
 
-    /// Creates the item, or raises or lowers its stock. Idempotent.
-    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError>;
+    /// Creates the item, raises or lowers its stock, closes its sale or opens it again. A write
+    /// like a commit: once it is answered, nothing is decided by what was read before it.
+    /// Idempotent.
+    async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError>;
+
+    /// [`Ledger::set_item`] of the stock alone.
+    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<ItemSet, LedgerError> {
+        self.set_item(item, ItemChange::stock(stock)).await
+    }
 
     /// Items in pages of at most `limit`; `after` is a former page's `next`.
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError>;

@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, Ledger, LedgerError, OrderRecord,
-    OrderState, Page, StockSet,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
+    OrderRecord, OrderState, Page,
 };
 use crate::core::connection::sqlite::{Store, StoreError, item_no, state, take_places};
 use crate::core::order::{
-    Clock, Decided, Item, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock, Timestamp,
-    UserId,
+    Clock, Decided, Item, ItemChange, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock,
+    Timestamp, UserId,
 };
 
 /// Rows in one page of an audit: a snapshot of a few milliseconds.
@@ -74,21 +74,15 @@ impl Ledger for SqliteLedger {
         Ok(self.store.write(move |tx| write_rejections(tx, &rejected, &key)).await?)
     }
 
-    async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<StockSet, LedgerError> {
+    async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         let item = item.clone();
         let set = move |tx: &Connection| {
-            let before = read_item(tx, &item)?;
-            let created = before.is_none();
-            let before = before.unwrap_or_else(|| Item::new(item.clone(), stock));
-            if !created && before.stock == stock {
-                return Ok(StockSet::Unchanged(before));
+            let read = read_item(tx, &item)?;
+            let set = ItemSet::plan(&item, read.as_ref(), change, SystemClock.now());
+            if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
+                write_item(tx, item)?;
             }
-            let after = match before.with_stock(stock, SystemClock.now()) {
-                Ok(after) => after,
-                Err(taken) => return Ok(StockSet::BelowTaken(taken)),
-            };
-            write_item(tx, &after)?;
-            Ok(if created { StockSet::Created(after) } else { StockSet::Changed(after) })
+            Ok(set)
         };
         Ok(self.store.write(set).await?)
     }
@@ -179,7 +173,7 @@ impl Ledger for SqliteLedger {
 }
 
 const ITEM: &str =
-    "SELECT id, stock, free, held, sold, owner, version, arrivals, moved, restocked_at
+    "SELECT id, stock, free, held, sold, owner, version, arrivals, moved, restocked_at, closed_at
     FROM items";
 const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at, seal,
     items.id AS item FROM orders LEFT JOIN items ON items.no = place >> 32";
@@ -218,6 +212,7 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
         sold: row.get(4)?,
         owner,
         restocked_at: row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp),
+        closed_at: row.get::<_, Option<u64>>("closed_at")?.map(Timestamp),
         version: row.get(6)?,
     })
 }
@@ -225,13 +220,23 @@ fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
 fn write_item(tx: &Connection, item: &Item) -> rusqlite::Result<()> {
     let no = item_no(tx, item.id.as_str())?;
     let owner = item.owner.as_ref().map(UserId::as_str);
-    let restocked_at = item.restocked_at.map(|at| at.0);
+    let [restocked_at, closed_at] = [item.restocked_at, item.closed_at].map(|at| at.map(|at| at.0));
     let (stock, free, held, sold) = (item.stock, item.free, item.held, item.sold);
     tx.prepare_cached(
         "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, restocked_at = ?,
-         version = ? WHERE no = ?",
+         closed_at = ?, version = ? WHERE no = ?",
     )?
-    .execute(params![stock, free, held, sold, owner, restocked_at, item.version, no])?;
+    .execute(params![
+        stock,
+        free,
+        held,
+        sold,
+        owner,
+        restocked_at,
+        closed_at,
+        item.version,
+        no
+    ])?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ pub struct Verdict {
 ///
 /// `orders` must be distinct and undecided, oldest first. An item counts as sold out at
 /// `free` = 0 only; an order for more than is free is `not_enough` and leaves the units to the
-/// next. An order older than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever
+/// next. While an item's sale is closed, its orders are `closed`, sold out or not. An order older than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever
 /// had one, may be forgotten, so it must not get units now.
 pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> Verdict {
     let mut next = item.cloned();
@@ -36,6 +36,9 @@ fn decide_one(item: Option<&mut Item>, order: &Order, now: Timestamp) -> Decisio
     let Some(item) = item else {
         return Decision::Rejected(Reason::UnknownItem);
     };
+    if item.closed_at.is_some() {
+        return Decision::Rejected(Reason::Closed);
+    }
     let units = order.quantity.units();
     if item.free == 0 {
         return Decision::Rejected(Reason::SoldOut);
@@ -106,6 +109,19 @@ mod tests {
         let verdict = decide(None, vec![order(1, 1)], NOW);
         assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::UnknownItem)]);
         assert_eq!(verdict.item, None);
+    }
+
+    #[test]
+    fn a_closed_item_is_closed_to_all_sold_out_or_not_and_keeps_its_units() {
+        for stock in [0, 5] {
+            let closed = Item { closed_at: Some(NOW), ..item(stock) };
+            let verdict = decide(Some(&closed), vec![order(1, 1), order(2, 9)], NOW);
+            assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::Closed); 2]);
+            assert_eq!(verdict.item, Some(Item { version: 5, ..closed }));
+        }
+        let closed = Item { closed_at: Some(NOW), ..item(5) };
+        let old = Order { accepted_at: Timestamp(0), ..order(1, 1) };
+        assert_eq!(decisions(&decide(Some(&closed), vec![old], NOW)), [Decision::Expired]);
     }
 
     proptest! {

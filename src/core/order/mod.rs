@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decide::{Verdict, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
-pub use item::{Item, MAX_STOCK};
+pub use item::{Item, ItemChange, MAX_STOCK};
 
 /// How long a decision is remembered, and so the age past which an order is answered `expired`.
 pub const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -91,16 +91,20 @@ pub enum Reason {
     SoldOut,
     NotEnough,
     UnknownItem,
+    /// The organiser closed the item's sale.
+    Closed,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 3] = [Reason::SoldOut, Reason::NotEnough, Reason::UnknownItem];
+    pub const ALL: [Reason; 4] =
+        [Reason::SoldOut, Reason::NotEnough, Reason::UnknownItem, Reason::Closed];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::SoldOut => "sold_out",
             Reason::NotEnough => "not_enough",
             Reason::UnknownItem => "unknown_item",
+            Reason::Closed => "closed",
         }
     }
 }

@@ -40,6 +40,8 @@ mod name {
     pub const SOLD: &str = "sold";
     pub const OWNER: &str = "owner";
     pub const RESTOCKED_AT: &str = "restocked_at";
+    /// Absent while the sale is open, as in every row from before there was such a thing.
+    pub const CLOSED_AT: &str = "closed_at";
 }
 pub use name::{OWNER, STOCK};
 
@@ -69,8 +71,11 @@ pub fn item_row(item: &Item) -> Row {
     if let Some(owner) = &item.owner {
         row.insert(name::OWNER.to_owned(), text(owner.as_str()));
     }
-    if let Some(restocked_at) = item.restocked_at {
-        row.insert(name::RESTOCKED_AT.to_owned(), number(restocked_at.0));
+    for (name, time) in [(name::RESTOCKED_AT, item.restocked_at), (name::CLOSED_AT, item.closed_at)]
+    {
+        if let Some(at) = time {
+            row.insert(name.to_owned(), number(at.0));
+        }
     }
     row
 }
@@ -120,13 +125,16 @@ fn number_of(row: &Row, name: &str) -> Result<u64, Damaged> {
     value.ok_or_else(|| damaged(row, format!("no whole number {name}")))
 }
 
+fn time_of(row: &Row, name: &str) -> Result<Option<Timestamp>, Damaged> {
+    match row.contains_key(name) {
+        true => number_of(row, name).map(|at| Some(Timestamp(at))),
+        false => Ok(None),
+    }
+}
+
 pub fn read_item(row: &Row) -> Result<Item, Damaged> {
     let owner = match row.contains_key(name::OWNER) {
         true => Some(parse(row, name::OWNER, UserId::parse)?),
-        false => None,
-    };
-    let restocked_at = match row.contains_key(name::RESTOCKED_AT) {
-        true => Some(Timestamp(number_of(row, name::RESTOCKED_AT)?)),
         false => None,
     };
     Ok(Item {
@@ -136,7 +144,8 @@ pub fn read_item(row: &Row) -> Result<Item, Damaged> {
         held: number_of(row, name::HELD)?,
         sold: number_of(row, name::SOLD)?,
         owner,
-        restocked_at,
+        restocked_at: time_of(row, name::RESTOCKED_AT)?,
+        closed_at: time_of(row, name::CLOSED_AT)?,
         version: number_of(row, VERSION)?,
     })
 }

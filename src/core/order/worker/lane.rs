@@ -25,7 +25,7 @@ const GATHER: Duration = Duration::from_millis(2);
 const TURN: (Duration, u32) = (Duration::from_millis(200), 10);
 /// Pause between two tries for a busy lock, before jitter.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// How many commits' worth of orders a lane takes at once when its item is sold out.
+/// How many commits' worth of orders a lane takes at once when its item turns all away.
 const REJECTED_TOGETHER: usize = 4;
 /// Pause after a failed call to the ledger, before jitter; doubled for each further one up to
 /// the second value.
@@ -38,7 +38,8 @@ pub struct Lane {
     held: Option<Held>,
     /// The item as the ledger has it, unless somebody else wrote it since.
     known: Option<Item>,
-    sold_out: bool,
+    /// It did so when it was last read: sold out, or closed.
+    turns_all_away: bool,
     /// When the batch before this one was begun.
     begun: Option<Instant>,
 }
@@ -67,7 +68,7 @@ impl From<LedgerError> for Hitch {
 impl Lane {
     pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
         let token = Token(floor.ports.chance.draw());
-        Self { floor, item, token, held: None, known: None, sold_out: false, begun: None }
+        Self { floor, item, token, held: None, known: None, turns_all_away: false, begun: None }
     }
 
     /// Decides until the item's line is empty.
@@ -105,7 +106,7 @@ impl Lane {
                 if !line.is_empty() {
                     line.sort_by_key(|pending| pending.arrival);
                     // Rejections alone need not fit into one commit.
-                    let commits = if self.sold_out { REJECTED_TOGETHER } else { 1 };
+                    let commits = if self.turns_all_away { REJECTED_TOGETHER } else { 1 };
                     let count = line.len().min(commits * self.floor.ports.ledger.max_commit());
                     return Some(each_once(line.drain(..count)));
                 }
@@ -138,11 +139,11 @@ impl Lane {
     /// Decides the whole batch; on a hitch, what is left in it is undecided.
     async fn decide(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
         while !batch.is_empty() {
-            if self.sold_out {
+            if self.turns_all_away {
                 self.known = self.floor.ports.ledger.item(&self.item).await?;
-                self.sold_out = self.known.as_ref().is_some_and(|item| item.free == 0);
+                self.turns_all_away = self.known.as_ref().is_some_and(Item::turns_all_away);
             }
-            if self.sold_out {
+            if self.turns_all_away {
                 let known = self.known.take();
                 self.reject(batch, known.as_ref()).await?;
                 continue;
@@ -158,8 +159,8 @@ impl Lane {
             }
             match self.known.clone() {
                 None => self.reject(batch, None).await?,
-                Some(item) if item.free == 0 => {
-                    self.sold_out = true;
+                Some(item) if item.turns_all_away() => {
+                    self.turns_all_away = true;
                     self.unlock().await;
                     if fresh {
                         self.reject(batch, Some(&item)).await?;
@@ -184,7 +185,7 @@ impl Lane {
     }
 
     /// Rejections that need no units: neither lock nor item write. `item` was read after the
-    /// batch was received, and has nothing free; or there is no such item.
+    /// batch was received, and turns all away; or there is no such item.
     async fn reject(
         &mut self,
         batch: &mut Vec<Pending>,

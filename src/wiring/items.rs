@@ -1,0 +1,67 @@
+//! What an organiser does to items from the command line, in words for a person.
+
+use anyhow::Result;
+
+use super::Usage;
+use crate::core::ledger::{ItemSet, Ledger};
+use crate::core::order::{Item, ItemChange, ItemId};
+use crate::telemetry::say;
+
+/// Items read at a time.
+const PAGE: usize = 1_000;
+
+/// Prints each item, in the ledger's order; as a line of JSON if asked for.
+pub async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = ledger.items(after.as_deref(), PAGE).await?;
+        for item in &page.rows {
+            let Item { id, stock, free, held, sold, .. } = item;
+            let status = item.status();
+            if json {
+                say(serde_json::json!({
+                    "item_id": id, "stock": stock, "free": free, "held": held, "sold": sold,
+                    "status": status,
+                }))?;
+            } else {
+                say(format_args!(
+                    "{id}: {status}; stock {stock}: free {free}, held {held}, sold {sold}"
+                ))?;
+            }
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Changes items alike, and says how each is then. Stops at the first that cannot be changed:
+/// those before it are done, and the same again goes on from there.
+pub async fn change(ledger: &dyn Ledger, items: &[ItemId], change: ItemChange) -> Result<()> {
+    for id in items {
+        let (item, already) = match ledger.set_item(id, change).await? {
+            ItemSet::Created(item) | ItemSet::Changed(item) => (item, ""),
+            ItemSet::Unchanged(item) => (item, " already"),
+            refused => return Err(refusal(id, &refused).into()),
+        };
+        let Item { stock, free, sold, .. } = item;
+        let status = item.status();
+        say(format_args!(
+            "item {id} is {status}{already}; stock {stock}: free {free}, sold {sold}"
+        ))?;
+    }
+    Ok(())
+}
+
+/// Why an item was not changed, and what to do.
+pub fn refusal(item: &ItemId, refused: &ItemSet) -> Usage {
+    Usage(match refused {
+        ItemSet::BelowTaken(taken) => {
+            format!("{taken} units of {item} are sold or held: give a stock of {taken} or more")
+        }
+        _ => format!(
+            "there is no item {item}: list it with `flux provision --item {item} --stock N`"
+        ),
+    })
+}

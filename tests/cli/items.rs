@@ -1,0 +1,102 @@
+//! `flux items`: an organiser stops a sale in the middle of it, and lets it go on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Desk, PATIENCE, Process, buy, decided};
+
+fn listed(desk: &Desk) -> Vec<Value> {
+    let printed = desk.run("items list --json");
+    printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn told_until(work: &Process, line: &str) {
+    while work.told() != line {}
+}
+
+#[test]
+fn a_sale_is_closed_and_opened_again_from_the_command_line() {
+    let desk = Desk::new();
+    desk.run("provision --item hall_A --stock 3");
+    let (_serve, address) = desk.serve("");
+    let mut work = desk.start("work");
+    work.log_line("working on 50 items at once");
+    assert_eq!(desk.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
+    assert_eq!(decided(&address, &buy(&address, "ann", "hall_A"))["status"], "sold");
+    let closed = "item hall_A is closed; stock 3: free 2, sold 1\n";
+    assert_eq!(desk.run("items close hall_A"), closed);
+    assert_eq!(desk.run("items close hall_A"), closed.replace("closed", "closed already"));
+    let no = decided(&address, &buy(&address, "bob", "hall_A"));
+    assert_eq!((&no["status"], &no["reason"]), (&json!("rejected"), &json!("closed")));
+    told_until(&work, "REJECTED: bob wants hall_A, but its sale is closed");
+    assert!(desk.run("audit").starts_with("hall_A (closed): stock 3: free 2,"));
+    desk.run("items restock hall_A --stock 5");
+    let again = "item hall_A is open; stock 5: free 4, sold 1\n";
+    assert_eq!(desk.run("items open hall_A"), again);
+    assert_eq!(decided(&address, &buy(&address, "bob", "hall_A"))["status"], "sold");
+
+    let line = desk.refused("items close hall_A hall_B");
+    assert!(line.contains("no item hall_B") && line.contains("provision"), "{line}");
+    assert_eq!(listed(&desk)[0]["status"], "closed");
+    let line = desk.refused("items restock hall_A --stock 1");
+    assert!(line.contains("2 units of hall_A are sold or held"), "{line}");
+    assert!(desk.refused("items close").contains("<ID>"));
+}
+
+/// Buyers come all the time, and two workers that know the item sell to them: once the close is
+/// answered, not one more unit goes.
+fn not_one_more_after_the_close(desk: &Desk) {
+    let (_serve, address) = desk.serve("");
+    let mut workers = [desk.start("work"), desk.start("work")];
+    workers.iter_mut().for_each(|work| drop(work.log_line("working on")));
+    let over = AtomicBool::new(false);
+    let orders: Vec<String> = std::thread::scope(|scope| {
+        let buyers = (0..4).map(|n| {
+            let (address, over) = (&address, &over);
+            scope.spawn(move || {
+                let mut orders = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    orders.push(buy(address, &format!("user{n}"), "hall_A"));
+                }
+                orders
+            })
+        });
+        let buyers: Vec<_> = buyers.collect();
+        let begun = Instant::now();
+        while listed(desk)[0]["sold"].as_u64() < Some(20) {
+            assert!(begun.elapsed() < PATIENCE, "nothing is sold");
+        }
+        desk.run("items close hall_A");
+        let sold = listed(desk)[0]["sold"].clone();
+        std::thread::sleep(Duration::from_millis(300));
+        over.store(true, Ordering::Relaxed);
+        let orders: Vec<String> =
+            buyers.into_iter().flat_map(|buyer| buyer.join().unwrap()).collect();
+        for order in &orders {
+            let answer = decided(&address, order);
+            assert!(answer["status"] == "sold" || answer["reason"] == "closed", "{answer}");
+        }
+        assert_eq!(listed(desk)[0]["sold"], sold);
+        orders
+    });
+    let audit = desk.run("audit");
+    assert!(audit.starts_with("hall_A (closed): stock 1000000:"), "{audit}");
+    assert!(audit.contains(&format!("orders {},", orders.len())), "{audit}");
+}
+
+#[test]
+fn not_one_more_unit_goes_after_the_close_on_the_embedded_backend() {
+    let desk = Desk::new();
+    desk.run("provision --item hall_A --stock 1000000");
+    not_one_more_after_the_close(&desk);
+}
+
+#[test]
+fn not_one_more_unit_goes_after_the_close_on_aws_without_a_lock() {
+    let desk = Desk::on_aws().with("REDIS_URL", "redis://127.0.0.1:1");
+    let (desk, _) = super::story::provisioned(desk, "");
+    desk.run("provision --item hall_A --stock 1000000");
+    not_one_more_after_the_close(&desk);
+}
