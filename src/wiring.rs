@@ -26,7 +26,7 @@ use crate::core::order::{Clock, OrderKey, OrderNames, SystemChance, SystemClock}
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::queue::sqlite::SqliteQueue;
-use crate::http::{self, Api, Limits};
+use crate::http::{self, Access, AccessRules, Api, Keys, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
@@ -122,10 +122,17 @@ pub fn delete_store(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// Who may do what in the API.
+pub fn access(settings: &Settings) -> AccessRules {
+    let keys = |keys: &Option<SecretString>| keys.as_ref().map(Keys::parse).unwrap_or_default();
+    AccessRules { admin_keys: keys(&settings.admin_key), buy_keys: keys(&settings.buy_key) }
+}
+
 /// Serves the API until stopped; ends when all that was accepted is in the queue.
 pub async fn serve(
     settings: &Settings,
     ports: Ports,
+    access: Arc<Access>,
     listener: TcpListener,
     stop: CancellationToken,
 ) {
@@ -141,7 +148,7 @@ pub async fn serve(
         intake,
         waiters: waiters.clone(),
         unlisted_stock: settings.unlisted_stock,
-        admin_key: settings.admin_key.clone(),
+        access,
         backend: match settings.backend() {
             Backend::Embedded => "embedded",
             Backend::Aws => "aws",

@@ -143,7 +143,7 @@ fn what_is_wrong_is_named_in_one_line() {
 #[test]
 fn no_secret_is_shown() {
     let sesame = "open-sesame";
-    let names = ["FLUX_ORDER_KEY", "FLUX_ADMIN_KEY", "REDIS_PASSWORD", "REDIS_URL"];
+    let names = ["FLUX_ORDER_KEY", "FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "REDIS_PASSWORD", "REDIS_URL"];
     let url = format!("redis://:{sesame}@localhost");
     let value = |name| if name == "REDIS_URL" { url.as_str() } else { sesame };
     let environment = names.map(|name| (name, value(name)));

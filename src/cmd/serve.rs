@@ -33,7 +33,8 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     })?;
     let ports = wiring::start(&settings).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    let serving = wiring::serve(&settings, ports.clone(), listener, stop.clone());
+    let access = http::Access::new(wiring::access(&settings));
+    let serving = wiring::serve(&settings, ports.clone(), access, listener, stop.clone());
     let deciding = async {
         if settings.workers > 0 {
             let rules = wiring::rules(&settings, settings.workers);

@@ -112,8 +112,12 @@ settings! {
     "The API" {
         /// `HOST:PORT` where `flux serve` listens; port 0 takes a free one.
         listen: String = "127.0.0.1:5000".to_owned();
-        /// Lets `PUT /items/ID` in (`Authorization: Bearer ...`); without one it is closed.
+        /// Lets the admin in, to `PUT /items/ID` for one (`Authorization: Bearer ...`); without one
+        /// that is closed. Several, separated by commas, are all as good.
         admin_key: Option<SecretString> = None;
+        /// With it, buying takes a key: its holder, a shop's own server, buys for any user and sees
+        /// any order, and owners are shown to the admin only. Several as above.
+        buy_key: Option<SecretString> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;
         /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets

@@ -36,6 +36,7 @@ impl Server {
         head: &request::Parts,
         body: &mut RequestBody,
     ) -> Result<Order, Problem> {
+        self.admit_buyer(head)?;
         body::expect_json(head)?;
         let key = idempotency_key(head)?;
         let bytes = body.read().await?;

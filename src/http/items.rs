@@ -101,8 +101,9 @@ impl Server {
 
     /// `[{"id","owner"}]` of sold one-of-a-kind items, 1,000 to a page; a Link header with
     /// `rel="next"` names the next page.
-    pub async fn inventory(&self, query: Option<&str>) -> Result<Answer, Problem> {
-        let after = after(query)?;
+    pub async fn inventory(&self, head: &request::Parts) -> Result<Answer, Problem> {
+        self.admit_to_names(head)?;
+        let after = after(head.uri.query())?;
         let place = self.place_for_page()?;
         let page = self.api.ports.ledger.inventory(after.as_deref(), PAGE_MAX).await?;
         let rows = page.rows.iter();

@@ -11,6 +11,7 @@ mod event_stream;
 mod items;
 mod known;
 mod orders;
+mod page;
 mod problem;
 mod query;
 mod routes;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
+pub use access::{Access, AccessRules, Keys};
 pub use server::listen;
 
 /// Bounds of the server (P8).
@@ -53,8 +55,7 @@ pub struct Api {
     pub intake: Intake,
     pub waiters: Arc<Waiters>,
     pub unlisted_stock: u64,
-    /// Without one, `PUT /items/ID` is answered 403.
-    pub admin_key: Option<secrecy::SecretString>,
+    pub access: Arc<Access>,
     /// `embedded` or `aws`, for `/stats`; on `aws` only the queue knows an undecided order.
     pub backend: &'static str,
     pub limits: Limits,

@@ -8,6 +8,7 @@ use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::access::Caller;
 use super::answer::{Answer, AnswerBody};
 use super::event_stream::{self, EventStream, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
@@ -73,13 +74,14 @@ impl Seen {
 }
 
 impl Server {
-    pub async fn order(&self, id: &str, query: Option<&str>) -> Result<Answer, Problem> {
-        let wait = wait(query)?;
+    /// To who may not see it, an order is answered as if the ledger did not have it.
+    pub async fn order(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
+        let wait = wait(head.uri.query())?;
         let id = order_id(id)?;
         let seen = if wait.is_zero() {
-            self.see(id).await?
+            self.see(id, self.caller(head)).await?
         } else {
-            self.wait_for_decision(id, wait).await?
+            self.wait_for_decision(id, self.caller(head), wait).await?
         };
         Ok(json(StatusCode::OK, &seen.shown()))
     }
@@ -90,7 +92,8 @@ impl Server {
         id: &str,
         head: &request::Parts,
     ) -> Result<Answer, Problem> {
-        let seen = self.see(order_id(id)?).await?;
+        let caller = self.caller(head).clone();
+        let seen = self.see(order_id(id)?, &caller).await?;
         if head.method == Method::HEAD {
             return Ok(event_stream::answer_to_head());
         }
@@ -109,20 +112,20 @@ impl Server {
                 () = server.stop.cancelled() => {}
                 () = events.closed() => {}
                 () = tokio::time::sleep(FOLLOW_MAX) => {}
-                () = server.follow(seen.id, &events) => {}
+                () = server.follow(seen.id, &caller, &events) => {}
             }
         });
         Ok(answer)
     }
 
-    async fn follow(&self, id: OrderId, events: &EventStream) {
+    async fn follow(&self, id: OrderId, caller: &Caller, events: &EventStream) {
         let waiting = self.api.waiters.wait_for(id);
         let (mut told, mut told_at) = (Vec::new(), Instant::now());
         loop {
             let hint = waiting.hint();
             let mut open = true;
             // What went wrong with a look is in the log; the next may do better.
-            if let Ok(seen) = self.see(id).await {
+            if let Ok(seen) = self.see(id, caller).await {
                 open = seen.is_open();
                 let now = json_bytes(&seen.shown());
                 if now != told {
@@ -149,8 +152,9 @@ impl Server {
     }
 
     /// What there is to show of an order; 404 when there is no such order.
-    async fn see(&self, id: OrderId) -> Result<Seen, Problem> {
+    async fn see(&self, id: OrderId, caller: &Caller) -> Result<Seen, Problem> {
         let record = self.look(id).await?;
+        let record = record.filter(|record| self.sees_order_of(&record.order.user, caller));
         if record.is_none() && !self.may_be_queued(id) {
             return Err(Problem::not_found("there is no such order"));
         }
@@ -163,12 +167,17 @@ impl Server {
 
     /// What there is to show once the order is decided, or the time is over, or the server stops,
     /// or waiting is of no use.
-    async fn wait_for_decision(&self, id: OrderId, wait: Duration) -> Result<Seen, Problem> {
+    async fn wait_for_decision(
+        &self,
+        id: OrderId,
+        caller: &Caller,
+        wait: Duration,
+    ) -> Result<Seen, Problem> {
         let deadline = Instant::now() + wait;
         let waiting = self.api.waiters.wait_for(id);
         loop {
             let hint = waiting.hint();
-            let seen = self.see(id).await?;
+            let seen = self.see(id, caller).await?;
             let now = Instant::now();
             if !seen.is_open() || now >= deadline || self.stop.is_cancelled() {
                 return Ok(seen);

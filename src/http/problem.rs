@@ -116,7 +116,8 @@ pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
 pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(AnswerBody::whole(text));
     *answer.status_mut() = status;
-    let kind = HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }

@@ -60,7 +60,8 @@ impl Server {
     /// rest of the request was not read.
     pub async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> (Answer, bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let (head, incoming) = request.into_parts();
+        let (mut head, incoming) = request.into_parts();
+        self.identify(&mut head);
         let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
         let answered = self.dispatch(&head, &mut body).await;
         let mut answer = answered.unwrap_or_else(Problem::into_answer);
@@ -86,11 +87,11 @@ impl Server {
         match *found.value {
             Route::Buy if head.method == Method::POST => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
-            Route::Order if read => self.order(&id, query).await,
+            Route::Order if read => self.order(&id, head).await,
             Route::OrderEvents if read => self.order_events(&id, head).await,
             Route::Items if read => self.items(query).await,
             Route::Item if read => self.item(&id).await,
-            Route::Inventory if read => self.inventory(query).await,
+            Route::Inventory if read => self.inventory(head).await,
             Route::Stats if read => Ok(self.stats().await),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,

@@ -16,6 +16,7 @@ use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::connection::aws::Aws;
 use crate::core::order::worker::{Story, Worker};
+use crate::http::Access;
 use crate::load::{Address, Guard, Own, Prices, Race, Target};
 use crate::telemetry::Silent;
 
@@ -110,7 +111,9 @@ impl Rehearsal {
             playing.spawn(worker.run(stop.clone()));
         }
         let serving = stop.clone();
-        playing.spawn(async move { super::serve(&settings, front, listener, serving).await });
+        playing.spawn(async move {
+            super::serve(&settings, front, Access::open(), listener, serving).await
+        });
         let own = Own { ports: reads, calls, race, backend, prices, fifo };
         Ok((Rehearsal { stop, playing, store }, Target { address, own: Some(own) }))
     }

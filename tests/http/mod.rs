@@ -1,5 +1,6 @@
 //! The real server over real sockets on loopback, on the real embedded store.
 
+mod access;
 mod bad_input;
 mod bounds;
 mod contract;

@@ -12,7 +12,7 @@ use flux::core::order::worker::{Rules, Story, Worker};
 use flux::core::order::{Decided, ItemId, OrderNames, SystemChance, SystemClock};
 use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::queue::sqlite::SqliteQueue;
-use flux::http::{Api, Limits, serve};
+use flux::http::{Access, AccessRules, Api, Keys, Limits, serve};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +27,8 @@ pub const ADMIN_KEY: &str = "the admin's key";
 pub struct Setup {
     pub unlisted_stock: u64,
     pub admin_key: Option<&'static str>,
+    /// In which the admin key is put.
+    pub access: AccessRules,
     pub backend: &'static str,
     pub limits: Limits,
     pub backlog_max: u64,
@@ -43,6 +45,7 @@ impl Default for Setup {
         Self {
             unlisted_stock: 1,
             admin_key: Some(ADMIN_KEY),
+            access: AccessRules::default(),
             backend: "embedded",
             limits,
             backlog_max: 1_000_000,
@@ -75,12 +78,13 @@ impl Shop {
             1_000,
         );
         tokio::spawn(sending);
+        let admin_keys = setup.admin_key.map(|key| Keys::parse(&key.into())).unwrap_or_default();
         let api = Api {
             ports: ports.clone(),
             intake,
             waiters: Arc::default(),
             unlisted_stock: setup.unlisted_stock,
-            admin_key: setup.admin_key.map(Into::into),
+            access: Access::new(AccessRules { admin_keys, ..setup.access }),
             backend: setup.backend,
             limits: setup.limits,
         };
