@@ -32,7 +32,7 @@ impl Shop {
         let id = self.ports.names.fresh(accepted_at);
         let quantity = Quantity::new(quantity).unwrap();
         let user = UserId::parse("ann").unwrap();
-        Order { id, user, item: self.item.clone(), quantity, accepted_at }
+        Order { id, user, item: self.item.clone(), quantity, accepted_at, trace: None }
     }
 
     async fn read(&self) -> Item {
@@ -153,7 +153,7 @@ async fn a_missing_order_is_found_and_so_is_one_that_was_slipped_in() {
     assert_eq!(found, Figures { orders: 4, rejected: 2, missing_orders: 1, ..sound() });
     let found = after(&format!(
         "INSERT INTO orders SELECT place + 1000, x'00112233445566778899aabbccddeeff', user,
-         quantity, accepted_at, 10, decided_at, zeroblob(8) FROM orders WHERE {ONE_REJECTED}"
+         quantity, accepted_at, 10, decided_at, zeroblob(8), trace FROM orders WHERE {ONE_REJECTED}"
     ))
     .await;
     assert_eq!(found, Figures { orders: 6, undecided: 1, unexpected_orders: 1, ..sound() });

@@ -19,3 +19,4 @@ mod sale;
 mod scaling;
 mod simulation;
 mod torture;
+mod traces;

@@ -40,6 +40,7 @@ fn request(user: &str, item: &str, quantity: u64, key: Option<&str>) -> Request 
         item: ItemId::parse(item).unwrap(),
         quantity: Quantity::new(quantity).unwrap(),
         key: key.map(|k| IdempotencyKey::parse(k.as_bytes()).unwrap()),
+        trace: None,
     }
 }
 
@@ -115,7 +116,9 @@ async fn a_file_from_before_sales_could_be_closed_is_taken_and_its_items_are_ope
     let (_, before) = ports(directory.path()).await;
     before.ledger.set_stock(&item, 5).await.unwrap();
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
-    old.execute_batch("ALTER TABLE items DROP COLUMN closed_at; PRAGMA user_version = 2").unwrap();
+    let undo = "ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
+                PRAGMA user_version = 2";
+    old.execute_batch(undo).unwrap();
     drop(old);
 
     let (_, ports) = ports(directory.path()).await;

@@ -71,6 +71,7 @@ fn costs_only_itself(body: &str) {
         item: ItemId::parse("ticket_001").expect("valid"),
         quantity: Quantity::ONE,
         accepted_at: Timestamp(5),
+        trace: None,
     };
     let neighbours = [good("ann"), good("Zoë \"\\ 🎟")];
     let [before, after] = neighbours.each_ref().map(|o| encode(std::slice::from_ref(o)));

@@ -12,6 +12,7 @@ pub mod marks;
 pub mod order;
 pub mod outcomes;
 pub mod queue;
+pub mod trace;
 
 use std::sync::Arc;
 

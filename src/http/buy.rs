@@ -14,6 +14,7 @@ use super::answer::Answer;
 use super::body::{self, RequestBody};
 use super::problem::{Problem, json_text};
 use super::server::Server;
+use super::trace;
 use crate::core::order::intake::{Refused, Request};
 use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 
@@ -47,6 +48,7 @@ impl Server {
             item: ItemId::parse(&wish.item_id)?,
             quantity: Quantity::new(wish.quantity)?,
             key,
+            trace: trace::of(head).map(Box::new),
         };
         if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {
             return Err(Problem::not_found("there is no such item"));

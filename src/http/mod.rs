@@ -19,6 +19,7 @@ mod server;
 mod status;
 mod stream;
 mod timestamp;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use flux::core::order::{
     Clock, ItemId, Order, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
 };
+use flux::core::trace::TraceContext;
 
 /// Tests of the named functions of a contract, each over a fresh bench.
 macro_rules! conform {
@@ -67,7 +68,14 @@ pub fn order(names: &OrderNames, item_name: &str, user: &str) -> Order {
         item: item(item_name),
         quantity: Quantity::new(2).unwrap(),
         accepted_at: now,
+        trace: None,
     }
+}
+
+/// The same order on a trace, which has a state where one is given.
+pub fn traced(order: Order, state: Option<&str>) -> Order {
+    let parent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    Order { trace: TraceContext::parse(parent, state).map(Box::new), ..order }
 }
 
 pub fn ids(orders: &[Order]) -> Vec<OrderId> {

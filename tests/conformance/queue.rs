@@ -8,7 +8,7 @@ use flux::core::order::message::encode;
 use flux::core::order::{Order, OrderId, OrderNames, Timestamp};
 use flux::core::queue::{Arrival, DeadLetter, Delivery, Queue, Receipt, Redriven, Sent};
 
-use super::{ids, order};
+use super::{ids, order, traced};
 
 /// A queue of its own with its dead-letter queue.
 pub struct Bench {
@@ -88,8 +88,8 @@ pub async fn orders_come_back_as_they_were_sent(bench: Bench) {
     let queue = &*bench.queue;
     queue.check().await.unwrap();
     let sent = vec![
-        order(&bench.names, "a", "Zoë \"the\" \\ first"),
-        order(&bench.names, "a", "odd \u{ffff}\u{fffe} one"),
+        traced(order(&bench.names, "a", "Zoë \"the\" \\ first"), None),
+        traced(order(&bench.names, "a", "odd \u{ffff}\u{fffe} one"), Some("a=\"1\",b=2")),
         order(&bench.names, "b", "bob"),
     ];
     send(queue, &sent).await;
@@ -201,8 +201,10 @@ async fn bury(bench: &Bench, order: &Order, reason: &str) {
 
 pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: Bench) {
     let queue = &*bench.queue;
-    let (first, second) =
-        (order(&bench.names, "a", "ann"), order(&bench.names, "a", "bob \u{ffff}"));
+    let (first, second) = (
+        traced(order(&bench.names, "a", "ann"), Some("a=1")),
+        order(&bench.names, "a", "bob \u{ffff}"),
+    );
     bury(&bench, &first, "it could not be \u{1} decided").await;
     bury(&bench, &second, "nor could this").await;
     let letters = queue.dead_letters(10).await.unwrap();

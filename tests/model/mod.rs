@@ -20,6 +20,7 @@ fn order(n: usize, quantity: u64) -> Order {
         item: ItemId::parse("ticket_001").unwrap(),
         quantity: Quantity::new(quantity).unwrap(),
         accepted_at: Timestamp(1_700_000_000_000 + n as u64),
+        trace: None,
     }
 }
 

@@ -62,6 +62,7 @@ async fn ask(door: &Door, wish: &Wish, key: Option<&str>) -> Option<Result<Order
         item: ItemId::parse(&wish.1).unwrap(),
         quantity: Quantity::new(wish.2).unwrap(),
         key: key.map(|key| IdempotencyKey::parse(key.as_bytes()).unwrap()),
+        trace: None,
     };
     let answer = async {
         door.process.turn().await;

@@ -86,6 +86,7 @@ impl Stage {
                 item: self.item.clone(),
                 quantity: Quantity::ONE,
                 accepted_at: api.now(),
+                trace: None,
             };
             sent.push(order.id);
             let queue = ports.queue.clone();

@@ -34,10 +34,11 @@ const WATCH_EVERY: Duration = Duration::from_millis(4);
 const READERS: usize = 4;
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 1] = ["ALTER TABLE items ADD COLUMN closed_at INTEGER"];
+const UPGRADES: [&str; 2] =
+    ["ALTER TABLE items ADD COLUMN closed_at INTEGER", "ALTER TABLE orders ADD COLUMN trace BLOB"];
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -68,7 +69,8 @@ CREATE TABLE orders (
     accepted_at INTEGER NOT NULL,
     state INTEGER NOT NULL,
     decided_at INTEGER NOT NULL,
-    seal BLOB NOT NULL
+    seal BLOB NOT NULL,
+    trace BLOB
 );
 CREATE UNIQUE INDEX order_ids ON orders (id);
 CREATE INDEX waiting ON orders (place) WHERE state = 10;

@@ -252,6 +252,7 @@ fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRecord> {
         quantity: Quantity::new(row.get(3)?).unwrap_or(Quantity::ONE),
         accepted_at: Timestamp(row.get(4)?),
         item: parsed(row, 8, ItemId::parse)?,
+        trace: None,
     };
     let decided_at = Timestamp(row.get(6)?);
     let state = match row.get::<_, i64>(5)? {
@@ -370,7 +371,7 @@ fn not_waiting<'a>(tx: &Connection, decided: &'a [Decided]) -> rusqlite::Result<
 
 fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<()> {
     let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
-    tx.prepare_cached("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(8))")?.execute(
+    tx.prepare_cached("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(8), ?)")?.execute(
         params![
             place,
             order.id.as_bytes(),
@@ -378,7 +379,8 @@ fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<()> {
             order.quantity.units(),
             order.accepted_at.0,
             state::QUEUED,
-            order.accepted_at.0
+            order.accepted_at.0,
+            order.trace.as_ref().map(|trace| trace.to_bytes())
         ],
     )?;
     tx.prepare_cached("UPDATE totals SET accepted = accepted + 1")?.execute([])?;

@@ -74,6 +74,7 @@ mod tests {
             item: item(1).id,
             quantity: Quantity::new(quantity).unwrap(),
             accepted_at: NOW,
+            trace: None,
         }
     }
 

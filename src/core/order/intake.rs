@@ -13,6 +13,7 @@ use super::guards::{self, Guard};
 use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId};
 use crate::core::marks::{Mark, Marked, Marks};
 use crate::core::queue::{Queue, QueueError, Sent};
+use crate::core::trace::TraceContext;
 
 /// How often an order is handed to the queue before its buyer is told to try again.
 const SEND_ATTEMPTS: u32 = 4;
@@ -43,6 +44,8 @@ pub struct Request {
     pub item: ItemId,
     pub quantity: Quantity,
     pub key: Option<IdempotencyKey>,
+    /// The trace that the order is to carry.
+    pub trace: Option<Box<TraceContext>>,
 }
 
 struct Entry {
@@ -95,6 +98,7 @@ impl Intake {
             item: request.item,
             quantity: request.quantity,
             accepted_at: now,
+            trace: request.trace,
         };
         let (answer, answered) = oneshot::channel();
         let (keyed, since) = (request.key.is_some(), Instant::now());

@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::{ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId};
 use crate::core::queue::DeadLetter;
+use crate::core::trace::TraceContext;
 
 /// The most orders in one message.
 pub const MAX_ORDERS: usize = 99;
@@ -24,10 +25,23 @@ struct Wire<'a> {
     order_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     accepted_at: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
+    tracestate: Option<Cow<'a, str>>,
 }
 
 fn one() -> u64 {
     1
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A string, or `None` in place of anything else: an order is not lost over its trace.
+fn loose<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str::<Text<'de>>(raw.get()).ok().map(|text| text.0))
 }
 
 impl<'a> From<&'a Order> for Wire<'a> {
@@ -38,7 +52,16 @@ impl<'a> From<&'a Order> for Wire<'a> {
             quantity: order.quantity.units(),
             order_id: Some(order.id.to_string().into()),
             accepted_at: Some(order.accepted_at.0),
+            traceparent: order.trace.as_ref().map(|trace| trace.to_string().into()),
+            tracestate: order.trace.as_ref().and_then(|trace| trace.state()).map(Cow::from),
         }
+    }
+}
+
+impl Wire<'_> {
+    fn trace(&self) -> Option<Box<TraceContext>> {
+        let parent = self.traceparent.as_ref()?.as_bytes();
+        TraceContext::parse(parent, self.tracestate.as_deref()).map(Box::new)
     }
 }
 
@@ -107,6 +130,7 @@ fn decode_one(
             item: ItemId::parse(&wire.item_id)?,
             quantity: Quantity::new(wire.quantity)?,
             accepted_at: wire.accepted_at.map_or(origin.sent_at, Timestamp),
+            trace: wire.trace(),
         })
     };
     checked().map_err(|e: super::InvalidId| (id, e.to_string()))
@@ -130,6 +154,7 @@ mod tests {
             item: ItemId::parse("ticket_001").unwrap(),
             quantity: Quantity::new(3).unwrap(),
             accepted_at: Timestamp(5),
+            trace: None,
         }
     }
 
@@ -141,6 +166,25 @@ mod tests {
         assert_eq!(decode(&encode(&one), ORIGIN, &names), (one, vec![]));
         let many = vec![order(&names, "ann"), order(&names, "bob")];
         assert_eq!(decode(&encode(&many), ORIGIN, &names), (many, vec![]));
+    }
+
+    #[test]
+    fn an_order_brings_its_trace_and_is_an_order_without_one_that_can_be_read() {
+        let names = names();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |state| TraceContext::parse(parent.as_bytes(), state).map(Box::new);
+        let mut orders = [None, Some("a=\"b\",c=d")]
+            .map(|state| Order { trace: traced(state), ..order(&names, "ann") });
+        assert_eq!(decode(&encode(&orders), ORIGIN, &names), (orders.to_vec(), vec![]));
+        orders[0].trace = None;
+        assert!(!encode(&orders[..1]).contains("trace"));
+        for wrong in ["7", "null", "[{}]", "\"00-\"", "\"\\u0000\""] {
+            let body = format!(
+                r#"{{"user_id":"ann","item_id":"x","traceparent":{wrong},"tracestate":{wrong}}}"#
+            );
+            let (orders, letters) = decode(&body, ORIGIN, &names);
+            assert_eq!((orders[0].trace.as_ref(), letters.len()), (None, 0), "{wrong}");
+        }
     }
 
     #[test]

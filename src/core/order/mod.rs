@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::trace::TraceContext;
 pub use decide::{Verdict, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
 pub use item::{Item, ItemChange, MAX_STOCK};
@@ -75,6 +76,8 @@ pub struct Order {
     pub item: ItemId,
     pub quantity: Quantity,
     pub accepted_at: Timestamp,
+    /// Carried along; nothing that is decided depends on it.
+    pub trace: Option<Box<TraceContext>>,
 }
 
 impl Order {

@@ -164,6 +164,7 @@ pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
         item: parse(row, ITEM_ID, ItemId::parse)?,
         quantity,
         accepted_at: Timestamp(number_of(row, name::ACCEPTED_AT)?),
+        trace: None,
     };
     let decided_at = Timestamp(number_of(row, name::DECIDED_AT)?);
     Ok(OrderRecord { order, state: OrderState::Decided { decision, decided_at } })

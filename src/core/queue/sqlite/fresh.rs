@@ -84,6 +84,7 @@ mod tests {
             item: ItemId::parse("hat").unwrap(),
             quantity: Quantity::ONE,
             accepted_at: Timestamp(1),
+            trace: None,
         };
         (place, order)
     }

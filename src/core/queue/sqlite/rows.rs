@@ -10,6 +10,7 @@ use crate::core::order::message::{self, Origin};
 use crate::core::order::{
     InvalidId, ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId,
 };
+use crate::core::trace::TraceContext;
 
 /// What one look at the file found.
 #[derive(Default)]
@@ -77,14 +78,17 @@ pub fn insert(
 
 fn insert_order(tx: &Connection, place: i64, order: &Order) -> rusqlite::Result<bool> {
     let inserted = tx
-        .prepare_cached("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, 10, ?, zeroblob(8))")?
+        .prepare_cached(
+            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, 10, ?, zeroblob(8), ?)",
+        )?
         .execute(params![
             place,
             order.id.as_bytes(),
             order.user.as_str(),
             order.quantity.units(),
             order.accepted_at.0,
-            order.accepted_at.0
+            order.accepted_at.0,
+            order.trace.as_ref().map(|trace| trace.to_bytes())
         ])?;
     Ok(inserted == 1)
 }
@@ -174,7 +178,7 @@ fn read_item(
     let Some(item) = item else { return Ok(()) };
     let item = ItemId::parse(&item);
     let mut orders = connection.prepare_cached(
-        "SELECT place, id, user, quantity, accepted_at FROM orders INDEXED BY waiting
+        "SELECT place, id, user, quantity, accepted_at, trace FROM orders INDEXED BY waiting
          WHERE state = 10 AND place > ? AND place < ? ORDER BY place LIMIT ?",
     )?;
     let mut rows = orders.query(params![cursor, (no + 1) << 32, max as i64])?;
@@ -184,6 +188,7 @@ fn read_item(
         let Ok(id) = row.get(1).map(OrderId::from_bytes) else { continue };
         let at = Timestamp(u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0));
         let user = String::from_utf8_lossy(user.as_bytes().unwrap_or_default());
+        let trace = row.get_ref(5)?.as_blob().ok().and_then(TraceContext::from_bytes);
         let checked = || -> Result<Order, InvalidId> {
             Ok(Order {
                 id,
@@ -191,15 +196,18 @@ fn read_item(
                 item: item.clone()?,
                 quantity: Quantity::new(u64::try_from(quantity).unwrap_or(0))?,
                 accepted_at: at,
+                trace: trace.clone().map(Box::new),
             })
         };
-        let order = checked().map_err(|e| DeadLetter {
-            order_id: id,
-            reason: e.to_string(),
-            body: serde_json::json!({"user_id": user, "item_id": item.as_ref().map_or("", ItemId::as_str),
-                "quantity": quantity, "order_id": id})
-            .to_string(),
-            at,
+        let order = checked().map_err(|e| {
+            let item = item.as_ref().map_or("", ItemId::as_str);
+            let mut body = serde_json::json!({"user_id": user, "item_id": item,
+                "quantity": quantity, "order_id": id});
+            if let Some(trace) = &trace {
+                body["traceparent"] = trace.to_string().into();
+                body["tracestate"] = trace.state().into();
+            }
+            DeadLetter { order_id: id, reason: e.to_string(), body: body.to_string(), at }
         });
         found.push(Waiting { place, order });
     }

@@ -12,7 +12,7 @@ const ENOUGH: usize = 10;
 
 /// Which orders go into which message, by their indices: at most [`MAX_ORDERS`] each, of one item
 /// each on a FIFO queue. On a standard queue the leavings of many items share messages. An order
-/// takes less than 700 bytes, so ten full messages stay under the 1 MiB of a request.
+/// takes less than 1,000 bytes, so ten full messages stay under the 1 MiB of a request.
 pub fn pack(orders: &[Order], fifo: bool) -> Vec<Vec<usize>> {
     let mut places: HashMap<&ItemId, usize> = HashMap::new();
     let mut by_item: Vec<Vec<usize>> = Vec::new();
@@ -58,7 +58,8 @@ pub fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::order::{OrderId, Quantity, Timestamp, UserId};
+    use crate::core::order::{OrderId, Quantity, Timestamp, UserId, message};
+    use crate::core::trace::TraceContext;
 
     fn order(n: usize, item: &str) -> Order {
         Order {
@@ -67,6 +68,7 @@ mod tests {
             item: ItemId::parse(item).unwrap(),
             quantity: Quantity::ONE,
             accepted_at: Timestamp(1),
+            trace: None,
         }
     }
 
@@ -76,6 +78,23 @@ mod tests {
         let packed = pack(&orders, false);
         assert_eq!(packed.iter().map(Vec::len).collect::<Vec<_>>(), [99, 99, 2]);
         assert_eq!(packed.concat(), (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ten_full_messages_of_the_longest_orders_fit_a_request() {
+        let parent = format!("00-{}-{}-01", "f".repeat(32), "f".repeat(16));
+        let state = format!("a={},b={}", "\"".repeat(128), "c".repeat(55));
+        let trace = TraceContext::parse(parent.as_bytes(), Some(&state));
+        let order = Order {
+            user: UserId::parse(&"\"".repeat(128)).unwrap(),
+            quantity: Quantity::new(100).unwrap(),
+            accepted_at: Timestamp(u64::MAX),
+            trace: trace.map(Box::new),
+            ..order(1, &"i".repeat(128))
+        };
+        assert_eq!(order.trace.as_ref().unwrap().state(), Some(&*state));
+        let message = message::encode(&vec![order; MAX_ORDERS]);
+        assert!(FEW_MESSAGES * message.len() < 1024 * 1024, "{}", message.len());
     }
 
     #[test]

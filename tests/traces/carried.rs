@@ -1,0 +1,51 @@
+//! What an order brings along, with nothing exported.
+
+use std::time::Duration;
+
+use flux::core::order::Order;
+use flux::core::queue::DeadLetter;
+
+use super::traceparent;
+use crate::http::shop::Shop;
+
+const ORDER: &str = r#"{"user_id":"ann","item_id":"x"}"#;
+
+async fn queued(shop: &Shop) -> Order {
+    let queue = &shop.ports.queue;
+    let mut deliveries = queue.receive(10, Duration::from_secs(20)).await.unwrap();
+    queue.ack(&[deliveries[0].receipt.clone()]).await;
+    deliveries.remove(0).orders.remove(0).1
+}
+
+#[tokio::test]
+async fn an_order_keeps_its_traceparent_as_far_as_the_worker_and_in_its_dead_letter() {
+    let shop = Shop::open().await;
+    let headers =
+        format!("traceparent: {}\r\ntracestate: a=1\r\nTracestate: b=2\r\n", traceparent());
+    assert_eq!(shop.buy(&headers, ORDER).await.status, 202);
+    let order = queued(&shop).await;
+    let trace = order.trace.as_ref().unwrap();
+    assert_eq!((trace.to_string(), trace.state()), (traceparent(), Some("a=1,b=2")));
+
+    let body = flux::core::order::message::encode(std::slice::from_ref(&order));
+    let (reason, at) = ("it was meant to".to_owned(), order.accepted_at);
+    let letter = DeadLetter { order_id: order.id, reason, body, at };
+    shop.ports.queue.dead_letter(&[letter]).await.unwrap();
+    shop.ports.queue.redrive(&[order.id], None, at).await.unwrap();
+    assert_eq!(queued(&shop).await, order);
+}
+
+#[tokio::test]
+async fn a_malformed_or_repeated_traceparent_is_ignored_and_its_order_taken() {
+    let shop = Shop::open().await;
+    let good = traceparent();
+    for headers in [
+        format!("traceparent: {}\r\n", good.to_uppercase()),
+        format!("traceparent: {good}, {good}\r\n"),
+        format!("traceparent: {good}\r\ntraceparent: {good}\r\n"),
+        "tracestate: a=1\r\n".to_owned(),
+    ] {
+        assert_eq!(shop.buy(&headers, ORDER).await.status, 202, "{headers}");
+        assert_eq!(queued(&shop).await.trace, None, "{headers}");
+    }
+}
