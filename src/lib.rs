@@ -1,5 +1,6 @@
 //! flux: a flash-sale order engine. See README.md for its use, ARCHITECTURE.md for its inside.
 
+mod client;
 pub mod cmd;
 pub mod config;
 pub mod core;

@@ -1,8 +1,11 @@
 //! The subcommands: arguments -> wiring -> one call.
 
 mod audit;
+mod completions;
 mod dlq;
+mod health;
 mod items;
+mod man;
 mod provision;
 mod serve;
 mod stress;
@@ -63,6 +66,9 @@ enum Command {
     Stress(stress::Args),
     Audit(audit::Args),
     Dlq(dlq::Args),
+    Health(health::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Cli {
@@ -76,6 +82,9 @@ impl Cli {
             Command::Stress(args) => stress::run(args, flags).await,
             Command::Audit(args) => audit::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,
+            Command::Health(args) => health::run(args, &flags).await,
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
     }
 }

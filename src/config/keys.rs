@@ -35,6 +35,17 @@ impl Key {
         let shared = SHARED_NAMES.contains(&name.as_str()).then(|| name.clone());
         [format!("FLUX_{name}")].into_iter().chain(shared).collect()
     }
+
+    /// All that is to be said of it in a sentence or a few, on one line.
+    pub fn meaning(&self) -> String {
+        let about = self.about.iter().map(|line| line.trim());
+        let bounds = self.bounds.as_ref().map(|(least, most)| format!("From {least} to {most}."));
+        let words = self.kind.contains('`').then(|| format!("It is {}.", self.kind));
+        let secret = self.secret.then_some("Secret.");
+        let mut said: Vec<&str> = secret.into_iter().chain(about).collect();
+        said.extend(bounds.as_deref().or(words.as_deref()));
+        said.join(" ")
+    }
 }
 
 /// Writes [`Settings`]: its defaults, its keys, the one way to set a key from text, and the check

@@ -2,7 +2,6 @@
 
 mod audit;
 mod buyers;
-mod connection;
 mod cost;
 mod figures;
 mod plan;
@@ -15,7 +14,6 @@ mod tally;
 mod window;
 
 pub use audit::audit;
-pub use connection::Address;
 pub use cost::{Cost, Operation, PerThousand, Prices};
 pub use figures::{AuditReport, Figures, ItemAudit, Verdict};
 pub use plan::Plan;
@@ -23,3 +21,6 @@ pub use race::{Guard, Race};
 pub use report::{Machine, Report, RequestsPerOrder};
 pub use stress::{Own, Stress, StressError, Target};
 pub use tally::Percentiles;
+
+use crate::client as connection;
+pub use crate::client::Address;

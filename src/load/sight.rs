@@ -51,7 +51,7 @@ struct Shown<'a> {
 impl Connection {
     /// Looks at an order, waiting up to `wait` seconds for its decision. What cannot be read
     /// (a refusal, another status) is a `Waiting`: to be looked at again.
-    pub async fn look(&mut self, order: OrderId, wait: u32) -> Result<Sight, Unanswered> {
+    pub(super) async fn look(&mut self, order: OrderId, wait: u32) -> Result<Sight, Unanswered> {
         let answer = self.get(&format!("/orders/{order}?wait={wait}")).await?;
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(Sight::Missing);

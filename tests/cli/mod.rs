@@ -2,6 +2,7 @@
 
 mod items;
 mod letters;
+mod pages;
 mod refusals;
 mod signals;
 mod story;

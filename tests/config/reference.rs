@@ -35,18 +35,12 @@ fn sections() -> Vec<(&'static str, Vec<Key>)> {
     sections
 }
 
-fn meaning(key: &Key) -> String {
-    let lines: Vec<&str> = key.about.iter().map(|line| line.trim()).collect();
-    let secret = if key.secret { "Secret. " } else { "" };
-    format!("{secret}{}", lines.join(" "))
-}
-
 fn markdown() -> String {
     let mut page = MARKDOWN_HEAD.to_owned();
     for (section, keys) in sections() {
         write!(page, "\n## {section}\n\n").unwrap();
-        page += "| key | in the environment | type | default | from, to | meaning |\n";
-        page += "|---|---|---|---|---|---|\n";
+        page += "| key | in the environment | type | default | meaning |\n";
+        page += "|---|---|---|---|---|\n";
         for key in keys {
             let variables =
                 key.variables().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
@@ -55,15 +49,13 @@ fn markdown() -> String {
             } else {
                 format!("`{}`", key.default)
             };
-            let bounds = key.bounds.as_ref().map(|(least, most)| format!("{least}, {most}"));
             writeln!(
                 page,
-                "| `{}` | {} | {} | {default} | {} | {} |",
+                "| `{}` | {} | {} | {default} | {} |",
                 key.name,
                 variables.join(", "),
                 key.kind,
-                bounds.unwrap_or_default(),
-                meaning(&key).replace('|', "\\|"),
+                key.meaning().replace('|', "\\|"),
             )
             .unwrap();
         }
@@ -76,13 +68,8 @@ fn toml() -> String {
     for (section, keys) in sections() {
         write!(file, "\n## {section}\n").unwrap();
         for key in keys {
-            let what = match &key.bounds {
-                Some((least, most)) => format!(" From {least} to {most}."),
-                None if key.kind.contains('`') => format!(" It is {}.", key.kind),
-                None => String::new(),
-            };
             file += "\n";
-            wrapped(&mut file, &(meaning(&key) + &what));
+            wrapped(&mut file, &key.meaning());
             writeln!(file, "# {} = {}", key.name, key.default).unwrap();
         }
     }
@@ -121,7 +108,7 @@ fn every_setting_is_described_and_says_so_when_it_is_out_of_bounds() {
     for key in Settings::keys() {
         let last = key.about.last().unwrap().trim();
         assert!(last.ends_with('.'), "{} has no description in sentences: {last}", key.name);
-        assert!(!meaning(&key).contains("[`"), "{}: a link means nothing in a file", key.name);
+        assert!(!key.meaning().contains("[`"), "{}: a link means nothing in a file", key.name);
         let Some((least, most)) = key.bounds.clone() else { continue };
         for beyond in [
             least.parse::<u64>().unwrap().checked_sub(1),

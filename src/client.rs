@@ -1,4 +1,4 @@
-//! One keep-alive HTTP/1.1 connection of a buyer.
+//! One keep-alive HTTP/1.1 connection to a server, as a buyer has it.
 
 use std::fmt;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl fmt::Display for Address {
 }
 
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -71,11 +71,11 @@ impl Answer {
 /// The request was not answered; it may have been taken.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Unanswered(String);
+pub(crate) struct Unanswered(String);
 
 /// Opened at its first request, and anew at the next one after an error.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     address: Address,
     sender: Option<SendRequest<Full<Bytes>>>,
 }

@@ -1,0 +1,69 @@
+//! What a shell and `man` read of flux, and the health check.
+
+use std::process::Command;
+
+use flux::config::Settings;
+
+use super::Desk;
+
+#[test]
+fn bash_completes_subcommands_flags_and_words() {
+    let desk = Desk::new();
+    let script = desk.run("completions bash");
+    let desk = desk.with_file("flux.bash", script);
+    let complete = |words: &[&str]| {
+        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let words = words.join("' '");
+        let ask = format!(
+            "source ./flux.bash; COMP_WORDS=('{words}'); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             $(complete -p flux | sed 's/.*-F \\([^ ]*\\) .*/\\1/') flux '{last}' '{before}'; \
+             echo \"${{COMPREPLY[*]}}\""
+        );
+        let mut bash = Command::new("bash");
+        let output = bash.args(["--norc", "-c", &ask]).current_dir(desk.path(".")).output();
+        let output = output.unwrap();
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(complete(&["flux", "pro"]), "provision");
+    assert_eq!(complete(&["flux", "dlq", "re"]), "redrive");
+    assert_eq!(complete(&["flux", "serve", "--work"]), "--workers");
+    assert_eq!(complete(&["flux", "serve", "--backend", ""]), "embedded aws");
+}
+
+#[test]
+fn other_shells_get_a_script_too_and_an_unknown_one_is_refused() {
+    let desk = Desk::new();
+    assert!(desk.run("completions zsh").starts_with("#compdef flux"));
+    assert!(desk.run("completions fish").contains("complete -c flux"));
+    assert!(desk.refused("completions tcsh").contains("bash"));
+}
+
+#[test]
+fn each_subcommand_has_a_manual_page_and_the_settings_have_one() {
+    let desk = Desk::new();
+    assert!(desk.run("man").contains(".SH \"EXIT STATUS\""));
+    std::fs::create_dir(desk.path("man")).unwrap();
+    desk.run("man --out man");
+    let page = |name: &str| std::fs::read_to_string(desk.path("man").join(name)).unwrap();
+    for name in ["flux.1", "flux-serve.1", "flux-work.1", "flux-dlq-redrive.1"] {
+        assert!(page(name).contains(".SH NAME"), "{name}");
+    }
+    let settings = page("flux.toml.5").replace('\\', "");
+    for key in Settings::KEYS {
+        assert!(settings.contains(key), "{key} is not in flux.toml(5)");
+    }
+    assert!(desk.refused("man --out nowhere").contains("--out nowhere"));
+}
+
+#[test]
+fn health_tells_a_live_server_from_none() {
+    let desk = Desk::new();
+    let (_serve, address) = desk.serve("");
+    for flag in ["", "--ready"] {
+        desk.run(&format!("health --target http://{address} {flag}"));
+    }
+    let away = desk.command("health --target http://127.0.0.1:1").output().unwrap();
+    assert_eq!(away.status.code(), Some(1), "{away:?}");
+    assert!(String::from_utf8(away.stderr).unwrap().contains("does not answer"));
+}
