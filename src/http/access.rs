@@ -116,7 +116,11 @@ impl Server {
     /// Whether owners and buyers are shown by name: to anybody while no keys are needed to buy, and
     /// else to the admin.
     pub(super) fn sees_names(&self, head: &request::Parts) -> bool {
-        !self.api.access.rules.load().keys_on() || self.is_admin(head)
+        self.names_are_public() || self.is_admin(head)
+    }
+
+    pub(super) fn names_are_public(&self) -> bool {
+        !self.api.access.rules.load().keys_on()
     }
 
     /// Lets those in who see names.

@@ -1,8 +1,7 @@
-//! `/items`, `/items/ID` and `/inventory`.
+//! `/items` and `/items/ID`.
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
@@ -16,7 +15,7 @@ use crate::core::ledger::ItemSet;
 use crate::core::order::{Item, ItemChange, ItemId, MAX_STOCK};
 
 const ITEMS_PAGE: usize = 100;
-const PAGE_MAX: usize = 1_000;
+pub(super) const PAGE_MAX: usize = 1_000;
 /// What changes an item.
 const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
 
@@ -50,12 +49,6 @@ struct ItemsJson<'a> {
     next: Option<String>,
 }
 
-#[derive(Serialize)]
-struct SoldJson<'a> {
-    id: &'a str,
-    owner: &'a str,
-}
-
 #[derive(Deserialize)]
 struct ChangeJson {
     stock: Option<u64>,
@@ -82,11 +75,16 @@ impl Server {
         let place = self.place_for_page()?;
         let page = self.api.ports.ledger.items(after.as_deref(), limit).await?;
         let items = page.rows.iter().map(shown).collect();
-        Ok(in_place(place, &ItemsJson { items, next: page.next }))
+        let text = in_place(place, &ItemsJson { items, next: page.next });
+        Ok(json_text(StatusCode::OK, text))
     }
 
-    fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.pages.clone().try_acquire_owned().map_err(|_| {
+    pub fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = self.pages.clone().try_acquire_owned().or_else(|_| {
+            self.inventory.forget();
+            self.pages.clone().try_acquire_owned()
+        });
+        place.map_err(|_| {
             let what = "too many lists are being read; try again in a moment";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
         })
@@ -97,25 +95,6 @@ impl Server {
         let item = self.api.ports.ledger.item(&id).await?;
         let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
         Ok(json(StatusCode::OK, &shown(&item)))
-    }
-
-    /// `[{"id","owner"}]` of sold one-of-a-kind items, 1,000 to a page; a Link header with
-    /// `rel="next"` names the next page.
-    pub async fn inventory(&self, head: &request::Parts) -> Result<Answer, Problem> {
-        self.admit_to_names(head)?;
-        let after = after(head.uri.query())?;
-        let place = self.place_for_page()?;
-        let page = self.api.ports.ledger.inventory(after.as_deref(), PAGE_MAX).await?;
-        let rows = page.rows.iter();
-        let sold: Vec<_> =
-            rows.map(|(id, owner)| SoldJson { id: id.as_str(), owner: owner.as_str() }).collect();
-        let mut answer = in_place(place, &sold);
-        if let Some(next) = page.next {
-            let link = format!("</inventory?after={}>; rel=\"next\"", query::encode(&next));
-            let link = HeaderValue::try_from(link).expect("percent-encoded text is visible ASCII");
-            answer.headers_mut().insert(header::LINK, link);
-        }
-        Ok(answer)
     }
 
     /// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
@@ -166,12 +145,11 @@ fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
     }
 }
 
-fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Answer {
-    let page = Page { text: json_bytes(page), _place: place };
-    json_text(StatusCode::OK, Bytes::from_owner(page))
+pub(super) fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Bytes {
+    Bytes::from_owner(Page { text: json_bytes(page), _place: place })
 }
 
-fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
+pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
     match query::value(query, "after") {
         None => Ok(None),
         Some(Some(after)) => Ok(Some(after.into_owned())),

@@ -47,6 +47,17 @@ struct OrderJson<'a> {
     accepted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_at: Option<String>,
+    #[serde(flatten)]
+    line: Option<LineJson>,
+}
+
+/// Of a queued order.
+#[derive(Debug, Clone, Copy, Serialize, Default)]
+struct LineJson {
+    /// 1 is next; null where the queue cannot tell.
+    place: Option<u64>,
+    /// Null until it is known how fast the line moves.
+    estimated_wait_s: Option<u64>,
 }
 
 /// What is known of an order that somebody asked for.
@@ -54,6 +65,7 @@ struct Seen {
     id: OrderId,
     /// `None` where only the queue knows the order.
     record: Option<OrderRecord>,
+    line: LineJson,
 }
 
 impl Seen {
@@ -63,13 +75,15 @@ impl Seen {
     }
 
     fn shown(&self) -> OrderJson<'_> {
-        match &self.record {
+        let known = match &self.record {
             Some(record) => shown(record),
-            None => {
-                let order_id = self.id.to_string();
-                OrderJson { order_id, status: "queued", ..OrderJson::default() }
-            }
-        }
+            None => OrderJson {
+                order_id: self.id.to_string(),
+                status: "queued",
+                ..OrderJson::default()
+            },
+        };
+        OrderJson { line: self.is_open().then_some(self.line), ..known }
     }
 }
 
@@ -158,11 +172,28 @@ impl Server {
         if record.is_none() && !self.may_be_queued(id) {
             return Err(Problem::not_found("there is no such order"));
         }
-        Ok(Seen { id, record })
+        let seen = Seen { id, record, line: LineJson::default() };
+        Ok(if seen.is_open() { self.in_line(seen).await } else { seen })
     }
 
     async fn look(&self, id: OrderId) -> Result<Option<OrderRecord>, Problem> {
         Ok(self.api.ports.ledger.find(&[id]).await?.pop().flatten())
+    }
+
+    /// Where it stands. That need not be known, so a queue that does not say is no fault.
+    async fn in_line(&self, seen: Seen) -> Seen {
+        let Some(record) = &seen.record else { return seen };
+        let line = match self.api.ports.queue.line(seen.id).await {
+            Ok(Some(line)) => line,
+            Ok(None) => return seen,
+            Err(e) => {
+                tracing::debug!("no place in line: {e}");
+                return seen;
+            }
+        };
+        let estimated_wait_s = self.paces.wait_s(&record.order.item, line, Instant::now());
+        let line = LineJson { place: Some(line.ahead + 1), estimated_wait_s };
+        Seen { line, ..seen }
     }
 
     /// What there is to show once the order is decided, or the time is over, or the server stops,
@@ -228,5 +259,6 @@ fn shown(record: &OrderRecord) -> OrderJson<'_> {
         reason,
         accepted_at: Some(rfc3339(order.accepted_at)),
         decided_at,
+        line: None,
     }
 }

@@ -13,7 +13,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// An HTML page. Its scripts and styles are [`asset`]s: what is written inline does not run.
-#[expect(dead_code, reason = "the first page is the next commit's")]
 pub(super) fn page(html: impl Into<Bytes>) -> Answer {
     let mut answer = asset("text/html; charset=utf-8", html);
     for (name, value) in [

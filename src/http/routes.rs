@@ -17,6 +17,8 @@ use super::server::Server;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Route {
     Buy,
+    BuyPage,
+    Asset,
     Order,
     OrderEvents,
     Items,
@@ -32,6 +34,8 @@ impl Route {
         let mut table = matchit::Router::new();
         for (path, route) in [
             ("/buy", Route::Buy),
+            ("/buy/{id}", Route::BuyPage),
+            ("/assets/{id}", Route::Asset),
             ("/orders/{id}", Route::Order),
             ("/orders/{id}/events", Route::OrderEvents),
             ("/items", Route::Items),
@@ -87,6 +91,8 @@ impl Server {
         match *found.value {
             Route::Buy if head.method == Method::POST => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
+            Route::BuyPage if read => self.buy_page(&id, head),
+            Route::Asset if read => self.asset(&id, head),
             Route::Order if read => self.order(&id, head).await,
             Route::OrderEvents if read => self.order_events(&id, head).await,
             Route::Items if read => self.items(query).await,

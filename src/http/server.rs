@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Api;
+use super::inventory::Inventory;
 use super::known::KnownItems;
+use super::pace::Paces;
 use super::problem::Problem;
 use super::routes::Route;
 use super::stream::BoundedStream;
@@ -44,6 +46,8 @@ pub(super) struct Server {
     pub api: Arc<Api>,
     pub routes: matchit::Router<Route>,
     pub known: KnownItems,
+    pub paces: Paces,
+    pub inventory: Inventory,
     pub stop: CancellationToken,
     pub started: Instant,
     pub requests: AtomicU64,
@@ -80,6 +84,8 @@ pub async fn listen(address: &str) -> io::Result<TcpListener> {
 pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
     let server = Arc::new(Server {
         known: KnownItems::new(api.ports.ledger.clone()),
+        paces: Paces::default(),
+        inventory: Inventory::default(),
         routes: Route::table(),
         stop: stop.clone(),
         started: Instant::now(),

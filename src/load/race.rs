@@ -25,7 +25,8 @@ use crate::core::ledger::{
 use crate::core::order::worker::{Rules, Story, Worker};
 use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId};
 use crate::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
+    Redriven, Sent,
 };
 
 const WORKERS: usize = 4;
@@ -274,6 +275,10 @@ impl Queue for Seat {
 
     async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
         self.table.real.drop_letters(orders).await
+    }
+
+    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {
+        self.table.real.line(order).await
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {

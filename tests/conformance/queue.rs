@@ -32,6 +32,7 @@ macro_rules! queue_contract {
             a_redriven_poison_stays_until_it_is_mended,
             dropped_letters_are_gone,
             the_backlog_counts_what_waits_and_what_is_dead,
+            a_place_in_line_is_known_rightly_or_not_at_all,
         );
     };
 }
@@ -269,4 +270,24 @@ pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
     assert_eq!((backlog.waiting, backlog.dead_letters), (1, 1));
     let _held = receive(queue, 1).await;
     assert_eq!(queue.backlog().await.unwrap().waiting, 1);
+}
+
+/// The embedded queue knows it: see `http::follow`.
+pub async fn a_place_in_line_is_known_rightly_or_not_at_all(bench: Bench) {
+    let queue = &*bench.queue;
+    let gone = order(&bench.names, "a", "ann");
+    bury(&bench, &gone, "no").await;
+    let first = order(&bench.names, "a", "bob");
+    send(queue, std::slice::from_ref(&first)).await;
+    let other = order(&bench.names, "b", "cid");
+    send(queue, std::slice::from_ref(&other)).await;
+    let last = order(&bench.names, "a", "dan");
+    send(queue, std::slice::from_ref(&last)).await;
+    let mut places = Vec::new();
+    for order in [gone.id, first.id, other.id, last.id, bench.names.fresh(Timestamp(1))] {
+        places.push(queue.line(order).await.unwrap().map(|line| (line.ahead, line.passed)));
+    }
+    if places.iter().any(Option::is_some) {
+        assert_eq!(places, [None, Some((0, 1)), Some((0, 0)), Some((1, 1)), None]);
+    }
 }

@@ -1,6 +1,8 @@
 //! What a buyer sees of an order between the 202 and its end.
 
-use serde_json::json;
+use flux::core::order::OrderId;
+use flux::core::queue::DeadLetter;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -79,4 +81,41 @@ async fn a_stop_ends_the_streams_at_once() {
     shop.stop.cancel();
     assert_eq!(events.next().await, None);
     timeout(PATIENCE, shop.serving).await.expect("nothing holds it up").unwrap();
+}
+
+/// Takes a queued order out of its line.
+async fn take_out(shop: &Shop, order: &str) {
+    let (order_id, at) = (OrderId::parse(order).unwrap(), shop.ports.clock.now());
+    let letter = DeadLetter { order_id, reason: "test".to_owned(), body: String::new(), at };
+    shop.ports.queue.dead_letter(&[letter]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queued_order_has_its_place_in_its_items_line_and_a_wait_once_the_line_moves() {
+    let shop = Shop::open().await;
+    let before = [shop.good_order().await, shop.good_order().await, shop.good_order().await];
+    shop.buy("", r#"{"user_id":"ann","item_id":"another"}"#).await;
+    let path = format!("/orders/{}", shop.good_order().await);
+    let mut events = shop.events(&format!("{path}/events"), "").await;
+    let shown = shop.get(&path).await.json();
+    assert_eq!((&shown["place"], &shown["estimated_wait_s"]), (&json!(4), &Value::Null));
+    assert_eq!(events.next().await.unwrap().1["place"], 4);
+
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    take_out(&shop, &before[0]).await;
+    take_out(&shop, &before[1]).await;
+    let shown = loop {
+        let shown = events.next().await.unwrap().1;
+        if shown["place"] == 2 {
+            break shown;
+        }
+    };
+    assert!(shown["estimated_wait_s"].as_u64() >= Some(1), "{shown}");
+    shop.hire();
+    let mut last = shown;
+    while let Some((_, order)) = events.next().await {
+        last = order;
+    }
+    assert_eq!(last["status"], "rejected");
+    assert!(last.get("place").is_none() && last.get("estimated_wait_s").is_none());
 }

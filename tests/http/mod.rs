@@ -5,6 +5,7 @@ mod bad_input;
 mod bounds;
 mod contract;
 mod follow;
+mod inventory;
 mod routes;
 pub mod shop;
 

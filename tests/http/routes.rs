@@ -71,7 +71,9 @@ async fn an_order_nobody_made_is_404_and_one_that_may_be_in_the_queue_is_queued(
     let embedded = Shop::open().await;
     let aws = Shop::open_as(Setup { backend: "aws", ..Setup::default() }).await;
     let id = aws.ports.names.fresh(aws.ports.clock.now()).to_string();
-    let known = json!({ "order_id": id, "status": "queued" });
+    let known = json!({
+        "order_id": id, "status": "queued", "place": null, "estimated_wait_s": null,
+    });
     assert_eq!(aws.get(&format!("/orders/{id}")).await.json(), known);
     assert_eq!(aws.get(&format!("/orders/{id}?wait=1")).await.json(), known);
     for guess in ["0".repeat(32), "7".repeat(32), "x".to_owned(), id.to_uppercase()] {

@@ -313,6 +313,10 @@ impl Reply {
             }
             _ => {
                 assert!((200..300).contains(&self.status), "{}", self.head);
+                if self.header("content-security-policy").is_some() {
+                    assert_eq!(self.header("content-type"), Some("text/html; charset=utf-8"));
+                    return;
+                }
                 assert_eq!(self.header("content-type"), Some("application/json"));
                 self.json();
             }

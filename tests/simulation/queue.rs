@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flux::core::order::{Order, OrderId, Timestamp};
 use flux::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
+    Redriven, Sent,
 };
 use tokio::time::Instant;
 
@@ -177,6 +178,10 @@ impl Queue for SimQueue {
             orders.iter().filter(|id| state.letters.remove(id).is_some()).count()
         };
         Ok(self.process.call("drops letters".to_owned(), drop).await?)
+    }
+
+    async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {
+        Ok(None)
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {

@@ -45,6 +45,15 @@ pub struct Receipt(pub String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Arrival(pub u128);
 
+/// A waiting order's place in the line of its item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Orders that are decided before it, at most; none when it is next.
+    pub ahead: u64,
+    /// Orders of the item that have left the line at its head. Grows as the line moves.
+    pub passed: u64,
+}
+
 /// One received message with the orders in it, oldest first. Entries that were no orders are
 /// already in the dead-letter queue.
 #[derive(Debug, Clone)]
@@ -136,6 +145,10 @@ pub trait Queue: Debug + Display + Send + Sync {
 
     /// Drops dead letters for good; returns how many there were.
     async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError>;
+
+    /// Where an order stands; `None` when it does not wait, or the queue cannot tell. Takes no
+    /// longer in a long line than in a short one.
+    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError>;
 
     async fn backlog(&self) -> Result<Backlog, QueueError>;
 

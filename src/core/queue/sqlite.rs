@@ -19,7 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{
-    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
+    Redriven, Sent,
 };
 use crate::core::connection::sqlite::{Store, StoreError};
 use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
@@ -374,6 +375,10 @@ impl Queue for SqliteQueue {
             orders.iter().map(|id| drop.execute([id.as_bytes()])).sum()
         };
         Ok(self.store.write(drop).await?)
+    }
+
+    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {
+        Ok(self.store.read(move |c| rows::line(c, order)).await?)
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {

@@ -21,7 +21,8 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::OnceCell;
 
 use super::{
-    Arrival, Backlog, DeadLetter, Delivery, Queue, QueueError, QueueLimits, Receipt, Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
+    Redriven, Sent,
 };
 use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::order::message::{self, MAX_ORDERS, Origin};
@@ -347,6 +348,11 @@ impl Queue for SqsQueue {
 
     async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
         self.delete_letters(orders).await
+    }
+
+    /// SQS keeps no line that one could look at.
+    async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {
+        Ok(None)
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {

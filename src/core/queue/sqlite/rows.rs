@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{DeadLetter, Redriven, Sent};
+use super::super::{DeadLetter, Line, Redriven, Sent};
 use crate::core::connection::sqlite::{item_no, state, take_places};
 use crate::core::order::message::{self, Origin};
 use crate::core::order::{
@@ -212,6 +212,24 @@ fn read_item(
         found.push(Waiting { place, order });
     }
     Ok(())
+}
+
+/// Where an order stands in its item's line: places count up from 1 behind the item's number.
+pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<Line>> {
+    let place = connection
+        .prepare_cached("SELECT place FROM orders WHERE id = ? AND state = 10")?
+        .query_row([order.as_bytes()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(place) = place else { return Ok(None) };
+    let before_first = place >> 32 << 32;
+    let head: i64 = connection
+        .prepare_cached(
+            "SELECT place FROM orders INDEXED BY waiting WHERE state = 10 AND place > ?
+             ORDER BY place LIMIT 1",
+        )?
+        .query_row([before_first], |row| row.get(0))?;
+    let (ahead, passed) = ((place - head) as u64, (head - before_first - 1) as u64);
+    Ok(Some(Line { ahead, passed }))
 }
 
 pub fn bury(tx: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
