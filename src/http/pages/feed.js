@@ -1,0 +1,49 @@
+// What both pages need of the network: server-sent events over fetch, because an EventSource sends
+// no Authorization, and pauses between attempts.
+
+/**
+ * Calls `on(name, data)` for each event of an answer until the stream ends, `heard()` for each sign
+ * of life. Rejects when the connection is lost.
+ */
+export async function readEvents(answer, on, heard = () => {}) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    heard();
+    text += value;
+    let end;
+    while ((end = text.indexOf("\n\n")) >= 0) {
+      const fields = text.slice(0, end).split("\n").map((line) => line.match(/^(\w+): ?(.*)$/));
+      text = text.slice(end + 2);
+      const field = (name) => fields.find((match) => match?.[1] === name)?.[2];
+      if (field("data") !== undefined) on(field("event") ?? "message", JSON.parse(field("data")));
+    }
+  }
+}
+
+/** Headers that carry a key, if there is one. */
+export const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
+
+/** Whether a key can be sent in a header at all: fetch throws at others. */
+export const sendable = (key) => /^[\x21-\x7e]+$/.test(key);
+
+/** Milliseconds before the next attempt: what the server asks for, else twice as long each time. */
+export function pause(attempt, answer) {
+  const asked = Number(answer?.headers.get("Retry-After") ?? NaN);
+  const base = asked >= 0 ? Math.min(asked, 60) * 1000 : 500 * 2 ** Math.min(attempt, 4);
+  // A crowd that was turned away together should not come back together.
+  return base + Math.random() * Math.max(500, base / 2);
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** What a problem answer says, in its own words. */
+export async function detail(answer) {
+  try {
+    return (await answer.json()).detail ?? `The server answered ${answer.status}.`;
+  } catch {
+    return `The server answered ${answer.status}.`;
+  }
+}

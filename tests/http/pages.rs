@@ -1,0 +1,58 @@
+//! The pages as the server gives them out; tests/browser has them in a browser.
+
+use super::*;
+
+/// What is between each `before` and the quotation mark after it.
+fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
+    text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_page_and_all_that_it_names_come_from_this_server_and_nothing_runs_inline() {
+    let shop = Shop::open().await;
+    for path in ["/buy/ticket_001"] {
+        let page = shop.get(path).await;
+        assert_eq!(
+            (page.status, page.header("content-type")),
+            (200, Some("text/html; charset=utf-8"))
+        );
+        let policy = page.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        let html = page.text();
+        assert!(!html.contains(" style="));
+        assert_eq!(html.matches("<script").count(), html.matches("<script src=").count());
+        let named = ["src=\"/assets/", "href=\"/assets/"].map(|before| quoted(&html, before));
+        let mut files: Vec<String> = named.concat().into_iter().map(str::to_owned).collect();
+        let mut seen = Vec::new();
+        while let Some(file) = files.pop() {
+            if seen.contains(&file) {
+                continue;
+            }
+            let asset = shop.get(&format!("/assets/{file}")).await;
+            assert_eq!(asset.status, 200, "{file} of {path}");
+            assert_eq!(asset.header("x-content-type-options"), Some("nosniff"));
+            let text = asset.text().replace("http://www.w3.org/2000/svg", "");
+            assert!(!text.contains("http://") && !text.contains("https://"), "{file}");
+            let named = ["url(\"/assets/", "from \"/assets/"].map(|before| quoted(&text, before));
+            files.extend(named.concat().into_iter().map(str::to_owned));
+            seen.push(file);
+        }
+        assert!(seen.len() >= 5, "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_has_a_page_is_told_that_it_is_the_same() {
+    let shop = Shop::open().await;
+    for path in ["/buy/ticket_001", "/assets/look.css"] {
+        let tag = shop.get(path).await.header("etag").unwrap().to_owned();
+        let mut client = shop.connect().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nIf-None-Match: {tag}\r\n\r\n")).await;
+        let same = client.reply(true).await.unwrap();
+        assert_eq!((same.status, same.header("etag")), (304, Some(tag.as_str())));
+    }
+    for path in ["/buy/a%20b", "/assets/none", "/assets/..%2fbuy.html"] {
+        shop.get(path).await.problem(404);
+    }
+    assert_eq!(shop.ask("POST", "/buy/a", "", "").await.header("allow"), Some("GET, HEAD"));
+}
