@@ -20,11 +20,13 @@ use crate::core::calls::Calls;
 use crate::core::connection::sqlite::Store;
 use crate::core::ledger::sqlite::SqliteLedger;
 use crate::core::lock::sqlite::SqliteLock;
+use crate::core::meters::Meters;
 use crate::core::order::intake::Intake;
 use crate::core::order::worker::Rules;
 use crate::core::order::{Clock, OrderKey, OrderNames, SystemChance, SystemClock};
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
+use crate::core::pulses::sqlite::SqlitePulses;
 use crate::core::queue::sqlite::SqliteQueue;
 use crate::http::{self, Access, AccessRules, Api, Keys, Limits};
 
@@ -88,12 +90,14 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
         lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
-        outcomes: Arc::new(SqliteOutcomes::new(store)),
+        outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,
         names,
-        clock,
         chance: Arc::new(SystemChance),
         calls: Arc::new(Calls::default()),
+        meters: Arc::new(Meters::default()),
+        pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
+        clock,
     })
 }
 
@@ -141,6 +145,7 @@ pub async fn serve(
         ports.marks.clone(),
         ports.names.clone(),
         ports.clock.clone(),
+        ports.meters.clone(),
         settings.intake_max,
     );
     let waiters = Arc::new(Waiters::default());

@@ -28,6 +28,7 @@ fn intake(ports: &Ports) -> Intake {
         ports.marks.clone(),
         ports.names.clone(),
         ports.clock.clone(),
+        ports.meters.clone(),
         10_000,
     );
     tokio::spawn(sending);
@@ -110,19 +111,28 @@ async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_from_before_sales_could_be_closed_is_taken_and_its_items_are_open() {
+async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisions_counted() {
     let directory = tempfile::tempdir().unwrap();
     let item = ItemId::parse("x").unwrap();
     let (_, before) = ports(directory.path()).await;
     before.ledger.set_stock(&item, 5).await.unwrap();
+    let order = intake(&before).accept(request("ann", "y", 1, None)).await.unwrap();
+    let (decision, decided_at) = (Decision::Rejected(Reason::SoldOut), before.clock.now());
+    before.ledger.record(&[Decided { order, decision, decided_at }]).await.unwrap();
+    let counted = before.ledger.tally().await.unwrap().unwrap();
+    assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
-    let undo = "ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
-                PRAGMA user_version = 2";
-    old.execute_batch(undo).unwrap();
+    old.execute_batch(
+        "ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
+         DROP TABLE decisions; DROP TABLE pulses;
+         PRAGMA user_version = 2",
+    )
+    .unwrap();
     drop(old);
 
     let (_, ports) = ports(directory.path()).await;
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "open");
+    assert_eq!(ports.ledger.tally().await.unwrap(), Some(counted));
     ports.ledger.set_item(&item, ItemChange::closed(true)).await.unwrap();
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::Usage;
 use crate::config::Flags;
 use crate::core::order::worker::Worker;
+use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
 use crate::{http, stop, wiring};
 
@@ -38,10 +39,12 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let deciding = async {
         if settings.workers > 0 {
             let rules = wiring::rules(&settings, settings.workers);
-            Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop.clone()).await;
+            let (ports, story) = (ports.clone(), Arc::new(Terminal::start()));
+            Worker { ports, rules, story }.run(stop.clone()).await;
         }
     };
-    tokio::join!(serving, deciding);
+    let both = async { tokio::join!(serving, deciding) };
+    while_beating(&ports, Kind::Serve, settings.workers, both).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

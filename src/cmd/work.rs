@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::config::Flags;
 use crate::core::order::worker::Worker;
+use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
 use crate::{stop, wiring};
 
@@ -25,7 +26,9 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let ports = wiring::start(&settings).await?;
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
-    Worker { ports, rules, story: Arc::new(Terminal::start()) }.run(stop).await;
+    let concurrency = rules.concurrency;
+    let worker = Worker { ports: ports.clone(), rules, story: Arc::new(Terminal::start()) };
+    while_beating(&ports, Kind::Work, concurrency, worker.run(stop)).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

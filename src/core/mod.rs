@@ -9,8 +9,10 @@ pub mod connection;
 pub mod ledger;
 pub mod lock;
 pub mod marks;
+pub mod meters;
 pub mod order;
 pub mod outcomes;
+pub mod pulses;
 pub mod queue;
 pub mod trace;
 
@@ -30,4 +32,6 @@ pub struct Ports {
     pub clock: Arc<dyn order::Clock>,
     pub chance: Arc<dyn order::Chance>,
     pub calls: Arc<calls::Calls>,
+    pub meters: Arc<meters::Meters>,
+    pub pulses: Arc<dyn pulses::Pulses>,
 }

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
-use std::sync::atomic::Ordering;
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::{self, RequestBody};
@@ -26,10 +26,18 @@ impl Server {
         head: &request::Parts,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
-        let bought = self.accept(head, body).await;
-        let counter = if bought.is_ok() { &self.accepted } else { &self.refused };
-        counter.fetch_add(1, Ordering::Relaxed);
-        bought.map(|order| accepted(&order))
+        let (meters, begun) = (&self.api.ports.meters, Instant::now());
+        match self.accept(head, body).await {
+            Ok(order) => {
+                meters.accepted.add(1);
+                meters.ack.record_time(begun.elapsed());
+                Ok(accepted(&order))
+            }
+            Err(problem) => {
+                meters.refused[usize::from(problem.status().is_server_error())].add(1);
+                Err(problem)
+            }
+        }
     }
 
     async fn accept(

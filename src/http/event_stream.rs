@@ -45,6 +45,11 @@ impl EventStream {
         self.events.send(event).await.is_ok()
     }
 
+    /// Skips a client that has too much to read; false when it has gone.
+    pub fn offer(&self, event: Bytes) -> bool {
+        !matches!(self.events.try_send(event), Err(mpsc::error::TrySendError::Closed(_)))
+    }
+
     /// Resolves when the client has gone, as far as that is known.
     pub async fn closed(&self) {
         self.events.closed().await;
@@ -76,4 +81,31 @@ pub(super) fn event(name: &str, id: Option<&str>, data: &[u8]) -> Bytes {
 /// Says nothing, but says it.
 pub(super) fn beat() -> Bytes {
     Bytes::from_static(b":\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_skipped_until_it_reads_on() {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (events, mut unread) = mpsc::channel(UNREAD_MAX);
+        let stream = EventStream { _place: place, events };
+        for number in 0..100 {
+            assert!(stream.offer(event("n", None, number.to_string().as_bytes())));
+        }
+        for number in 0..UNREAD_MAX {
+            let expected = event("n", None, number.to_string().as_bytes());
+            assert_eq!(unread.try_recv().unwrap(), expected);
+        }
+        assert!(unread.try_recv().is_err());
+        assert!(stream.offer(beat()) && unread.try_recv().unwrap() == beat());
+        drop(unread);
+        assert!(!stream.offer(beat()));
+    }
 }

@@ -32,7 +32,7 @@ impl AsRef<[u8]> for Page {
 }
 
 #[derive(Serialize)]
-struct ItemJson<'a> {
+pub(super) struct ItemJson<'a> {
     item_id: &'a ItemId,
     stock: u64,
     free: u64,
@@ -157,7 +157,7 @@ pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
     }
 }
 
-fn shown(item: &Item) -> ItemJson<'_> {
+pub(super) fn shown(item: &Item) -> ItemJson<'_> {
     let Item { stock, free, held, sold, .. } = *item;
     ItemJson { item_id: &item.id, stock, free, held, sold, status: item.status() }
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod answer;
+mod board;
 mod body;
 mod buy;
 mod event_stream;

@@ -48,6 +48,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub fn with_order(self, order: OrderId) -> Self {
         Self { order: Some(order), ..self }
     }

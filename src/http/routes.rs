@@ -25,6 +25,7 @@ pub(super) enum Route {
     Item,
     Inventory,
     Stats,
+    Events,
     Healthz,
     Readyz,
 }
@@ -42,6 +43,7 @@ impl Route {
             ("/items/{id}", Route::Item),
             ("/inventory", Route::Inventory),
             ("/stats", Route::Stats),
+            ("/events", Route::Events),
             ("/healthz", Route::Healthz),
             ("/readyz", Route::Readyz),
         ] {
@@ -99,6 +101,7 @@ impl Server {
             Route::Item if read => self.item(&id).await,
             Route::Inventory if read => self.inventory(head).await,
             Route::Stats if read => Ok(self.stats().await),
+            Route::Events if read => self.events(head),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,
             route => {

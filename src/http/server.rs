@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Api;
+use super::board::Board;
 use super::inventory::Inventory;
 use super::known::KnownItems;
 use super::pace::Paces;
@@ -51,8 +52,7 @@ pub(super) struct Server {
     pub stop: CancellationToken,
     pub started: Instant,
     pub requests: AtomicU64,
-    pub accepted: AtomicU64,
-    pub refused: AtomicU64,
+    pub board: Board,
     free: Arc<Semaphore>,
     pub pages: Arc<Semaphore>,
     /// For [`Server::event_stream`].
@@ -82,22 +82,26 @@ pub async fn listen(address: &str) -> io::Result<TcpListener> {
 }
 
 pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let started = Instant::now();
     let server = Arc::new(Server {
         known: KnownItems::new(api.ports.ledger.clone()),
         paces: Paces::default(),
         inventory: Inventory::default(),
         routes: Route::table(),
         stop: stop.clone(),
-        started: Instant::now(),
+        started,
         requests: AtomicU64::new(0),
-        accepted: AtomicU64::new(0),
-        refused: AtomicU64::new(0),
+        board: Board::new(api.ports.clone(), api.backend, started),
         free: Arc::new(Semaphore::new(api.limits.connections)),
         pages: Arc::new(Semaphore::new(api.limits.pages)),
         stream_places: Arc::new(Semaphore::new(api.limits.connections.div_ceil(2))),
         streams: TaskTracker::new(),
         api,
     });
+    let boarding = {
+        let (server, stop) = (server.clone(), stop.clone());
+        tokio::spawn(async move { server.board.run(stop).await })
+    };
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     loop {
@@ -136,6 +140,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         tracing::warn!("cut {} connections that did not end in time", connections.len());
     }
     connections.shutdown().await;
+    let _ended = boarding.await;
     server.streams.close();
     server.streams.wait().await;
 }

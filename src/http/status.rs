@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::problem::{self, Problem};
 use super::server::Server;
+use crate::core::meters::Counter;
 use crate::core::queue::Backlog;
 
 /// A store that takes longer than this to say that it is there counts as away.
@@ -36,14 +37,15 @@ struct StatsJson {
 impl Server {
     pub async fn stats(&self) -> Answer {
         let backlog = timeout(CHECK_TIMEOUT, self.api.ports.queue.backlog()).await;
+        let meters = &self.api.ports.meters;
         problem::json(
             StatusCode::OK,
             &StatsJson {
                 backend: self.api.backend,
                 uptime_s: self.started.elapsed().as_secs(),
                 requests: self.requests.load(Ordering::Relaxed),
-                accepted: self.accepted.load(Ordering::Relaxed),
-                refused: self.refused.load(Ordering::Relaxed),
+                accepted: meters.accepted.get(),
+                refused: meters.refused.iter().map(Counter::get).sum(),
                 backlog: backlog.ok().and_then(Result::ok),
                 connections: self.connections(),
             },

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::core::Ports;
 use crate::core::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, Page,
+    OrderRecord, Page, Tally,
 };
 use crate::core::order::worker::{Rules, Story, Worker};
 use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId};
@@ -335,6 +335,10 @@ impl Ledger for HeldLedger {
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         self.real.set_item(item, change).await
+    }
+
+    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+        self.real.tally().await
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {

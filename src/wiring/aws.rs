@@ -15,9 +15,12 @@ use crate::core::connection::redis::{Redis, RedisSettings};
 use crate::core::ledger::dynamodb::DynamoLedger;
 use crate::core::lock::redis::RedisLock;
 use crate::core::marks::redis::RedisMarks;
+use crate::core::meters::Meters;
 use crate::core::order::{OrderKey, SystemChance, SystemClock};
 use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
+use crate::core::pulses::local::LocalPulses;
+use crate::core::pulses::redis::RedisPulses;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
 
 /// The SDK's configuration, with what the settings say of it.
@@ -61,16 +64,19 @@ pub(super) async fn open(settings: &Settings) -> Result<Ports> {
         clock: Arc::new(SystemClock),
         chance: Arc::new(SystemChance),
         calls,
+        meters: Arc::new(Meters::default()),
+        pulses: Arc::new(LocalPulses::default()),
     })
 }
 
-/// The same with lock, marks and outcomes in Redis, if one is named.
+/// The same with lock, marks, outcomes and pulses in Redis, if one is named.
 pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
     let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
     Ok(Ports {
         lock: Some(Arc::new(RedisLock::new(redis.clone()))),
         marks: Some(Arc::new(RedisMarks::new(redis.clone()))),
-        outcomes: Arc::new(RedisOutcomes::new(redis)),
+        outcomes: Arc::new(RedisOutcomes::new(redis.clone())),
+        pulses: Arc::new(RedisPulses::new(redis)),
         ..ports
     })
 }

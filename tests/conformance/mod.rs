@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod lock;
 pub mod marks;
 pub mod outcomes;
+mod pulses;
 pub mod queue;
 pub mod redis;
 mod sqlite;

@@ -7,8 +7,9 @@ use flux::core::connection::redis::{Redis, RedisSettings};
 use flux::core::lock::redis::RedisLock;
 use flux::core::marks::redis::RedisMarks;
 use flux::core::outcomes::redis::RedisOutcomes;
+use flux::core::pulses::redis::RedisPulses;
 
-use super::{address, fresh_name, lock, marks, names, outcomes};
+use super::{address, fresh_name, lock, marks, names, outcomes, pulses};
 
 async fn connect(prefix: String) -> Redis {
     connect_to(&address("FLUX_TEST_REDIS"), prefix).await
@@ -44,4 +45,14 @@ mod mark {
         super::marks::Bench { marks, names: super::names() }
     }
     super::marks::marks_contract!(bench);
+}
+
+mod pulse {
+    async fn bench() -> super::pulses::Bench {
+        let prefix = super::fresh_name("pulses");
+        let redis = async || super::RedisPulses::new(super::connect(prefix.clone()).await);
+        let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
+        super::pulses::Bench { here, there }
+    }
+    super::pulses::pulses_contract!(bench);
 }

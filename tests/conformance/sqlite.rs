@@ -8,9 +8,10 @@ use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::lock::sqlite::SqliteLock;
 use flux::core::order::SystemClock;
 use flux::core::outcomes::sqlite::SqliteOutcomes;
+use flux::core::pulses::sqlite::SqlitePulses;
 use flux::core::queue::sqlite::SqliteQueue;
 
-use super::{key, ledger, lock, names, outcomes, queue};
+use super::{key, ledger, lock, names, outcomes, pulses, queue};
 
 /// A new file; its directory lasts as long as the process.
 fn file() -> std::path::PathBuf {
@@ -58,4 +59,16 @@ mod outcome {
         super::outcomes::Bench { here, there, names, ledger: Some(ledger) }
     }
     super::outcomes::outcomes_contract!(bench);
+}
+
+mod pulse {
+    async fn bench() -> super::pulses::Bench {
+        let file = super::file();
+        let open = || {
+            let (store, clock) = (super::Store::open(&file).unwrap(), super::SystemClock);
+            super::SqlitePulses::new(store, super::Arc::new(clock))
+        };
+        super::pulses::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
+    }
+    super::pulses::pulses_contract!(bench);
 }

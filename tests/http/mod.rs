@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod board;
 mod bounds;
 mod contract;
 mod follow;

@@ -11,6 +11,8 @@ use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Story, Worker};
 use flux::core::order::{Decided, ItemId, OrderNames, SystemChance, SystemClock};
 use flux::core::outcomes::sqlite::SqliteOutcomes;
+use flux::core::pulses::sqlite::SqlitePulses;
+use flux::core::pulses::{Kind, while_beating};
 use flux::core::queue::sqlite::SqliteQueue;
 use flux::http::{Access, AccessRules, Api, Keys, Limits, serve};
 use serde_json::Value;
@@ -75,6 +77,7 @@ impl Shop {
             None,
             ports.names.clone(),
             ports.clock.clone(),
+            ports.meters.clone(),
             1_000,
         );
         tokio::spawn(sending);
@@ -108,7 +111,9 @@ impl Shop {
             drain: Duration::from_secs(1),
         };
         let worker = Worker { ports: self.ports.clone(), rules, story: Arc::new(Silence) };
-        tokio::spawn(worker.run(self.stop.clone()));
+        let (ports, stop) = (self.ports.clone(), self.stop.clone());
+        let working = async move { while_beating(&ports, Kind::Work, 4, worker.run(stop)).await };
+        tokio::spawn(working);
     }
 
     pub async fn connect(&self) -> Client {
@@ -171,12 +176,14 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
         lock: None,
-        outcomes: Arc::new(SqliteOutcomes::new(store)),
+        outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,
         names,
-        clock,
         chance: Arc::new(SystemChance),
         calls: Arc::default(),
+        meters: Arc::default(),
+        pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
+        clock,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use flux::core::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page,
+    OrderRecord, OrderState, Page, Tally,
 };
 use flux::core::order::{
     Clock, Decided, Decision, Item, ItemChange, ItemId, OrderId, Timestamp, UserId,
@@ -193,6 +193,10 @@ impl Ledger for SimLedger {
         let (store, id, now) = (self.store.clone(), item.clone(), self.process.now());
         let set = move || store.set_item(&id, change, now);
         Ok(self.process.call(format!("changes {item}: {change:?}"), set).await?)
+    }
+
+    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+        Ok(None)
     }
 
     async fn items(&self, _: Option<&str>, _: usize) -> Result<Page<Item>, LedgerError> {

@@ -189,6 +189,7 @@ impl Queue for SimQueue {
         Ok(Backlog {
             waiting: state.messages.len() as u64,
             dead_letters: state.letters.len() as u64,
+            oldest: None,
         })
     }
 

@@ -180,8 +180,9 @@ impl Sale {
             let process = self.process(format!("api{seat}.{life}"));
             let ports = self.ports(&process);
             let (queue, marks, names) = (ports.queue, ports.marks, ports.names);
+            let (clock, meters) = (process.clone(), ports.meters);
             let most = self.plan.waiting_max;
-            let (intake, sending) = Intake::start(queue, marks, names, process.clone(), most);
+            let (intake, sending) = Intake::start(queue, marks, names, clock, meters, most);
             let sending = tokio::spawn(sending);
             self.doors.lock().unwrap()[seat] = Some(Door { process: process.clone(), intake });
             let end = self.trouble(&process).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flux::core::Ports;
 use flux::core::lock::Token;
 use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
+use flux::core::pulses::local::LocalPulses;
 use flux::core::queue::DeadLetter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -115,6 +116,8 @@ impl Store {
             clock: process.clone(),
             chance: process,
             calls: Arc::default(),
+            meters: Arc::default(),
+            pulses: Arc::new(LocalPulses::default()),
         }
     }
 

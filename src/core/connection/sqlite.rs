@@ -5,6 +5,7 @@
 //! file; SQLite's own lock lets one transaction write at a time.
 
 mod errors;
+mod schema;
 
 use std::cell::Cell;
 use std::fmt;
@@ -19,7 +20,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub use errors::StoreError;
-use errors::{explain, not_a_store, other_schema, refusal, unreadable};
+use errors::{explain, refusal, unreadable};
+use schema::create;
 
 use crate::core::order::OrderKey;
 
@@ -32,65 +34,6 @@ const BUSY_WAIT: Duration = Duration::from_secs(3);
 const WATCH_EVERY: Duration = Duration::from_millis(4);
 /// Readers at once.
 const READERS: usize = 4;
-/// Written into the file's header, so that no other program's database is taken for flux's.
-const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 4;
-/// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
-const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 2] =
-    ["ALTER TABLE items ADD COLUMN closed_at INTEGER", "ALTER TABLE orders ADD COLUMN trace BLOB"];
-
-/// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
-/// together, in their order of arrival. The columns that a decision changes have the same width
-/// before and after it, so that a row never moves.
-const SCHEMA: &str = "
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE items (
-    no INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    stock INTEGER NOT NULL DEFAULT 0,
-    free INTEGER NOT NULL DEFAULT 0,
-    held INTEGER NOT NULL DEFAULT 0,
-    sold INTEGER NOT NULL DEFAULT 0,
-    owner TEXT,
-    version INTEGER NOT NULL DEFAULT 0,
-    arrivals INTEGER NOT NULL DEFAULT 0,
-    moved INTEGER NOT NULL DEFAULT 0,
-    restocked_at INTEGER,
-    claimed_by INTEGER NOT NULL DEFAULT 0,
-    claimed_until INTEGER NOT NULL DEFAULT 0,
-    closed_at INTEGER
-);
-CREATE TABLE orders (
-    place INTEGER PRIMARY KEY,
-    id BLOB NOT NULL,
-    user TEXT NOT NULL,
-    quantity INTEGER NOT NULL,
-    accepted_at INTEGER NOT NULL,
-    state INTEGER NOT NULL,
-    decided_at INTEGER NOT NULL,
-    seal BLOB NOT NULL,
-    trace BLOB
-);
-CREATE UNIQUE INDEX order_ids ON orders (id);
-CREATE INDEX waiting ON orders (place) WHERE state = 10;
-CREATE TABLE dead_letters (
-    order_id BLOB PRIMARY KEY,
-    reason TEXT NOT NULL,
-    body TEXT NOT NULL,
-    at INTEGER NOT NULL
-);
-CREATE TABLE locks (
-    item TEXT PRIMARY KEY,
-    token BLOB NOT NULL,
-    lease INTEGER NOT NULL,
-    until INTEGER NOT NULL,
-    wanted_until INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE totals (accepted INTEGER NOT NULL, decided INTEGER NOT NULL, dead INTEGER NOT NULL);
-INSERT INTO totals VALUES (0, 0, 0);
-";
-
 /// The process's hold on the file. The threads end when the last clone is gone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -246,36 +189,6 @@ fn wait_busy(attempts: i32) -> bool {
     }
     std::thread::sleep(Duration::from_micros(300));
     SINCE.get().elapsed() < BUSY_WAIT
-}
-
-fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
-    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
-    // No wait for another process's transaction where there is nothing to make.
-    if (number("application_id")?, number("user_version")?) == (APPLICATION_ID, SCHEMA_VERSION) {
-        return Ok(Ok(()));
-    }
-    connection.execute_batch("BEGIN IMMEDIATE")?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let verdict = match (number("application_id")?, number("user_version")?, tables) {
-        (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(()),
-        (0, 0, 0) => {
-            connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            connection.execute_batch(SCHEMA)?;
-            Ok(())
-        }
-        (APPLICATION_ID, version @ OLDEST_SCHEMA..SCHEMA_VERSION, _) => {
-            let steps = &UPGRADES[(version - OLDEST_SCHEMA) as usize..];
-            steps.iter().try_for_each(|step| connection.execute_batch(step))?;
-            connection.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-            Ok(())
-        }
-        (APPLICATION_ID, version, _) => Err(other_schema(path, version, SCHEMA_VERSION)),
-        _ => Err(not_a_store(path)),
-    };
-    connection.execute_batch("COMMIT")?;
-    Ok(verdict)
 }
 
 trait Job: Send {

@@ -92,6 +92,15 @@ pub struct AuditedItem {
     pub orders: Option<u64>,
 }
 
+/// What a store has counted since it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Orders taken, each once.
+    pub accepted: u64,
+    /// Decided orders, by decision; those that came about.
+    pub decided: Vec<(Decision, u64)>,
+}
+
 /// A page of a long read, and where the next begins; `None` after the last page.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
@@ -159,6 +168,9 @@ pub trait Ledger: Debug + Display + Send + Sync {
     async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<ItemSet, LedgerError> {
         self.set_item(item, ItemChange::stock(stock)).await
     }
+
+    /// `None` where the store does not count.
+    async fn tally(&self) -> Result<Option<Tally>, LedgerError>;
 
     /// Items in pages of at most `limit`; `after` is a former page's `next`.
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError>;

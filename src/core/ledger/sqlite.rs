@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page,
+    OrderRecord, OrderState, Page, Tally,
 };
 use crate::core::connection::sqlite::{Store, StoreError, item_no, state, take_places};
 use crate::core::order::{
@@ -85,6 +85,20 @@ impl Ledger for SqliteLedger {
             Ok(set)
         };
         Ok(self.store.write(set).await?)
+    }
+
+    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+        let read = |c: &Connection| {
+            let accepted = c.prepare_cached("SELECT accepted FROM totals")?;
+            let accepted = { accepted }.query_row([], |row| row.get(0))?;
+            let mut decided = c.prepare_cached("SELECT state, orders FROM decisions")?;
+            let rows = decided.query_map([], |row| {
+                Ok(state::decision(row.get(0)?).zip(Some(row.get::<_, u64>(1)?)))
+            })?;
+            let decided = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
+            Ok(Some(Tally { accepted, decided }))
+        };
+        Ok(self.store.read(read).await?)
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
@@ -295,7 +309,7 @@ fn write_commit(tx: &Connection, commit: &Commit, key: &OrderKey) -> rusqlite::R
         write_decisions(tx, decided, key)?;
     }
     write_item(tx, item)?;
-    count_decided(tx, decided.len())?;
+    count_decided(tx, decided)?;
     Ok(Committed::Written)
 }
 
@@ -308,7 +322,7 @@ fn write_rejections(
     let (mut left, mut seen) = (rejected, Vec::new());
     loop {
         let written = write_decisions(tx, left, key)?;
-        count_decided(tx, written)?;
+        count_decided(tx, &left[..written])?;
         let Some(next) = left.get(written) else { return Ok(seen) };
         let found = not_waiting(tx, std::slice::from_ref(next))?;
         found.absent.into_iter().try_for_each(|order| insert_order(tx, order))?;
@@ -343,9 +357,18 @@ fn undo_decisions(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<()> 
     decided.iter().try_for_each(|d| undo.execute([d.order.id.as_bytes()]).map(drop))
 }
 
-fn count_decided(tx: &Connection, decided: usize) -> rusqlite::Result<()> {
-    tx.prepare_cached("UPDATE totals SET decided = decided + ?")?.execute([decided as i64])?;
-    Ok(())
+fn count_decided(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<()> {
+    let all = decided.len() as i64;
+    tx.prepare_cached("UPDATE totals SET decided = decided + ?")?.execute([all])?;
+    let mut count = tx.prepare_cached(
+        "INSERT INTO decisions VALUES (?, ?)
+         ON CONFLICT (state) DO UPDATE SET orders = orders + excluded.orders",
+    )?;
+    // Most batches say one thing, or two of which each is a run.
+    let runs = decided.chunk_by(|a, b| a.decision == b.decision);
+    runs.into_iter().try_for_each(|run| {
+        count.execute(params![state::of(run[0].decision), run.len() as i64]).map(drop)
+    })
 }
 
 struct NotWaiting<'a> {

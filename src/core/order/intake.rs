@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::guards::{self, Guard};
 use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId};
 use crate::core::marks::{Mark, Marked, Marks};
+use crate::core::meters::Meters;
 use crate::core::queue::{Queue, QueueError, Sent};
 use crate::core::trace::TraceContext;
 
@@ -78,11 +79,12 @@ impl Intake {
         marks: Option<Arc<dyn Marks>>,
         names: Arc<OrderNames>,
         clock: Arc<dyn Clock>,
+        meters: Arc<Meters>,
         waiting_max: usize,
     ) -> (Intake, BoxFuture<'static, ()>) {
         let (sender, receiver) = mpsc::channel(waiting_max);
         let intake = Intake { entries: sender, names, clock };
-        (intake, Box::pin(gather(queue, marks, receiver)))
+        (intake, Box::pin(gather(queue, marks, meters, receiver)))
     }
 
     /// Accepts an order: durable when this answers. Cancelling it does not take the order back.
@@ -117,6 +119,7 @@ impl Intake {
 async fn gather(
     queue: Arc<dyn Queue>,
     marks: Option<Arc<dyn Marks>>,
+    meters: Arc<Meters>,
     mut entries: mpsc::Receiver<Entry>,
 ) {
     let limits = queue.limits();
@@ -132,6 +135,7 @@ async fn gather(
         {
             batch.push(next);
         }
+        meters.sent_together.record(batch.len() as u64);
         tokio::spawn(send(queue.clone(), marks.clone(), batch, slot));
     }
     let all = limits.sends_in_flight as u32;

@@ -80,7 +80,14 @@ pub struct Backlog {
     /// Orders (embedded) or messages (SQS) that wait, those in workers' hands included.
     pub waiting: u64,
     pub dead_letters: u64,
+    /// When the oldest waiting order was accepted, where the queue can tell: the embedded one, of
+    /// the first [`OLDEST_AMONG`] items in whose lines orders wait.
+    #[serde(skip)]
+    pub oldest: Option<Timestamp>,
 }
+
+/// Items that are looked at for the oldest waiting order.
+pub const OLDEST_AMONG: usize = 1_000;
 
 /// What became of a dead letter that was to be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]

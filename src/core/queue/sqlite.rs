@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{
-    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
-    Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, Line, OLDEST_AMONG, Queue, QueueError, QueueLimits,
+    Receipt, Redriven, Sent,
 };
 use crate::core::connection::sqlite::{Store, StoreError};
 use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
@@ -384,7 +384,8 @@ impl Queue for SqliteQueue {
     async fn backlog(&self) -> Result<Backlog, QueueError> {
         let read = |c: &Connection| {
             let letters = c.query_row("SELECT count(*) FROM dead_letters", [], |r| r.get(0))?;
-            Ok(Backlog { waiting: rows::waiting(c)?, dead_letters: letters })
+            let (waiting, oldest) = (rows::waiting(c)?, rows::oldest(c, OLDEST_AMONG)?);
+            Ok(Backlog { waiting, dead_letters: letters, oldest })
         };
         Ok(self.store.read(read).await?)
     }

@@ -359,7 +359,8 @@ impl Queue for SqsQueue {
         let dead_letter_queue = self.dead_letter_queue().await?;
         let (waiting, dead_letters) =
             futures_util::join!(self.counts(self.url()), self.counts(dead_letter_queue));
-        Ok(Backlog { waiting: waiting?, dead_letters: dead_letters? })
+        // Only CloudWatch knows the age of the oldest message.
+        Ok(Backlog { waiting: waiting?, dead_letters: dead_letters?, oldest: None })
     }
 
     async fn check(&self) -> Result<(), QueueError> {

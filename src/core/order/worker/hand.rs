@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::super::guards::{self, Guard};
 use super::super::{Order, OrderId};
+use crate::core::meters::Meters;
 use crate::core::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
 /// Acknowledgements sent in one call.
@@ -56,6 +57,7 @@ pub struct Hand {
     tickets: Mutex<HashMap<Receipt, Instant>>,
     orders: AtomicUsize,
     fewer: Notify,
+    meters: Arc<Meters>,
     recent: Mutex<Recent>,
 }
 
@@ -66,7 +68,7 @@ struct Recent {
 }
 
 impl Hand {
-    pub fn new(queue: Arc<dyn Queue>) -> (Hand, Acks) {
+    pub fn new(queue: Arc<dyn Queue>, meters: Arc<Meters>) -> (Hand, Acks) {
         let (acks, receipts) = mpsc::unbounded_channel();
         let acknowledge = Acks { queue: queue.clone(), receipts };
         let hand = Hand {
@@ -75,6 +77,7 @@ impl Hand {
             tickets: Mutex::default(),
             orders: AtomicUsize::new(0),
             fewer: Notify::new(),
+            meters,
             recent: Mutex::default(),
         };
         (hand, acknowledge)
@@ -98,6 +101,7 @@ impl Hand {
             return Vec::new();
         }
         self.orders.fetch_add(delivery.orders.len(), Ordering::AcqRel);
+        self.meters.in_hand.add(delivery.orders.len() as u64);
         self.tickets().insert(delivery.receipt.clone(), Instant::now());
         if guards::is_out(Guard::AckAfterCommit) {
             let _stopping = self.acks.send(Some(delivery.receipt.clone()));
@@ -142,6 +146,7 @@ impl Hand {
             }
         }
         self.orders.fetch_sub(settled, Ordering::AcqRel);
+        self.meters.in_hand.take(settled as u64);
         self.fewer.notify_waiters();
     }
 

@@ -204,9 +204,11 @@ impl Lane {
         self.floor.story.deciding(&verdict.decided);
         let expect = Expect::Version(item.version);
         let commit = Commit { item: next, expect, decided: verdict.decided };
+        let meters = &self.floor.ports.meters;
         match self.floor.ports.ledger.commit(&commit).await {
             Ok(Committed::Written) => {
                 self.known = Some(commit.item);
+                meters.decided_together.record(commit.decided.len() as u64);
                 if let Some(held) = &mut self.held {
                     held.commits += 1;
                 }
@@ -214,6 +216,7 @@ impl Lane {
             }
             Ok(Committed::Refused { item_moved, seen }) => {
                 tracing::debug!(item = %self.item, item_moved, seen = seen.len(), "refused");
+                meters.conflicts.add(1);
                 if item_moved {
                     self.known = None;
                 }
@@ -221,6 +224,7 @@ impl Lane {
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
                 tracing::warn!(item = %self.item, "{why}; reading what was written");
+                meters.unknown_commits.add(1);
                 self.known = None;
                 let seen = self.decided_among(batch).await?;
                 self.drop_seen(batch, &seen);
@@ -242,6 +246,8 @@ impl Lane {
     fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
         decided.retain(|d| !seen.contains(&d.order.id));
         self.floor.story.saved(&decided);
+        let ports = &self.floor.ports;
+        ports.meters.decided(&decided, ports.clock.now());
         self.drop_seen(batch, seen);
         let ids = decided.into_iter().map(|one| one.order.id).collect();
         self.floor.hand.settle(std::mem::take(batch));
@@ -281,15 +287,18 @@ impl Lane {
         self.keep_lock().await;
         let Some(lock) = self.floor.lock() else { return Ok(false) };
         let (lease, new) = (self.floor.rules.lease, self.held.is_none());
+        let (meters, since) = (&self.floor.ports.meters, Instant::now());
         while self.held.is_none() {
             let asked = Instant::now();
             match lock.acquire(&self.item, self.token, lease).await {
                 Ok(Acquired::Yes) => {
                     self.floor.story.lock_acquired(&self.item);
+                    meters.lock_wait.record_time(since.elapsed());
                     self.known = None;
                     self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
                 }
                 Ok(Acquired::Busy) => {
+                    meters.lock_busy.add(1);
                     if !self.floor.pause(self.jitter(LOCK_PAUSE)).await {
                         return Err(Hitch::Stopped);
                     }
@@ -326,7 +335,10 @@ impl Lane {
                     held.renewed = asked;
                 }
             }
-            Ok(Renewed::Lost) => self.held = None,
+            Ok(Renewed::Lost) => {
+                self.floor.ports.meters.lock_lost.add(1);
+                self.held = None;
+            }
             Err(e) => {
                 self.floor.lock_is_away(&e);
                 self.held = None;

@@ -86,7 +86,7 @@ impl Worker {
     /// acknowledges it, gives the rest back and ends. Not safe to cancel: what was received would
     /// stay invisible until its visibility timeout.
     pub async fn run(self, stop: CancellationToken) {
-        let (hand, acks) = Hand::new(self.ports.queue.clone());
+        let (hand, acks) = Hand::new(self.ports.queue.clone(), self.ports.meters.clone());
         let floor = Arc::new(Floor {
             slots: Arc::new(Semaphore::new(self.rules.concurrency)),
             ports: self.ports,
@@ -140,6 +140,7 @@ impl Floor {
         let again = deliveries.iter().filter(|delivery| delivery.receive_count > 1).count();
         if again > 0 {
             tracing::info!(again, "deliveries come again");
+            self.ports.meters.redeliveries.add(again as u64);
         }
         for delivery in deliveries {
             for pending in self.hand.take(delivery) {

@@ -34,6 +34,26 @@ pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0))
 }
 
+/// When the oldest waiting order was accepted, by a look at the head of each line, of the first
+/// `items_max`.
+pub fn oldest(connection: &Connection, items_max: usize) -> rusqlite::Result<Option<Timestamp>> {
+    let mut next = connection.prepare_cached(
+        "SELECT place, accepted_at FROM orders INDEXED BY waiting
+         WHERE state = 10 AND place > ? ORDER BY place LIMIT 1",
+    )?;
+    let (mut place, mut oldest) = (0, None::<Timestamp>);
+    for _ in 0..items_max {
+        let head =
+            next.query_row([place], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+        let Some((at, accepted_at)) = head.optional()? else { break };
+        let accepted_at = Timestamp(u64::try_from(accepted_at).unwrap_or(0));
+        oldest = Some(oldest.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
+        let no = at >> 32;
+        place = ((no + 1) << 32) - 1;
+    }
+    Ok(oldest)
+}
+
 /// What became of a batch.
 pub struct Inserted {
     /// In the order of the batch.

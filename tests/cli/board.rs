@@ -1,0 +1,49 @@
+//! What `flux serve` shows of the processes beside it.
+
+use super::*;
+
+/// A stream of the board; each element is the data of one event.
+fn boards(address: &str) -> impl Iterator<Item = Value> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /events HTTP/1.1\r\nHost: flux\r\n\r\n").unwrap();
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).skip(1)
+}
+
+fn pids(board: &Value) -> Vec<u64> {
+    let workers = board["workers"].as_array().unwrap().iter();
+    workers.map(|worker| worker["pid"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn workers_in_processes_of_their_own_are_seen_until_they_stop_or_die() {
+    let desk = Desk::new();
+    let (_serve, address) = desk.serve("");
+    let mut work = [desk.start("work"), desk.start("work --concurrency 7")];
+    let all = work.each_ref().map(|process| u64::from(process.child.id()));
+    let mut boards = boards(&address);
+    let mut wait_for = |wanted: &[u64]| {
+        let begun = Instant::now();
+        loop {
+            let board = boards.next().expect("the stream goes on");
+            let pids = pids(&board);
+            if pids.len() == wanted.len() && wanted.iter().all(|pid| pids.contains(pid)) {
+                return board;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{pids:?} in place of {wanted:?}");
+        }
+    };
+    let board = wait_for(&all);
+    assert!(board["workers"].as_array().unwrap().iter().any(|w| w["concurrency"] == 7));
+    work[1].signal("TERM");
+    assert!(work[1].end().0.success());
+    wait_for(&all[..1]);
+    work[0].signal("KILL");
+    wait_for(&[]);
+    let order = buy(&address, "ann", "ticket_001");
+    let again = desk.start("work");
+    assert_eq!(decided(&address, &order)["status"], "sold");
+    let board = wait_for(&[u64::from(again.child.id())]);
+    assert_eq!(board["accepted"], 1);
+}
