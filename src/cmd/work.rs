@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::Usage;
 use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
-use crate::{stop, wiring};
+use crate::{http, stop, wiring};
 
 /// Receive orders and decide them
 #[derive(Debug, clap::Args)]
@@ -23,12 +24,27 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.concurrency = args.concurrency;
     let settings = super::settings(flags)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let metrics = match &settings.metrics_listen {
+        None => None,
+        Some(address) => Some(http::listen(address).await.map_err(|e| {
+            Usage(format!("cannot listen on {address}: {e}; change metrics_listen"))
+        })?),
+    };
     let ports = wiring::start(&settings).await?;
+    if let Some(listener) = &metrics {
+        tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
+    }
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     let concurrency = rules.concurrency;
     let worker = Worker { ports: ports.clone(), rules, story: Arc::new(Terminal::start()) };
-    while_beating(&ports, Kind::Work, concurrency, worker.run(stop)).await;
+    let measuring = async {
+        if let Some(listener) = metrics {
+            http::serve_metrics(listener, ports.clone(), stop.clone()).await;
+        }
+    };
+    let both = async { tokio::join!(worker.run(stop.clone()), measuring) };
+    while_beating(&ports, Kind::Work, concurrency, both).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -23,9 +23,14 @@ impl Settings {
             )));
         }
         self.check_names()?;
-        let port = self.listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(_))) {
-            return Err(ConfigError("listen must be HOST:PORT, like 127.0.0.1:5000".to_owned()));
+        let addresses =
+            [("listen", Some(&self.listen)), ("metrics_listen", self.metrics_listen.as_ref())];
+        for (key, address) in addresses {
+            let port = address.map(|a| a.rsplit_once(':').map(|(_, port)| port.parse::<u16>()));
+            if !matches!(port, None | Some(Some(Ok(_)))) {
+                let what = format!("{key} must be HOST:PORT, like 127.0.0.1:5000");
+                return Err(ConfigError(what));
+            }
         }
         Ok(())
     }

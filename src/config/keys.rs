@@ -129,6 +129,9 @@ settings! {
         /// With it, buying takes a key: its holder, a shop's own server, buys for any user and sees
         /// any order, and owners are shown to the admin only. Several as above.
         buy_key: Option<SecretString> = None;
+        /// `HOST:PORT` where `flux work`, which has no API, serves `/metrics` and `/healthz`;
+        /// by default nowhere.
+        metrics_listen: Option<String> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;
         /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets

@@ -53,10 +53,15 @@ impl Sub for Usage {
 /// By service and operation, as the service names it.
 pub type Operations = BTreeMap<(Service, String), Usage>;
 
+/// Round trips, out of those counted, that were refused or not answered. A write that was refused
+/// because its condition did not hold is none of them.
+pub type Failures = BTreeMap<(Service, String), u64>;
+
 /// The calls made by this process's adapters.
 #[derive(Debug, Default)]
 pub struct Calls {
     operations: Mutex<Operations>,
+    failures: Mutex<Failures>,
 }
 
 /// Round trips at one moment.
@@ -84,6 +89,16 @@ impl CallCounts {
 impl Calls {
     pub fn count(&self, service: Service, operation: &str, usage: Usage) {
         *self.lock().entry((service, operation.to_owned())).or_default() += usage;
+    }
+
+    /// One of the round trips counted before came to nothing.
+    pub fn failed(&self, service: Service, operation: &str) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry((service, operation.to_owned())).or_default() += 1;
+    }
+
+    pub fn failures(&self) -> Failures {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Round trips to each service so far.

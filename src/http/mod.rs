@@ -12,6 +12,7 @@ mod event_stream;
 mod inventory;
 mod items;
 mod known;
+mod metrics;
 mod orders;
 mod pace;
 mod page;
@@ -36,6 +37,7 @@ use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
 pub use access::{Access, AccessRules, Keys};
+pub use metrics::serve_metrics;
 pub use server::listen;
 
 /// Bounds of the server (P8).

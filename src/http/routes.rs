@@ -26,6 +26,7 @@ pub(super) enum Route {
     Inventory,
     Stats,
     Events,
+    Metrics,
     Healthz,
     Readyz,
 }
@@ -44,6 +45,7 @@ impl Route {
             ("/inventory", Route::Inventory),
             ("/stats", Route::Stats),
             ("/events", Route::Events),
+            ("/metrics", Route::Metrics),
             ("/healthz", Route::Healthz),
             ("/readyz", Route::Readyz),
         ] {
@@ -102,6 +104,7 @@ impl Server {
             Route::Inventory if read => self.inventory(head).await,
             Route::Stats if read => Ok(self.stats().await),
             Route::Events if read => self.events(head),
+            Route::Metrics if read => Ok(self.metrics()),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,
             route => {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::problem::{self, Problem};
 use super::server::Server;
+use crate::core::Ports;
 use crate::core::meters::Counter;
 use crate::core::queue::Backlog;
 
@@ -29,15 +30,24 @@ struct StatsJson {
     accepted: u64,
     /// Requests to `/buy` answered otherwise.
     refused: u64,
+    /// Decided by this process.
+    sold: u64,
+    rejected: u64,
+    expired: u64,
+    /// Received by this process and not yet decided.
+    in_hand: u64,
     /// Null when the queue does not say.
     backlog: Option<Backlog>,
+    /// How long the oldest waiting order has waited; null when none waits, or the queue does not say.
+    oldest_ms: Option<u64>,
     connections: usize,
 }
 
 impl Server {
     pub async fn stats(&self) -> Answer {
-        let backlog = timeout(CHECK_TIMEOUT, self.api.ports.queue.backlog()).await;
-        let meters = &self.api.ports.meters;
+        let Ports { queue, meters, clock, .. } = &self.api.ports;
+        let backlog = timeout(CHECK_TIMEOUT, queue.backlog()).await.ok().and_then(Result::ok);
+        let oldest = backlog.as_ref().and_then(|backlog| backlog.oldest);
         problem::json(
             StatusCode::OK,
             &StatsJson {
@@ -46,7 +56,12 @@ impl Server {
                 requests: self.requests.load(Ordering::Relaxed),
                 accepted: meters.accepted.get(),
                 refused: meters.refused.iter().map(Counter::get).sum(),
-                backlog: backlog.ok().and_then(Result::ok),
+                sold: meters.outcomes.sold.get(),
+                rejected: meters.outcomes.rejected().map(|(_, count)| count).sum(),
+                expired: meters.outcomes.expired.get(),
+                in_hand: meters.in_hand.get(),
+                backlog,
+                oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),
                 connections: self.connections(),
             },
         )

@@ -47,3 +47,41 @@ fn workers_in_processes_of_their_own_are_seen_until_they_stop_or_die() {
     let board = wait_for(&[u64::from(again.child.id())]);
     assert_eq!(board["accepted"], 1);
 }
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_worker_serves_its_metrics_where_it_is_told_to() {
+    let desk = Desk::new().with("FLUX_METRICS_LISTEN", "127.0.0.1:0");
+    let (_serve, address) = desk.serve("");
+    let mut work = desk.start("work");
+    let line = work.log_line("metrics on http://");
+    let metrics = line.split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap();
+    let order = buy(&address, "ann", "ticket_001");
+    assert_eq!(decided(&address, &order)["status"], "sold");
+    let begun = Instant::now();
+    while !get(metrics, "/metrics").contains("\nflux_units_sold_total 1\n") {
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    assert!(get(metrics, "/healthz").starts_with("HTTP/1.1 200 "));
+    assert!(get(metrics, "/buy").starts_with("HTTP/1.1 404 "));
+    work.signal("TERM");
+    assert!(work.end().0.success());
+}
+
+#[test]
+fn an_address_for_the_metrics_that_cannot_be_is_refused() {
+    let bad = Desk::new().with("FLUX_METRICS_LISTEN", "9100").refused("work");
+    assert!(bad.contains("metrics_listen must be HOST:PORT"), "{bad}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let said = Desk::new().with("FLUX_METRICS_LISTEN", &taken).refused("work");
+    assert!(said.contains(&taken) && said.contains("change metrics_listen"), "{said}");
+}

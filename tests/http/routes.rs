@@ -229,6 +229,8 @@ async fn stats_and_readiness_tell_about_this_process() {
     let stats = shop.get("/stats").await.json();
     assert_eq!((&stats["backend"], &stats["accepted"]), (&json!("embedded"), &json!(1)));
     assert_eq!(stats["backlog"], json!({ "waiting": 1, "dead_letters": 0 }));
+    assert!(stats["oldest_ms"].is_u64());
+    assert_eq!((&stats["sold"], &stats["in_hand"]), (&json!(0), &json!(0)));
     assert!(stats["requests"].as_u64() >= Some(2) && stats["uptime_s"].is_u64());
     let ready = shop.get("/readyz").await.json();
     assert_eq!((&ready["status"], &ready["ledger"]), (&json!("ready"), &json!("ok")));

@@ -99,6 +99,12 @@ impl Redis {
         Ok(&self.client)
     }
 
+    /// Counts a round trip that came to nothing; returns why it did, in words.
+    pub fn failed(&self, operation: &str, error: &fred::error::Error) -> String {
+        self.calls.failed(Service::Redis, operation);
+        error.to_string()
+    }
+
     /// A new connection for subscriptions, not connected yet.
     pub fn subscriber(&self) -> Result<SubscriberClient, String> {
         self.builder.build_subscriber_client().map_err(|e| e.to_string())

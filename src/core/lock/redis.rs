@@ -76,7 +76,8 @@ impl RedisLock {
         let token = format!("{:032x}", token.0);
         let args = vec![token, lease.as_millis().max(1).to_string(), WANTED_MS.to_string()];
         let client = self.redis.round_trip(name, 1).map_err(LockError)?;
-        client.eval(script, keys, args).await.map_err(|e| LockError(e.to_string()))
+        let ran = client.eval(script, keys, args).await;
+        ran.map_err(|e| LockError(self.redis.failed(name, &e)))
     }
 }
 
@@ -118,6 +119,7 @@ impl Lock for RedisLock {
 
     async fn check(&self) -> Result<(), LockError> {
         let client = self.redis.round_trip("PING", 1).map_err(LockError)?;
-        client.ping::<()>(None).await.map_err(|e| LockError(e.to_string()))
+        let answered = client.ping::<()>(None).await;
+        answered.map_err(|e| LockError(self.redis.failed("PING", &e)))
     }
 }

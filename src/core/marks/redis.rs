@@ -37,7 +37,7 @@ impl Marks for RedisMarks {
         if marks.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |e: fred::error::Error| MarksError(e.to_string());
+        let failed = |e: fred::error::Error| MarksError(self.redis.failed("SET", &e));
         let client = self.redis.round_trip("SET", marks.len()).map_err(MarksError)?;
         let pipeline = client.pipeline();
         for mark in marks {

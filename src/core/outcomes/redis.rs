@@ -44,7 +44,8 @@ impl Outcomes for RedisOutcomes {
             let Ok(client) = self.redis.round_trip("PUBLISH", 1) else { return };
             let bytes = batch.iter().flat_map(|id| id.as_bytes()).copied().collect::<Vec<u8>>();
             if let Err(e) = client.publish::<(), _, _>(&*self.channel, bytes.as_slice()).await {
-                tracing::debug!("a hint of {} decisions is lost: {e}", batch.len());
+                let why = self.redis.failed("PUBLISH", &e);
+                tracing::debug!("a hint of {} decisions is lost: {why}", batch.len());
             }
         }
     }

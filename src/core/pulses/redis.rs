@@ -49,7 +49,7 @@ impl RedisPulses {
     ) -> Result<T, PulsesError> {
         let client = self.redis.round_trip(name, 1).map_err(PulsesError)?;
         let ran = client.eval(script, vec![self.key.clone()], args).await;
-        ran.map_err(|e| PulsesError(e.to_string()))
+        ran.map_err(|e| PulsesError(self.redis.failed(name, &e)))
     }
 }
 

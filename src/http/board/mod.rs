@@ -7,7 +7,7 @@ mod store;
 mod text;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Method;
@@ -46,7 +46,7 @@ struct State {
     points: VecDeque<Point>,
     /// The event `history` as it is now, once somebody has asked for it.
     history: Option<Bytes>,
-    latest: Option<std::sync::Arc<Sample>>,
+    latest: Option<Arc<Sample>>,
     scraped: Option<Instant>,
     closed: bool,
 }
@@ -119,7 +119,7 @@ impl Board {
             });
             text.clone()
         });
-        self.state().latest = Some(std::sync::Arc::new(sample));
+        self.state().latest = Some(Arc::new(sample));
     }
 
     /// Tells everybody something, in texts that they share; whoever is gone is removed.
@@ -140,6 +140,13 @@ impl Board {
         if events.offer(first.clone()) {
             state.watchers.push(Watcher { events, sees_names });
         }
+    }
+
+    /// The latest sample, for the metrics; for a while after this, samples are complete.
+    pub fn scraped(&self) -> Option<Arc<Sample>> {
+        let mut state = self.state();
+        state.scraped = Some(Instant::now());
+        state.latest.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -30,6 +30,15 @@ pub(in super::super) struct Sample {
     pub ack_ms: (Option<f64>, Option<f64>),
     pub last: Vec<LastDecision>,
     pub store: StoreView,
+    /// Whether the queue tells the age of its oldest order; none is told when nothing waits.
+    pub tells_age: bool,
+}
+
+impl Sample {
+    /// How long the oldest waiting order has waited, where that is known.
+    pub fn oldest(&self) -> Option<Duration> {
+        Some(self.at.since(self.store.backlog.as_ref()?.oldest?))
+    }
 }
 
 /// Decided orders.
@@ -99,6 +108,7 @@ impl Sampler {
             ack_ms: self.processes.ack_ms(),
             last: self.processes.last(LAST_MAX),
             store: self.store.clone(),
+            tells_age: self.embedded && self.store.backlog.is_some(),
         }
     }
 

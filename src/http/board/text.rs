@@ -213,8 +213,7 @@ fn last(one: &LastDecision, names: bool) -> LastJson<'_> {
 }
 
 fn oldest_ms(sample: &Sample) -> Option<u64> {
-    let oldest = sample.store.backlog.as_ref()?.oldest?;
-    Some(sample.at.since(oldest).as_millis() as u64)
+    sample.oldest().map(|age| age.as_millis() as u64)
 }
 
 fn times((p50, p99): (Option<f64>, Option<f64>)) -> TimesJson {

@@ -57,8 +57,7 @@ impl Storable for Asked {
 
 impl Meter {
     fn count(&self, cfg: &ConfigBag, usage: Usage) {
-        let operation = cfg.load::<Metadata>().map_or("unknown", Metadata::name);
-        self.calls.count(self.service, operation, usage);
+        self.calls.count(self.service, operation(cfg), usage);
     }
 }
 
@@ -97,10 +96,15 @@ impl Intercept for Meter {
         let asked = cfg.load::<Asked>().map_or(0.0, |asked| asked.write_units);
         match context.output_or_error() {
             Some(Ok(output)) => self.count(cfg, answered(output, asked)),
-            Some(Err(error)) if may_have_cost(error) => {
-                self.count(cfg, Usage { write_units: asked, ..Usage::default() });
+            Some(Err(error)) => {
+                if may_have_cost(error) {
+                    self.count(cfg, Usage { write_units: asked, ..Usage::default() });
+                }
+                if !is_cancelled(error) {
+                    self.calls.failed(self.service, operation(cfg));
+                }
             }
-            Some(Err(_)) | None => {}
+            None => {}
         }
         Ok(())
     }
@@ -161,11 +165,19 @@ fn answered(output: &Output, asked: f64) -> Usage {
 /// have been applied.
 fn may_have_cost(error: &OrchestratorError<Error>) -> bool {
     match error.as_operation_error() {
-        Some(refused) => refused
-            .downcast_ref::<TransactWriteItemsError>()
-            .is_some_and(TransactWriteItemsError::is_transaction_canceled_exception),
+        Some(_) => is_cancelled(error),
         None => error.is_timeout_error() || error.is_response_error(),
     }
+}
+
+/// Whether a transaction was cancelled, mostly because its conditions did not hold.
+fn is_cancelled(error: &OrchestratorError<Error>) -> bool {
+    let refused = error.as_operation_error().and_then(|e| e.downcast_ref());
+    refused.is_some_and(TransactWriteItemsError::is_transaction_canceled_exception)
+}
+
+fn operation(cfg: &ConfigBag) -> &str {
+    cfg.load::<Metadata>().map_or("unknown", Metadata::name)
 }
 
 fn billed_requests(bytes: usize) -> u64 {

@@ -1,0 +1,76 @@
+//! A small server for the metrics of a process that has no API.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioTimer;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::super::answer::Answer;
+use super::super::problem::{self, Problem};
+use super::super::stream::BoundedStream;
+use crate::core::Ports;
+
+/// Open connections (P8); the next is closed.
+const CONNECTIONS_MAX: usize = 16;
+/// Time for a request's head, and to read on in an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves `/metrics` and `/healthz` until stopped, then ends at once.
+pub async fn serve_metrics(listener: TcpListener, ports: Ports, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(e) => {
+                    tracing::warn!("cannot accept a connection for the metrics: {e}");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let ports = ports.clone();
+        connections.spawn(async move {
+            let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+                let answered = answer(request.method(), request.uri().path(), &ports);
+                std::future::ready(Ok::<_, Infallible>(answered))
+            });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
+            let _cut = http.serve_connection(BoundedStream::new(stream, TIMEOUT), service).await;
+            drop(place);
+        });
+    }
+    connections.shutdown().await;
+}
+
+fn answer(method: &Method, path: &str, ports: &Ports) -> Answer {
+    let read = matches!(*method, Method::GET | Method::HEAD);
+    match path {
+        "/metrics" if read => super::of_process(ports),
+        "/healthz" if read => problem::json(StatusCode::OK, &json!({ "status": "ok" })),
+        "/metrics" | "/healthz" => {
+            let what = "this path does not take this method; Allow says which it takes";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, what);
+            problem.with_header(header::ALLOW, "GET, HEAD").into_answer()
+        }
+        _ => Problem::not_found("there is nothing at this path").into_answer(),
+    }
+}
