@@ -7,6 +7,7 @@ mod contract;
 mod follow;
 mod routes;
 pub mod shop;
+mod tokens;
 
 use std::time::Duration;
 
