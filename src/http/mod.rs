@@ -7,6 +7,7 @@ mod access;
 mod answer;
 mod body;
 mod buy;
+mod dead_letters;
 mod event_stream;
 mod inventory;
 mod items;

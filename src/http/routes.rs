@@ -24,6 +24,9 @@ pub(super) enum Route {
     Items,
     Item,
     Inventory,
+    DeadLetters,
+    Redrive,
+    DropLetters,
     Stats,
     Healthz,
     Readyz,
@@ -41,6 +44,9 @@ impl Route {
             ("/items", Route::Items),
             ("/items/{id}", Route::Item),
             ("/inventory", Route::Inventory),
+            ("/dead-letters", Route::DeadLetters),
+            ("/dead-letters/redrive", Route::Redrive),
+            ("/dead-letters/drop", Route::DropLetters),
             ("/stats", Route::Stats),
             ("/healthz", Route::Healthz),
             ("/readyz", Route::Readyz),
@@ -52,7 +58,7 @@ impl Route {
 
     fn allow(self) -> &'static str {
         match self {
-            Route::Buy => "POST",
+            Route::Buy | Route::Redrive | Route::DropLetters => "POST",
             Route::Item => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }
@@ -87,9 +93,10 @@ impl Server {
         let id = found.params.get("id").unwrap_or_default();
         let id = query::decode(id).ok_or_else(nothing)?;
         let read = matches!(head.method, Method::GET | Method::HEAD);
+        let post = head.method == Method::POST;
         let query = head.uri.query();
         match *found.value {
-            Route::Buy if head.method == Method::POST => self.buy(head, body).await,
+            Route::Buy if post => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
             Route::BuyPage if read => self.buy_page(&id, head),
             Route::Asset if read => self.asset(&id, head),
@@ -98,6 +105,9 @@ impl Server {
             Route::Items if read => self.items(query).await,
             Route::Item if read => self.item(&id).await,
             Route::Inventory if read => self.inventory(head).await,
+            Route::DeadLetters if read => self.list_letters(head).await,
+            Route::Redrive if post => self.redrive_letters(head, body).await,
+            Route::DropLetters if post => self.drop_letters(head, body).await,
             Route::Stats if read => Ok(self.stats().await),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,

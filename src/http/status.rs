@@ -77,10 +77,7 @@ impl Server {
         let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
         let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
         let (ledger, queue) = (needed("ledger", ledger), needed("queue", queue));
-        let parts = [
-            ("ledger", ledger.clone().err().unwrap_or(OK)),
-            ("queue", queue.clone().err().unwrap_or(OK)),
-        ];
+        let parts = [("ledger", ledger.err().unwrap_or(OK)), ("queue", queue.err().unwrap_or(OK))];
         let others = [("lock", lock), ("outcomes", besides(outcomes))];
         let parts = parts.map(|(part, says)| (part, says.to_owned())).into_iter().chain(others);
         if ledger.is_ok() && queue.is_ok() {

@@ -6,6 +6,7 @@ mod bounds;
 mod contract;
 mod follow;
 mod inventory;
+mod letters;
 mod pages;
 mod routes;
 pub mod shop;

@@ -34,11 +34,14 @@ const WATCH_EVERY: Duration = Duration::from_millis(4);
 const READERS: usize = 4;
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 4;
+const SCHEMA_VERSION: i32 = 5;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 2] =
-    ["ALTER TABLE items ADD COLUMN closed_at INTEGER", "ALTER TABLE orders ADD COLUMN trace BLOB"];
+const UPGRADES: [&str; 3] = [
+    "ALTER TABLE items ADD COLUMN closed_at INTEGER",
+    "ALTER TABLE orders ADD COLUMN trace BLOB",
+    "CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id)",
+];
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -80,6 +83,7 @@ CREATE TABLE dead_letters (
     body TEXT NOT NULL,
     at INTEGER NOT NULL
 );
+CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id);
 CREATE TABLE locks (
     item TEXT PRIMARY KEY,
     token BLOB NOT NULL,
