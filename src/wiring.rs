@@ -4,6 +4,7 @@ pub mod access;
 pub mod aws;
 mod descriptors;
 pub mod items;
+pub mod letters;
 pub mod provision;
 pub mod rehearsal;
 
@@ -80,13 +81,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
     let names = names(key);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);
-    let queue = SqliteQueue::new(
-        store.clone(),
-        names.clone(),
-        clock.clone(),
-        visibility,
-        settings.backlog_max,
-    );
+    let queue = SqliteQueue::new(store.clone(), clock.clone(), visibility, settings.backlog_max);
     Ok(Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),

@@ -48,7 +48,7 @@ impl Bench {
     /// A receiver of its own, as another process has it.
     fn receiver(&self) -> SqliteQueue {
         let visibility = Duration::from_secs(30);
-        SqliteQueue::new(self.store.clone(), names(), self.clock.clone(), visibility, 1_000)
+        SqliteQueue::new(self.store.clone(), self.clock.clone(), visibility, 1_000)
     }
 
     fn ledger(&self) -> SqliteLedger {

@@ -2,15 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use flux::config::Settings;
 use flux::core::Ports;
-use flux::core::ledger::OrderState;
+use flux::core::ledger::{
+    AuditedItem, AuditedOrder, Commit, Committed, ItemSet, Ledger, LedgerError, OrderRecord,
+    OrderState, Page,
+};
 use flux::core::order::intake::{Intake, Refused, Request};
-use flux::core::order::worker::{Story, Worker};
+use flux::core::order::worker::{Rules, Story, Worker};
 use flux::core::order::{
-    Decided, Decision, IdempotencyKey, ItemChange, ItemId, OrderId, Quantity, Reason, UserId,
+    Decided, Decision, IdempotencyKey, Item, ItemChange, ItemId, OrderId, Quantity, Reason, UserId,
 };
 use flux::telemetry::Silent;
 use flux::wiring;
@@ -123,7 +129,8 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
     old.execute_batch(
-        "ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
+        "DROP INDEX dead_letters_by_age;
+         ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
          DROP TABLE decisions; DROP TABLE pulses;
          PRAGMA user_version = 2",
     )
@@ -135,6 +142,105 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     assert_eq!(ports.ledger.tally().await.unwrap(), Some(counted));
     ports.ledger.set_item(&item, ItemChange::closed(true)).await.unwrap();
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
+}
+
+/// Breaks whoever reads an item, so many times.
+#[derive(Debug)]
+struct Breaking {
+    real: Arc<dyn Ledger>,
+    breaks: AtomicUsize,
+}
+
+impl std::fmt::Display for Breaking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.real.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Ledger for Breaking {
+    fn max_commit(&self) -> usize {
+        self.real.max_commit()
+    }
+
+    async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
+        let less = |left: usize| left.checked_sub(1);
+        if item.as_str() == "cursed" && self.breaks.fetch_update(AcqRel, Acquire, less).is_ok() {
+            panic!("nobody may read this item");
+        }
+        self.real.item(item).await
+    }
+
+    async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
+        self.real.find(orders).await
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
+        self.real.commit(commit).await
+    }
+
+    async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+        self.real.record(rejected).await
+    }
+
+    async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
+        self.real.set_item(item, change).await
+    }
+
+    async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
+        self.real.items(after, limit).await
+    }
+
+    async fn inventory(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<(ItemId, UserId)>, LedgerError> {
+        self.real.inventory(after, limit).await
+    }
+
+    async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
+        self.real.audit_items(after).await
+    }
+
+    async fn audit_orders(
+        &self,
+        item: Option<&ItemId>,
+        after: Option<&str>,
+    ) -> Result<Page<AuditedOrder>, LedgerError> {
+        self.real.audit_orders(item, after).await
+    }
+
+    async fn check(&self) -> Result<(), LedgerError> {
+        self.real.check().await
+    }
+}
+
+/// The visibility timeout is an hour: what is not given up does not come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_breaks_gives_its_orders_up_and_the_worker_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("flux.db");
+    let settings = Settings { data, visibility_timeout_ms: 3_600_000, ..Settings::default() };
+    let mut ports = wiring::connect(&settings).await.unwrap();
+    let real = ports.ledger.clone();
+    ports.ledger = Arc::new(Breaking { real, breaks: AtomicUsize::new(2) });
+    let intake = intake(&ports);
+    let rules = Rules { lease: Duration::from_millis(500), ..wiring::rules(&settings, 4) };
+    let stop = CancellationToken::new();
+    let story = Arc::new(Silent);
+    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, story }.run(stop.clone()));
+
+    let requests = [("ann", "cursed"), ("bob", "plain"), ("cid", "cursed"), ("dan", "other")];
+    let accepted = requests.map(|(user, item)| intake.accept(request(user, item, 1, None)));
+    let orders = futures_util::future::try_join_all(accepted).await.unwrap();
+    let ids: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
+    let made = decisions(&ports, &ids).await;
+    assert_eq!(made.iter().filter(|made| **made == Decision::Sold).count(), 3, "{made:?}");
+    assert_eq!((made[1], made[3]), (Decision::Sold, Decision::Sold));
+    stop.cancel();
+    worker.await.unwrap();
+    assert_eq!(ports.queue.backlog().await.unwrap().waiting, 0);
 }
 
 /// Stops the lane at its first written decisions until the test lets it go on.

@@ -1,4 +1,5 @@
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{ArgGroup, Subcommand};
@@ -6,9 +7,9 @@ use clap::{ArgGroup, Subcommand};
 use super::Usage;
 use crate::config::Flags;
 use crate::core::order::OrderId;
-use crate::core::order::dead_letters::{self, Which};
-use crate::telemetry::say;
-use crate::wiring;
+use crate::core::order::dead_letters::{Course, Deed, Which};
+use crate::wiring::letters;
+use crate::{stop, wiring};
 
 /// Look at, send again or drop the orders that could not be decided
 #[derive(Debug, clap::Args)]
@@ -19,12 +20,21 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print each letter with its reason, as a line of JSON
-    List,
+    /// Print each letter: its order id, why it is here, what came
+    List {
+        /// Only those in whose reason this text stands
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// A line of JSON for each, with its whole text
+        #[arg(long)]
+        json: bool,
+    },
     /// Send letters again under their order ids; drop those already decided
     Redrive {
         #[command(flatten)]
         which: WhichArgs,
+        #[command(flatten)]
+        course: CourseArgs,
         /// The order that the letter named by --id should have been
         #[arg(long, value_name = "JSON", requires = "id")]
         body: Option<String>,
@@ -33,6 +43,11 @@ enum Action {
     Drop {
         #[command(flatten)]
         which: WhichArgs,
+        #[command(flatten)]
+        course: CourseArgs,
+        /// Confirm --all
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -45,45 +60,63 @@ struct WhichArgs {
     /// All letters
     #[arg(long, group = "which")]
     all: bool,
+    /// Of all, only those in whose reason this text stands
+    #[arg(long, value_name = "TEXT", requires = "all")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct CourseArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Letters a second, at most; interrupt it at any time, and the same again goes on from there
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = super::whole::<u32, 1, 1_000_000>)]
+    rate: Option<u32>,
+    /// A line of JSON for each letter
+    #[arg(long)]
+    json: bool,
 }
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     args.check()?;
     let settings = super::settings_of_a_store(flags)?;
+    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
     let ports = wiring::open(&settings).await?;
-    match args.action {
-        Action::List => {
-            for letter in dead_letters::list(&ports).await? {
-                say(serde_json::to_string(&letter)?)?;
-            }
+    let (which, deed, course) = match args.action {
+        Action::List { reason, json } => {
+            letters::list(&ports, reason.as_deref(), json).await?;
+            return Ok(ExitCode::SUCCESS);
         }
-        Action::Redrive { which, body } => {
-            let fates = dead_letters::redrive(&ports, which.letters(), body.as_deref()).await?;
-            for (id, fate) in fates {
-                say(format_args!("{id} {fate}"))?;
-            }
-        }
-        Action::Drop { which } => {
-            let dropped = dead_letters::drop(&ports, which.letters()).await?;
-            say(format_args!("{dropped} dropped"))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+        Action::Redrive { which, body, course } => (which, Deed::Redrive { body }, course),
+        Action::Drop { which, course, .. } => (which, Deed::Drop, course),
+    };
+    let CourseArgs { dry_run, rate, json } = course;
+    let course = Course { dry_run, rate, most: None, stop };
+    let well = letters::act(&ports, &which.letters(), &deed, &course, json).await?;
+    Ok(ExitCode::from(u8::from(!well)))
 }
 
 impl Args {
     fn check(&self) -> Result<(), Usage> {
-        match &self.action {
-            Action::Redrive { which, body: Some(_) } if which.id.len() != 1 => {
-                Err(Usage("--body mends one letter: give one --id".to_owned()))
+        let said = match &self.action {
+            Action::Redrive { which, body: Some(_), .. } if which.id.len() != 1 => {
+                "--body mends one letter: give one --id"
             }
-            _ => Ok(()),
-        }
+            Action::Drop { which: WhichArgs { all: true, .. }, course, yes: false }
+                if !course.dry_run =>
+            {
+                "--all drops them for good: add --yes, or --dry-run to see"
+            }
+            _ => return Ok(()),
+        };
+        Err(Usage(said.to_owned()))
     }
 }
 
 impl WhichArgs {
     fn letters(self) -> Which {
-        if self.all { Which::All } else { Which::These(self.id) }
+        if self.all { Which::All { reason: self.reason } } else { Which::These(self.id) }
     }
 }

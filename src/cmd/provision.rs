@@ -43,7 +43,7 @@ pub struct Args {
     /// Confirm --destroy
     #[arg(long, requires = "destroy")]
     yes: bool,
-    /// Do nothing but print: iam, the least-privilege policies of serve, work and provision
+    /// Do nothing but print: iam, the least-privilege policy of each command
     #[arg(long, value_name = "iam", hide_possible_values = true,
           conflicts_with_all = ["item", "catalog", "dry_run"])]
     print: Option<Print>,

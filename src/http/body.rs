@@ -35,22 +35,27 @@ impl RequestBody {
 
     /// The whole body of at most 16 KiB.
     pub async fn read(&mut self) -> Result<Bytes, Problem> {
-        if self.incoming.size_hint().lower() > BODY_MAX as u64 {
-            return Err(too_large());
+        self.read_at_most(BODY_MAX).await
+    }
+
+    /// The whole body, of whole KiB at most.
+    pub async fn read_at_most(&mut self, max: usize) -> Result<Bytes, Problem> {
+        if self.incoming.size_hint().lower() > max as u64 {
+            return Err(too_large(max));
         }
         self.given_up = false;
-        let timed = timeout(self.read_timeout, self.gather()).await;
+        let timed = timeout(self.read_timeout, self.gather(max)).await;
         timed.unwrap_or_else(|_| {
             self.given_up = true;
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))
         })
     }
 
-    async fn gather(&mut self) -> Result<Bytes, Problem> {
+    async fn gather(&mut self, max: usize) -> Result<Bytes, Problem> {
         let (mut first, mut joined) = (Bytes::new(), Vec::new());
         while let Some(data) = self.next().await? {
-            if self.seen > BODY_MAX {
-                return Err(too_large());
+            if self.seen > max {
+                return Err(too_large(max));
             }
             if first.is_empty() {
                 first = data;
@@ -115,6 +120,7 @@ pub(super) fn expect_json(head: &request::Parts) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
 }
 
-fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 16 KiB")
+fn too_large(max: usize) -> Problem {
+    let what = format!("the body must be at most {} KiB", max / 1024);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, what)
 }

@@ -65,13 +65,7 @@ enum SaleJson {
 impl Server {
     pub async fn items(&self, query: Option<&str>) -> Result<Answer, Problem> {
         let after = after(query)?;
-        let limit = match query::value(query, "limit") {
-            None => ITEMS_PAGE,
-            Some(value) => value
-                .and_then(|text| text.parse().ok())
-                .filter(|limit| (1..=PAGE_MAX).contains(limit))
-                .ok_or_else(|| Problem::bad_request("limit must be from 1 to 1000"))?,
-        };
+        let limit = query::limit(query, ITEMS_PAGE, PAGE_MAX)?;
         let place = self.place_for_page()?;
         let page = self.api.ports.ledger.items(after.as_deref(), limit).await?;
         let items = page.rows.iter().map(shown).collect();

@@ -8,6 +8,7 @@ mod answer;
 mod board;
 mod body;
 mod buy;
+mod dead_letters;
 mod event_stream;
 mod inventory;
 mod items;

@@ -22,8 +22,12 @@ pub(super) struct Problem {
     detail: Cow<'static, str>,
     /// The order that may have been taken all the same.
     order: Option<OrderId>,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
+    /// More to say, by name.
+    members: Option<Box<Members>>,
 }
+
+type Members = serde_json::Map<String, serde_json::Value>;
 
 #[derive(Serialize)]
 struct ProblemJson<'a> {
@@ -33,11 +37,13 @@ struct ProblemJson<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     order_id: Option<OrderId>,
+    #[serde(flatten)]
+    members: Option<&'a Members>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), order: None, header: None }
+        Self { status, detail: detail.into(), order: None, header: None, members: None }
     }
 
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -57,7 +63,12 @@ impl Problem {
     }
 
     pub fn with_header(self, name: HeaderName, value: &'static str) -> Self {
-        Self { header: Some((name, HeaderValue::from_static(value))), ..self }
+        Self { header: Some(Box::new((name, HeaderValue::from_static(value)))), ..self }
+    }
+
+    pub fn with_member(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.members.get_or_insert_default().insert(name.to_owned(), value.into());
+        self
     }
 
     pub fn into_answer(self) -> Answer {
@@ -67,7 +78,7 @@ impl Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        headers.extend(self.header);
+        headers.extend(self.header.map(|header| *header));
         answer
     }
 
@@ -89,6 +100,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: &self.detail,
             order_id: self.order,
+            members: self.members.as_deref(),
         };
         serde_json::to_vec(&problem).expect(ALWAYS_JSON)
     }

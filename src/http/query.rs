@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::problem::Problem;
+
 /// The text that a path segment or query value stands for; `None` when it is not UTF-8 or an
 /// escape is broken. `+` is itself.
 pub(super) fn decode(text: &str) -> Option<Cow<'_, str>> {
@@ -35,6 +37,15 @@ pub(super) fn value<'a>(query: Option<&'a str>, name: &str) -> Option<Option<Cow
     let pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let (_, value) = pairs.into_iter().find(|(n, _)| *n == name)?;
     Some(decode(value))
+}
+
+/// `limit`, from 1 to `most`.
+pub(super) fn limit(query: Option<&str>, default: usize, most: usize) -> Result<usize, Problem> {
+    let Some(value) = value(query, "limit") else { return Ok(default) };
+    value
+        .and_then(|text| text.parse().ok())
+        .filter(|limit| (1..=most).contains(limit))
+        .ok_or_else(|| Problem::bad_request(format!("limit must be from 1 to {most}")))
 }
 
 fn hex(digit: u8) -> Option<u8> {

@@ -24,6 +24,9 @@ pub(super) enum Route {
     Items,
     Item,
     Inventory,
+    DeadLetters,
+    Redrive,
+    DropLetters,
     Stats,
     Events,
     Metrics,
@@ -43,6 +46,9 @@ impl Route {
             ("/items", Route::Items),
             ("/items/{id}", Route::Item),
             ("/inventory", Route::Inventory),
+            ("/dead-letters", Route::DeadLetters),
+            ("/dead-letters/redrive", Route::Redrive),
+            ("/dead-letters/drop", Route::DropLetters),
             ("/stats", Route::Stats),
             ("/events", Route::Events),
             ("/metrics", Route::Metrics),
@@ -56,7 +62,7 @@ impl Route {
 
     fn allow(self) -> &'static str {
         match self {
-            Route::Buy => "POST",
+            Route::Buy | Route::Redrive | Route::DropLetters => "POST",
             Route::Item => "GET, HEAD, PUT",
             _ => "GET, HEAD",
         }
@@ -91,9 +97,10 @@ impl Server {
         let id = found.params.get("id").unwrap_or_default();
         let id = query::decode(id).ok_or_else(nothing)?;
         let read = matches!(head.method, Method::GET | Method::HEAD);
+        let post = head.method == Method::POST;
         let query = head.uri.query();
         match *found.value {
-            Route::Buy if head.method == Method::POST => self.buy(head, body).await,
+            Route::Buy if post => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
             Route::BuyPage if read => self.buy_page(&id, head),
             Route::Asset if read => self.asset(&id, head),
@@ -102,6 +109,9 @@ impl Server {
             Route::Items if read => self.items(query).await,
             Route::Item if read => self.item(&id).await,
             Route::Inventory if read => self.inventory(head).await,
+            Route::DeadLetters if read => self.list_letters(head).await,
+            Route::Redrive if post => self.redrive_letters(head, body).await,
+            Route::DropLetters if post => self.drop_letters(head, body).await,
             Route::Stats if read => Ok(self.stats().await),
             Route::Events if read => self.events(head),
             Route::Metrics if read => Ok(self.metrics()),

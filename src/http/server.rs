@@ -55,6 +55,8 @@ pub(super) struct Server {
     pub board: Board,
     free: Arc<Semaphore>,
     pub pages: Arc<Semaphore>,
+    /// Has one place: whose is the look at the dead letters.
+    pub letter_look: Arc<Semaphore>,
     /// For [`Server::event_stream`].
     pub stream_places: Arc<Semaphore>,
     /// What tells the clients of event streams; ends with the connections.
@@ -94,6 +96,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         board: Board::new(api.ports.clone(), api.backend, started),
         free: Arc::new(Semaphore::new(api.limits.connections)),
         pages: Arc::new(Semaphore::new(api.limits.pages)),
+        letter_look: Arc::new(Semaphore::new(1)),
         stream_places: Arc::new(Semaphore::new(api.limits.connections.div_ceil(2))),
         streams: TaskTracker::new(),
         api,
@@ -133,16 +136,35 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
             Some(_) = refusals.join_next() => {}
         }
     }
-    drop(listener);
-    refusals.shutdown().await;
-    let drained = async { while connections.join_next().await.is_some() {} };
+    // Who comes now is told so, until the last request that is here is done.
+    let drained = async {
+        loop {
+            tokio::select! {
+                biased;
+                ended = connections.join_next() => if ended.is_none() { break },
+                Ok((stream, _)) = listener.accept() => {
+                    if refusals.len() < REFUSALS_MAX {
+                        refusals.spawn(last_words(stream, stopping().into_bytes()));
+                    }
+                }
+                Some(_) = refusals.join_next() => {}
+            }
+        }
+    };
     if timeout(server.api.limits.drain, drained).await.is_err() {
         tracing::warn!("cut {} connections that did not end in time", connections.len());
     }
+    drop(listener);
     connections.shutdown().await;
     let _ended = boarding.await;
+    refusals.shutdown().await;
     server.streams.close();
     server.streams.wait().await;
+}
+
+/// What a process that was told to stop says to who comes.
+pub(super) fn stopping() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping: ask another process")
 }
 
 async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationToken) {

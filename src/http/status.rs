@@ -1,6 +1,5 @@
 //! `/stats`, `/healthz` and `/readyz`.
 
-use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,13 +10,15 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::problem::{self, Problem};
-use super::server::Server;
+use super::server::{Server, stopping};
 use crate::core::Ports;
+use crate::core::ledger::LedgerError;
 use crate::core::meters::Counter;
-use crate::core::queue::Backlog;
+use crate::core::queue::{Backlog, QueueError};
 
 /// A store that takes longer than this to say that it is there counts as away.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+const OK: &str = "ok";
 
 /// Counts of this process, except for the backlog, which is the queue's.
 #[derive(Serialize)]
@@ -71,37 +72,84 @@ impl Server {
         problem::json(StatusCode::OK, &json!({ "status": "ok" }))
     }
 
-    /// Ready when ledger and queue are. Without its lock a sale is slower, but goes on.
+    /// Ready when ledger and queue are. Without its lock or its hints of outcomes a sale is slower,
+    /// but goes on; and buyers are served whether or not a worker is there.
     pub async fn readyz(&self) -> Result<Answer, Problem> {
+        if self.stop.is_cancelled() {
+            return Err(stopping());
+        }
         let ports = &self.api.ports;
-        let (ledger, queue) = tokio::join!(
+        let lock = async {
+            match &ports.lock {
+                None => "none: the sale goes on without".to_owned(),
+                Some(lock) => besides(timeout(CHECK_TIMEOUT, lock.check()).await),
+            }
+        };
+        let (ledger, queue, lock, outcomes) = tokio::join!(
             timeout(CHECK_TIMEOUT, ports.ledger.check()),
             timeout(CHECK_TIMEOUT, ports.queue.check()),
+            lock,
+            timeout(CHECK_TIMEOUT, ports.outcomes.check()),
         );
-        usable("ledger", ledger)?;
-        usable("queue", queue)?;
-        let lock = match &ports.lock {
-            None => "none: the sale goes on without",
-            Some(lock) => match timeout(CHECK_TIMEOUT, lock.check()).await {
-                Ok(Ok(())) => "ok",
-                _ => "not available: the sale goes on without, slower",
-            },
-        };
-        let ready = json!({ "status": "ready", "ledger": "ok", "queue": "ok", "lock": lock });
-        Ok(problem::json(StatusCode::OK, &ready))
+        let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
+        let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
+        let (ledger, queue) = (needed("ledger", ledger), needed("queue", queue));
+        let parts = [("ledger", ledger.err().unwrap_or(OK)), ("queue", queue.err().unwrap_or(OK))];
+        let others = [("lock", lock), ("outcomes", besides(outcomes))];
+        let parts = parts.map(|(part, says)| (part, says.to_owned())).into_iter().chain(others);
+        if ledger.is_ok() && queue.is_ok() {
+            let mut ready = json!({ "status": "ready" });
+            parts.for_each(|(part, says)| ready[part] = says.into());
+            return Ok(problem::json(StatusCode::OK, &ready));
+        }
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready");
+        Err(parts.fold(problem, |problem, (part, says)| problem.with_member(part, says)))
     }
 }
 
-fn usable<E: Display>(
-    store: &'static str,
-    checked: Result<Result<(), E>, tokio::time::error::Elapsed>,
-) -> Result<(), Problem> {
-    let cause = match checked {
+type Checked<E> = Result<Result<(), E>, tokio::time::error::Elapsed>;
+
+/// What a part is that a sale can go on without.
+fn besides<E>(checked: Checked<E>) -> String {
+    let well = matches!(checked, Ok(Ok(())));
+    if well { OK } else { "not available: the sale goes on without, slower" }.to_owned()
+}
+
+/// Why a part that is needed cannot be used. The log says more than the caller may know.
+fn needed(
+    part: &'static str,
+    checked: Checked<(&'static str, String)>,
+) -> Result<(), &'static str> {
+    let (cause, more) = match checked {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => "no answer in time".to_owned(),
+        Ok(Err(told)) => told,
+        Err(_) => ("does not answer", "no answer in time".to_owned()),
     };
-    tracing::warn!("not ready: {store}: {cause}");
-    let detail = format!("not ready: the {store} cannot be used; the log says why");
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+    tracing::warn!("not ready: {part}: {more}");
+    Err(cause)
+}
+
+fn ledger_cause(error: &LedgerError) -> (&'static str, String) {
+    let cause = match error {
+        LedgerError::Busy(_) => "is busy",
+        LedgerError::OutcomeUnknown(_) => "does not answer",
+        LedgerError::Broken(said) => broken(said),
+    };
+    (cause, error.to_string())
+}
+
+fn queue_cause(error: &QueueError) -> (&'static str, String) {
+    let cause = match error {
+        QueueError::Busy(_) | QueueError::Full(_) => "is busy",
+        QueueError::OutcomeUnknown(_) => "does not answer",
+        QueueError::Broken(said) => broken(said),
+    };
+    (cause, error.to_string())
+}
+
+fn broken(said: &str) -> &'static str {
+    match said.contains("flux provision") {
+        true => "does not exist: run `flux provision`",
+        false => "cannot be used: the log says why",
+    }
 }

@@ -23,10 +23,10 @@ use crate::core::ledger::{
     OrderRecord, Page, Tally,
 };
 use crate::core::order::worker::{Rules, Story, Worker};
-use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId};
+use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
 use crate::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
-    Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
+    QueueLimits, Receipt, Sent,
 };
 
 const WORKERS: usize = 4;
@@ -260,21 +260,12 @@ impl Queue for Seat {
         self.table.real.dead_letter(letters).await
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.table.real.dead_letters(max).await
-    }
-
-    async fn redrive(
+    async fn walk_letters(
         &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
-        self.table.real.redrive(orders, body, now).await
-    }
-
-    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
-        self.table.real.drop_letters(orders).await
+        letters: &Letters,
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError> {
+        self.table.real.walk_letters(letters, visitor).await
     }
 
     async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {

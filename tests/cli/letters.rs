@@ -12,7 +12,7 @@ use crate::conformance::aws::{send_raw, stand_ins};
 fn letters(desk: &Desk, count: usize) -> Vec<Value> {
     let begun = Instant::now();
     loop {
-        let printed = desk.run("dlq list");
+        let printed = desk.run("dlq list --json");
         let letters: Vec<Value> =
             printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         if letters.len() == count {
@@ -36,13 +36,16 @@ fn is_mended_and_decided_once(desk: &Desk, address: &str, order: &str, quantity:
     let still = redrive(desk, order, None);
     assert!(still.starts_with(&format!("{order} kept: ")), "{still}");
     let mended = json!({"user_id": "eve", "item_id": "ticket_001", "quantity": quantity});
-    assert_eq!(redrive(desk, order, Some(mended.clone())), format!("{order} sent again\n"));
+    assert_eq!(
+        redrive(desk, order, Some(mended.clone())),
+        format!("{order} sent again\n1 sent again\n")
+    );
     let first = decided(address, order);
     assert_eq!((&first["status"], &first["user_id"]), (&json!("sold"), &json!("eve")));
     assert_eq!(first["quantity"], quantity);
 
     let again = redrive(desk, order, Some(mended));
-    assert_eq!(again, format!("{order} already decided: not sent again\n"));
+    assert_eq!(again, format!("{order} already decided: not sent again\n1 already decided\n"));
     assert_eq!(decided(address, order), first);
     letters(desk, 0);
     let audit = desk.run("audit");
@@ -73,8 +76,10 @@ fn a_poisoned_row_of_the_embedded_store() {
         assert!(letter["reason"].as_str().unwrap().contains("quantity must be"), "{letter}");
         assert!(letter["body"].as_str().unwrap().contains("500"), "{letter}");
     }
-    assert_eq!(desk.run(&format!("dlq drop --id {}", orders[2])), "1 dropped\n");
-    assert_eq!(desk.run(&format!("dlq drop --id {}", orders[2])), "0 dropped\n");
+    let drop = |desk: &Desk| desk.run(&format!("dlq drop --id {}", orders[2]));
+    assert_eq!(drop(&desk), format!("{} dropped\n1 dropped\n", orders[2]));
+    let gone = format!("{} not in the dead-letter queue\n1 not there\n", orders[2]);
+    assert_eq!(drop(&desk), gone);
     desk.run("audit");
     assert_eq!(letters(&desk, 1), found[..1]);
     assert_eq!(decided(&address, &orders[0])["status"], "dead_lettered");
@@ -97,6 +102,102 @@ async fn a_message_of_another_producer_that_is_no_order() {
 
     send_raw(&aws, url, "hello?").await;
     assert_eq!(letters(&desk, 1)[0]["body"], "hello?");
-    assert_eq!(desk.run("dlq drop --all"), "1 dropped\n");
+    assert!(desk.refused("dlq drop --all").contains("--yes"));
+    assert!(desk.run("dlq drop --all --yes").ends_with("1 dropped\n"));
     letters(&desk, 0);
+}
+
+const BURIED: usize = 40;
+
+/// Orders for the hall that were taken and ended up in the dead-letter queue of the embedded store.
+fn buried_in_the_file(desk: &Desk) {
+    {
+        let (_serve, address) = desk.serve("");
+        (0..BURIED).for_each(|n| drop(buy(&address, &format!("user{n}"), "hall_A")));
+    }
+    let file = Connection::open(desk.path("flux.db")).unwrap();
+    file.execute_batch(
+        "INSERT INTO dead_letters SELECT id, 'received too often',
+             json_object('user_id', user, 'item_id', 'hall_A'), accepted_at FROM orders;
+         UPDATE orders SET state = 11;
+         UPDATE totals SET dead = (SELECT count(*) FROM orders)",
+    )
+    .unwrap();
+}
+
+async fn buried_on_aws(desk: &Desk) {
+    let url = &desk.environment.iter().find(|(name, _)| name == "SQS_QUEUE_URL").unwrap().1;
+    let (aws, dead) = (stand_ins().await, format!("{url}-dlq"));
+    for n in 0..BURIED {
+        let order = json!({"user_id": format!("user{n}"), "item_id": "hall_A"});
+        send_raw(&aws, &dead, &order.to_string()).await;
+    }
+}
+
+/// A paced redrive is killed in the middle, twice, and repeated: each order is decided once, and
+/// none is lost.
+fn killed_and_repeated(desk: &Desk) {
+    desk.run("provision --item hall_A --stock 25");
+    let dry = desk.run("dlq redrive --all --dry-run");
+    assert_eq!(dry.matches(" would be sent again\n").count(), BURIED, "{dry}");
+    assert!(dry.ends_with(&format!("{BURIED} sent again (dry run: nothing was done)\n")), "{dry}");
+    assert_eq!(desk.run("dlq redrive --all --reason poison"), "no such letters\n");
+    letters(desk, BURIED);
+
+    let (_serve, address) = desk.serve("--workers 5");
+    for told in [3, 12] {
+        let mut redrive = desk.start("dlq redrive --all --rate 10 --reason often");
+        for _ in 0..told {
+            assert!(redrive.told().ends_with(" sent again"));
+        }
+        redrive.signal("KILL");
+        redrive.end();
+    }
+    let mut sent = 0;
+    let begun = Instant::now();
+    while !desk.run("dlq list").is_empty() || sent == 0 {
+        assert!(begun.elapsed() < 4 * PATIENCE, "letters are left");
+        sent += desk.run("dlq redrive --all").matches(" sent again").count();
+    }
+    let all = |audit: &str| audit.contains(&format!("orders {BURIED}: rejected 15"));
+    while !all(&desk.run("audit")) {
+        assert!(begun.elapsed() < 5 * PATIENCE, "{}", desk.run("audit"));
+    }
+    let audit = desk.run("audit");
+    assert!(
+        audit.contains("free 0, held 0, sold 25;") && !audit.contains("undecided 1"),
+        "{audit}"
+    );
+    drop(address);
+}
+
+#[test]
+fn a_paced_redrive_that_is_killed_is_repeated_on_the_embedded_backend() {
+    let desk = Desk::new();
+    desk.run("provision");
+    buried_in_the_file(&desk);
+    killed_and_repeated(&desk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paced_redrive_that_is_killed_is_repeated_on_aws() {
+    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
+    buried_on_aws(&desk).await;
+    tokio::task::block_in_place(|| killed_and_repeated(&desk));
+}
+
+#[test]
+fn a_paced_redrive_ends_in_order_when_it_is_interrupted() {
+    let desk = Desk::new();
+    desk.run("provision");
+    buried_in_the_file(&desk);
+    let mut redrive = desk.start("dlq redrive --all --rate 1 --json");
+    let line: Value = serde_json::from_str(&redrive.told()).unwrap();
+    assert_eq!(line["became"], "sent_again");
+    redrive.signal("INT");
+    redrive.log_line("the same command again goes on from there");
+    assert_eq!(redrive.end().0.code(), Some(0));
+    let left = desk.run("dlq list").lines().count();
+    assert!((1..BURIED).contains(&left), "{left}");
+    assert!(desk.run("dlq redrive --all").ends_with(&format!("{left} sent again\n")));
 }

@@ -78,6 +78,25 @@ fn on_aws_without_redis() {
 }
 
 #[test]
+fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
+    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame@127.0.0.1:1");
+    let (desk, _) = provisioned(desk, "");
+    let (_serve, address) = desk.serve("");
+    let (status, ready) = http(&address, "GET /readyz", "");
+    assert_eq!((status, &ready["status"], &ready["queue"]), (200, &"ready".into(), &"ok".into()));
+    for part in ["lock", "outcomes"] {
+        assert!(ready[part].as_str().unwrap().starts_with("not available"), "{ready}");
+    }
+    desk.run("provision --destroy --yes");
+    let (status, not_ready) = http(&address, "GET /readyz", "");
+    assert_eq!((status, &not_ready["detail"]), (503, &"not ready".into()));
+    for part in ["ledger", "queue"] {
+        assert_eq!(not_ready[part], "does not exist: run `flux provision`");
+    }
+    assert!(!not_ready.to_string().contains("sesame"), "{not_ready}");
+}
+
+#[test]
 fn on_a_fifo_queue_with_redis() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
     let (desk, _) = provisioned(Desk::on_aws().with("REDIS_URL", &redis), ".fifo");

@@ -7,9 +7,10 @@ use flux::core::calls::Calls;
 use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
+use flux::core::order::Timestamp;
 use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use flux::core::queue::sqs::{SqsQueue, SqsSettings};
-use flux::core::queue::{QueueError, Redriven};
+use flux::core::queue::{DeadLetter, QueueError};
 
 use super::{address, fresh_name, key, ledger, names, now, order, queue};
 
@@ -145,8 +146,7 @@ async fn of_a_message_that_was_received_too_often_every_order_can_be_redriven_al
     let letters = queue.dead_letters(10).await.unwrap();
     let reasons: Vec<&str> = letters.iter().map(|l| l.reason.as_str()).collect();
     assert_eq!(reasons, ["received too often"; 2]);
-    let redriven = queue.redrive(&[orders[1].id], None, now()).await.unwrap();
-    assert_eq!(redriven, [(orders[1].id, Redriven::Sent)]);
+    assert_eq!(queue::redrive(queue, &orders[1]).await, [(orders[1].id, "sent")]);
     let left = queue.dead_letters(10).await.unwrap();
     assert_eq!(left.len(), 1);
     assert_eq!((left[0].order_id, left[0].reason.as_str()), (orders[0].id, "received too often"));
@@ -163,4 +163,23 @@ async fn a_missing_queue_or_table_is_named_with_what_to_do() {
     let ledger = DynamoLedger::new(&aws, "nowhere", key());
     let said = flux::core::ledger::Ledger::check(&ledger).await.unwrap_err().to_string();
     assert!(said.contains("nowhere") && said.contains("flux provision"), "{said}");
+}
+
+#[tokio::test]
+async fn a_letter_of_256_kib_is_listed_whole_and_two_who_look_at_once_lose_none() {
+    let aws = stand_ins().await;
+    let bench = open_queue(&aws, make_queue(&aws, "", 100).await);
+    let queue = &*bench.queue;
+    let letter = |n: usize, body: String| DeadLetter {
+        order_id: bench.names.foreign("somebody's message", n),
+        reason: "not an order".to_owned(),
+        body,
+        at: Timestamp(n as u64 + 1),
+    };
+    let mut letters: Vec<DeadLetter> = (0..40).map(|n| letter(n, n.to_string())).collect();
+    letters.push(letter(40, "é".repeat(128 * 1024)));
+    queue.dead_letter(&letters).await.unwrap();
+    let (one, other) = tokio::join!(queue.dead_letters(100), queue.dead_letters(100));
+    assert!(one.unwrap().len() + other.unwrap().len() >= letters.len());
+    assert_eq!(queue.dead_letters(100).await.unwrap(), letters);
 }

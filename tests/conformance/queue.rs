@@ -4,9 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux::core::order::message::encode;
+use async_trait::async_trait;
+use flux::core::order::message::{encode, mend};
 use flux::core::order::{Order, OrderId, OrderNames, Timestamp};
-use flux::core::queue::{Arrival, DeadLetter, Delivery, Queue, Receipt, Redriven, Sent};
+use flux::core::queue::{
+    Arrival, Became, DeadLetter, Delivery, LetterVisitor, Letters, Queue, QueueError, Receipt,
+    Sent, Wish,
+};
 
 use super::{ids, order, traced};
 
@@ -29,8 +33,9 @@ macro_rules! queue_contract {
             acknowledging_twice_is_harmless,
             an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait,
             a_dead_letter_is_listed_and_redriven_once_under_its_own_id,
-            a_redriven_poison_stays_until_it_is_mended,
+            a_letter_that_is_no_order_stays_until_it_is_sent_as_one,
             dropped_letters_are_gone,
+            a_walk_meets_each_letter_once_and_what_it_keeps_stays,
             the_backlog_counts_what_waits_and_what_is_dead,
             a_place_in_line_is_known_rightly_or_not_at_all,
         );
@@ -215,32 +220,127 @@ pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: B
     assert_eq!(queue.dead_letters(1).await.unwrap().len(), 1);
 
     let later = Timestamp(first.accepted_at.0 + 5_000);
-    let redriven = queue.redrive(&[first.id], None, later).await.unwrap();
-    assert_eq!(redriven, [(first.id, Redriven::Sent)]);
-    let again = queue.redrive(&[first.id], None, later).await.unwrap();
-    assert_eq!(again, [(first.id, Redriven::Gone)]);
+    let again = Order { accepted_at: later, ..first };
+    assert_eq!(redrive(queue, &again).await, [(again.id, "sent")]);
+    assert_eq!(redrive(queue, &again).await, []);
 
     let came = receive(queue, 1).await;
     ack(queue, &came).await;
-    assert_eq!(in_line(came), [Order { accepted_at: later, ..first }]);
+    assert_eq!(in_line(came), [again]);
     let left = queue.dead_letters(10).await.unwrap();
     assert_eq!(left.iter().map(|l| l.order_id).collect::<Vec<_>>(), [second.id]);
 }
 
-pub async fn a_redriven_poison_stays_until_it_is_mended(bench: Bench) {
+/// Wishes something of each letter, a few at a time, and remembers which it met and what became.
+struct Script<'a> {
+    most: usize,
+    looks: usize,
+    wish: &'a (dyn Fn(&DeadLetter) -> Wish + Sync),
+    met: Vec<OrderId>,
+    became: Vec<(OrderId, &'static str)>,
+}
+
+#[async_trait]
+impl LetterVisitor for Script<'_> {
+    async fn more(&mut self) -> Option<usize> {
+        self.looks = self.looks.checked_sub(1)?;
+        Some(self.most)
+    }
+
+    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
+        self.met.extend(letters.iter().map(|letter| letter.order_id));
+        Ok(letters.iter().map(self.wish).collect())
+    }
+
+    fn became(&mut self, order: OrderId, became: Became) {
+        let became = match became {
+            Became::Sent => "sent",
+            Became::Dropped => "dropped",
+            Became::Gone => "gone",
+            Became::Failed(_) => "failed",
+        };
+        self.became.push((order, became));
+    }
+}
+
+async fn walk<'a>(
+    queue: &dyn Queue,
+    letters: &Letters,
+    wish: &'a (dyn Fn(&DeadLetter) -> Wish + Sync),
+) -> Script<'a> {
+    let (met, became) = Default::default();
+    let mut script = Script { most: 4, looks: 1_000, wish, met, became };
+    assert!(!queue.walk_letters(letters, &mut script).await.unwrap());
+    script
+}
+
+/// Sends the letter of an order again, as this.
+pub async fn redrive(queue: &dyn Queue, order: &Order) -> Vec<(OrderId, &'static str)> {
+    let wish = |letter: &DeadLetter| match letter.order_id == order.id {
+        true => Wish::Send(order.clone()),
+        false => Wish::Keep,
+    };
+    walk(queue, &Letters::These(vec![order.id]), &wish).await.became
+}
+
+async fn drop_letters(queue: &dyn Queue, orders: &[OrderId]) -> usize {
+    let wish = |letter: &DeadLetter| match orders.contains(&letter.order_id) {
+        true => Wish::Drop,
+        false => Wish::Keep,
+    };
+    let became = walk(queue, &Letters::These(orders.to_vec()), &wish).await.became;
+    assert!(became.iter().all(|(_, became)| *became == "dropped"), "{became:?}");
+    became.len()
+}
+
+pub async fn a_walk_meets_each_letter_once_and_what_it_keeps_stays(bench: Bench) {
+    let queue = &*bench.queue;
+    let letters: Vec<DeadLetter> = (0..25)
+        .map(|n| DeadLetter {
+            order_id: bench.names.foreign("somebody's message", n),
+            reason: "not an order".to_owned(),
+            body: n.to_string(),
+            at: Timestamp(1_000 + 7 * (n as u64 % 5)),
+        })
+        .collect();
+    queue.dead_letter(&letters).await.unwrap();
+    let all: HashSet<OrderId> = letters.iter().map(|letter| letter.order_id).collect();
+    let mut met = walk(queue, &Letters::After(None), &|_| Wish::Keep).await.met;
+    assert_eq!(met.len(), 25);
+    let mut sorted = letters;
+    sorted.sort_by_key(DeadLetter::place);
+    if queue.limits().letters_in_order {
+        assert_eq!(met, sorted.iter().map(|letter| letter.order_id).collect::<Vec<_>>());
+        let behind = Letters::After(Some(sorted[9].place()));
+        met = walk(queue, &behind, &|_| Wish::Keep).await.met;
+        assert_eq!(met, sorted[10..].iter().map(|letter| letter.order_id).collect::<Vec<_>>());
+        met.extend(sorted[..10].iter().map(|letter| letter.order_id));
+    }
+    assert_eq!(HashSet::from_iter(met), all);
+
+    let stops = |_: &DeadLetter| Wish::Keep;
+    let (met, became) = Default::default();
+    let mut script = Script { most: 4, looks: 2, wish: &stops, met, became };
+    assert!(queue.walk_letters(&Letters::After(None), &mut script).await.unwrap());
+    assert!(script.met.len() < 25 && script.became.is_empty());
+    let left = queue.dead_letters(100).await.unwrap();
+    assert_eq!(left, sorted);
+}
+
+pub async fn a_letter_that_is_no_order_stays_until_it_is_sent_as_one(bench: Bench) {
     let queue = &*bench.queue;
     let id = bench.names.foreign("somebody's message", 0);
     let body = r#"{"user_id":"ann"}"#.to_owned();
     let letter = DeadLetter { order_id: id, reason: "not an order".into(), body, at: Timestamp(7) };
     queue.dead_letter(&[letter]).await.unwrap();
 
-    let answers = queue.redrive(&[id], None, Timestamp(8)).await.unwrap();
-    assert!(matches!(&answers[..], [(_, Redriven::StillPoison(_))]), "{answers:?}");
+    let still = mend(r#"{"user_id":"ann"}"#, id, Timestamp(8), &bench.names);
+    assert!(still.unwrap_err().contains("item_id"));
     assert_eq!(queue.dead_letters(10).await.unwrap().len(), 1);
 
     let mended = r#"{"user_id":"ann","item_id":"a"}"#;
-    let answers = queue.redrive(&[id], Some(mended), Timestamp(9)).await.unwrap();
-    assert_eq!(answers, [(id, Redriven::Sent)]);
+    let mended = mend(mended, id, Timestamp(9), &bench.names).unwrap();
+    assert_eq!(redrive(queue, &mended).await, [(id, "sent")]);
     let came = in_line(receive(queue, 1).await);
     assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, Timestamp(9), "a"));
     assert!(queue.dead_letters(10).await.unwrap().is_empty());
@@ -254,8 +354,8 @@ pub async fn dropped_letters_are_gone(bench: Bench) {
     }
     let queue = &*bench.queue;
     let drop = &ids(&orders)[..2];
-    assert_eq!(queue.drop_letters(drop).await.unwrap(), 2);
-    assert_eq!(queue.drop_letters(drop).await.unwrap(), 0);
+    assert_eq!(drop_letters(queue, drop).await, 2);
+    assert_eq!(drop_letters(queue, drop).await, 0);
     let left: HashSet<_> =
         queue.dead_letters(10).await.unwrap().iter().map(|l| l.order_id).collect();
     assert_eq!(left, HashSet::from([orders[2].id]));

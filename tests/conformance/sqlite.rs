@@ -26,8 +26,7 @@ mod queues {
     async fn bench() -> super::queue::Bench {
         let (names, visibility) = (super::names(), super::Duration::from_secs(2));
         let clock = super::Arc::new(super::SystemClock);
-        let queue =
-            super::SqliteQueue::new(super::store(), names.clone(), clock, visibility, 1_000_000);
+        let queue = super::SqliteQueue::new(super::store(), clock, visibility, 1_000_000);
         super::queue::Bench { queue: super::Arc::new(queue), names, visibility }
     }
     super::queue::queue_contract!(bench);

@@ -135,6 +135,27 @@ async fn a_stop_closes_idle_connections_answers_who_waits_and_ends() {
 }
 
 #[tokio::test]
+async fn while_requests_finish_after_a_stop_whoever_comes_is_told_so() {
+    let shop = Shop::open_as(limits(100, 20_000, 20_000)).await;
+    let mut here = shop.connect().await;
+    let (begin, end) = ORDER.split_at(5);
+    here.send(format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{begin}", ORDER.len()))
+        .await;
+    while shop.get("/stats").await.json()["connections"] != 2 {}
+
+    shop.stop.cancel();
+    for path in ["/readyz", "/items"] {
+        let reply = shop.get(path).await;
+        assert!(reply.problem(503).starts_with("stopping"));
+        assert_eq!(reply.header("retry-after"), Some("1"));
+    }
+    here.send(end).await;
+    assert_eq!(here.reply(false).await.unwrap().status, 202);
+    timeout(PATIENCE, shop.serving).await.expect("bounded").unwrap();
+    assert!(TcpStream::connect(shop.address).await.is_err());
+}
+
+#[tokio::test]
 async fn a_full_queue_is_a_503_with_retry_after() {
     let shop = Shop::open_as(Setup { backlog_max: 2, ..Setup::default() }).await;
     let statuses = [shop.buy("", ORDER).await, shop.buy("", ORDER).await].map(|r| r.status);

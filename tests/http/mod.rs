@@ -7,6 +7,7 @@ mod bounds;
 mod contract;
 mod follow;
 mod inventory;
+mod letters;
 mod metrics;
 mod pages;
 mod routes;

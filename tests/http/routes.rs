@@ -234,6 +234,7 @@ async fn stats_and_readiness_tell_about_this_process() {
     assert!(stats["requests"].as_u64() >= Some(2) && stats["uptime_s"].is_u64());
     let ready = shop.get("/readyz").await.json();
     assert_eq!((&ready["status"], &ready["ledger"]), (&json!("ready"), &json!("ok")));
+    assert_eq!((&ready["queue"], &ready["outcomes"]), (&json!("ok"), &json!("ok")));
     assert!(ready["lock"].as_str().unwrap().contains("goes on"));
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flux::core::order::message::{self, Origin};
 use flux::core::order::{ItemId, Order, OrderId, Timestamp};
-use flux::core::queue::{DeadLetter, QueueError, Receipt, Redriven, Sent};
+use flux::core::queue::{Became, DeadLetter, QueueError, Receipt, Sent, Wish};
 use tokio::time::Instant;
 
 use super::guards::Guard;
@@ -257,34 +257,24 @@ impl Store {
         self.changed();
     }
 
-    pub fn redrive(
-        &self,
-        orders: &[OrderId],
-        text: Option<&str>,
-        now: Timestamp,
-    ) -> Vec<(OrderId, Redriven)> {
+    /// What is wished of dead letters is done.
+    pub fn do_letters(&self, wishes: &[(OrderId, Wish)]) -> Vec<Became> {
         let mut state = self.state();
-        let mut fates = Vec::new();
-        for id in orders {
-            fates.push((*id, self.redrive_one(&mut state, *id, text, now)));
-        }
-        fates
+        let one = |(id, wish): &(OrderId, Wish)| self.do_letter(&mut state, *id, wish);
+        wishes.iter().map(one).collect()
     }
 
-    fn redrive_one(
-        &self,
-        state: &mut State,
-        id: OrderId,
-        text: Option<&str>,
-        now: Timestamp,
-    ) -> Redriven {
-        let Some(letter) = state.letters.get(&id) else { return Redriven::Gone };
-        let (mut orders, poison) = self.decode(text.unwrap_or(&letter.body), 0);
-        let Some(order) = orders.pop().filter(|_| poison.is_empty()) else {
-            return Redriven::StillPoison("not an order".to_owned());
+    fn do_letter(&self, state: &mut State, id: OrderId, wish: &Wish) -> Became {
+        if !state.letters.contains_key(&id) {
+            return Became::Gone;
+        }
+        let Wish::Send(order) = wish else {
+            state.letters.remove(&id);
+            return Became::Dropped;
         };
-        let kept = if self.is_out(Guard::OrderIdKept) { self.names.fresh(now) } else { id };
-        let order = Order { id: kept, accepted_at: now, ..order };
+        let lost = self.is_out(Guard::OrderIdKept);
+        let id_now = if lost { self.names.fresh(order.accepted_at) } else { id };
+        let order = Order { id: id_now, ..order.clone() };
         let grouped = self.setup.backend != Backend::Standard;
         self.put(
             state,
@@ -295,7 +285,7 @@ impl Store {
         if self.is_embedded() || !self.world.happens(Fault::PartialBatch) {
             state.letters.remove(&id);
         }
-        Redriven::Sent
+        Became::Sent
     }
 
     /// When the next message becomes visible.

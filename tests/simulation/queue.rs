@@ -1,14 +1,15 @@
 //! The simulated queue: the port, as one process sees it.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flux::core::order::{Order, OrderId, Timestamp};
+use flux::core::order::{Order, OrderId};
 use flux::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
-    Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
+    QueueLimits, Receipt, Sent, Wish,
 };
 use tokio::time::Instant;
 
@@ -74,7 +75,7 @@ impl SimQueue {
 #[async_trait]
 impl Queue for SimQueue {
     fn limits(&self) -> QueueLimits {
-        QueueLimits { send: 12, sends_in_flight: 2 }
+        QueueLimits { send: 12, sends_in_flight: 2, letters_in_order: false }
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
@@ -154,30 +155,42 @@ impl Queue for SimQueue {
         Ok(self.process.call("buries".to_owned(), bury).await?)
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        let store = self.store.clone();
-        let list = move || store.state().letters.values().take(max).cloned().collect();
-        Ok(self.process.call("lists letters".to_owned(), list).await?)
-    }
-
-    async fn redrive(
+    async fn walk_letters(
         &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
-        let (store, orders, body) = (self.store.clone(), orders.to_vec(), body.map(str::to_owned));
-        let redrive = move || store.redrive(&orders, body.as_deref(), now);
-        Ok(self.process.call("redrives".to_owned(), redrive).await?)
-    }
-
-    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
-        let (store, orders) = (self.store.clone(), orders.to_vec());
-        let drop = move || {
-            let mut state = store.state();
-            orders.iter().filter(|id| state.letters.remove(id).is_some()).count()
-        };
-        Ok(self.process.call("drops letters".to_owned(), drop).await?)
+        _: &Letters,
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError> {
+        let mut last: Option<OrderId> = None;
+        loop {
+            let Some(most) = visitor.more().await else { return Ok(true) };
+            let store = self.store.clone();
+            let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
+            let look = move || {
+                let state = store.state();
+                let letters = state.letters.range((behind, Bound::Unbounded));
+                letters.take(most).map(|(_, letter)| letter.clone()).collect::<Vec<_>>()
+            };
+            let page = self.process.call("looks at letters".to_owned(), look).await?;
+            let Some(end) = page.last() else { return Ok(false) };
+            last = Some(end.order_id);
+            let ids = page.iter().map(|letter| letter.order_id);
+            let wishes = ids.zip(visitor.judge(&page).await?);
+            let wishes: Vec<(OrderId, Wish)> =
+                wishes.filter(|(_, wish)| *wish != Wish::Keep).collect();
+            let (store, work) = (self.store.clone(), wishes.clone());
+            if work.is_empty() {
+                continue;
+            }
+            let act = move || store.do_letters(&work);
+            let became = self.process.call(format!("does {} letters", wishes.len()), act).await;
+            match became {
+                Ok(became) => {
+                    let each = wishes.into_iter().zip(became);
+                    each.for_each(|((id, _), became)| visitor.became(id, became));
+                }
+                Err(failed) => return Err(failed.into()),
+            }
+        }
     }
 
     async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flux::core::Ports;
-use flux::core::order::dead_letters::{self, Which};
+use flux::core::order::dead_letters::{self, Course, Deed, Which};
 use flux::core::order::guards::take_out;
 use flux::core::order::intake::Intake;
 use flux::core::order::worker::{Rules, Worker};
 use flux::core::order::{Clock, ItemChange, ItemId, OrderId};
+use flux::core::queue::QueueError;
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -108,6 +109,12 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     sale.closing.cancel();
     let stopped = timeout(SETTLES, async { while lives.join_next().await.is_some() {} }).await;
     sale.close(stopped.is_ok())
+}
+
+/// Sends all dead letters again.
+pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
+    let (deed, course) = (Deed::Redrive { body: None }, Course::default());
+    dead_letters::act(ports, &Which::ALL, &deed, &course, &mut |_, _| {}).await
 }
 
 impl Sale {
@@ -302,7 +309,7 @@ impl Sale {
                 self.store.strange(item);
             }
             if world.happens(Fault::Redrive) {
-                let _busy = dead_letters::redrive(&ports, Which::All, None).await;
+                let _busy = redrive_all(&ports).await;
             }
         }
     }
@@ -314,7 +321,7 @@ impl Sale {
         let operator = self.process("operator".to_owned());
         let ports = self.ports(&operator);
         while self.world.now() < end {
-            let _poison = dead_letters::redrive(&ports, Which::All, None).await;
+            let _busy = redrive_all(&ports).await;
             sleep(Duration::from_secs(2)).await;
             let open = self.world.audit(|auditor| auditor.undecided().len());
             if open == 0 && self.store.state().messages.is_empty() && !self.world.is_under_way() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux::core::ledger::OrderState;
-use flux::core::order::dead_letters::{self, Which};
 use flux::core::order::worker::{Rules, Worker};
 use flux::core::order::{Clock, ItemChange, ItemId, Order, OrderId, Quantity, UserId};
 use flux::telemetry::Silent;
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock::STRANGER;
 use super::process::Process;
+use super::scenario::redrive_all;
 use super::store::{Backend, HeldLock, Setup, Store};
 use super::world::World;
 
@@ -148,7 +148,7 @@ async fn an_order_dead_lettered_in_a_workers_hand_is_decided_after_its_redrive()
     sleep(VISIBILITY * 2).await;
     let operator = Process::new(&stage.world, "operator".to_owned());
     let ports = stage.store.ports(&operator, true);
-    dead_letters::redrive(&ports, Which::All, None).await.unwrap();
+    redrive_all(&ports).await.unwrap();
     sleep(VISIBILITY).await;
     assert!(stage.is_decided(sent[0]).await);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flux::core::order::Order;
+use flux::core::order::dead_letters::{self, Course, Deed, Which};
 use flux::core::queue::DeadLetter;
 
 use super::traceparent;
@@ -31,8 +32,12 @@ async fn an_order_keeps_its_traceparent_as_far_as_the_worker_and_in_its_dead_let
     let (reason, at) = ("it was meant to".to_owned(), order.accepted_at);
     let letter = DeadLetter { order_id: order.id, reason, body, at };
     shop.ports.queue.dead_letter(&[letter]).await.unwrap();
-    shop.ports.queue.redrive(&[order.id], None, at).await.unwrap();
-    assert_eq!(queued(&shop).await, order);
+    let redrive = Deed::Redrive { body: None };
+    dead_letters::act(&shop.ports, &Which::ALL, &redrive, &Course::default(), &mut |_, _| {})
+        .await
+        .unwrap();
+    let again = queued(&shop).await;
+    assert_eq!((again.id, again.trace), (order.id, order.trace));
 }
 
 #[tokio::test]

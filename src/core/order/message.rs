@@ -136,6 +136,17 @@ fn decode_one(
     checked().map_err(|e: super::InvalidId| (id, e.to_string()))
 }
 
+/// The order that a dead letter's text says, or a text in its place, as a new arrival under the
+/// letter's own id; or why it is no order.
+pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderNames) -> Result<Order, String> {
+    let (mut orders, letters) = decode(text, Origin { message_id: "", sent_at: now }, names);
+    match (orders.pop(), letters.into_iter().next()) {
+        (_, Some(still)) => Err(still.reason),
+        (Some(order), None) if orders.is_empty() => Ok(Order { id, accepted_at: now, ..order }),
+        _ => Err("not an order: must be one JSON object".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::OrderKey;

@@ -28,6 +28,11 @@ impl Outcomes for LocalOutcomes {
         }
     }
 
+    /// Within the process, nothing can be away.
+    async fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
         self.waiters.get_or_init(|| waiters);
         stop.cancelled().await;

@@ -88,4 +88,7 @@ pub trait Outcomes: Debug + Display + Send + Sync {
 
     /// Wakes this process's waiters at what any process publishes, until stopped.
     async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken);
+
+    /// Answers when hints can be given: for `/readyz`. The error is for the log.
+    async fn check(&self) -> Result<(), String>;
 }

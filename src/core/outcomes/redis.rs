@@ -50,6 +50,11 @@ impl Outcomes for RedisOutcomes {
         }
     }
 
+    async fn check(&self) -> Result<(), String> {
+        let client = self.redis.round_trip("PING", 1)?;
+        client.ping::<()>(None).await.map_err(|e| e.to_string())
+    }
+
     async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
         let subscriber = match self.redis.subscriber() {
             Ok(subscriber) => subscriber,

@@ -1,5 +1,6 @@
 //! The queue between the API and the workers: durable, at least once.
 
+mod letters;
 pub mod sqlite;
 pub mod sqs;
 
@@ -7,9 +8,10 @@ use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::core::order::{Order, OrderId, Timestamp};
+use crate::core::order::{Order, OrderId};
+pub use letters::{Became, DeadLetter, LetterPlace, LetterVisitor, Letters, Wish};
 
 /// What to do about a failed call or a failed entry of one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -64,16 +66,6 @@ pub struct Delivery {
     pub receive_count: u32,
 }
 
-/// An order, or a thing that should have been one, that could not be decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetter {
-    pub order_id: OrderId,
-    pub reason: String,
-    /// What the queue delivered: the text of one order object, or what came in its place.
-    pub body: String,
-    pub at: Timestamp,
-}
-
 /// What the queue holds right now; estimates where the service only estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Backlog {
@@ -89,17 +81,6 @@ pub struct Backlog {
 /// Items that are looked at for the oldest waiting order.
 pub const OLDEST_AMONG: usize = 1_000;
 
-/// What became of a dead letter that was to be sent again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Redriven {
-    /// Back in the queue, under the same order id, as a new arrival.
-    Sent,
-    /// Still no order; the letter stays.
-    StillPoison(String),
-    /// No such letter (any more).
-    Gone,
-}
-
 /// Sizes that the queue works in.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
@@ -107,6 +88,8 @@ pub struct QueueLimits {
     pub send: usize,
     /// How many sends may be on their way at once.
     pub sends_in_flight: usize,
+    /// Whether [`Queue::walk_letters`] meets the oldest first.
+    pub letters_in_order: bool,
 }
 
 #[async_trait]
@@ -137,21 +120,23 @@ pub trait Queue: Debug + Display + Send + Sync {
     /// came in be acknowledged. Idempotent by order id where the queue can tell.
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError>;
 
-    /// The dead letters, oldest first where the queue knows, at most `max`.
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
-
-    /// Sends dead letters again, each under its own order id and with `now` as its acceptance;
-    /// `body`, given with one order, takes the place of that letter's text. Safe to repeat. The
-    /// caller has dropped the letters whose orders have a decision.
-    async fn redrive(
+    /// Shows dead letters to the visitor, a few at a time, and does with each what it wishes. What
+    /// it keeps is as before. Two walks at once may miss what the other is looking at. Returns
+    /// whether there may be letters that it did not meet: the visitor ended it, or there are more
+    /// than one walk can hold. Safe to repeat after any error. Not safe to cancel: what was being
+    /// looked at may stay hidden from others for half a minute.
+    async fn walk_letters(
         &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError>;
+        letters: &Letters,
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError>;
 
-    /// Drops dead letters for good; returns how many there were.
-    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError>;
+    /// The dead letters, oldest first where the queue knows, at most `max`.
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let mut listing = letters::Listing::new(max);
+        self.walk_letters(&Letters::After(None), &mut listing).await?;
+        Ok(listing.sorted())
+    }
 
     /// Where an order stands; `None` when it does not wait, or the queue cannot tell. Takes no
     /// longer in a long line than in a short one.

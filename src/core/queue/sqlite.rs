@@ -5,6 +5,7 @@
 
 mod claims;
 mod fresh;
+mod letters;
 mod rows;
 
 use std::collections::HashMap;
@@ -19,18 +20,17 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{
-    Arrival, Backlog, DeadLetter, Delivery, Line, OLDEST_AMONG, Queue, QueueError, QueueLimits,
-    Receipt, Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, OLDEST_AMONG, Queue,
+    QueueError, QueueLimits, Receipt, Sent,
 };
 use crate::core::connection::sqlite::{Store, StoreError};
-use crate::core::order::{Clock, Order, OrderId, OrderNames, Timestamp};
+use crate::core::order::{Clock, Order, OrderId};
 use claims::{CLAIM, Claim, longest_claim, places, receipt};
 use fresh::{Fresh, LOOK_AGAIN};
 
 #[derive(Debug)]
 pub struct SqliteQueue {
     store: Store,
-    names: Arc<OrderNames>,
     clock: Arc<dyn Clock>,
     visibility: Duration,
     backlog_max: u64,
@@ -48,7 +48,6 @@ impl SqliteQueue {
     /// `visibility`: see [`Queue::receive`]. `backlog_max`: orders that may wait (P8).
     pub fn new(
         store: Store,
-        names: Arc<OrderNames>,
         clock: Arc<dyn Clock>,
         visibility: Duration,
         backlog_max: u64,
@@ -56,7 +55,6 @@ impl SqliteQueue {
         let me = (uuid::Uuid::new_v4().as_u128() >> 65) as i64;
         Self {
             store,
-            names,
             clock,
             visibility,
             backlog_max,
@@ -251,7 +249,7 @@ impl From<StoreError> for QueueError {
 #[async_trait]
 impl Queue for SqliteQueue {
     fn limits(&self) -> QueueLimits {
-        QueueLimits { send: 1_024, sends_in_flight: 2 }
+        QueueLimits { send: 1_024, sends_in_flight: 2, letters_in_order: true }
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
@@ -335,46 +333,12 @@ impl Queue for SqliteQueue {
         self.bury(letters.to_vec()).await
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        let read = move |c: &Connection| {
-            let mut letters = c.prepare_cached(
-                "SELECT order_id, reason, body, at FROM dead_letters ORDER BY at, order_id LIMIT ?",
-            )?;
-            let rows = letters.query_map([max as i64], |row| {
-                Ok(DeadLetter {
-                    order_id: OrderId::from_bytes(row.get(0)?),
-                    reason: row.get(1)?,
-                    body: row.get(2)?,
-                    at: Timestamp(row.get(3)?),
-                })
-            })?;
-            rows.collect()
-        };
-        Ok(self.store.read(read).await?)
-    }
-
-    async fn redrive(
+    async fn walk_letters(
         &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
-        let (orders, body) = (orders.to_vec(), body.map(str::to_owned));
-        let names = self.names.clone();
-        let redrive = move |tx: &Connection| {
-            let one = |id| Ok((id, rows::redrive(tx, id, body.as_deref(), now, &names)?));
-            orders.into_iter().map(one).collect()
-        };
-        Ok(self.store.write(redrive).await?)
-    }
-
-    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
-        let orders = orders.to_vec();
-        let drop = move |tx: &Connection| {
-            let mut drop = tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?;
-            orders.iter().map(|id| drop.execute([id.as_bytes()])).sum()
-        };
-        Ok(self.store.write(drop).await?)
+        letters: &Letters,
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError> {
+        letters::walk(&self.store, letters, visitor).await
     }
 
     async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {

@@ -21,8 +21,8 @@ use futures_util::stream::{self, StreamExt};
 use tokio::sync::OnceCell;
 
 use super::{
-    Arrival, Backlog, DeadLetter, Delivery, Line, Queue, QueueError, QueueLimits, Receipt,
-    Redriven, Sent,
+    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
+    QueueLimits, Receipt, Sent,
 };
 use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::order::message::{self, MAX_ORDERS, Origin};
@@ -254,7 +254,11 @@ impl fmt::Display for SqsQueue {
 #[async_trait]
 impl Queue for SqsQueue {
     fn limits(&self) -> QueueLimits {
-        QueueLimits { send: BATCH * MAX_ORDERS, sends_in_flight: REQUESTS_IN_FLIGHT }
+        QueueLimits {
+            send: BATCH * MAX_ORDERS,
+            sends_in_flight: REQUESTS_IN_FLIGHT,
+            letters_in_order: false,
+        }
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
@@ -333,21 +337,13 @@ impl Queue for SqsQueue {
         self.send_letters(letters).await
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.list_letters(max).await
-    }
-
-    async fn redrive(
+    /// Finds no letter by its id: all are met, whichever are meant.
+    async fn walk_letters(
         &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
-        self.redrive_letters(orders, body, now).await
-    }
-
-    async fn drop_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
-        self.delete_letters(orders).await
+        _: &Letters,
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError> {
+        self.walk(visitor).await
     }
 
     /// SQS keeps no line that one could look at.

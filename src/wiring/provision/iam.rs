@@ -1,4 +1,4 @@
-//! The least that serve, work and provision must be allowed, as IAM policies.
+//! The least that each command must be allowed, as IAM policies.
 //!
 //! A transaction needs the permissions of the actions in it, here `dynamodb:PutItem` (Amazon
 //! DynamoDB Developer Guide, "IAM with DynamoDB transactions").
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::Plan;
 use crate::core::ledger::dynamodb::items_table;
 
-/// Takes orders and answers questions. `serve --workers N` needs those of work as well.
+/// Takes orders and answers questions. `serve --workers N` needs those of work as well, and dead
+/// letters over HTTP those of dlq.
 const SERVE: Grants<'_> = Grants {
     queue: &["sqs:SendMessage", "sqs:GetQueueAttributes"],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
@@ -27,6 +28,39 @@ const WORK: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
     items: &["dynamodb:GetItem", "dynamodb:PutItem"],
+};
+
+/// What every command asks to know whether the sale is there.
+const THERE: Grants<'_> = Grants {
+    queue: &["sqs:GetQueueAttributes"],
+    dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
+    orders: &["dynamodb:GetItem"],
+    items: &["dynamodb:GetItem"],
+};
+
+const AUDIT: Grants<'_> = Grants {
+    orders: &["dynamodb:GetItem", "dynamodb:Scan"],
+    items: &["dynamodb:GetItem", "dynamodb:Scan"],
+    ..THERE
+};
+
+/// Lists, closes, opens and restocks items.
+const ITEMS: Grants<'_> =
+    Grants { items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"], ..THERE };
+
+/// Looks through dead letters, sends them again, drops them.
+const DLQ: Grants<'_> = Grants {
+    queue: &["sqs:GetQueueAttributes", "sqs:SendMessage"],
+    dead_letters: &[
+        "sqs:GetQueueUrl",
+        "sqs:GetQueueAttributes",
+        "sqs:ReceiveMessage",
+        "sqs:DeleteMessage",
+        "sqs:ChangeMessageVisibility",
+        "sqs:SendMessage",
+    ],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
+    ..THERE
 };
 
 const QUEUE_SETUP: &[&str] = &[
@@ -68,14 +102,18 @@ struct Grants<'a> {
     items: &'a [&'a str],
 }
 
-/// The policies `{"serve": ..., "work": ..., "provision": ...}` for a plan's resources in a
-/// region, in whichever account they are attached.
+/// The policies `{"serve": ..., "work": ..., ...}` for a plan's resources in a region, in
+/// whichever account they are attached.
 pub fn policies(plan: &Plan, region: &str) -> Value {
-    json!({
-        "serve": policy(&SERVE, plan, region),
-        "work": policy(&WORK, plan, region),
-        "provision": policy(&PROVISION, plan, region),
-    })
+    let policies = [
+        ("serve", SERVE),
+        ("work", WORK),
+        ("provision", PROVISION),
+        ("items", ITEMS),
+        ("audit", AUDIT),
+        ("dlq", DLQ),
+    ];
+    policies.iter().map(|(command, grants)| (*command, policy(grants, plan, region))).collect()
 }
 
 fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
@@ -109,7 +147,7 @@ mod tests {
         let settings = Settings { dynamodb_table: "sale".to_owned(), ..Settings::default() };
         let plan = Plan::new(&settings, Some("sale.fifo".to_owned()), None);
         let policies = policies(&plan, "eu-central-1");
-        for role in ["serve", "work", "provision"] {
+        for role in ["serve", "work", "provision", "items", "audit", "dlq"] {
             for statement in policies[role]["Statement"].as_array().unwrap() {
                 let arn = statement["Resource"].as_str().unwrap();
                 let own = ["sale.fifo", "sale-dlq.fifo", "table/sale", "table/sale_items"];

@@ -8,15 +8,16 @@ use super::errors::{StoreError, not_a_store, other_schema};
 
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 5;
+const SCHEMA_VERSION: i32 = 6;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 3] = [
+const UPGRADES: [&str; 4] = [
     "ALTER TABLE items ADD COLUMN closed_at INTEGER",
     "ALTER TABLE orders ADD COLUMN trace BLOB",
     "CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
     INSERT INTO decisions SELECT state, count(*) FROM orders WHERE state >= 20 GROUP BY state;
     CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id)",
 ];
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
@@ -59,6 +60,7 @@ CREATE TABLE dead_letters (
     body TEXT NOT NULL,
     at INTEGER NOT NULL
 );
+CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id);
 CREATE TABLE locks (
     item TEXT PRIMARY KEY,
     token BLOB NOT NULL,

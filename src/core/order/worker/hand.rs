@@ -46,6 +46,21 @@ impl Pending {
 struct Ticket {
     receipt: Receipt,
     undecided: AtomicUsize,
+    lost: Arc<Lost>,
+}
+
+/// Deliveries of which nobody has the undecided orders any more, and how many those were: their
+/// lane broke.
+type Lost = Mutex<Vec<(Receipt, usize)>>;
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let undecided = *self.undecided.get_mut();
+        if undecided > 0 {
+            let receipt = self.receipt.clone();
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).push((receipt, undecided));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -59,6 +74,7 @@ pub struct Hand {
     fewer: Notify,
     meters: Arc<Meters>,
     recent: Mutex<Recent>,
+    lost: Arc<Lost>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +95,7 @@ impl Hand {
             fewer: Notify::new(),
             meters,
             recent: Mutex::default(),
+            lost: Arc::default(),
         };
         (hand, acknowledge)
     }
@@ -107,7 +124,8 @@ impl Hand {
             let _stopping = self.acks.send(Some(delivery.receipt.clone()));
         }
         let undecided = AtomicUsize::new(delivery.orders.len());
-        let ticket = Arc::new(Ticket { receipt: delivery.receipt, undecided });
+        let lost = self.lost.clone();
+        let ticket = Arc::new(Ticket { receipt: delivery.receipt, undecided, lost });
         let pend = |(arrival, order)| Pending {
             arrival,
             order,
@@ -162,6 +180,20 @@ impl Hand {
             let count = receipts.len();
             tracing::warn!("{count} deliveries come back only after their timeout: {e}");
         }
+    }
+
+    /// Gives up the deliveries whose orders a broken lane lost, and makes them visible again.
+    pub async fn give_up_lost(&self) {
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        if lost.is_empty() {
+            return;
+        }
+        let orders = lost.iter().map(|(_, orders)| orders).sum();
+        let receipts: Vec<Receipt> = lost.into_iter().map(|(receipt, _)| receipt).collect();
+        self.tickets().retain(|receipt, _| !receipts.contains(receipt));
+        self.orders.fetch_sub(orders, Ordering::AcqRel);
+        self.fewer.notify_waiters();
+        self.give_back(&receipts).await;
     }
 
     /// Sends the last acknowledgements, and gives back what is left.

@@ -6,9 +6,11 @@ mod lane;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ use lane::Lane;
 const IN_HAND_MAX: usize = 8_192;
 /// Pause after a receive that failed; doubled for each further one up to the second value.
 const RECEIVE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Pause before the orders of a lane that broke are given back: they may well break the next.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// How long a worker decides without the lock before it asks a failed service again.
 const WITHOUT_LOCK: Duration = Duration::from_secs(1);
@@ -163,7 +168,20 @@ impl Floor {
         }
         lines.insert(item.clone(), vec![pending]);
         drop(lines);
-        lanes.spawn(Lane::new(self.clone(), item).run());
+        lanes.spawn(self.clone().run_lane(item));
+    }
+
+    /// A lane that breaks takes its orders along, and nothing else: after a moment they are given
+    /// back, to be received anew by whoever is first.
+    async fn run_lane(self: Arc<Self>, item: ItemId) {
+        let lane = Lane::new(self.clone(), item.clone());
+        let Err(panic) = AssertUnwindSafe(lane.run()).catch_unwind().await else { return };
+        let why = panic.downcast_ref::<String>().map(String::as_str);
+        let why = why.or_else(|| panic.downcast_ref().copied()).unwrap_or("no reason given");
+        tracing::error!(%item, "deciding its orders broke off, and is tried anew: {why}");
+        self.pause(AFTER_PANIC).await;
+        drop(self.lines().remove(&item));
+        self.hand.give_up_lost().await;
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, HashMap<ItemId, Vec<Pending>>> {
@@ -206,6 +224,7 @@ async fn extend(floor: Arc<Floor>) {
     let third = floor.rules.visibility / 3;
     loop {
         tokio::time::sleep(third).await;
+        floor.hand.give_up_lost().await;
         let old = floor.hand.taken_before(Instant::now() - third / 2);
         if !old.is_empty()
             && let Err(e) = floor.ports.queue.extend(&old).await

@@ -4,12 +4,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::super::{DeadLetter, Line, Redriven, Sent};
+use super::super::{DeadLetter, Line, Sent};
 use crate::core::connection::sqlite::{item_no, state, take_places};
-use crate::core::order::message::{self, Origin};
-use crate::core::order::{
-    InvalidId, ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId,
-};
+use crate::core::order::{InvalidId, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 use crate::core::trace::TraceContext;
 
 /// What one look at the file found.
@@ -263,35 +260,27 @@ pub fn bury(tx: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub fn redrive(
-    tx: &Connection,
-    id: OrderId,
-    body: Option<&str>,
-    now: Timestamp,
-    names: &OrderNames,
-) -> rusqlite::Result<Redriven> {
-    let letter = tx
-        .prepare_cached("SELECT body FROM dead_letters WHERE order_id = ?")?
-        .query_row([id.as_bytes()], |row| row.get::<_, String>(0))
-        .optional()?;
-    let Some(letter) = letter else { return Ok(Redriven::Gone) };
-    let origin = Origin { message_id: "", sent_at: now };
-    let (mut orders, mut letters) = message::decode(body.unwrap_or(&letter), origin, names);
-    let Some(order) = orders.pop().filter(|_| orders.is_empty() && letters.is_empty()) else {
-        let reason = letters.pop().map_or("not one order".to_owned(), |l| l.reason);
-        return Ok(Redriven::StillPoison(reason));
-    };
-    let order = Order { id, accepted_at: now, ..order };
+/// Queues a dead-lettered order again, as a new arrival; `false` when its letter is gone.
+pub fn redrive(tx: &Connection, order: &Order) -> rusqlite::Result<bool> {
+    let id = order.id.as_bytes();
+    if !drop_letter(tx, order.id)? {
+        return Ok(false);
+    }
     let old = tx
         .prepare_cached("DELETE FROM orders WHERE id = ? AND state = ? RETURNING place >> 32")?
-        .query_row(params![id.as_bytes(), state::DEAD_LETTERED], |row| row.get::<_, i64>(0))
+        .query_row(params![id, state::DEAD_LETTERED], |row| row.get::<_, i64>(0))
         .optional()?;
     let (accepted, dead) = if old.is_some() { (0, 1) } else { (1, 0) };
     tx.prepare_cached("UPDATE items SET moved = moved + 1 WHERE no = ?")?.execute([old])?;
     let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
-    insert_order(tx, place, &order)?;
+    insert_order(tx, place, order)?;
     tx.prepare_cached("UPDATE totals SET accepted = accepted + ?, dead = dead - ?")?
         .execute([accepted, dead])?;
-    tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?.execute([id.as_bytes()])?;
-    Ok(Redriven::Sent)
+    Ok(true)
+}
+
+/// Whether there was one.
+pub fn drop_letter(tx: &Connection, order: OrderId) -> rusqlite::Result<bool> {
+    let mut drop = tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?;
+    Ok(drop.execute([order.as_bytes()])? > 0)
 }

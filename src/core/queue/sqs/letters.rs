@@ -12,16 +12,19 @@ use aws_sdk_sqs::types::{
     Message, MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry,
 };
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::pack::{for_sqs, plain};
 use super::{BATCH, SEND_ATTEMPTS, SqsQueue, fresh_id, queue_error, queue_name, receipt, sent_at};
 use crate::core::connection::aws::{Fault, repeat_at_most};
-use crate::core::order::message::{self, Origin};
-use crate::core::order::{Order, OrderId, Timestamp};
-use crate::core::queue::{DeadLetter, Queue, QueueError, Receipt, Redriven};
+use crate::core::order::{Order, OrderId, Timestamp, message};
+use crate::core::queue::{Became, DeadLetter, LetterVisitor, Queue, QueueError, Receipt, Wish};
 
-/// How long letters are hidden from others while the queue is looked through.
-const LOOK: Duration = Duration::from_secs(120);
+/// How long letters are hidden from others while the queue is looked through; and for so long
+/// after a walk that was killed.
+const LOOK: Duration = Duration::from_secs(30);
+/// Messages that one walk meets at most: what is not wanted of them is hidden until its end.
+const MET_MAX: usize = 10_000;
 /// The shortest wait by which SQS asks all of its servers (Amazon SQS Developer Guide, "Amazon SQS
 /// short and long polling"): an empty answer means that nothing is left.
 const WAIT: Duration = Duration::from_secs(1);
@@ -42,8 +45,21 @@ struct DeadMessage {
 /// A walk through the dead-letter queue.
 #[derive(Default)]
 struct Look {
+    /// Messages, by their ids.
     met: HashSet<String>,
-    keep: Vec<Receipt>,
+    /// How many were met again since the last new one.
+    again: usize,
+    /// Orders that were sent again.
+    sent: HashSet<OrderId>,
+    /// What was received, and when, and is not taken away.
+    keep: HashMap<Receipt, Instant>,
+}
+
+impl Look {
+    fn keep(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
+        let now = Instant::now();
+        self.keep.extend(receipts.into_iter().map(|receipt| (receipt, now)));
+    }
 }
 
 #[derive(Deserialize)]
@@ -108,153 +124,149 @@ impl SqsQueue {
         self.send_batch(url, entries).await.into_iter().collect()
     }
 
-    pub(super) async fn list_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+    /// See `Queue::walk_letters`: receives message after message, hidden from others until the end.
+    pub(super) async fn walk(&self, visitor: &mut dyn LetterVisitor) -> Result<bool, QueueError> {
         let mut look = Look::default();
-        let found = self.collect_letters(&mut look, max).await;
+        let walked = self.walk_on(&mut look, visitor).await;
         self.give_back(look).await;
-        found
+        walked
     }
 
-    async fn collect_letters(
+    async fn walk_on(
         &self,
         look: &mut Look,
-        max: usize,
-    ) -> Result<Vec<DeadLetter>, QueueError> {
-        let mut found = Vec::new();
-        let mut listed = HashSet::new();
-        while found.len() < max {
-            let messages = self.look(look).await?;
-            if messages.is_empty() {
-                break;
-            }
-            for message in messages {
-                look.keep.push(message.receipt);
-                found.extend(message.letters.into_iter().filter(|l| listed.insert(l.order_id)));
+        visitor: &mut dyn LetterVisitor,
+    ) -> Result<bool, QueueError> {
+        while look.met.len() < MET_MAX {
+            let Some(most) = visitor.more().await else { return Ok(true) };
+            let messages = match self.look(look, most).await? {
+                Some(messages) => messages,
+                None => return Ok(false),
+            };
+            // What is not done with in the end is kept, whatever goes wrong.
+            look.keep(messages.iter().map(|message| message.receipt.clone()));
+            if !messages.is_empty() {
+                self.act(look, messages, visitor).await?;
             }
         }
-        found.sort_by_key(|letter| letter.at);
-        found.truncate(max);
-        Ok(found)
+        Ok(true)
     }
 
-    pub(super) async fn redrive_letters(
-        &self,
-        orders: &[OrderId],
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Vec<(OrderId, Redriven)>, QueueError> {
-        let mut fates: HashMap<OrderId, Redriven> =
-            orders.iter().map(|id| (*id, Redriven::Gone)).collect();
-        let mut look = Look::default();
-        let done = self.redrive_all(&mut look, &mut fates, body, now).await;
-        self.give_back(look).await;
-        done?;
-        Ok(orders.iter().map(|id| (*id, fates[id].clone())).collect())
-    }
-
-    async fn redrive_all(
+    /// The next messages, those left out that were met before; `None` when all were met.
+    async fn look(
         &self,
         look: &mut Look,
-        fates: &mut HashMap<OrderId, Redriven>,
-        body: Option<&str>,
-        now: Timestamp,
+        most: usize,
+    ) -> Result<Option<Vec<DeadMessage>>, QueueError> {
+        let url = self.dead_letter_queue().await?;
+        let messages = self.receive_messages(url, LOOK, most, WAIT).await?;
+        if messages.is_empty() || look.again > look.met.len() {
+            look.keep(messages.iter().map(receipt));
+            return Ok(None);
+        }
+        let mut new = Vec::with_capacity(messages.len());
+        for message in messages {
+            if look.met.insert(message.message_id().unwrap_or_default().to_owned()) {
+                look.again = 0;
+                new.push(self.open(&message));
+            } else {
+                // It was looked at for so long that it came round.
+                look.again += 1;
+                look.keep([receipt(&message)]);
+            }
+        }
+        Ok(Some(new))
+    }
+
+    async fn act(
+        &self,
+        look: &mut Look,
+        messages: Vec<DeadMessage>,
+        visitor: &mut dyn LetterVisitor,
     ) -> Result<(), QueueError> {
-        loop {
-            let messages = self.look(look).await?;
-            if messages.is_empty() {
-                return Ok(());
-            }
-            for message in messages {
-                let mut orders = Vec::new();
-                let mut stay = Vec::new();
-                let count = message.letters.len();
-                for letter in message.letters {
-                    match fates.get(&letter.order_id) {
-                        None => stay.push(letter),
-                        // A second letter of an order that is on its way again.
-                        Some(Redriven::Sent) => {}
-                        Some(_) => match self.mended(&letter, body, now) {
-                            Ok(order) => orders.push(order),
-                            Err(reason) => {
-                                fates.insert(letter.order_id, Redriven::StillPoison(reason));
-                                stay.push(letter);
-                            }
-                        },
-                    }
+        let letters: Vec<DeadLetter> =
+            messages.iter().flat_map(|message| message.letters.iter().cloned()).collect();
+        let mut wishes = visitor.judge(&letters).await?;
+        let orders: Vec<Order> = wishes
+            .iter()
+            .filter_map(|wish| match wish {
+                // A second letter of an order that is on its way again is only taken away.
+                Wish::Send(order) if look.sent.insert(order.id) => Some(order.clone()),
+                _ => None,
+            })
+            .collect();
+        let mut unsent: HashMap<OrderId, QueueError> = HashMap::new();
+        for orders in orders.chunks(self.limits().send) {
+            for (order, answer) in orders.iter().zip(self.send(orders).await) {
+                if let Err(e) = answer {
+                    look.sent.remove(&order.id);
+                    unsent.insert(order.id, e);
                 }
-                if stay.len() == count {
-                    look.keep.push(message.receipt);
-                    continue;
-                }
-                for answer in self.send(&orders).await {
-                    answer?;
-                }
-                fates.extend(orders.iter().map(|order| (order.id, Redriven::Sent)));
-                self.replace(message.receipt, &stay).await?;
             }
         }
+        let mut left = wishes.as_mut_slice();
+        for message in messages {
+            let (own, rest) = left.split_at_mut(message.letters.len());
+            left = rest;
+            self.finish(look, message, own, &unsent, visitor).await;
+        }
+        let all_failed = !orders.is_empty() && unsent.len() == orders.len();
+        unsent.into_values().next().filter(|_| all_failed).map_or(Ok(()), Err)
     }
 
-    pub(super) async fn delete_letters(&self, orders: &[OrderId]) -> Result<usize, QueueError> {
-        let orders: HashSet<OrderId> = orders.iter().copied().collect();
-        let mut look = Look::default();
-        let dropped = self.delete_all(&mut look, &orders).await;
-        self.give_back(look).await;
-        dropped
-    }
-
-    async fn delete_all(
+    /// Takes a message away once all that is not to stay of it is done.
+    async fn finish(
         &self,
         look: &mut Look,
-        orders: &HashSet<OrderId>,
-    ) -> Result<usize, QueueError> {
-        let mut dropped = HashSet::new();
-        loop {
-            let messages = self.look(look).await?;
-            if messages.is_empty() {
-                return Ok(dropped.len());
-            }
-            for message in messages {
-                let (go, stay): (Vec<_>, Vec<_>) =
-                    message.letters.into_iter().partition(|l| orders.contains(&l.order_id));
-                if go.is_empty() {
-                    look.keep.push(message.receipt);
-                } else {
-                    self.replace(message.receipt, &stay).await?;
-                    dropped.extend(go.into_iter().map(|letter| letter.order_id));
+        message: DeadMessage,
+        wishes: &[Wish],
+        unsent: &HashMap<OrderId, QueueError>,
+        visitor: &mut dyn LetterVisitor,
+    ) {
+        let stays = |letter: &DeadLetter, wish: &Wish| {
+            *wish == Wish::Keep || unsent.contains_key(&letter.order_id)
+        };
+        let pairs = || message.letters.iter().zip(wishes);
+        let stay: Vec<DeadLetter> =
+            pairs().filter(|(l, w)| stays(l, w)).map(|(l, _)| l.clone()).collect();
+        let replaced = match stay.len() == message.letters.len() {
+            true => Ok(()),
+            false => self.replace(&message.receipt, &stay).await,
+        };
+        if replaced.is_ok() && stay.len() < message.letters.len() {
+            look.keep.remove(&message.receipt);
+        }
+        for (letter, wish) in pairs() {
+            let became = match (wish, &replaced, unsent.get(&letter.order_id)) {
+                (Wish::Keep, ..) => continue,
+                (_, _, Some(e)) => Became::Failed(e.clone()),
+                (Wish::Send(_), Ok(()), None) => Became::Sent,
+                (Wish::Send(_), Err(e), None) => {
+                    tracing::warn!("the letter of {} is still there: {e}", letter.order_id);
+                    Became::Sent
                 }
-            }
+                (Wish::Drop, Ok(()), None) => Became::Dropped,
+                (Wish::Drop, Err(e), None) => Became::Failed(e.clone()),
+            };
+            visitor.became(letter.order_id, became);
         }
     }
 
     /// Puts the letters that stay into the queue one by one, then deletes their message.
-    async fn replace(&self, message: Receipt, stay: &[DeadLetter]) -> Result<(), QueueError> {
+    async fn replace(&self, message: &Receipt, stay: &[DeadLetter]) -> Result<(), QueueError> {
         self.send_letters(stay).await?;
         let url = self.dead_letter_queue().await?;
-        self.delete(url, &[message]).await.into_iter().collect()
-    }
-
-    /// The next messages; none when all were seen, or when the first ones come round again.
-    async fn look(&self, look: &mut Look) -> Result<Vec<DeadMessage>, QueueError> {
-        let url = self.dead_letter_queue().await?;
-        let messages = self.receive_messages(url, LOOK, BATCH, WAIT).await?;
-        let mut new = Vec::with_capacity(messages.len());
-        for message in messages {
-            if look.met.insert(message.message_id().unwrap_or_default().to_owned()) {
-                new.push(self.open(&message));
-            } else {
-                look.keep.push(receipt(&message));
-            }
-        }
-        Ok(new)
+        self.delete(url, std::slice::from_ref(message)).await.into_iter().collect()
     }
 
     async fn give_back(&self, look: Look) {
-        if look.keep.is_empty() {
+        let hidden = look.keep.into_iter().filter(|(_, since)| since.elapsed() < LOOK);
+        let hidden: Vec<Receipt> = hidden.map(|(receipt, _)| receipt).collect();
+        if hidden.is_empty() {
             return;
         }
         let given = match self.dead_letter_queue().await {
-            Ok(url) => self.change_visibility(url, &look.keep, Duration::ZERO).await,
+            Ok(url) => self.change_visibility(url, &hidden, Duration::ZERO).await,
             Err(e) => Err(e),
         };
         if let Err(e) = given {
@@ -285,25 +297,6 @@ impl SqsQueue {
             at,
         }));
         DeadMessage { receipt, letters }
-    }
-
-    /// The order of a letter, with another text if there is one, or why it still is no order.
-    fn mended(
-        &self,
-        letter: &DeadLetter,
-        body: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Order, String> {
-        let text = body.unwrap_or(&letter.body);
-        let origin = Origin { message_id: "", sent_at: now };
-        let (mut orders, letters) = message::decode(text, origin, &self.names);
-        match (orders.pop(), letters.into_iter().next()) {
-            (_, Some(still)) => Err(still.reason),
-            (Some(order), None) if orders.is_empty() => {
-                Ok(Order { id: letter.order_id, accepted_at: now, ..order })
-            }
-            _ => Err("not an order: must be one JSON object".to_owned()),
-        }
     }
 }
 

@@ -1,0 +1,105 @@
+//! Dead letters, and what somebody who looks through them wants of each.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::QueueError;
+use crate::core::order::{Order, OrderId, Timestamp};
+
+/// An order, or a thing that should have been one, that could not be decided.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub order_id: OrderId,
+    pub reason: String,
+    /// What the queue delivered: the text of one order object, or what came in its place.
+    pub body: String,
+    pub at: Timestamp,
+}
+
+/// Where a letter stands among the others.
+pub type LetterPlace = (Timestamp, OrderId);
+
+impl DeadLetter {
+    pub fn place(&self) -> LetterPlace {
+        (self.at, self.order_id)
+    }
+}
+
+/// Which letters a walk is for. A queue that cannot look for them shows others as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Letters {
+    /// All, or those behind a place.
+    After(Option<LetterPlace>),
+    These(Vec<OrderId>),
+}
+
+/// What is to become of a letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    Keep,
+    /// For good.
+    Drop,
+    /// Into the queue as this order, whose id is the letter's.
+    Send(Order),
+}
+
+/// What became of a letter that was not to be kept.
+#[derive(Debug, Clone)]
+pub enum Became {
+    Dropped,
+    /// Durable in the queue; the letter is gone, or is met again some other time.
+    Sent,
+    /// Somebody else took the letter meanwhile.
+    Gone,
+    /// The letter is still there; whether the order is in the queue says the error.
+    Failed(QueueError),
+}
+
+/// Somebody who looks through the dead letters.
+#[async_trait]
+pub trait LetterVisitor: Send {
+    /// Called before each look: how many letters, about, it may bring; `None` ends the walk. Takes
+    /// its time, if the letters are to go slowly: nothing is hidden for its sake meanwhile.
+    async fn more(&mut self) -> Option<usize>;
+
+    /// What is to become of each of these, in the order given.
+    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError>;
+
+    fn became(&mut self, order: OrderId, became: Became);
+}
+
+/// Keeps all, and remembers the first of them.
+pub(super) struct Listing {
+    max: usize,
+    letters: Vec<DeadLetter>,
+}
+
+impl Listing {
+    pub fn new(max: usize) -> Self {
+        Self { max, letters: Vec::new() }
+    }
+
+    pub fn sorted(mut self) -> Vec<DeadLetter> {
+        self.letters.sort_by_key(DeadLetter::place);
+        self.letters.truncate(self.max);
+        self.letters
+    }
+}
+
+#[async_trait]
+impl LetterVisitor for Listing {
+    async fn more(&mut self) -> Option<usize> {
+        self.max.checked_sub(self.letters.len()).filter(|left| *left > 0)
+    }
+
+    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
+        for letter in letters {
+            if !self.letters.iter().any(|known| known.order_id == letter.order_id) {
+                self.letters.push(letter.clone());
+            }
+        }
+        Ok(vec![Wish::Keep; letters.len()])
+    }
+
+    fn became(&mut self, _: OrderId, _: Became) {}
+}

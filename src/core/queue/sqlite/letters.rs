@@ -1,0 +1,111 @@
+//! The dead letters of the embedded queue: a table, oldest first.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::super::{Became, DeadLetter, LetterPlace, LetterVisitor, Letters, QueueError, Wish};
+use super::rows;
+use crate::core::connection::sqlite::Store;
+use crate::core::order::{OrderId, Timestamp};
+
+/// Letters read, or written, in one go.
+const PAGE: usize = 500;
+const LETTER: &str = "SELECT order_id, reason, body, at FROM dead_letters";
+
+/// See `Queue::walk_letters`. Meets all there are, in pages; one that is written meanwhile may be
+/// met too.
+pub async fn walk(
+    store: &Store,
+    letters: &Letters,
+    visitor: &mut dyn LetterVisitor,
+) -> Result<bool, QueueError> {
+    let (mut place, mut ids) = match letters {
+        Letters::After(place) => (*place, None),
+        Letters::These(orders) => (None, Some(orders.as_slice())),
+    };
+    loop {
+        let Some(most) = visitor.more().await else { return Ok(true) };
+        let most = most.clamp(1, PAGE);
+        let page = match &mut ids {
+            Some([]) => return Ok(false),
+            Some(left) => {
+                let now;
+                (now, *left) = left.split_at(most.min(left.len()));
+                let now = now.to_vec();
+                store.read(move |c| these(c, &now)).await?
+            }
+            None => store.read(move |c| behind(c, place, most)).await?,
+        };
+        if ids.is_none() {
+            match page.last() {
+                Some(last) => place = Some(last.place()),
+                None => return Ok(false),
+            }
+        }
+        let wishes = visitor.judge(&page).await?;
+        let work: Vec<(OrderId, Wish)> =
+            page.iter().map(|letter| letter.order_id).zip(wishes).collect();
+        do_all(store, work, visitor).await?;
+    }
+}
+
+fn these(connection: &Connection, orders: &[OrderId]) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut find = connection.prepare_cached(&format!("{LETTER} WHERE order_id = ?"))?;
+    let found = orders.iter().map(|id| find.query_row([id.as_bytes()], letter).optional());
+    Ok(found.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn behind(
+    connection: &Connection,
+    place: Option<LetterPlace>,
+    most: usize,
+) -> rusqlite::Result<Vec<DeadLetter>> {
+    let (at, id) = place.map_or((-1, [0; 16]), |(at, id)| (at.0 as i64, *id.as_bytes()));
+    let sql = format!("{LETTER} WHERE (at, order_id) > (?, ?) ORDER BY at, order_id LIMIT ?");
+    let mut page = connection.prepare_cached(&sql)?;
+    page.query_map(params![at, id, most as i64], letter)?.collect()
+}
+
+fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        order_id: OrderId::from_bytes(row.get(0)?),
+        reason: row.get(1)?,
+        body: row.get(2)?,
+        at: Timestamp(row.get(3)?),
+    })
+}
+
+/// All in one transaction, or none.
+async fn do_all(
+    store: &Store,
+    mut work: Vec<(OrderId, Wish)>,
+    visitor: &mut dyn LetterVisitor,
+) -> Result<(), QueueError> {
+    work.retain(|(_, wish)| *wish != Wish::Keep);
+    if work.is_empty() {
+        return Ok(());
+    }
+    let orders: Vec<OrderId> = work.iter().map(|(id, _)| *id).collect();
+    let write = move |tx: &Connection| {
+        work.iter().map(|(id, wish)| do_one(tx, *id, wish)).collect::<rusqlite::Result<Vec<_>>>()
+    };
+    match store.write(write).await {
+        Ok(became) => {
+            orders.into_iter().zip(became).for_each(|(id, became)| visitor.became(id, became));
+            Ok(())
+        }
+        Err(e) => {
+            let failed = QueueError::from(e);
+            orders.into_iter().for_each(|id| visitor.became(id, Became::Failed(failed.clone())));
+            Err(failed)
+        }
+    }
+}
+
+fn do_one(tx: &Connection, id: OrderId, wish: &Wish) -> rusqlite::Result<Became> {
+    let (was_there, became) = match wish {
+        Wish::Keep => (true, Became::Gone),
+        Wish::Drop => (rows::drop_letter(tx, id)?, Became::Dropped),
+        Wish::Send(order) => (rows::redrive(tx, order)?, Became::Sent),
+    };
+    Ok(if was_there { became } else { Became::Gone })
+}

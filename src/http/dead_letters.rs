@@ -1,0 +1,189 @@
+//! `/dead-letters`: what could not be decided. For the admin only.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::http::request;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::answer::Answer;
+use super::body::{self, RequestBody};
+use super::problem::{Problem, json};
+use super::query;
+use super::server::Server;
+use super::timestamp::rfc3339;
+use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
+use crate::core::order::{OrderId, Timestamp};
+use crate::core::queue::{DeadLetter, LetterPlace, QueueError};
+
+const PAGE: usize = 100;
+/// Letters in a page, and those that one request does something with.
+const LETTERS_MAX: usize = 1_000;
+/// Room for that many order ids.
+const BODY_MAX: usize = 64 * 1024;
+
+#[derive(Serialize)]
+struct PageJson<'a> {
+    dead_letters: Vec<LetterJson<'a>>,
+    /// What `after` is to be for the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LetterJson<'a> {
+    order_id: OrderId,
+    reason: &'a str,
+    body: &'a str,
+    at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhichJson {
+    order_ids: Option<Vec<OrderId>>,
+    #[serde(default)]
+    all: bool,
+    reason: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct DoneJson {
+    dry_run: bool,
+    dead_letters: Vec<FateJson>,
+    /// There may be letters that were meant and not met: the same again goes on from there.
+    more: bool,
+    /// Letters that are there now, about.
+    left: u64,
+}
+
+#[derive(Serialize)]
+struct FateJson {
+    order_id: OrderId,
+    #[serde(flatten)]
+    fate: Fate,
+}
+
+impl Server {
+    /// A page of letters, oldest first as far as the queue knows.
+    pub(super) async fn list_letters(&self, head: &request::Parts) -> Result<Answer, Problem> {
+        self.admit_admin(head)?;
+        let query = head.uri.query();
+        let reason = match query::value(query, "reason") {
+            Some(None) => return Err(Problem::bad_request("reason must be percent-encoded UTF-8")),
+            reason => reason.flatten(),
+        };
+        let after = match query::value(query, "after") {
+            None => None,
+            Some(text) => Some(text.and_then(|text| place(&text)).ok_or_else(|| {
+                Problem::bad_request("after must be what a page before had as \"next\"")
+            })?),
+        };
+        let limit = query::limit(query, PAGE, LETTERS_MAX)?;
+        let _only = self.only_look()?;
+        let page = dead_letters::page(&self.api.ports, reason.as_deref(), after, limit).await?;
+        let next = page.next.map(|(at, order)| format!("{}-{order}", at.0));
+        let dead_letters = page.letters.iter().map(shown).collect();
+        Ok(json(StatusCode::OK, &PageJson { dead_letters, next }))
+    }
+
+    pub(super) async fn redrive_letters(
+        &self,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        self.do_with_letters(Deed::Redrive { body: None }, head, body).await
+    }
+
+    pub(super) async fn drop_letters(
+        &self,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        self.do_with_letters(Deed::Drop, head, body).await
+    }
+
+    /// Goes on when the client hangs up: what was begun is not left hidden.
+    async fn do_with_letters(
+        &self,
+        deed: Deed,
+        head: &request::Parts,
+        body: &mut RequestBody,
+    ) -> Result<Answer, Problem> {
+        self.admit_admin(head)?;
+        body::expect_json(head)?;
+        let bytes = body.read_at_most(BODY_MAX).await?;
+        let (which, dry_run) = which(&bytes)?;
+        let only = self.only_look()?;
+        let stop = self.stop.child_token();
+        let course = Course { dry_run, rate: None, most: Some(LETTERS_MAX), stop };
+        let ports = self.api.ports.clone();
+        let doing = tokio::spawn(async move {
+            let _only = only;
+            let mut dead_letters = Vec::new();
+            let mut tell = |order_id, fate| dead_letters.push(FateJson { order_id, fate });
+            let done = dead_letters::act(&ports, &which, &deed, &course, &mut tell).await;
+            let more = match done {
+                Ok(more) => more,
+                // What was done has to be told, even if not all could be.
+                Err(_) if !dead_letters.is_empty() => true,
+                Err(e) => return Err(e),
+            };
+            let left = ports.queue.backlog().await.map_or(0, |backlog| backlog.dead_letters);
+            Ok(DoneJson { dry_run, dead_letters, more, left })
+        });
+        let broke =
+            |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault; the log says more");
+        Ok(json(StatusCode::OK, &doing.await.map_err(broke)??))
+    }
+
+    /// Two looks at once would hide letters from each other.
+    fn only_look(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.letter_look).try_acquire_owned().map_err(|_| {
+            let what = "the dead letters are being looked at; try again in a moment";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+        })
+    }
+}
+
+impl From<QueueError> for Problem {
+    /// Logs the cause, which is not for the client.
+    fn from(error: QueueError) -> Self {
+        tracing::warn!("answered 503: {error}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the queue does not answer; try again")
+    }
+}
+
+fn which(bytes: &[u8]) -> Result<(Which, bool), Problem> {
+    const WHICH: &str =
+        r#"{"order_ids":[...]} or {"all":true,"reason"?:TEXT}, and "dry_run"?:true"#;
+    // serde would read a list of the fields' values too.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::bad_request(format!("the body is not {WHICH} but a list")));
+    }
+    let WhichJson { order_ids, all, reason, dry_run } = serde_json::from_slice(bytes)
+        .map_err(|e| Problem::bad_request(format!("the body is not {WHICH}: {e}")))?;
+    let which = match (order_ids, all, reason) {
+        (Some(orders), false, None) if orders.len() > LETTERS_MAX => {
+            let what = format!("order_ids must be at most {LETTERS_MAX}");
+            return Err(Problem::bad_request(what));
+        }
+        (Some(orders), false, None) => Which::These(orders),
+        (None, true, reason) => Which::All { reason },
+        _ => return Err(Problem::bad_request(format!("the body must be {WHICH}"))),
+    };
+    Ok((which, dry_run))
+}
+
+fn place(text: &str) -> Option<LetterPlace> {
+    let (at, order) = text.split_once('-')?;
+    Some((Timestamp(at.parse().ok()?), OrderId::parse(order).ok()?))
+}
+
+fn shown(letter: &DeadLetter) -> LetterJson<'_> {
+    let DeadLetter { order_id, reason, body, at } = letter;
+    LetterJson { order_id: *order_id, reason, body, at: rfc3339(*at) }
+}

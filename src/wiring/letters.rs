@@ -1,0 +1,163 @@
+//! What becomes of dead letters from the command line, in words for a person.
+
+use std::fmt;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::core::Ports;
+use crate::core::order::OrderId;
+use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
+use crate::core::queue::DeadLetter;
+use crate::telemetry::say;
+
+/// Characters of a letter's text that a person is shown.
+const SHOWN: usize = 200;
+
+/// Prints each letter, in full as a line of JSON if asked for.
+pub async fn list(ports: &Ports, reason: Option<&str>, json: bool) -> Result<()> {
+    let mut printed = Ok(());
+    let mut show = |letter: &DeadLetter| {
+        if printed.is_ok() {
+            printed = print(letter, json);
+        }
+    };
+    let unseen = dead_letters::list(ports, reason, &mut show).await?;
+    printed?;
+    if unseen > 0 {
+        tracing::warn!(
+            "about {unseen} letters more are there: too many for one look, or somebody else is \
+             looking at them and gives them back within half a minute"
+        );
+    }
+    Ok(())
+}
+
+fn print(letter: &DeadLetter, json: bool) -> Result<()> {
+    if json {
+        say(serde_json::to_string(letter)?)?;
+        return Ok(());
+    }
+    let DeadLetter { order_id, reason, body, .. } = letter;
+    let mut text: String =
+        body.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.len() < body.len() {
+        text.push('…');
+    }
+    say(format_args!("{order_id} {reason}: {text}"))?;
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    order_id: OrderId,
+    #[serde(flatten)]
+    fate: &'a Fate,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    sent: u64,
+    decided: u64,
+    dropped: u64,
+    kept: u64,
+    gone: u64,
+    failed: u64,
+}
+
+/// Does it, and prints what became of each letter, then the counts, unless it is all JSON. Whether
+/// nothing failed.
+pub async fn act(
+    ports: &Ports,
+    which: &Which,
+    deed: &Deed,
+    course: &Course,
+    json: bool,
+) -> Result<bool> {
+    let dry_run = course.dry_run;
+    let (mut counts, mut printed) = (Counts::default(), Ok(()));
+    let mut tell = |order_id: OrderId, fate: Fate| {
+        counts.add(&fate);
+        // Goes on when nobody reads it any more: what was begun is done.
+        let line = if json {
+            say(serde_json::to_string(&Line { order_id, fate: &fate, dry_run }).unwrap_or_default())
+        } else {
+            say(format_args!("{order_id} {}", Words { fate: &fate, dry_run }))
+        };
+        if line.is_err() && printed.is_ok() {
+            course.stop.cancel();
+            printed = line;
+        }
+    };
+    let ended = dead_letters::act(ports, which, deed, course, &mut tell).await;
+    printed?;
+    if !json {
+        say(format_args!("{counts}{}", if dry_run { " (dry run: nothing was done)" } else { "" }))?;
+    }
+    let cut = ended?;
+    if course.stop.is_cancelled() {
+        tracing::warn!("interrupted: the same command again goes on from there");
+    } else if cut {
+        tracing::warn!("not all letters were met; the same command again goes on from there");
+    }
+    Ok(counts.failed == 0)
+}
+
+/// A fate, or what it would be.
+struct Words<'a> {
+    fate: &'a Fate,
+    dry_run: bool,
+}
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.fate, self.dry_run) {
+            (Fate::SentAgain, false) => f.write_str("sent again"),
+            (Fate::SentAgain, true) => f.write_str("would be sent again"),
+            (Fate::AlreadyDecided, false) => f.write_str("already decided: not sent again"),
+            (Fate::AlreadyDecided, true) => f.write_str("already decided: would be dropped"),
+            (Fate::Dropped, false) => f.write_str("dropped"),
+            (Fate::Dropped, true) => f.write_str("would be dropped"),
+            (Fate::Kept(why), false) => write!(f, "kept: {why}"),
+            (Fate::Kept(why), true) => write!(f, "would be kept: {why}"),
+            (Fate::Gone, _) => f.write_str("not in the dead-letter queue"),
+            (Fate::Failed(why), _) => write!(f, "failed, and is still there: {why}"),
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, fate: &Fate) {
+        let count = match fate {
+            Fate::SentAgain => &mut self.sent,
+            Fate::AlreadyDecided => &mut self.decided,
+            Fate::Dropped => &mut self.dropped,
+            Fate::Kept(_) => &mut self.kept,
+            Fate::Gone => &mut self.gone,
+            Fate::Failed(_) => &mut self.failed,
+        };
+        *count += 1;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { sent, decided, dropped, kept, gone, failed } = *self;
+        let counts = [
+            (sent, "sent again"),
+            (dropped, "dropped"),
+            (decided, "already decided"),
+            (kept, "kept"),
+            (gone, "not there"),
+            (failed, "failed"),
+        ];
+        let mut said = counts.iter().filter(|(count, _)| *count > 0).peekable();
+        if said.peek().is_none() {
+            return f.write_str("no such letters");
+        }
+        let said: Vec<String> = said.map(|(count, what)| format!("{count} {what}")).collect();
+        f.write_str(&said.join(", "))
+    }
+}
