@@ -35,8 +35,15 @@ macro_rules! file {
 
 static BUY: File = file!("buy.html", "text/html");
 
-static ASSETS: [File; 6] = [
+static BOARD: File = file!("board.html", "text/html");
+
+static ASSETS: [File; 11] = [
     file!("look.css", CSS),
+    file!("board.css", CSS),
+    file!("board.js", JS),
+    file!("desk.js", JS),
+    file!("plots.js", JS),
+    file!("words.js", JS),
     file!("buy.css", CSS),
     file!("buy.js", JS),
     file!("feed.js", JS),
@@ -46,6 +53,11 @@ static ASSETS: [File; 6] = [
 ];
 
 impl Server {
+    /// `/`: the sale as it runs, for the organiser and for a wall.
+    pub fn board_page(&self, head: &request::Parts) -> Answer {
+        tagged(page(BOARD.content), BOARD.tag.clone(), head)
+    }
+
     /// `/buy/ITEM`: buys, and follows the order. Whether the item is sold is for the order to find
     /// out.
     pub fn buy_page(&self, item: &str, head: &request::Parts) -> Result<Answer, Problem> {

@@ -16,6 +16,7 @@ use super::server::Server;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Route {
+    BoardPage,
     Buy,
     BuyPage,
     Asset,
@@ -38,6 +39,7 @@ impl Route {
     pub fn table() -> matchit::Router<Route> {
         let mut table = matchit::Router::new();
         for (path, route) in [
+            ("/", Route::BoardPage),
             ("/buy", Route::Buy),
             ("/buy/{id}", Route::BuyPage),
             ("/assets/{id}", Route::Asset),
@@ -102,6 +104,7 @@ impl Server {
         match *found.value {
             Route::Buy if post => self.buy(head, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
+            Route::BoardPage if read => Ok(self.board_page(head)),
             Route::BuyPage if read => self.buy_page(&id, head),
             Route::Asset if read => self.asset(&id, head),
             Route::Order if read => self.order(&id, head).await,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use crate::core::order::{Order, OrderId};
+use crate::core::order::{Order, OrderId, Timestamp};
 pub use letters::{Became, DeadLetter, LetterPlace, LetterVisitor, Letters, Wish};
 
 /// What to do about a failed call or a failed entry of one.

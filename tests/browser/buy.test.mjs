@@ -1,0 +1,134 @@
+// The buyer's page.
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { Shop, fitsItsWidth, isAccessible, launch, leave, says, shoot, visit } from "./shop.mjs";
+
+let browser;
+before(async () => (browser = await launch()));
+after(() => browser.close());
+
+async function buy(page, user, quantity = 1) {
+  await page.getByLabel("Your name").fill(user);
+  await page.getByLabel("How many").fill(String(quantity));
+  await page.getByRole("button", { name: "Buy" }).click();
+}
+
+test("a buyer buys, and the next one is told that it is sold out", async (t) => {
+  const shop = await Shop.open(t, { items: { hall_A: 2 } });
+  const first = await visit(browser, shop, "/buy/hall_A");
+  await says(first, "#left", "2 of 2 left");
+  await isAccessible(first, "the form");
+  await buy(first, "Zoë", 2);
+  await says(first, "#state", "It is yours");
+  await says(first, "#words", "You bought 2 units of hall_A");
+  assert.equal(await first.textContent("#slip-user"), "Zoë");
+  assert.equal(await first.evaluate(() => document.activeElement.id), "state", "the news has the focus");
+  await isAccessible(first, "sold");
+  await shoot(first, "buy-sold");
+  await leave(first);
+
+  const second = await visit(browser, shop, "/buy/hall_A", { colorScheme: "dark" });
+  await buy(second, "Tanisha");
+  await says(second, "#state", "Sold out");
+  await isAccessible(second, "sold out, dark");
+  await shoot(second, "buy-sold-out");
+  await second.getByRole("button", { name: "Place another order" }).click();
+  assert.equal(await second.getByLabel("Your name").inputValue(), "Tanisha");
+  await leave(second);
+});
+
+test("who waits sees the place in line, and a reload keeps it", async (t) => {
+  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 3 } });
+  await shop.rush(2, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
+  const page = await visit(browser, shop, "/buy/hall_A", { viewport: { width: 320, height: 640 } });
+  await buy(page, "ann");
+  await says(page, "#state", "You are in line");
+  await says(page, "#place", "^3$");
+  await says(page, "#wait", "unknown");
+  await fitsItsWidth(page);
+  await isAccessible(page, "in line");
+  await shoot(page, "buy-in-line");
+  await page.reload();
+  await says(page, "#place", "^3$");
+  assert.equal((await shop.ask("GET", "/stats")).accepted, 3, "a reload is no second order");
+  // The server goes away and comes back with a worker: the page finds its order by itself.
+  const { address } = shop;
+  await shop.end();
+  await says(page, "#trouble", "Trying again");
+  await shop.start(4, address);
+  await says(page, "#state", "It is yours");
+  assert.equal((await shop.ask("GET", "/items/hall_A")).sold, 3);
+  await leave(page, { faults: [/net::ERR_/] });
+});
+
+test("a double press, lost answers, 503 and 429 are one order", async (t) => {
+  const shop = await Shop.open(t, { items: { hall_A: 9 } });
+  const page = await visit(browser, shop, "/buy/hall_A");
+  const keys = [];
+  await page.route("**/buy", async (route) => {
+    keys.push(route.request().headers()["idempotency-key"]);
+    const busy = { headers: { "Retry-After": "0" }, contentType: "application/problem+json", body: "{}" };
+    if (keys.length === 1) return route.fulfill({ status: 503, ...busy });
+    if (keys.length === 2) return route.fulfill({ status: 429, ...busy });
+    if (keys.length === 3) {
+      await route.fetch();
+      return route.abort();
+    }
+    return route.continue();
+  });
+  await page.getByLabel("Your name").fill("ann");
+  await page.getByRole("button", { name: "Buy" }).dblclick();
+  await says(page, "#state", "It is yours");
+  assert.equal(keys.length, 4);
+  assert.equal(new Set(keys).size, 1, "always the same Idempotency-Key");
+  assert.equal((await shop.ask("GET", "/items/hall_A")).sold, 1);
+  await leave(page, { faults: [/Failed to load resource/] });
+});
+
+test("where no event stream is to be had the page asks instead", async (t) => {
+  const shop = await Shop.open(t, { items: { hall_A: 9 } });
+  const page = await visit(browser, shop, "/buy/hall_A");
+  await page.route("**/events", (route) => route.fulfill({ status: 503, body: "{}" }));
+  await buy(page, "ann");
+  await says(page, "#state", "It is yours");
+  await leave(page, { faults: [/Failed to load resource/] });
+});
+
+test("a refused order can be mended and sent again", async (t) => {
+  const shop = await Shop.open(t, { environment: { FLUX_UNLISTED_STOCK: "0" }, items: { hall_A: 1 } });
+  const page = await visit(browser, shop, "/buy/hall_B");
+  await buy(page, "ann");
+  await says(page, "#refused", "no such item");
+  await isAccessible(page, "refused");
+  await shop.list("hall_B", 1);
+  await page.getByRole("button", { name: "Buy" }).click();
+  await says(page, "#state", "It is yours");
+  await leave(page, { faults: [/Failed to load resource/] });
+});
+
+test("with keys on, a token comes from the address or from its field", async (t) => {
+  const shop = await Shop.open(t, { environment: { FLUX_BUY_KEY: "a-key" }, items: { hall_A: 9 } });
+  const invited = await visit(browser, shop, "/buy/hall_A#token=a-key");
+  assert.equal(new URL(invited.url()).hash, "", "the token does not stay in the address");
+  await buy(invited, "ann");
+  await says(invited, "#state", "It is yours");
+  await leave(invited);
+
+  const stranger = await visit(browser, shop, "/buy/hall_A");
+  await buy(stranger, "bob");
+  await says(stranger, "#refused", "key");
+  await stranger.getByLabel("Access token").fill("a-key");
+  await stranger.getByRole("button", { name: "Buy" }).click();
+  await says(stranger, "#state", "It is yours");
+  await leave(stranger, { faults: [/Failed to load resource.*40/] });
+});
+
+test("without JavaScript the page says what it needs", async (t) => {
+  const shop = await Shop.open(t);
+  for (const path of ["/buy/hall_A"]) {
+    const page = await visit(browser, shop, path, { javaScriptEnabled: false });
+    assert.match(await page.innerText("body"), /needs JavaScript/);
+    await leave(page);
+  }
+});
