@@ -11,7 +11,7 @@ use flux::config::Settings;
 use flux::core::Ports;
 use flux::core::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, ItemSet, Ledger, LedgerError, OrderRecord,
-    OrderState, Page,
+    OrderState, Page, Tally,
 };
 use flux::core::order::intake::{Intake, Refused, Request};
 use flux::core::order::worker::{Rules, Story, Worker};
@@ -185,6 +185,10 @@ impl Ledger for Breaking {
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         self.real.set_item(item, change).await
+    }
+
+    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+        self.real.tally().await
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
