@@ -98,9 +98,10 @@ impl Rehearsal {
             .map_err(anyhow::Error::msg)?;
 
         let work = super::connect(&settings).await?;
-        // What buyers and the auditor read is not counted as the sale's cost.
+        // What buyers, the auditor and the board read is not counted as the sale's cost.
         let reads = super::connect(&settings).await?;
-        let front = Ports { ledger: reads.ledger.clone(), ..work.clone() };
+        let (ledger, pulses) = (reads.ledger.clone(), reads.pulses.clone());
+        let front = Ports { ledger, pulses, ..work.clone() };
         let (workers, race) = hire(&settings, work, &cast).await?;
         let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();
         calls.dedup_by(|a, b| Arc::ptr_eq(a, b));
