@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod liar;
 mod model;
+mod packaging;
 mod provision;
 mod redis_away;
 mod sale;

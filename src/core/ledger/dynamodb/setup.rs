@@ -24,6 +24,13 @@ const WARM_WRITES: i64 = 4_000;
 /// Developer Guide, "DynamoDB read and write operations").
 const WRITES_PER_ORDER: i64 = 2;
 
+/// Read and write units a second that the table of orders must be told to take from the start, for
+/// so many orders a second; `None` where a new table takes them anyway.
+pub fn warm_throughput(expect: Option<u32>) -> Option<(i64, i64)> {
+    let writes = i64::from(expect?) * WRITES_PER_ORDER;
+    (writes > WARM_WRITES).then_some((WARM_READS, writes))
+}
+
 /// Sets up the ledger's two tables. Every method may be repeated; an error is one line.
 #[derive(Debug)]
 pub struct TableSetup {
@@ -44,12 +51,12 @@ impl TableSetup {
         expect: Option<u32>,
         apply: bool,
     ) -> Result<Vec<(String, Change)>, String> {
-        let writes = expect.map_or(0, |rate| i64::from(rate) * WRITES_PER_ORDER);
-        let mut orders = self.ensure_table(&self.orders, ORDER_ID, writes, apply).await?;
+        let warm = warm_throughput(expect);
+        let mut orders = self.ensure_table(&self.orders, ORDER_ID, warm, apply).await?;
         if self.ensure_expiry(orders, apply).await? && orders == Change::Unchanged {
             orders = Change::Changed;
         }
-        let items = self.ensure_table(&self.items, ITEM_ID, 0, apply).await?;
+        let items = self.ensure_table(&self.items, ITEM_ID, None, apply).await?;
         Ok(vec![(self.orders.clone(), orders), (self.items.clone(), items)])
     }
 
@@ -74,12 +81,13 @@ impl TableSetup {
         &self,
         table: &str,
         key: &str,
-        writes: i64,
+        warm: Option<(i64, i64)>,
         apply: bool,
     ) -> Result<Change, String> {
-        let warm = (writes > WARM_WRITES).then(|| {
+        let writes = warm.map_or(0, |(_, writes)| writes);
+        let warm = warm.map(|(reads, writes)| {
             WarmThroughput::builder()
-                .read_units_per_second(WARM_READS)
+                .read_units_per_second(reads)
                 .write_units_per_second(writes)
                 .build()
         });

@@ -1,0 +1,105 @@
+# What `flux provision --print iam` prints, for this account alone. Attach `serve` and `work` to the
+# roles that run them (`flux serve --workers N` needs both), and `provision` to whoever lists items.
+
+locals {
+  queue_setup = [
+    "sqs:CreateQueue",
+    "sqs:DeleteQueue",
+    "sqs:GetQueueUrl",
+    "sqs:GetQueueAttributes",
+    "sqs:SetQueueAttributes",
+  ]
+
+  policies = {
+    serve = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions  = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions  = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem"]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"]
+      },
+    ]
+
+    work = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions = [
+          "sqs:ReceiveMessage",
+          "sqs:DeleteMessage",
+          "sqs:ChangeMessageVisibility",
+          "sqs:GetQueueAttributes",
+        ]
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions  = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"]
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:PutItem"]
+      },
+    ]
+
+    provision = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions  = local.queue_setup
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions  = local.queue_setup
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions = [
+          "dynamodb:CreateTable",
+          "dynamodb:DeleteTable",
+          "dynamodb:DescribeTable",
+          "dynamodb:UpdateTable",
+          "dynamodb:DescribeTimeToLive",
+          "dynamodb:UpdateTimeToLive",
+          "dynamodb:GetItem",
+        ]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions = [
+          "dynamodb:CreateTable",
+          "dynamodb:DeleteTable",
+          "dynamodb:DescribeTable",
+          "dynamodb:UpdateTable",
+          "dynamodb:GetItem",
+          "dynamodb:PutItem",
+        ]
+      },
+    ]
+  }
+}
+
+resource "aws_iam_policy" "flux" {
+  for_each = local.policies
+
+  name = "${var.table}-${each.key}"
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [for s in each.value : {
+      Effect   = "Allow"
+      Action   = s.actions
+      Resource = s.resource
+    }]
+  })
+}

@@ -1,0 +1,10 @@
+terraform {
+  required_version = ">= 1.3"
+  required_providers {
+    aws = {
+      source = "hashicorp/aws"
+      # The first with warm_throughput.
+      version = ">= 6.13"
+    }
+  }
+}

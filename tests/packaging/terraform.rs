@@ -1,0 +1,304 @@
+//! The Terraform module against what `flux provision` makes on the stand-ins and prints.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use flux::config::Settings;
+use flux::core::connection::aws::Aws;
+use flux::core::ledger::dynamodb::setup::warm_throughput;
+use flux::wiring::provision::{Plan, apply, destroy, iam};
+use hcl::Body;
+use hcl::eval::{Context, Evaluate, FuncArgs, FuncDef, ParamType};
+use serde_json::{Value, json};
+
+use super::read;
+use crate::conformance::aws::stand_ins;
+use crate::conformance::fresh_name;
+
+const FOLDER: &str = "config/terraform";
+type Attributes = BTreeMap<String, String>;
+
+/// The module with its variables set, as far as Terraform would know it before it asks AWS.
+struct Module {
+    body: Body,
+    context: Context<'static>,
+}
+
+impl Module {
+    /// `arns` are those of the queue, its dead-letter queue, and the tables of orders and items.
+    fn new(plan: &Plan, arns: &[String; 4]) -> Module {
+        let days = |time: Duration| time.as_secs() / (24 * 3600);
+        let given = json!({
+            "queue": plan.queue,
+            "table": plan.table,
+            "visibility_timeout_ms": plan.visibility.as_millis() as u64,
+            "retention_days": days(plan.retention),
+            "dlq_retention_days": days(plan.dead_letter_retention),
+            "max_receive_count": plan.max_receive_count,
+            "expect": plan.expect,
+        });
+        let mut context = Context::new();
+        declare_functions(&mut context);
+        let [queue, dead_letters, orders, items] = arns;
+        declare(&mut context, "var", given);
+        declare(
+            &mut context,
+            "aws_sqs_queue",
+            json!({"orders": {"arn": queue}, "dead_letters": {"arn": dead_letters}}),
+        );
+        declare(
+            &mut context,
+            "aws_dynamodb_table",
+            json!({"orders": {"arn": orders}, "items": {"arn": items}}),
+        );
+        let files = ["main.tf", "policies.tf"].map(|file| read(&format!("{FOLDER}/{file}")));
+        let body = hcl::parse(&files.concat()).unwrap();
+        let mut module = Module { body, context };
+        module.declare_locals();
+        module
+    }
+
+    fn declare_locals(&mut self) {
+        let mut locals = serde_json::Map::new();
+        let blocks = self.body.blocks().filter(|block| block.identifier() == "locals");
+        for local in blocks.flat_map(|block| block.body().attributes()) {
+            let value = evaluated(local.expr(), &self.context);
+            locals.insert(local.key().to_owned(), value);
+            declare(&mut self.context, "local", Value::Object(locals.clone()));
+        }
+    }
+
+    fn resource(&self, kind: &str, name: &str) -> &Body {
+        let labelled = |block: &&hcl::Block| {
+            let labels: Vec<&str> = block.labels().iter().map(|label| label.as_str()).collect();
+            block.identifier() == "resource" && labels == [kind, name]
+        };
+        self.body.blocks().find(labelled).unwrap_or_else(|| panic!("no {kind} {name}")).body()
+    }
+
+    /// What is set, as text; what is null is not.
+    fn attributes(&self, body: &Body) -> Attributes {
+        let all =
+            body.attributes().map(|a| (a.key().to_owned(), evaluated(a.expr(), &self.context)));
+        all.filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, plain(&value))).collect()
+    }
+
+    fn blocks<'a>(&self, body: &'a Body, name: &str) -> Vec<&'a Body> {
+        body.blocks().filter(|b| b.identifier() == name).map(hcl::Block::body).collect()
+    }
+}
+
+fn declare(context: &mut Context<'static>, name: &str, value: Value) {
+    let value: hcl::Value = serde_json::from_value(value).unwrap();
+    context.declare_var(name, value);
+}
+
+fn evaluated(expression: &hcl::Expression, context: &Context<'_>) -> Value {
+    let value = expression.evaluate(context).unwrap_or_else(|e| panic!("{expression}: {e}"));
+    serde_json::to_value(value).unwrap()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Those of Terraform's functions that the module uses.
+fn declare_functions(context: &mut Context<'static>) {
+    fn texts(args: &FuncArgs) -> (String, String) {
+        (args[0].as_str().unwrap().to_owned(), args[1].as_str().unwrap().to_owned())
+    }
+    let two = || FuncDef::builder().param(ParamType::String).param(ParamType::String);
+    context.declare_func(
+        "endswith",
+        two().build(|args| {
+            let (text, end) = texts(&args);
+            Ok(text.ends_with(&end).into())
+        }),
+    );
+    context.declare_func(
+        "trimsuffix",
+        two().build(|args| {
+            let (text, end) = texts(&args);
+            Ok(text.strip_suffix(&end).unwrap_or(&text).into())
+        }),
+    );
+    context.declare_func(
+        "floor",
+        FuncDef::builder().param(ParamType::Number).build(|args| {
+            Ok((args[0].as_number().unwrap().as_f64().unwrap().floor() as u64).into())
+        }),
+    );
+    context.declare_func(
+        "jsonencode",
+        FuncDef::builder().param(ParamType::Any).build(|args| {
+            serde_json::to_string(&args[0]).map(hcl::Value::from).map_err(|e| e.to_string())
+        }),
+    );
+}
+
+/// A queue that is there, in Terraform's words.
+async fn queue(aws: &Aws, name: &str) -> (Attributes, String) {
+    let client = aws.sqs();
+    let url = client.get_queue_url().queue_name(name).send().await.unwrap().queue_url.unwrap();
+    let asked = client.get_queue_attributes().queue_url(url);
+    let asked = asked.attribute_names(QueueAttributeName::All).send().await.unwrap();
+    let found = asked.attributes.unwrap();
+    let mut attributes = Attributes::from([("name".to_owned(), name.to_owned())]);
+    for (theirs, ours) in [
+        (QueueAttributeName::VisibilityTimeout, "visibility_timeout_seconds"),
+        (QueueAttributeName::MessageRetentionPeriod, "message_retention_seconds"),
+        (QueueAttributeName::FifoQueue, "fifo_queue"),
+        (QueueAttributeName::DeduplicationScope, "deduplication_scope"),
+        (QueueAttributeName::FifoThroughputLimit, "fifo_throughput_limit"),
+        (QueueAttributeName::RedrivePolicy, "redrive_policy"),
+    ] {
+        if let Some(value) = found.get(&theirs) {
+            attributes.insert(ours.to_owned(), value.clone());
+        }
+    }
+    (comparable(attributes), found[&QueueAttributeName::QueueArn].clone())
+}
+
+/// A standard queue says nothing of FIFO on AWS, and `false` in Terraform; the redrive policy is
+/// JSON with its count as a text or a number.
+fn comparable(mut queue: Attributes) -> Attributes {
+    queue.retain(|key, value| key != "fifo_queue" || value == "true");
+    if let Some(policy) = queue.get_mut("redrive_policy") {
+        let read: BTreeMap<String, Value> = serde_json::from_str(policy).unwrap();
+        let read: Attributes =
+            read.iter().map(|(key, value)| (key.clone(), plain(value))).collect();
+        *policy = format!("{read:?}");
+    }
+    queue
+}
+
+/// A table that is there: attributes as in Terraform, its keys' types, and what it expires by.
+async fn table(aws: &Aws, name: &str) -> (Attributes, Vec<(String, String)>, Option<String>) {
+    let client = aws.dynamodb();
+    let found = client.describe_table().table_name(name).send().await.unwrap().table.unwrap();
+    let [key] = found.key_schema() else { panic!("more than a hash key") };
+    assert_eq!(key.key_type().as_str(), "HASH");
+    let billing = found.billing_mode_summary().unwrap().billing_mode().unwrap().as_str();
+    assert!(
+        found.global_secondary_indexes().is_empty() && found.local_secondary_indexes().is_empty()
+    );
+    let attributes = Attributes::from([
+        ("name".to_owned(), name.to_owned()),
+        ("hash_key".to_owned(), key.attribute_name().to_owned()),
+        ("billing_mode".to_owned(), billing.to_owned()),
+    ]);
+    let types = found.attribute_definitions().iter();
+    let types =
+        types.map(|d| (d.attribute_name().to_owned(), d.attribute_type().as_str().to_owned()));
+    let expiry = client.describe_time_to_live().table_name(name).send().await.unwrap();
+    let expiry = expiry.time_to_live_description.and_then(|d| d.attribute_name);
+    (attributes, types.collect(), expiry)
+}
+
+fn plans() -> [Plan; 3] {
+    let table = |settings: Settings| Settings { dynamodb_table: fresh_name("sale"), ..settings };
+    let other = Settings {
+        visibility_timeout_ms: 61_900,
+        retention_days: 5,
+        dlq_retention_days: 7,
+        max_receive_count: 9,
+        ..Settings::default()
+    };
+    let name = |suffix: &str| Some(format!("{}{suffix}", fresh_name("sale")));
+    [
+        Plan::new(&table(Settings::default()), name(""), None),
+        Plan::new(&table(other), name(".fifo"), Some(5_000)),
+        Plan::new(&table(Settings::default()), name(""), Some(1_500)),
+    ]
+}
+
+#[tokio::test]
+async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
+    let aws = stand_ins().await;
+    for plan in plans() {
+        apply(&aws, &plan, false).await.unwrap();
+        let (queue_made, queue_arn) = queue(&aws, &plan.queue).await;
+        let (dead_made, dead_arn) = queue(&aws, &plan.dead_letter_queue()).await;
+        let module = Module::new(&plan, &[queue_arn, dead_arn, String::new(), String::new()]);
+        for (name, made) in [("orders", queue_made), ("dead_letters", dead_made)] {
+            let told = module.attributes(module.resource("aws_sqs_queue", name));
+            assert_eq!(comparable(told), made, "queue {name}");
+        }
+        for (name, of) in
+            [("orders", plan.table.clone()), ("items", format!("{}_items", plan.table))]
+        {
+            let body = module.resource("aws_dynamodb_table", name);
+            let (made, types, expiry) = table(&aws, &of).await;
+            assert_eq!(module.attributes(body), made, "table {name}");
+            let told = module.blocks(body, "attribute").into_iter().map(|b| module.attributes(b));
+            let told: Vec<_> = told.map(|a| (a["name"].clone(), a["type"].clone())).collect();
+            assert_eq!(told, types, "table {name}");
+            let ttl = module.blocks(body, "ttl").into_iter().map(|b| module.attributes(b));
+            let ttl: Vec<_> = ttl.inspect(|ttl| assert_eq!(ttl["enabled"], "true")).collect();
+            assert_eq!(ttl.first().map(|ttl| ttl["attribute_name"].clone()), expiry);
+        }
+        destroy(&aws, &plan, false).await.unwrap();
+        assert_warm(&module, &plan);
+    }
+}
+
+/// The stand-in knows no warm throughput: what provision would ask for is compared.
+fn assert_warm(module: &Module, plan: &Plan) {
+    assert!(module.blocks(module.resource("aws_dynamodb_table", "items"), "dynamic").is_empty());
+    let orders = module.resource("aws_dynamodb_table", "orders");
+    let dynamic = module.blocks(orders, "dynamic")[0];
+    let each = dynamic.attributes().find(|a| a.key() == "for_each").unwrap();
+    let values = evaluated(each.expr(), &module.context);
+    let told = values.as_array().unwrap().iter().map(|value| {
+        let mut context = module.context.clone();
+        declare(&mut context, "warm_throughput", json!({"value": value}));
+        let content = module.blocks(dynamic, "content")[0].attributes();
+        let units: BTreeMap<String, Value> =
+            content.map(|a| (a.key().to_owned(), evaluated(a.expr(), &context))).collect();
+        (units["read_units_per_second"].as_i64(), units["write_units_per_second"].as_i64())
+    });
+    let wanted = warm_throughput(plan.expect).map(|(reads, writes)| (Some(reads), Some(writes)));
+    assert_eq!(told.collect::<Vec<_>>(), wanted.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_modules_policies_are_those_that_provision_prints() {
+    for plan in plans() {
+        let printed = iam::policies(&plan, "eu-central-1");
+        let arn = |statement: usize| {
+            printed["serve"]["Statement"][statement]["Resource"].as_str().unwrap().to_owned()
+        };
+        let module = Module::new(&plan, &[arn(0), arn(1), arn(2), arn(3)]);
+        let resource = module.resource("aws_iam_policy", "flux");
+        let each = resource.attributes().find(|a| a.key() == "for_each").unwrap();
+        let roles = evaluated(each.expr(), &module.context);
+        let policy = resource.attributes().find(|a| a.key() == "policy").unwrap();
+        let mut told = serde_json::Map::new();
+        for (role, statements) in roles.as_object().unwrap() {
+            let mut context = module.context.clone();
+            declare(&mut context, "each", json!({"key": role, "value": statements}));
+            let text = plain(&evaluated(policy.expr(), &context));
+            told.insert(role.clone(), serde_json::from_str(&text).unwrap());
+        }
+        assert_eq!(Value::Object(told), printed);
+    }
+}
+
+#[test]
+fn the_modules_variables_have_the_settings_defaults() {
+    let body = hcl::parse(&read(&format!("{FOLDER}/variables.tf"))).unwrap();
+    let plan = Plan::new(&Settings::default(), None, None);
+    for variable in body.blocks() {
+        let name = variable.labels()[0].as_str();
+        let default = variable.body().attributes().find(|a| a.key() == "default").unwrap();
+        let default = plain(&evaluated(default.expr(), &Context::new()));
+        let wanted = match name {
+            "queue" => plan.queue.clone(),
+            "table" => plan.table.clone(),
+            "expect" | "valkey" => "null".to_owned(),
+            key => super::number(key).to_string(),
+        };
+        assert_eq!(default, wanted, "{name}");
+    }
+}
