@@ -8,4 +8,5 @@ pub mod http;
 pub mod load;
 pub mod stop;
 pub mod telemetry;
+pub mod top;
 pub mod wiring;

@@ -118,10 +118,10 @@ fn only_the_wiring_names_adapters() {
 }
 
 #[test]
-fn http_and_load_are_handed_what_they_need() {
+fn http_load_and_top_are_handed_what_they_need() {
     let wiring = ["crate::wiring", "crate::config", "crate::cmd"];
     let sources = sources();
-    let handed = |s: &&Source| s.path.starts_with("http/") || s.path.starts_with("load/");
+    let handed = |s: &&Source| ["http/", "load/", "top/"].iter().any(|f| s.path.starts_with(f));
     assert_none(sources.iter().filter(handed).flat_map(|s| s.lines_with(&wiring)).collect());
 }
 

@@ -9,6 +9,7 @@ mod man;
 mod provision;
 mod serve;
 mod stress;
+mod top;
 mod work;
 
 use std::path::PathBuf;
@@ -66,6 +67,7 @@ enum Command {
     Stress(stress::Args),
     Audit(audit::Args),
     Dlq(dlq::Args),
+    Top(top::Args),
     Health(health::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -82,6 +84,7 @@ impl Cli {
             Command::Stress(args) => stress::run(args, flags).await,
             Command::Audit(args) => audit::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,
+            Command::Top(args) => top::run(args, &flags).await,
             Command::Health(args) => health::run(args, &flags).await,
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),

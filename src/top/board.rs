@@ -1,0 +1,132 @@
+//! What `GET /events` tells. A number that nobody knows is null, and so `None`; what an older
+//! server does not tell is as good as unknown.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// One second of the plots.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub struct Point {
+    pub at_ms: u64,
+    pub accepted_per_s: Option<f64>,
+    pub decided_per_s: Option<f64>,
+    pub waiting: Option<u64>,
+    pub p99_ms: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// Oldest first.
+    pub points: Vec<Point>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Board {
+    pub at: String,
+    pub at_ms: u64,
+    pub backend: String,
+    pub uptime_s: u64,
+    pub accepted: Option<u64>,
+    pub decided: Option<u64>,
+    pub sold: Option<u64>,
+    pub rejected: Option<u64>,
+    pub expired: Option<u64>,
+    pub rates: Rates,
+    pub rejected_by_reason: BTreeMap<String, u64>,
+    pub backlog: Backlog,
+    pub decision_ms: Times,
+    pub ack_ms: Times,
+    /// `None` where only the server itself is seen.
+    pub workers: Option<Vec<Worker>>,
+    pub items: Vec<Item>,
+    pub items_more: bool,
+    pub last: Vec<Last>,
+    pub dead_letters: Vec<Letter>,
+    pub oversold_units: Option<u64>,
+    pub stranded_units: Option<u64>,
+}
+
+/// Orders a second.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    pub accepted: Option<f64>,
+    pub decided: Option<f64>,
+    pub sold: Option<f64>,
+    pub rejected: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Backlog {
+    pub waiting: Option<u64>,
+    pub oldest_ms: Option<u64>,
+    pub dead_letters: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    pub p50: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Worker {
+    pub kind: String,
+    pub host: String,
+    pub pid: u32,
+    pub age_ms: Option<u64>,
+    pub decided_per_s: Option<f64>,
+    pub in_hand: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Item {
+    pub item_id: String,
+    pub stock: u64,
+    pub free: u64,
+    pub held: u64,
+    pub sold: u64,
+    pub status: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Last {
+    pub order_id: String,
+    pub item_id: String,
+    /// Only the admin is told.
+    pub user_id: Option<String>,
+    pub quantity: u64,
+    pub status: String,
+    pub reason: Option<String>,
+    pub decided_at: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Letter {
+    pub order_id: String,
+    pub reason: String,
+    pub at: String,
+}
+
+impl Board {
+    /// This second in the plots.
+    pub fn point(&self) -> Point {
+        Point {
+            at_ms: self.at_ms,
+            accepted_per_s: self.rates.accepted,
+            decided_per_s: self.rates.decided,
+            waiting: self.backlog.waiting,
+            p99_ms: self.decision_ms.p99,
+        }
+    }
+}

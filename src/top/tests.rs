@@ -1,0 +1,221 @@
+//! The picture on terminals of several sizes, and the page of text.
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::{Color, Modifier};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::feed::News;
+use super::plain;
+use super::sight::{Page, Sight, Wish};
+use super::view::{Theme, draw};
+use crate::client::Address;
+
+const COLOURED: Theme = Theme { colour: true };
+
+fn board() -> Value {
+    json!({
+        "at": "2026-11-24T12:00:00.000Z", "at_ms": 1_000_000, "backend": "embedded",
+        "uptime_s": 3_700, "accepted": 12_345, "decided": 12_300, "sold": 500,
+        "rejected": 11_800, "expired": null,
+        "rates": {"accepted": 2_345.6, "decided": 2_300.1, "sold": 4.0, "rejected": 2_296.1},
+        "rejected_by_reason": {"sold_out": 11_790, "not_enough": 10},
+        "backlog": {"waiting": 45, "oldest_ms": 21, "dead_letters": 1},
+        "decision_ms": {"p50": 4.2, "p99": 31.0}, "ack_ms": {"p50": 1.0, "p99": 9.0},
+        "workers": [{"id": "a", "kind": "work", "host": "box", "pid": 4242, "concurrency": 50,
+            "started_at": "", "age_ms": 300, "decided_per_s": 2_300.1, "in_hand": 7}],
+        "items": [
+            {"item_id": "hall_A", "stock": 500, "free": 0, "held": 0, "sold": 500, "status": "sold_out"},
+            {"item_id": "hall_B", "stock": 100, "free": 99, "held": 0, "sold": 1, "status": "open"},
+        ],
+        "items_more": false,
+        "last": [{"order_id": "o-1", "item_id": "hall_A", "user_id": "Tanisha", "quantity": 1,
+            "status": "sold", "decided_at": "2026-11-24T11:59:59.900Z"}],
+        "dead_letters": [{"order_id": "o-2", "reason": "not an order", "at": "2026-11-24T11:59:59Z"}],
+        "oversold_units": 0, "stranded_units": 0, "something_new": [1, 2],
+    })
+}
+
+fn sight(board: &Value) -> Sight {
+    let mut sight = Sight::of(&Address::parse("http://127.0.0.1:5000").unwrap());
+    let points = (0..200_u32).map(|second| super::board::Point {
+        at_ms: u64::from(second),
+        accepted_per_s: (second > 100).then_some(f64::from(second)),
+        ..Default::default()
+    });
+    sight.take(News::History(points.collect()));
+    sight.take(News::Board(Box::new(serde_json::from_value(board.clone()).unwrap())));
+    sight
+}
+
+fn terminal(sight: &Sight, (width, height): (u16, u16), theme: Theme) -> Terminal<TestBackend> {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(frame, sight, &theme)).unwrap();
+    terminal
+}
+
+fn picture(sight: &Sight, size: (u16, u16)) -> String {
+    terminal(sight, size, COLOURED).backend().to_string()
+}
+
+fn assert_shows(picture: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(picture.contains(part), "no {part:?} in\n{picture}");
+    }
+}
+
+#[test]
+fn the_overview_tells_the_sale_on_any_terminal() {
+    let sight = sight(&board());
+    for size in [(80, 24), (120, 40), (200, 60)] {
+        let picture = picture(&sight, size);
+        assert_shows(
+            &picture,
+            &[
+                "http://127.0.0.1:5000",
+                "embedded, up 1h1m",
+                "live",
+                "accepted 12,345 2,346/s",
+                "expired ?",
+                "oversold 0",
+                "stranded 0",
+                "dead letters 1",
+                "sold_out 11,790",
+                "45, oldest 21 ms",
+                "p50 4.2 ms, p99 31 ms",
+                "hall_A",
+                "500/500",
+                "box:4242",
+                "Tanisha",
+                "11:59:59",
+                "1 Overview",
+                "q leave",
+                "█",
+            ],
+        );
+    }
+    assert_shows(&picture(&sight, (40, 10)), &["hall_A", "accepted 12,345"]);
+    assert_shows(&picture(&sight, (39, 9)), &["at least 40x10"]);
+}
+
+#[test]
+fn a_bar_is_full_only_when_nothing_is_free_and_shows_the_first_unit() {
+    let picture = picture(&sight(&board()), (80, 24));
+    let bar = |item: &str| {
+        let line = picture.lines().find(|line| line.contains(item)).unwrap();
+        line.chars().filter(|c| "#=.".contains(*c)).collect::<String>()
+    };
+    assert!(bar("hall_A").chars().all(|c| c == '#'));
+    assert!(bar("hall_B").starts_with("#.") && bar("hall_B").ends_with('.'));
+    let mut one_left = board();
+    one_left["items"] = json!([{"item_id": "x_", "stock": 1_000, "free": 1, "sold": 999}]);
+    let picture = self::picture(&sight(&one_left), (80, 24));
+    assert_shows(&picture, &["#.  ", "999/1,000"]);
+}
+
+#[test]
+fn pages_turn_lists_scroll_and_help_comes_and_goes() {
+    let mut many = board();
+    let items = (0..100).map(|n| json!({"item_id": format!("item_{n:03}"), "stock": 1, "free": 1}));
+    many["items"] = items.collect();
+    let mut sight = sight(&many);
+    sight.wish(Wish::Turn(1));
+    assert_eq!(sight.page, Page::Items);
+    assert_shows(&picture(&sight, (80, 24)), &["item_000", "item_018"]);
+    sight.wish(Wish::Scroll(50));
+    let scrolled = picture(&sight, (80, 24));
+    assert_shows(&scrolled, &["item_050"]);
+    assert!(!scrolled.contains("item_049"));
+    sight.wish(Wish::Scroll(isize::MAX));
+    assert_shows(&picture(&sight, (80, 24)), &["item_099"]);
+    sight.wish(Wish::Turn(-2));
+    assert_shows(&picture(&sight, (80, 24)), &["flux dlq list", "o-2", "not an order"]);
+    sight.wish(Wish::Help);
+    assert_shows(&picture(&sight, (80, 24)), &["Keys", "another page"]);
+    assert!(sight.wish(Wish::Leave), "leaves the help first");
+    assert!(!sight.wish(Wish::Leave));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_old_says_so_and_why() {
+    let mut sight = sight(&board());
+    sight.heard = Some(Instant::now());
+    tokio::time::advance(std::time::Duration::from_secs(4)).await;
+    assert_shows(&picture(&sight, (80, 24)), &["STALE 4s", "hall_A"]);
+    sight.take(News::Trouble("no connection: refused".to_owned()));
+    assert_shows(&picture(&sight, (80, 24)), &["STALE 4s: no connection: refused"]);
+    sight.take(News::Board(Box::new(serde_json::from_value(board()).unwrap())));
+    assert_shows(&picture(&sight, (80, 24)), &["live"]);
+    let mut never = Sight::of(&Address::parse("http://127.0.0.1:1").unwrap());
+    never.take(News::Trouble("no connection: refused".to_owned()));
+    assert_shows(&picture(&never, (80, 24)), &["NO CONNECTION", "refused; trying again"]);
+}
+
+#[test]
+fn an_oversold_unit_is_told_in_red_and_without_colour_in_bold() {
+    let mut wrong = board();
+    wrong["oversold_units"] = json!(3);
+    let sight = sight(&wrong);
+    let cell = |theme| {
+        let terminal = terminal(&sight, (80, 24), theme);
+        let buffer = terminal.backend().buffer().clone();
+        let y = (0..24).find(|y| {
+            (0..8).map(|x| buffer[(x, *y)].symbol()).eq("oversold".split("").skip(1).take(8))
+        });
+        buffer[(0, y.unwrap())].clone()
+    };
+    assert_eq!(cell(COLOURED).fg, Color::Red);
+    let plain = cell(Theme { colour: false });
+    assert_eq!(plain.fg, Color::Reset);
+    assert!(plain.modifier.contains(Modifier::BOLD));
+    let terminal = terminal(&sight, (80, 24), Theme { colour: false });
+    let colours = terminal.backend().buffer().content().iter().map(|cell| (cell.fg, cell.bg));
+    assert!(colours.into_iter().all(|both| both == (Color::Reset, Color::Reset)));
+}
+
+/// Puts an escape sequence, a line's end and a turn of direction into every text.
+fn poisoned(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = format!("\u{1b}]0;x\u{7}\u{9b}2J\r\n\u{202e}{text}"),
+        Value::Array(all) => all.iter_mut().for_each(poisoned),
+        Value::Object(all) => all.values_mut().for_each(poisoned),
+        _ => {}
+    }
+}
+
+#[test]
+fn text_from_outside_sends_no_escape_sequence_to_the_terminal() {
+    let mut board = board();
+    poisoned(&mut board);
+    let mut sight = sight(&board);
+    let harmless = |text: &str| {
+        let bad = |c: &char| c.is_control() && *c != '\n' || *c == '\u{202e}';
+        assert_eq!(text.chars().find(bad), None, "{text:?}");
+    };
+    for page in Page::ALL {
+        sight.wish(Wish::Page(page));
+        harmless(&picture(&sight, (120, 40)));
+    }
+    let text = plain::page(&sight);
+    harmless(&text);
+    let lines = text.lines().count();
+    assert_eq!(lines, plain::page(&self::sight(&self::board())).lines().count(), "{text}");
+}
+
+#[test]
+fn as_text_each_fact_is_a_line() {
+    let text = plain::page(&sight(&board()));
+    for line in [
+        "flux at http://127.0.0.1:5000, backend embedded, up 1h1m",
+        "units: 0 oversold, 0 stranded",
+        "orders: 12,345 accepted (2,346/s), 12,300 decided (2,300/s), 500 sold, 11,800 rejected, ? expired",
+        "backlog: 45 waiting, the oldest for 21 ms, 1 dead letters",
+        "item hall_A: 500 sold, 0 held, 0 free of 500, sold_out",
+        "worker box:4242 (work): 2,300/s, 7 in hand",
+        "decision 11:59:59 o-1: 1 of hall_A to Tanisha sold",
+        "dead letter 11:59:59 o-2: not an order",
+    ] {
+        assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
+    }
+}
