@@ -19,6 +19,9 @@ use super::words::{age, known, rate, shown};
 /// Below this nothing can be told.
 const LEAST: (u16, u16) = (40, 10);
 
+/// Below this there is one column of lists.
+const SIDE_BY_SIDE: u16 = 60;
+
 /// How things are told apart.
 #[derive(Debug, Clone, Copy)]
 pub struct Theme {
@@ -164,6 +167,9 @@ fn draw_overview(frame: &mut Frame<'_>, area: Rect, sight: &Sight, board: &Board
     let parts = [Constraint::Length(plots_height), Constraint::Fill(1)];
     let [above, below] = area.layout(&Layout::vertical(parts));
     plots::draw(frame, above, sight, board, theme);
+    if area.width < SIDE_BY_SIDE {
+        return lists::items(frame, below, board, 0, theme);
+    }
     let [left, right] = below.layout(&Layout::horizontal([Constraint::Fill(1); 2]).spacing(1));
     let workers = board.workers.as_ref().map_or(1, Vec::len).max(1) as u16;
     let workers_height = (workers + 2).min(right.height / 2);
