@@ -4,11 +4,13 @@
 mod lists;
 mod plots;
 
+use std::cmp::Reverse;
+
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Clear, Paragraph};
+use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
 
 use super::board::Board;
 use super::sight::{Page, Sight};
@@ -16,6 +18,9 @@ use super::words::{age, known, rate, shown};
 
 /// Below this nothing can be told.
 const LEAST: (u16, u16) = (40, 10);
+
+/// Below this there is one column of lists.
+const SIDE_BY_SIDE: u16 = 60;
 
 /// How things are told apart.
 #[derive(Debug, Clone, Copy)]
@@ -133,12 +138,14 @@ fn verdict(board: &Board, theme: &Theme) -> Vec<Span<'static>> {
     let style =
         if letters.is_some_and(|letters| letters > 0) { theme.warn() } else { theme.quiet() };
     said.push(Span::styled(format!("dead letters {}  ", known(letters)), style));
-    if board.expired != Some(0) {
-        said.push(Span::styled(format!("expired {}  ", known(board.expired)), theme.quiet()));
-    }
-    for (reason, orders) in &board.rejected_by_reason {
+    let mut reasons: Vec<_> = board.rejected_by_reason.iter().collect();
+    reasons.sort_by_key(|(_, orders)| Reverse(**orders));
+    for (reason, orders) in reasons {
         let reason = shown(reason, 24);
         said.push(Span::styled(format!("{reason} {}  ", known(Some(*orders))), theme.quiet()));
+    }
+    if board.expired != Some(0) {
+        said.push(Span::styled(format!("expired {}", known(board.expired)), theme.quiet()));
     }
     said
 }
@@ -160,7 +167,10 @@ fn draw_overview(frame: &mut Frame<'_>, area: Rect, sight: &Sight, board: &Board
     let parts = [Constraint::Length(plots_height), Constraint::Fill(1)];
     let [above, below] = area.layout(&Layout::vertical(parts));
     plots::draw(frame, above, sight, board, theme);
-    let [left, right] = below.layout(&Layout::horizontal([Constraint::Fill(1); 2]));
+    if area.width < SIDE_BY_SIDE {
+        return lists::items(frame, below, board, 0, theme);
+    }
+    let [left, right] = below.layout(&Layout::horizontal([Constraint::Fill(1); 2]).spacing(1));
     let workers = board.workers.as_ref().map_or(1, Vec::len).max(1) as u16;
     let workers_height = (workers + 2).min(right.height / 2);
     let parts = [Constraint::Length(workers_height), Constraint::Fill(1)];
@@ -177,7 +187,8 @@ fn draw_nothing(frame: &mut Frame<'_>, area: Rect, sight: &Sight, theme: &Theme)
         }
         None => Line::styled("waiting for the first board", theme.quiet()),
     };
-    frame.render_widget(Paragraph::new(vec![Line::default(), why]).centered(), area);
+    let lines = Paragraph::new(vec![Line::default(), why]).centered().wrap(Wrap { trim: true });
+    frame.render_widget(lines, area);
 }
 
 fn draw_foot(frame: &mut Frame<'_>, area: Rect, sight: &Sight, theme: &Theme) {

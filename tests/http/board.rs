@@ -121,3 +121,14 @@ async fn a_stop_ends_what_they_see_at_once() {
     while events.next().await.is_some() {}
     timeout(PATIENCE, shop.serving).await.expect("nothing holds it up").unwrap();
 }
+
+#[tokio::test]
+async fn stores_that_are_paid_by_the_request_are_asked_only_while_somebody_watches() {
+    let shop = Shop::open_as(Setup { backend: "aws", ..Setup::default() }).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let mut events = shop.events("/events", "").await;
+    let (_, history) = events.next().await.unwrap();
+    let points = history["points"].as_array().unwrap();
+    assert!(points.iter().all(|point| point["waiting"] == Value::Null), "{points:?}");
+    board(&mut events, |board| board["backlog"]["waiting"] == 0).await;
+}
