@@ -87,6 +87,70 @@ locals {
         ]
       },
     ]
+
+    items = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions  = ["sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions  = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions  = ["dynamodb:GetItem"]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"]
+      },
+    ]
+
+    audit = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions  = ["sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions  = ["sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan"]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan"]
+      },
+    ]
+
+    dlq = [
+      {
+        resource = aws_sqs_queue.orders.arn
+        actions  = ["sqs:GetQueueAttributes", "sqs:SendMessage"]
+      },
+      {
+        resource = aws_sqs_queue.dead_letters.arn
+        actions = [
+          "sqs:GetQueueUrl",
+          "sqs:GetQueueAttributes",
+          "sqs:ReceiveMessage",
+          "sqs:DeleteMessage",
+          "sqs:ChangeMessageVisibility",
+          "sqs:SendMessage",
+        ]
+      },
+      {
+        resource = aws_dynamodb_table.orders.arn
+        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem"]
+      },
+      {
+        resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem"]
+      },
+    ]
   }
 }
 

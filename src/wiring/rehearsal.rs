@@ -100,21 +100,11 @@ impl Rehearsal {
         let work = super::connect(&settings).await?;
         // What buyers, the auditor and the board read is not counted as the sale's cost.
         let reads = super::connect(&settings).await?;
-<<<<<<< HEAD
-        let front = Ports { ledger: reads.ledger.clone(), ..work.clone() };
+        let (ledger, pulses) = (reads.ledger.clone(), reads.pulses.clone());
+        let front = Ports { ledger, pulses, ..work.clone() };
         let (hired, race) = hire(&settings, work, &cast).await?;
         let workers = hired.len();
         let mut calls: Vec<Arc<Calls>> = hired.iter().map(|w| w.ports.calls.clone()).collect();
-||||||| 164f949
-        let front = Ports { ledger: reads.ledger.clone(), ..work.clone() };
-        let (workers, race) = hire(&settings, work, &cast).await?;
-        let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();
-=======
-        let (ledger, pulses) = (reads.ledger.clone(), reads.pulses.clone());
-        let front = Ports { ledger, pulses, ..work.clone() };
-        let (workers, race) = hire(&settings, work, &cast).await?;
-        let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();
->>>>>>> ops
         calls.dedup_by(|a, b| Arc::ptr_eq(a, b));
 
         let stop = CancellationToken::new();
