@@ -24,7 +24,6 @@ mod server;
 mod status;
 mod stream;
 mod tag;
-mod timestamp;
 mod trace;
 
 use std::sync::Arc;

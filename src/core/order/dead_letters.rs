@@ -2,8 +2,9 @@
 
 use super::OrderId;
 use crate::core::Ports;
-use crate::core::ledger::{LedgerError, OrderState};
+use crate::core::ledger::{LedgerError, OrderRecord, OrderState};
 use crate::core::queue::{DeadLetter, QueueError, Redriven};
+use crate::core::webhooks::WebhooksError;
 
 /// Letters looked at in one go.
 const LETTERS_MAX: usize = 10_000;
@@ -14,6 +15,8 @@ pub enum DeadLettersError {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
 }
 
 /// Which letters are meant.
@@ -54,10 +57,18 @@ pub async fn redrive(
         (0..letters.len()).partition(|n| is_decided(*n));
     let pick = |places: Vec<usize>| places.into_iter().map(|n| letters[n]).collect::<Vec<_>>();
     let (decided, open) = (pick(decided), pick(open));
+    tell(ports, found).await?;
     ports.queue.drop_letters(&decided).await?;
     let sent = ports.queue.redrive(&open, body, ports.clock.now()).await?;
     let fates = sent.into_iter().map(|(id, redriven)| (id, Fate::Redriven(redriven)));
     Ok(fates.chain(decided.into_iter().map(|id| (id, Fate::AlreadyDecided))).collect())
+}
+
+/// Whoever decided these may have died before the shop was told, and their letters are dropped.
+async fn tell(ports: &Ports, found: Vec<Option<OrderRecord>>) -> Result<(), DeadLettersError> {
+    let Some(outbox) = ports.outbox_to_tell() else { return Ok(()) };
+    let decided = found.into_iter().flatten().filter_map(OrderRecord::decided);
+    Ok(outbox.put(&decided.collect::<Vec<_>>()).await?)
 }
 
 /// Drops letters for good; returns how many there were.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use crate::core::ledger::dynamodb::items_table;
+use crate::core::webhooks::sqs::queue_names as webhook_queues;
 
 /// Takes orders and answers questions. `serve --workers N` needs those of work as well.
 const SERVE: Grants<'_> = Grants {
@@ -14,6 +15,7 @@ const SERVE: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    webhooks: [&[], &[]],
 };
 
 /// Decides orders.
@@ -27,6 +29,16 @@ const WORK: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
     items: &["dynamodb:GetItem", "dynamodb:PutItem"],
+    webhooks: [
+        &[
+            "sqs:SendMessage",
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:GetQueueAttributes",
+        ],
+        &["sqs:SendMessage", "sqs:GetQueueAttributes"],
+    ],
 };
 
 const QUEUE_SETUP: &[&str] = &[
@@ -58,6 +70,7 @@ const PROVISION: Grants<'_> = Grants {
         "dynamodb:GetItem",
         "dynamodb:PutItem",
     ],
+    webhooks: [QUEUE_SETUP, QUEUE_SETUP],
 };
 
 /// What may be done with each resource.
@@ -66,6 +79,8 @@ struct Grants<'a> {
     dead_letters: &'a [&'a str],
     orders: &'a [&'a str],
     items: &'a [&'a str],
+    /// The outbox's queue, and its dead-letter queue; where there are webhooks.
+    webhooks: [&'a [&'a str]; 2],
 }
 
 /// The policies `{"serve": ..., "work": ..., "provision": ...}` for a plan's resources in a
@@ -86,6 +101,8 @@ fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
     };
     let queue = |name: &str| format!("arn:{partition}:sqs:{region}:*:{name}");
     let table = |name: &str| format!("arn:{partition}:dynamodb:{region}:*:table/{name}");
+    let webhooks = grants.webhooks.into_iter().zip(webhook_queues(&plan.queue));
+    let webhooks = webhooks.filter(|(actions, _)| plan.webhooks && !actions.is_empty());
     let statements: Vec<Value> = [
         (grants.queue, queue(&plan.queue)),
         (grants.dead_letters, queue(&plan.dead_letter_queue())),
@@ -93,6 +110,7 @@ fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
         (grants.items, table(&items_table(&plan.table))),
     ]
     .into_iter()
+    .chain(webhooks.map(|(actions, name)| (actions, queue(&name))))
     .map(|(actions, arn)| json!({"Effect": "Allow", "Action": actions, "Resource": arn}))
     .collect();
     json!({"Version": "2012-10-17", "Statement": statements})

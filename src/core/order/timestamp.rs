@@ -1,12 +1,12 @@
 //! RFC 3339 times, in UTC with milliseconds.
 
-use crate::core::order::Timestamp;
+use super::Timestamp;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// `2026-11-23T13:49:00.000Z`. The date is civil_from_days of Howard Hinnant's "chrono-compatible
 /// low-level date algorithms", for days since 1970 only.
-pub(super) fn rfc3339(at: Timestamp) -> String {
+pub fn rfc3339(at: Timestamp) -> String {
     let (days, ms) = (at.0 / DAY_MS, at.0 % DAY_MS);
     // Days since 0000-03-01, split into eras of 400 years, so that a leap day ends its year.
     let days = days + 719_468;
