@@ -41,7 +41,7 @@ pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
         clock: ports.clock.clone(),
         chance: ports.chance.clone(),
         drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
-        counts: Arc::default(),
+        meters: ports.meters.clone(),
     };
     sender.run(stop).await;
 }

@@ -46,6 +46,8 @@ fn hears_what_buyers_see(desk: &Desk, receiver: &Receiver) {
     }
     let sold = heard.values().filter(|event| event["type"] == "order.sold").count();
     assert_eq!(sold, 1);
+    let (_, stats) = http(&address, "GET /stats", "");
+    assert_eq!(stats["webhooks"]["dead_letters"], 0, "{stats}");
 }
 
 #[test]

@@ -4,7 +4,6 @@ pub mod receiver;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flux::config::Settings;
@@ -13,7 +12,7 @@ use flux::core::ledger::{Commit, Expect};
 use flux::core::order::dead_letters::Which;
 use flux::core::order::{Item, Order, SystemChance, decide};
 use flux::core::webhooks::Webhooks;
-use flux::core::webhooks::sender::{Sender, Sent};
+use flux::core::webhooks::sender::Sender;
 use flux::wiring;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +26,6 @@ pub const NEW_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDAAAA";
 struct Stall {
     ports: Ports,
     settings: Settings,
-    counts: Arc<Sent>,
     stop: CancellationToken,
 }
 
@@ -41,7 +39,7 @@ impl Stall {
             ..Settings::default()
         };
         let ports = wiring::start(&settings).await.unwrap();
-        Stall { ports, settings, counts: Arc::default(), stop: CancellationToken::new() }
+        Stall { ports, settings, stop: CancellationToken::new() }
     }
 
     fn webhooks(&self) -> &Arc<dyn Webhooks> {
@@ -57,7 +55,7 @@ impl Stall {
             clock: self.ports.clock.clone(),
             chance: Arc::new(SystemChance),
             drain: Duration::from_secs(2),
-            counts: self.counts.clone(),
+            meters: self.ports.meters.clone(),
         };
         tokio::spawn(sender.run(self.stop.clone()))
     }
@@ -116,8 +114,8 @@ async fn an_event_that_the_shop_never_takes_is_a_dead_letter_and_holds_up_no_oth
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].order_id.to_string(), letters[0].attempts), (poison[0].clone(), 4));
     assert_eq!(letters[0].reason, "HTTP status 500, at the last of 4 attempts");
-    let counts = [&stall.counts.sent, &stall.counts.failed, &stall.counts.dead];
-    assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [100, 4, 1]);
+    let counts = stall.ports.meters.webhooks.each_ref().map(|count| count.get());
+    assert_eq!(counts, [100, 4, 1]);
 
     receiver.tell(|_, _, _| Reply::Status(200));
     assert_eq!(stall.webhooks().redrive(&Which::All).await.unwrap(), 1);

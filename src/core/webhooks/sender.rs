@@ -2,7 +2,7 @@
 //! of which the decisions ever wait for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pace::{Allowed, Pace};
 use super::{Answer, Due, Outcome, Shop, Webhooks, body, webhook_id};
+use crate::core::meters::Meters;
 use crate::core::order::{Chance, Clock};
 
 /// Requests on their way at once.
@@ -24,6 +25,8 @@ const SETTLED_TOGETHER: usize = 512;
 const TAKE_WAIT: Duration = Duration::from_millis(500);
 /// Pause after a call to the outbox that failed; doubled for each further one up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often it is counted what waits.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// How often the outbox is told of outcomes. After that their events come again.
 const SETTLE_ATTEMPTS: u32 = 8;
 
@@ -37,14 +40,6 @@ pub const PAUSES: [Duration; 6] = [
     Duration::from_secs(6 * 3_600),
 ];
 
-/// What a sender has done so far.
-#[derive(Debug, Default)]
-pub struct Sent {
-    pub sent: AtomicU64,
-    pub failed: AtomicU64,
-    pub dead: AtomicU64,
-}
-
 #[derive(Debug)]
 pub struct Sender {
     pub webhooks: Arc<dyn Webhooks>,
@@ -55,7 +50,7 @@ pub struct Sender {
     pub chance: Arc<dyn Chance>,
     /// How long after a stop the requests on their way may still take.
     pub drain: Duration,
-    pub counts: Arc<Sent>,
+    pub meters: Arc<Meters>,
 }
 
 /// What the parts of a sender share.
@@ -89,7 +84,9 @@ impl Sender {
         }
         drop(outcomes);
         let settling = tokio::spawn(sender.clone().settle_all(settled));
+        let counting = tokio::spawn(sender.clone().count());
         sender.take_all(&road, turns).await;
+        counting.abort();
         let halting = tokio::spawn(async move {
             tokio::time::sleep(sender.drain).await;
             road.halt.cancel();
@@ -97,6 +94,15 @@ impl Sender {
         while runners.join_next().await.is_some() {}
         halting.abort();
         let _settled = settling.await;
+    }
+
+    async fn count(self: Arc<Self>) {
+        loop {
+            if let Ok(now) = self.webhooks.waiting().await {
+                self.meters.webhooks_waiting.store(now.waiting, Ordering::Relaxed);
+            }
+            tokio::time::sleep(COUNT_EVERY).await;
+        }
     }
 
     /// How long taken events are this sender's own: a full line before the last of them, each
@@ -174,25 +180,26 @@ impl Sender {
     async fn attempt(&self, due: &Due, pace: &Pace) -> Outcome {
         let order = due.decided.order.id;
         let id = webhook_id(order);
+        let [taken, failed, dead] = &self.meters.webhooks;
         let (why, retry_after) =
             match self.shop.send(&id, body(&due.decided), self.clock.now()).await {
                 Answer::Taken => {
                     if pace.succeeded() {
                         tracing::info!("{} takes webhooks again", self.shop.endpoint);
                     }
-                    self.counts.sent.fetch_add(1, Ordering::Relaxed);
+                    taken.add(1);
                     return Outcome::Sent;
                 }
                 Answer::Gone => {
                     let reason = "HTTP status 410: the shop wants no webhooks there".to_owned();
                     tracing::error!(%order, "{reason}; the event is a dead letter");
                     pace.failed(None);
-                    self.counts.dead.fetch_add(1, Ordering::Relaxed);
+                    dead.add(1);
                     return Outcome::Dead { reason };
                 }
                 Answer::Failed { why, retry_after } => (why, retry_after),
             };
-        self.counts.failed.fetch_add(1, Ordering::Relaxed);
+        failed.add(1);
         if pace.failed(retry_after) {
             tracing::warn!("{} takes no webhooks ({why}); they wait", self.shop.endpoint);
         }
@@ -200,7 +207,7 @@ impl Sender {
             let attempts = due.attempts + 1;
             let reason = format!("{why}, at the last of {attempts} attempts");
             tracing::error!(%order, "{reason}; the event is a dead letter");
-            self.counts.dead.fetch_add(1, Ordering::Relaxed);
+            dead.add(1);
             return Outcome::Dead { reason };
         };
         tracing::debug!(%order, attempt = due.attempts + 1, "{why}");
