@@ -7,6 +7,7 @@ pub mod items;
 pub mod letters;
 pub mod provision;
 pub mod rehearsal;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,9 @@ pub async fn connect(settings: &Settings) -> Result<Ports> {
 /// [`connect`], with a first log line that says which backend, and where its data are.
 pub async fn start(settings: &Settings) -> Result<Ports> {
     let ports = open(settings).await?;
+    if let Some(webhooks) = &ports.webhooks {
+        webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
+    }
     tracing::info!("{}", describe(settings, &ports));
     with_redis(settings, ports).await
 }
@@ -81,6 +85,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
     let names = names(key);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);
+    let webhooks = webhooks::embedded(settings, &store, &clock).await?;
     let queue = SqliteQueue::new(store.clone(), clock.clone(), visibility, settings.backlog_max);
     Ok(Ports {
         queue: Arc::new(queue),
@@ -88,6 +93,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
         outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,
+        webhooks,
         names,
         chance: Arc::new(SystemChance),
         calls: Arc::new(Calls::default()),

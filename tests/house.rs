@@ -45,7 +45,9 @@ impl Source {
 
     fn port(&self) -> Option<&str> {
         let port = self.path.strip_prefix("core/")?.split('/').next()?;
-        ["queue", "lock", "ledger", "outcomes", "marks", "pulses"].contains(&port).then_some(port)
+        ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks"]
+            .contains(&port)
+            .then_some(port)
     }
 
     fn is_adapter(&self) -> bool {
@@ -92,7 +94,7 @@ fn an_adapter_imports_no_adapter_of_another_port() {
     let mut found = Vec::new();
     for source in sources.iter().filter(|s| s.is_adapter()) {
         for adapter in ["sqlite", "sqs", "dynamodb", "redis"] {
-            for port in ["queue", "lock", "ledger", "outcomes", "marks", "pulses"] {
+            for port in ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks"] {
                 found.extend(source.lines_with(&[&format!("{port}::{adapter}")]));
             }
         }

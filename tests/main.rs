@@ -21,3 +21,4 @@ mod scaling;
 mod simulation;
 mod torture;
 mod traces;
+mod webhooks;

@@ -53,7 +53,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("which").required(true))]
-struct WhichArgs {
+pub(super) struct WhichArgs {
     /// The order id of a letter; may be given several times
     #[arg(long, group = "which", value_name = "ORDER_ID", value_parser = OrderId::parse)]
     id: Vec<OrderId>,
@@ -116,7 +116,7 @@ impl Args {
 }
 
 impl WhichArgs {
-    fn letters(self) -> Which {
+    pub(super) fn letters(self) -> Which {
         if self.all { Which::All { reason: self.reason } } else { Which::These(self.id) }
     }
 }

@@ -10,6 +10,7 @@ mod provision;
 mod serve;
 mod stress;
 mod top;
+mod webhooks;
 mod work;
 
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ enum Command {
     Audit(audit::Args),
     Dlq(dlq::Args),
     Top(top::Args),
+    Webhooks(webhooks::Args),
     Health(health::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -85,6 +87,7 @@ impl Cli {
             Command::Audit(args) => audit::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,
             Command::Top(args) => top::run(args, &flags).await,
+            Command::Webhooks(args) => webhooks::run(args, &flags).await,
             Command::Health(args) => health::run(args, &flags).await,
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),

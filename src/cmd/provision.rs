@@ -82,13 +82,13 @@ impl Args {
     }
 }
 
-/// A name that SQS takes, with room for the dead-letter queue's `-dlq` (Amazon SQS Developer Guide,
-/// "Queue quotas": 80 characters).
+/// A name that SQS takes, with room for `-webhooks-dlq` (Amazon SQS Developer Guide, "Queue
+/// quotas": 80 characters).
 fn queue_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix(".fifo").unwrap_or(text);
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.is_empty() || text.len() > 76 || !name.chars().all(fits) {
-        let what = "must be 1-76 characters out of A-Z a-z 0-9 - _, and may end in .fifo";
+    if name.is_empty() || name.len() > 67 || !name.chars().all(fits) {
+        let what = "must be 1-67 characters out of A-Z a-z 0-9 - _, and may end in .fifo";
         return Err(what.to_owned());
     }
     Ok(text.to_owned())

@@ -40,8 +40,10 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let deciding = async {
         if settings.workers > 0 {
             let rules = wiring::rules(&settings, settings.workers);
-            let (ports, story) = (ports.clone(), Arc::new(Terminal::start()));
-            Worker { ports, rules, story }.run(stop.clone()).await;
+            let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
+            let story = Arc::new(Terminal::start());
+            let working = Worker { ports: ports.clone(), rules, story }.run(stop.clone());
+            tokio::join!(working, sending);
         }
     };
     let both = async { tokio::join!(serving, deciding) };

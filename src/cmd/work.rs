@@ -43,7 +43,8 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
             http::serve_metrics(listener, ports.clone(), stop.clone()).await;
         }
     };
-    let both = async { tokio::join!(worker.run(stop.clone()), measuring) };
+    let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
+    let both = async { tokio::join!(worker.run(stop.clone()), measuring, sending) };
     while_beating(&ports, Kind::Work, concurrency, both).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

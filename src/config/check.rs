@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigError, Settings};
+use crate::core::webhooks::{Endpoint, Kinds, Secrets};
 
 impl Settings {
     /// Whether values are within their bounds, and fit each other.
@@ -23,6 +24,7 @@ impl Settings {
             )));
         }
         self.check_names()?;
+        self.check_webhooks()?;
         self.check_tokens()?;
         let addresses =
             [("listen", Some(&self.listen)), ("metrics_listen", self.metrics_listen.as_ref())];
@@ -74,6 +76,30 @@ impl Settings {
             return Err(ConfigError(format!("log is not a filter ({e}): {what}")));
         }
         Ok(())
+    }
+}
+
+impl Settings {
+    fn check_webhooks(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &str, why: String| Err(ConfigError(format!("{key} {why}")));
+        if let Some(url) = &self.webhook_url
+            && let Err(e) = Endpoint::parse(url.expose_secret())
+        {
+            return wrong("webhook_url", format!("must be {e}"));
+        }
+        if let Some(secret) = &self.webhook_secret
+            && let Err(e) = Secrets::parse(secret.expose_secret())
+        {
+            return wrong("webhook_secret", e);
+        }
+        if let Err(e) = Kinds::parse(&self.webhook_events) {
+            return wrong("webhook_events", format!("must be {e}"));
+        }
+        match (&self.webhook_url, &self.webhook_secret) {
+            (Some(_), None) => wrong("webhook_url", "needs a webhook_secret: set both".to_owned()),
+            (None, Some(_)) => wrong("webhook_secret", "needs a webhook_url: set both".to_owned()),
+            _ => Ok(()),
+        }
     }
 }
 

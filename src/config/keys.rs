@@ -182,6 +182,18 @@ settings! {
         /// How long a worker's receive waits for the first order. Below `grace_ms`.
         receive_wait_ms: u64 = 5_000, 1..=20_000;
     }
+    "Webhooks" {
+        /// Where the shop wants to be told of decisions (docs/webhooks.md): `https://...`, or
+        /// `http://...` on this machine. For every process that decides.
+        webhook_url: Option<SecretString> = None;
+        /// What its events are signed with: `whsec_` and 24 to 64 bytes in base64; several with
+        /// spaces while it is being changed.
+        webhook_secret: Option<SecretString> = None;
+        /// The decisions that it wants to know of: sold, rejected, expired.
+        webhook_events: String = "sold,rejected,expired".to_owned();
+        /// How long the shop may take to answer.
+        webhook_timeout_ms: u64 = 15_000, 100..=60_000;
+    }
     "Stopping and the log" {
         /// How long a stop may take; below what the container grants (mostly 10 s).
         grace_ms: u64 = 9_000, 1_000..=3_600_000;

@@ -241,6 +241,10 @@ pub struct Meters {
     pub redeliveries: Counter,
     /// Orders received and not yet decided.
     pub in_hand: Gauge,
+    /// Attempts to send a webhook: taken by the shop, not taken, given up as a dead letter.
+    pub webhooks: [Counter; 3],
+    /// Webhooks that waited when this process, a sender, last looked.
+    pub webhooks_waiting: AtomicU64,
     last: Last,
 }
 
@@ -262,6 +266,8 @@ impl Default for Meters {
             lock_lost: Counter::default(),
             redeliveries: Counter::default(),
             in_hand: Gauge::default(),
+            webhooks: Default::default(),
+            webhooks_waiting: AtomicU64::default(),
             last: Last::default(),
         }
     }

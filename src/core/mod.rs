@@ -15,6 +15,7 @@ pub mod outcomes;
 pub mod pulses;
 pub mod queue;
 pub mod trace;
+pub mod webhooks;
 
 use std::sync::Arc;
 
@@ -28,10 +29,20 @@ pub struct Ports {
     pub outcomes: Arc<dyn outcomes::Outcomes>,
     /// `None` where the queue itself notices a reused key.
     pub marks: Option<Arc<dyn marks::Marks>>,
+    /// `None` where no shop wants to be told of decisions.
+    pub webhooks: Option<Arc<dyn webhooks::Webhooks>>,
     pub names: Arc<order::OrderNames>,
     pub clock: Arc<dyn order::Clock>,
     pub chance: Arc<dyn order::Chance>,
     pub calls: Arc<calls::Calls>,
     pub meters: Arc<meters::Meters>,
     pub pulses: Arc<dyn pulses::Pulses>,
+}
+
+impl Ports {
+    /// The outbox that whoever acknowledges orders must tell of their decisions before; `None`
+    /// where the ledger does so itself, or nobody wants to know.
+    pub fn outbox_to_tell(&self) -> Option<&Arc<dyn webhooks::Webhooks>> {
+        self.webhooks.as_ref().filter(|webhooks| !webhooks.put_by_ledger())
+    }
 }

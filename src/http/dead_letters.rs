@@ -12,8 +12,8 @@ use super::body::{self, RequestBody};
 use super::problem::{Problem, json};
 use super::query;
 use super::server::Server;
-use super::timestamp::rfc3339;
 use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
+use crate::core::order::rfc3339;
 use crate::core::order::{OrderId, Timestamp};
 use crate::core::queue::{DeadLetter, LetterPlace, QueueError};
 

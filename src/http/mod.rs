@@ -25,9 +25,6 @@ mod server;
 mod status;
 mod stream;
 mod tag;
-mod timestamp {
-    pub(super) use crate::core::order::rfc3339;
-}
 mod trace;
 
 use std::sync::Arc;

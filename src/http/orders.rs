@@ -14,9 +14,8 @@ use super::event_stream::{self, EventStream, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
 use super::query;
 use super::server::Server;
-use super::timestamp::rfc3339;
 use crate::core::ledger::{OrderRecord, OrderState};
-use crate::core::order::{OrderId, Reason};
+use crate::core::order::{OrderId, Reason, rfc3339};
 
 const WAIT_MAX_S: u64 = 30;
 /// Hints can be lost, so a waiting buyer's order is looked at this often anyway.

@@ -15,6 +15,7 @@ use crate::core::Ports;
 use crate::core::ledger::LedgerError;
 use crate::core::meters::Counter;
 use crate::core::queue::{Backlog, QueueError};
+use crate::core::webhooks::Waiting;
 
 /// A store that takes longer than this to say that it is there counts as away.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,12 +43,21 @@ struct StatsJson {
     /// How long the oldest waiting order has waited; null when none waits, or the queue does not say.
     oldest_ms: Option<u64>,
     connections: usize,
+    /// Where a shop is told of decisions: null when the outbox does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhooks: Option<Option<Waiting>>,
 }
 
 impl Server {
     pub async fn stats(&self) -> Answer {
         let Ports { queue, meters, clock, .. } = &self.api.ports;
         let backlog = timeout(CHECK_TIMEOUT, queue.backlog()).await.ok().and_then(Result::ok);
+        let webhooks = match &self.api.ports.webhooks {
+            None => None,
+            Some(outbox) => {
+                Some(timeout(CHECK_TIMEOUT, outbox.waiting()).await.ok().and_then(Result::ok))
+            }
+        };
         let oldest = backlog.as_ref().and_then(|backlog| backlog.oldest);
         problem::json(
             StatusCode::OK,
@@ -64,6 +74,7 @@ impl Server {
                 backlog,
                 oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),
                 connections: self.connections(),
+                webhooks,
             },
         )
     }

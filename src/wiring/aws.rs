@@ -16,7 +16,7 @@ use crate::core::ledger::dynamodb::DynamoLedger;
 use crate::core::lock::redis::RedisLock;
 use crate::core::marks::redis::RedisMarks;
 use crate::core::meters::Meters;
-use crate::core::order::{OrderKey, SystemChance, SystemClock};
+use crate::core::order::{Clock, OrderKey, SystemChance, SystemClock};
 use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::pulses::local::LocalPulses;
@@ -54,14 +54,17 @@ pub(super) async fn open(settings: &Settings) -> Result<Ports> {
         dead_letter_queue_url: None,
         visibility: Duration::from_millis(settings.visibility_timeout_ms),
     };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let webhooks = super::webhooks::on_aws(settings, &aws, &queue.queue_url, &clock);
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone())),
         ledger: Arc::new(ledger(&aws, settings)),
         lock: None,
         marks: None,
+        webhooks,
         outcomes: Arc::new(LocalOutcomes::default()),
         names,
-        clock: Arc::new(SystemClock),
+        clock,
         chance: Arc::new(SystemChance),
         calls,
         meters: Arc::new(Meters::default()),

@@ -19,10 +19,15 @@ use crate::core::ledger::dynamodb::setup::TableSetup;
 use crate::core::ledger::{ItemSet, Ledger};
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
+use crate::core::webhooks::sqs::queue_names as webhook_queues;
 use crate::telemetry::say;
 
 /// The queue's name when nobody gives another.
 const DEFAULT_QUEUE: &str = "flux-orders";
+/// As long as SQS keeps anything: a shop may be away for days.
+const WEBHOOK_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
+/// A backstop only: an event that fails comes as a new message each time.
+const WEBHOOK_RECEIVES_MAX: u32 = 1_000;
 
 /// What a sale's resources are called, and how they should be.
 #[derive(Debug, Clone)]
@@ -39,6 +44,8 @@ pub struct Plan {
     pub max_receive_count: u32,
     /// Orders a second that the table of orders must take from the start. It can be raised only.
     pub expect: Option<u32>,
+    /// A shop is to be told of decisions, by way of two queues more.
+    pub webhooks: bool,
 }
 
 /// What was done, or would be in a dry run, in lines for a person; and what to set to use it.
@@ -62,6 +69,7 @@ impl Plan {
             dead_letter_retention: days(settings.dlq_retention_days),
             max_receive_count: settings.max_receive_count as u32,
             expect,
+            webhooks: settings.webhook_url.is_some(),
         }
     }
 
@@ -73,7 +81,8 @@ impl Plan {
         }
     }
 
-    fn queues(&self) -> [WantedQueue; 2] {
+    /// Dead-letter queues first.
+    fn queues(&self) -> Vec<WantedQueue> {
         let dead = WantedQueue {
             name: self.dead_letter_queue(),
             visibility: self.visibility,
@@ -90,6 +99,22 @@ impl Plan {
             retention: self.retention,
             dead_letters: Some(dead_letters),
         };
+        let mut queues = vec![dead, queue];
+        if self.webhooks {
+            queues.extend(self.webhook_queues());
+        }
+        queues
+    }
+
+    fn webhook_queues(&self) -> [WantedQueue; 2] {
+        let [queue, dead] = webhook_queues(&self.queue);
+        let (visibility, retention) = (self.visibility, WEBHOOK_RETENTION);
+        let dead = WantedQueue { name: dead, visibility, retention, dead_letters: None };
+        let dead_letters = Some(DeadLetters {
+            queue_name: dead.name.clone(),
+            max_receive_count: WEBHOOK_RECEIVES_MAX,
+        });
+        let queue = WantedQueue { name: queue, visibility, retention, dead_letters };
         [dead, queue]
     }
 }
@@ -120,6 +145,11 @@ pub async fn destroy(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String
     for name in [plan.queue.clone(), plan.dead_letter_queue()] {
         let there = queues.delete(&name, !dry_run).await?;
         found.push(("queue", name, there));
+    }
+    // They may be left from when there were webhooks.
+    for name in webhook_queues(&plan.queue) {
+        let there = queues.delete(&name, !dry_run).await?;
+        found.extend((there || plan.webhooks).then_some(("queue", name, there)));
     }
     let tables = TableSetup::new(aws, &plan.table).delete(!dry_run).await?;
     found.extend(tables.into_iter().map(|(table, there)| ("table", table, there)));

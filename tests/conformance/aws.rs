@@ -12,7 +12,11 @@ use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use flux::core::queue::sqs::{SqsQueue, SqsSettings};
 use flux::core::queue::{DeadLetter, QueueError};
 
-use super::{address, fresh_name, key, ledger, names, now, order, queue};
+use flux::core::order::SystemClock;
+use flux::core::webhooks::sqs::{SqsWebhooks, queue_names};
+use flux::core::webhooks::{Kinds, Webhooks, WebhooksError};
+
+use super::{address, fresh_name, key, ledger, names, now, order, queue, webhooks};
 
 const VISIBILITY: Duration = Duration::from_secs(2);
 
@@ -69,6 +73,38 @@ mod fifo_queue {
         super::open_queue(&aws, super::make_queue(&aws, ".fifo", 100).await)
     }
     super::queue::queue_contract!(bench);
+}
+
+/// An outbox beside a queue of orders, which need not be there.
+async fn outbox(aws: &Aws) -> SqsWebhooks {
+    let orders = fresh_name("orders");
+    let setup = QueueSetup::new(aws);
+    for name in queue_names(&orders) {
+        let retention = Duration::from_secs(3_600);
+        let queue = WantedQueue { name, visibility: VISIBILITY, retention, dead_letters: None };
+        setup.ensure(&queue, true).await.unwrap();
+    }
+    let [queue, _] = queue_names(&orders);
+    let url = setup.url(&queue).await.unwrap().unwrap().replace("-webhooks", "");
+    SqsWebhooks::new(aws, &url, Kinds::ALL, Arc::new(SystemClock))
+}
+
+mod webhook {
+    async fn bench() -> super::webhooks::Bench {
+        let webhooks = super::outbox(&super::stand_ins().await).await;
+        let webhooks = super::Arc::new(webhooks);
+        super::webhooks::Bench { webhooks, names: super::names(), ledger: None }
+    }
+    super::webhooks::webhooks_contract!(bench);
+}
+
+#[tokio::test]
+async fn a_missing_outbox_is_named_with_what_to_do() {
+    let aws = stand_ins().await;
+    let url = format!("{}/000000000000/away", address("FLUX_TEST_SQS"));
+    let outbox = SqsWebhooks::new(&aws, &url, Kinds::ALL, Arc::new(SystemClock));
+    let Err(WebhooksError::Broken(said)) = outbox.begin().await else { panic!() };
+    assert!(said.contains("away-webhooks") && said.contains("flux provision"), "{said}");
 }
 
 mod dynamodb {

@@ -13,6 +13,7 @@ mod pulses;
 pub mod queue;
 pub mod redis;
 mod sqlite;
+pub mod webhooks;
 
 use std::sync::Arc;
 

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use flux::core::connection::sqlite::Store;
 use flux::core::ledger::sqlite::SqliteLedger;
+use flux::core::ledger::{Commit, Committed, Expect, Ledger};
 use flux::core::lock::sqlite::SqliteLock;
-use flux::core::order::SystemClock;
+use flux::core::order::{Decided, Decision, Item, OrderNames, SystemClock, decide};
 use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::pulses::sqlite::SqlitePulses;
 use flux::core::queue::sqlite::SqliteQueue;
+use flux::core::webhooks::sqlite::SqliteWebhooks;
+use flux::core::webhooks::{Kinds, Webhooks};
 
-use super::{key, ledger, lock, names, outcomes, pulses, queue};
+use super::{key, ledger, lock, names, now, outcomes, pulses, queue, webhooks};
 
 /// A new file; its directory lasts as long as the process.
 fn file() -> std::path::PathBuf {
@@ -70,4 +73,66 @@ mod pulse {
         super::pulses::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
     }
     super::pulses::pulses_contract!(bench);
+}
+
+async fn outbox(store: Store, kinds: Kinds) -> SqliteWebhooks {
+    SqliteWebhooks::open(store, Arc::new(SystemClock), kinds).await.unwrap()
+}
+
+mod webhook {
+    async fn bench() -> super::webhooks::Bench {
+        let file = super::file();
+        let webhooks = super::outbox(super::Store::open(&file).unwrap(), super::Kinds::ALL).await;
+        super::Webhooks::begin(&webhooks).await.unwrap();
+        // A process that knows nothing of webhooks.
+        let store = super::Store::open(&file).unwrap();
+        let ledger = super::Arc::new(super::SqliteLedger::new(store, super::key()));
+        let webhooks = super::Arc::new(webhooks);
+        super::webhooks::Bench { webhooks, names: super::names(), ledger: Some(ledger) }
+    }
+    super::webhooks::webhooks_contract!(bench);
+}
+
+/// Two orders for the last unit of an item: one is sold, one is not.
+fn verdict(names: &OrderNames, item_name: &str) -> Commit {
+    let read = Item::new(super::item(item_name), 2);
+    let orders = vec![super::order(names, item_name, "ann"), super::order(names, item_name, "bob")];
+    let verdict = decide(Some(&read), orders, now());
+    Commit { item: verdict.item.unwrap(), expect: Expect::Version(0), decided: verdict.decided }
+}
+
+async fn due(webhooks: &SqliteWebhooks) -> Vec<Decided> {
+    let due = webhooks.take(100, Duration::ZERO, Duration::from_secs(60)).await.unwrap();
+    due.into_iter().map(|due| due.decided).collect()
+}
+
+#[tokio::test]
+async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_wanted() {
+    let (store, names) = (store(), names());
+    let ledger = SqliteLedger::new(store.clone(), key());
+    ledger.commit(&verdict(&names, "before")).await.unwrap();
+
+    let sold = outbox(store.clone(), Kinds::parse("sold").unwrap()).await;
+    assert!(due(&sold).await.is_empty());
+    sold.begin().await.unwrap();
+    ledger.commit(&verdict(&names, "sold")).await.unwrap();
+    let came = due(&sold).await;
+    assert_eq!(came.iter().map(|one| one.decision).collect::<Vec<_>>(), [Decision::Sold]);
+
+    // A refused commit has written, and undone, what comes before the order that is decided.
+    let all = outbox(store.clone(), Kinds::ALL).await;
+    all.begin().await.unwrap();
+    let mut refused = verdict(&names, "refused");
+    refused.decided.push(Decided { order: came[0].order.clone(), ..refused.decided[1].clone() });
+    let queue = SqliteQueue::new(store.clone(), Arc::new(SystemClock), Duration::from_secs(5), 100);
+    let orders: Vec<_> = refused.decided[..2].iter().map(|one| one.order.clone()).collect();
+    flux::core::queue::Queue::send(&queue, &orders).await;
+    let answer = ledger.commit(&refused).await.unwrap();
+    assert!(matches!(answer, Committed::Refused { .. }), "{answer:?}");
+    assert!(due(&all).await.is_empty());
+
+    all.end().await.unwrap();
+    ledger.commit(&verdict(&names, "after")).await.unwrap();
+    assert!(due(&all).await.is_empty());
+    assert!(!SqliteWebhooks::is_on(&store).await.unwrap());
 }

@@ -177,6 +177,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         lock: None,
         outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,
+        webhooks: None,
         names,
         chance: Arc::new(SystemChance),
         calls: Arc::default(),

@@ -26,6 +26,10 @@ pub struct Auditor {
     pub strict_order: bool,
     /// Somebody compares a reused key with its first request.
     pub keys_are_compared: bool,
+    /// The shop is told of each decision.
+    pub shop_is_told: bool,
+    /// Orders whose events are in the outbox.
+    told: BTreeSet<OrderId>,
     /// On a standard queue: units given while an order accepted before waited.
     pub inversions: u64,
     items: BTreeMap<ItemId, Books>,
@@ -318,6 +322,16 @@ impl Auditor {
         }
     }
 
+    /// The outbox has the event of this decision.
+    pub fn told(&mut self, one: &Decided) {
+        let account = self.orders.get(&one.order.id);
+        if account.is_none_or(|account| account.state != State::Decided(one.decision)) {
+            let (id, decision) = (one.order.id, one.decision);
+            self.broken(format!("webhooks: the shop is told that {id} is {decision:?}"));
+        }
+        self.told.insert(one.order.id);
+    }
+
     /// Orders that the queue took and that neither have a decision nor are dead-lettered.
     pub fn undecided(&self) -> Vec<OrderId> {
         let waiting = self.orders.values().filter(|account| account.state == State::Waiting);
@@ -328,6 +342,10 @@ impl Auditor {
     pub fn close(&mut self, dead: &BTreeSet<OrderId>) {
         let mut wrong = Vec::new();
         for (id, account) in &self.orders {
+            let decided = matches!(account.state, State::Decided(_));
+            if self.shop_is_told && decided && !self.told.contains(id) {
+                wrong.push(format!("webhooks: {id} was decided, and the shop is never told"));
+            }
             match account.state {
                 State::Waiting => wrong.push(format!("P3: {id} was never decided")),
                 State::Dead if !dead.contains(id) => {

@@ -19,10 +19,12 @@ pub enum Guard {
     EntryByEntry,
     RepeatDropped,
     OrderIdKept,
+    ToldBeforeAck,
+    SeenToldToo,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 10] = {
+    pub const ALL: [Guard; 12] = {
         use Guard::*;
         [
             Version,
@@ -35,6 +37,8 @@ impl Guard {
             EntryByEntry,
             RepeatDropped,
             OrderIdKept,
+            ToldBeforeAck,
+            SeenToldToo,
         ]
     };
 
@@ -51,6 +55,8 @@ impl Guard {
             Guard::EntryByEntry => "a batch's answers are read entry by entry",
             Guard::RepeatDropped => "a repeat is dropped before the commit",
             Guard::OrderIdKept => "an order keeps its id through the dead-letter queue",
+            Guard::ToldBeforeAck => "its webhook is in the outbox before it is acknowledged",
+            Guard::SeenToldToo => "an order found decided has its webhook put too",
         }
     }
 
@@ -60,6 +66,8 @@ impl Guard {
             Guard::AckAfterCommit => Some(pipeline::Guard::AckAfterCommit),
             Guard::DurableBefore202 => Some(pipeline::Guard::DurableBefore202),
             Guard::RepeatDropped => Some(pipeline::Guard::RepeatDropped),
+            Guard::ToldBeforeAck => Some(pipeline::Guard::ToldBeforeAck),
+            Guard::SeenToldToo => Some(pipeline::Guard::SeenToldToo),
             _ => None,
         }
     }

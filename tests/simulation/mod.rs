@@ -11,6 +11,7 @@ mod guards;
 mod ledger;
 mod lock;
 mod messages;
+mod outbox;
 mod process;
 mod queue;
 mod scenario;

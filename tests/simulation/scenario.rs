@@ -132,6 +132,7 @@ impl Sale {
             backlog_max: *w.pick(&[10, 1_000]),
             commit_max: *w.pick(&[2, 5, 99]),
             old_receipts_count: w.one_in(2),
+            shop_is_told: backend != Backend::Embedded && w.one_in(2),
             without,
         };
         let rules = Rules {
@@ -158,6 +159,7 @@ impl Sale {
         };
         w.audit(|auditor| {
             auditor.unlisted_stock = plan.rules.unlisted_stock;
+            auditor.shop_is_told = setup.shop_is_told;
             auditor.strict_order = backend != Backend::Standard;
             auditor.keys_are_compared = plan.redis || backend == Backend::Embedded;
         });

@@ -10,12 +10,14 @@ use flux::core::lock::Token;
 use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
 use flux::core::pulses::local::LocalPulses;
 use flux::core::queue::DeadLetter;
+use flux::core::webhooks::Webhooks;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::guards::Guard;
 use super::ledger::SimLedger;
 use super::lock::SimRedis;
+use super::outbox::SimWebhooks;
 use super::process::Process;
 use super::queue::SimQueue;
 use super::world::World;
@@ -42,6 +44,8 @@ pub struct Setup {
     pub commit_max: usize,
     /// A receipt of an earlier delivery still takes its message away.
     pub old_receipts_count: bool,
+    /// A shop is to be told of each decision, by whoever acknowledges its order.
+    pub shop_is_told: bool,
     /// The guard that is taken out, if any.
     pub without: Option<Guard>,
 }
@@ -106,12 +110,15 @@ impl Store {
         let services = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
         let marks = redis && !self.is_embedded();
         let number = self.state().fresh() as u32;
+        let outbox = SimWebhooks { process: process.clone(), store: store.clone() };
+        let outbox: Arc<dyn Webhooks> = Arc::new(outbox);
         Ports {
             queue: Arc::new(SimQueue { process: process.clone(), store: store.clone() }),
             ledger: Arc::new(SimLedger::new(process.clone(), store)),
             lock: if redis { Some(services.clone()) } else { None },
             outcomes: services.clone(),
             marks: if marks { Some(services) } else { None },
+            webhooks: self.setup.shop_is_told.then_some(outbox),
             names: names(number),
             clock: process.clone(),
             chance: process,

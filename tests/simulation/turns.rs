@@ -31,6 +31,7 @@ pub fn calm(backend: Backend) -> Arc<Store> {
         backlog_max: 10_000,
         commit_max: 2,
         old_receipts_count: false,
+        shop_is_told: false,
         without: None,
     };
     Store::new(&world, setup)

@@ -51,7 +51,10 @@ struct Inner {
 #[derive(Default)]
 struct Changes {
     tick: watch::Sender<u64>,
+    /// Begun by this process.
     transactions: AtomicU64,
+    /// Ended by this process, one way or the other.
+    written: AtomicU64,
 }
 
 impl fmt::Debug for Store {
@@ -140,6 +143,11 @@ impl Store {
     /// How often [`Store::changes`] has ticked.
     pub fn tick(&self) -> u64 {
         *self.0.changes.tick.borrow()
+    }
+
+    /// Another number after each transaction of this process.
+    pub fn written(&self) -> u64 {
+        self.0.changes.written.load(Ordering::Relaxed)
     }
 
     /// The key under which this file's orders are named: the one given, or one drawn at random
@@ -234,6 +242,7 @@ fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>, changes:
                 changes.tick.send_modify(|tick| *tick += 1);
             }
         });
+        changes.written.fetch_add(1, Ordering::Relaxed);
         if let Err(e) = &written {
             tracing::error!("a transaction of {} jobs failed: {e}", jobs.len());
         }

@@ -65,6 +65,18 @@ pub struct OrderRecord {
     pub state: OrderState,
 }
 
+impl OrderRecord {
+    /// `None` for what has no decision.
+    pub fn decided(self) -> Option<Decided> {
+        match self.state {
+            OrderState::Decided { decision, decided_at } => {
+                Some(Decided { order: self.order, decision, decided_at })
+            }
+            OrderState::Queued | OrderState::DeadLettered => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderState {
     /// Only a ledger that shares its store with the queue knows of queued orders.

@@ -11,9 +11,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{OrderId, message};
+use super::{Decided, OrderId, message};
 use crate::core::Ports;
-use crate::core::ledger::OrderState;
+use crate::core::ledger::OrderRecord;
 use crate::core::queue::{
     Became, DeadLetter, LetterPlace, LetterVisitor, Letters, QueueError, Wish,
 };
@@ -187,11 +187,13 @@ async fn decided_among(
     }
     let found = ports.ledger.find(&orders).await;
     let found = found.map_err(|e| QueueError::Busy(format!("decisions cannot be read: {e}")))?;
-    let decided = found.into_iter().flatten().filter_map(|record| match record.state {
-        OrderState::Decided { .. } => Some(record.order.id),
-        OrderState::Queued | OrderState::DeadLettered => None,
-    });
-    Ok(decided.collect())
+    let decided: Vec<Decided> =
+        found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
+    // Whoever decided these may have died before the shop was told, and their letters are dropped.
+    if let Some(outbox) = ports.outbox_to_tell() {
+        outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
+    }
+    Ok(decided.into_iter().map(|decided| decided.order.id).collect())
 }
 
 #[async_trait]

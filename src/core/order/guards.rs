@@ -11,6 +11,10 @@ pub enum Guard {
     DurableBefore202,
     /// Repeats of an order are dropped before it is decided.
     RepeatDropped,
+    /// Where the ledger does not tell the shop, orders are acknowledged after it is told.
+    ToldBeforeAck,
+    /// It is told of orders that are found decided too.
+    SeenToldToo,
 }
 
 #[cfg(debug_assertions)]

@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use super::super::items::{ItemJson, shown};
 use super::super::problem::json_bytes;
-use super::super::timestamp::rfc3339;
 use super::processes::{Rates, Seen};
 use super::sample::Sample;
-use crate::core::order::{ItemId, OrderId, UserId};
+use crate::core::order::{ItemId, OrderId, UserId, rfc3339};
 use crate::core::pulses::{Kind, LastDecision};
 
 /// One second in the plots.

@@ -91,6 +91,16 @@ fn write_meters(page: &mut Page, ports: &Ports) {
     }
     let about = "Orders received and not yet decided.";
     page.gauge("flux_orders_in_hand", about, m.in_hand.get());
+    if ports.webhooks.is_some() {
+        let name = "flux_webhooks_total";
+        page.family(name, "counter", "Attempts of this process to send a webhook.");
+        for (result, count) in ["taken", "failed", "dead"].into_iter().zip(&m.webhooks) {
+            page.value(name, &[("result", result)], count.get());
+        }
+        let about = "Webhooks (messages on SQS) that wait; 0 from a process that sends none.";
+        let waiting = m.webhooks_waiting.load(std::sync::atomic::Ordering::Relaxed);
+        page.gauge("flux_webhooks_waiting", about, waiting);
+    }
     write_calls(page, ports);
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use crate::core::ledger::dynamodb::items_table;
+use crate::core::webhooks::sqs::queue_names as webhook_queues;
 
 /// Takes orders and answers questions. `serve --workers N` needs those of work as well, and dead
 /// letters over HTTP those of dlq.
@@ -15,6 +16,7 @@ const SERVE: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    webhooks: [&[], &[]],
 };
 
 /// Decides orders.
@@ -28,6 +30,16 @@ const WORK: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
     items: &["dynamodb:GetItem", "dynamodb:PutItem"],
+    webhooks: [
+        &[
+            "sqs:SendMessage",
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:GetQueueAttributes",
+        ],
+        &["sqs:SendMessage", "sqs:GetQueueAttributes"],
+    ],
 };
 
 /// What every command asks to know whether the sale is there.
@@ -36,6 +48,7 @@ const THERE: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem"],
     items: &["dynamodb:GetItem"],
+    webhooks: [&[], &[]],
 };
 
 const AUDIT: Grants<'_> = Grants {
@@ -60,6 +73,7 @@ const DLQ: Grants<'_> = Grants {
         "sqs:SendMessage",
     ],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
+    webhooks: [&["sqs:SendMessage"], &[]],
     ..THERE
 };
 
@@ -92,6 +106,7 @@ const PROVISION: Grants<'_> = Grants {
         "dynamodb:GetItem",
         "dynamodb:PutItem",
     ],
+    webhooks: [QUEUE_SETUP, QUEUE_SETUP],
 };
 
 /// What may be done with each resource.
@@ -100,6 +115,8 @@ struct Grants<'a> {
     dead_letters: &'a [&'a str],
     orders: &'a [&'a str],
     items: &'a [&'a str],
+    /// The outbox's queue, and its dead-letter queue; where there are webhooks.
+    webhooks: [&'a [&'a str]; 2],
 }
 
 /// The policies `{"serve": ..., "work": ..., ...}` for a plan's resources in a region, in
@@ -124,6 +141,8 @@ fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
     };
     let queue = |name: &str| format!("arn:{partition}:sqs:{region}:*:{name}");
     let table = |name: &str| format!("arn:{partition}:dynamodb:{region}:*:table/{name}");
+    let webhooks = grants.webhooks.into_iter().zip(webhook_queues(&plan.queue));
+    let webhooks = webhooks.filter(|(actions, _)| plan.webhooks && !actions.is_empty());
     let statements: Vec<Value> = [
         (grants.queue, queue(&plan.queue)),
         (grants.dead_letters, queue(&plan.dead_letter_queue())),
@@ -131,6 +150,7 @@ fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
         (grants.items, table(&items_table(&plan.table))),
     ]
     .into_iter()
+    .chain(webhooks.map(|(actions, name)| (actions, queue(&name))))
     .map(|(actions, arn)| json!({"Effect": "Allow", "Action": actions, "Resource": arn}))
     .collect();
     json!({"Version": "2012-10-17", "Statement": statements})

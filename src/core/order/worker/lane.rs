@@ -249,8 +249,8 @@ impl Lane {
         let ports = &self.floor.ports;
         ports.meters.decided(&decided, ports.clock.now());
         self.drop_seen(batch, seen);
-        let ids = decided.into_iter().map(|one| one.order.id).collect();
-        self.floor.hand.settle(std::mem::take(batch));
+        let ids = decided.iter().map(|one| one.order.id).collect();
+        self.floor.settle(decided, std::mem::take(batch));
         self.publish(ids);
     }
 
@@ -260,7 +260,7 @@ impl Lane {
             return;
         }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
-        self.floor.hand.let_go(batch.extract_if(.., is_seen).collect());
+        self.floor.let_go(batch.extract_if(.., is_seen).collect());
         self.publish(seen.to_vec());
     }
 

@@ -3,6 +3,7 @@
 
 mod hand;
 mod lane;
+mod tell;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -80,6 +81,8 @@ struct Floor {
     slots: Arc<Semaphore>,
     /// Until when no lock is asked for, because its service was away.
     no_lock_until: Mutex<Option<Instant>>,
+    /// On their way to the outbox of webhooks.
+    telling: TaskTracker,
     /// No new work is begun after this.
     halt: CancellationToken,
     /// Pauses are cut short after this.
@@ -100,6 +103,7 @@ impl Worker {
             hand,
             lines: Mutex::default(),
             no_lock_until: Mutex::default(),
+            telling: TaskTracker::new(),
             halt: CancellationToken::new(),
             stop: stop.clone(),
         });
@@ -112,6 +116,8 @@ impl Worker {
         }
         lanes.close();
         lanes.wait().await;
+        floor.telling.close();
+        floor.telling.wait().await;
         halting.abort();
         extending.abort();
         floor.hand.finish(acking).await;

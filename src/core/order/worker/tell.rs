@@ -1,0 +1,92 @@
+//! What is decided is acknowledged; where a shop wants to know and the ledger does not tell it
+//! itself, its event is put into the outbox before that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Floor;
+use super::hand::Pending;
+use crate::core::ledger::OrderRecord;
+use crate::core::order::guards::{self, Guard};
+use crate::core::order::{Decided, OrderId};
+use crate::core::webhooks::Webhooks;
+
+/// Pause after the outbox failed; doubled for each further time up to the second value.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+
+impl Floor {
+    /// These orders got their decisions just now. While their events are on their way the lane
+    /// goes on; orders that wait for it stay in hand, which bounds them.
+    pub fn settle(self: &Arc<Self>, decided: Vec<Decided>, batch: Vec<Pending>) {
+        let Some(outbox) = self.ports.outbox_to_tell().cloned() else {
+            return self.hand.settle(batch);
+        };
+        if batch.is_empty() {
+            return;
+        }
+        let floor = self.clone();
+        self.telling.spawn(async move {
+            if guards::is_out(Guard::ToldBeforeAck) {
+                floor.hand.settle(batch);
+                floor.tell(&*outbox, &decided).await;
+            } else if floor.tell(&*outbox, &decided).await {
+                floor.hand.settle(batch);
+            }
+        });
+    }
+
+    /// Somebody else has decided or dead-lettered these orders, and may have died before the shop
+    /// was told.
+    pub fn let_go(self: &Arc<Self>, closed: Vec<Pending>) {
+        let Some(outbox) = self.ports.outbox_to_tell().cloned() else {
+            return self.hand.let_go(closed);
+        };
+        let floor = self.clone();
+        self.telling.spawn(async move {
+            let told =
+                guards::is_out(Guard::SeenToldToo) || floor.tell_seen(&*outbox, &closed).await;
+            if told {
+                floor.hand.let_go(closed);
+            }
+        });
+    }
+
+    async fn tell_seen(&self, outbox: &dyn Webhooks, closed: &[Pending]) -> bool {
+        let ids: Vec<OrderId> = closed.iter().map(|pending| pending.order.id).collect();
+        let mut pause = PAUSE.0;
+        let found = loop {
+            match self.ports.ledger.find(&ids).await {
+                Ok(found) => break found,
+                Err(e) => tracing::warn!("{e}; trying again before webhooks are sent"),
+            }
+            if !self.pause_to_tell(&mut pause).await {
+                return false;
+            }
+        };
+        let decided = found.into_iter().flatten().filter_map(OrderRecord::decided);
+        self.tell(outbox, &decided.collect::<Vec<_>>()).await
+    }
+
+    /// `false` when it could not before the worker halted: what is not acknowledged then comes
+    /// again, is found decided, and is told by whoever gets it.
+    async fn tell(&self, outbox: &dyn Webhooks, decided: &[Decided]) -> bool {
+        let mut pause = PAUSE.0;
+        loop {
+            let Err(e) = outbox.put(decided).await else { return true };
+            tracing::warn!("{} decisions are not acknowledged yet: {e}", decided.len());
+            if !self.pause_to_tell(&mut pause).await {
+                return false;
+            }
+        }
+    }
+
+    async fn pause_to_tell(&self, pause: &mut Duration) -> bool {
+        let now = *pause;
+        *pause = (now * 2).min(PAUSE.1);
+        tokio::select! {
+            biased;
+            () = self.halt.cancelled() => false,
+            () = tokio::time::sleep(now) => true,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Webhooks, as the settings have them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use super::Usage;
+use crate::config::{Backend, Settings};
+use crate::core::Ports;
+use crate::core::connection::aws::Aws;
+use crate::core::connection::sqlite::Store;
+use crate::core::connection::web::Web;
+use crate::core::order::{Clock, SystemClock};
+use crate::core::webhooks::sender::{PAUSES, Sender};
+use crate::core::webhooks::sqlite::SqliteWebhooks;
+use crate::core::webhooks::sqs::SqsWebhooks;
+use crate::core::webhooks::{Endpoint, Kinds, Secrets, Shop, Webhooks};
+
+/// The shop that is to be told of decisions, if there is one.
+pub fn shop(settings: &Settings) -> Option<Shop> {
+    let (url, secret) = (settings.webhook_url.as_ref()?, settings.webhook_secret.as_ref()?);
+    let checked = "the settings were checked";
+    Some(Shop {
+        web: Web::new(),
+        endpoint: Endpoint::parse(url.expose_secret()).expect(checked),
+        secrets: Secrets::parse(secret.expose_secret()).expect(checked),
+        timeout: Duration::from_millis(settings.webhook_timeout_ms),
+    })
+}
+
+/// Sends what waits in the outbox until stopped, if there is a shop to send it to.
+pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
+    let (Some(shop), Some(webhooks)) = (shop(settings), ports.webhooks.clone()) else { return };
+    let sender = Sender {
+        webhooks,
+        shop,
+        pauses: PAUSES.to_vec(),
+        clock: ports.clock.clone(),
+        chance: ports.chance.clone(),
+        drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
+        meters: ports.meters.clone(),
+    };
+    sender.run(stop).await;
+}
+
+/// The outbox, whether or not there is a shop.
+pub async fn outbox(settings: &Settings) -> Result<Arc<dyn Webhooks>> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    if settings.backend() == Backend::Embedded {
+        let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+        return Ok(open(settings, &store, &clock).await?);
+    }
+    let aws = super::aws::load(settings, Arc::default()).await?;
+    let Some(orders) = &settings.sqs_queue_url else {
+        return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
+    };
+    Ok(Arc::new(SqsWebhooks::new(&aws, orders, kinds(settings), clock)))
+}
+
+pub(super) async fn embedded(
+    settings: &Settings,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<dyn Webhooks>>> {
+    if settings.webhook_url.is_some() {
+        return Ok(Some(open(settings, store, clock).await?));
+    }
+    if SqliteWebhooks::is_on(store).await.map_err(|e| Usage(e.to_string()))? {
+        tracing::warn!(
+            "events for webhooks gather in this store, and this process does not send them: set \
+             webhook_url, or stop it with `flux webhooks off`"
+        );
+    }
+    Ok(None)
+}
+
+async fn open(
+    settings: &Settings,
+    store: &Store,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Webhooks>, Usage> {
+    let opened = SqliteWebhooks::open(store.clone(), clock.clone(), kinds(settings)).await;
+    Ok(Arc::new(opened.map_err(|e| Usage(e.to_string()))?))
+}
+
+pub(super) fn on_aws(
+    settings: &Settings,
+    aws: &Aws,
+    orders_url: &str,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<dyn Webhooks>> {
+    settings.webhook_url.as_ref()?;
+    Some(Arc::new(SqsWebhooks::new(aws, orders_url, kinds(settings), clock.clone())))
+}
+
+fn kinds(settings: &Settings) -> Kinds {
+    Kinds::parse(&settings.webhook_events).expect("the settings were checked")
+}

@@ -1,0 +1,273 @@
+//! A shop that is told of decisions by real processes: what it hears, whatever is killed when.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Desk, SESAME, buy, decided, http};
+use crate::webhooks::receiver::{Receiver, Reply};
+use crate::webhooks::{NEW_SECRET, SECRET};
+
+/// The desk, where a receiver is to be told within a second or so.
+fn told(desk: Desk, receiver: &Receiver, secret: &str) -> Desk {
+    desk.with("FLUX_WEBHOOK_URL", &receiver.url())
+        .with("FLUX_WEBHOOK_SECRET", secret)
+        .with("FLUX_WEBHOOK_TIMEOUT_MS", "1000")
+}
+
+fn taken(_: u64, _: u64, _: &Value) -> Reply {
+    Reply::Status(200)
+}
+
+/// The same with an outbox on AWS.
+fn told_on_aws(receiver: &Receiver) -> (Desk, String) {
+    // On the stand-ins a worker that dies would keep its deliveries for half a minute.
+    let desk = told(Desk::on_aws(), receiver, SECRET)
+        .with("FLUX_VISIBILITY_TIMEOUT_MS", "3000")
+        .with("FLUX_LEASE_MS", "1000");
+    super::story::provisioned(desk, "")
+}
+
+/// What the shop hears is what the buyer sees.
+fn hears_what_buyers_see(desk: &Desk, receiver: &Receiver) {
+    desk.run("provision --item hall --stock 1");
+    let (_serve, address) = desk.serve("--workers 5");
+    let orders = ["Zoë", "bob", "cid"].map(|user| buy(&address, user, "hall"));
+    let seen: Vec<Value> = orders.iter().map(|order| decided(&address, order)).collect();
+    let heard = receiver.wait_for_orders(&orders);
+    for (order, seen) in orders.iter().zip(seen) {
+        let event = &heard[order];
+        assert_eq!(event["data"], seen);
+        assert_eq!(event["timestamp"], seen["decided_at"]);
+        let kind = format!("order.{}", seen["status"].as_str().unwrap());
+        assert_eq!(event["type"], kind);
+    }
+    let sold = heard.values().filter(|event| event["type"] == "order.sold").count();
+    assert_eq!(sold, 1);
+    let (_, stats) = http(&address, "GET /stats", "");
+    assert_eq!(stats["webhooks"]["dead_letters"], 0, "{stats}");
+}
+
+#[test]
+fn the_shop_hears_what_buyers_see_on_the_embedded_backend() {
+    let receiver = Receiver::open(&[SECRET], taken);
+    hears_what_buyers_see(&told(Desk::new(), &receiver, SECRET), &receiver);
+}
+
+#[test]
+fn the_shop_hears_what_buyers_see_on_aws() {
+    let receiver = Receiver::open(&[SECRET], taken);
+    let (desk, done) = told_on_aws(&receiver);
+    assert_eq!(done.matches(" made\n").count(), 6, "{done}");
+    assert!(done.contains("-webhooks made") && done.contains("-webhooks-dlq made"), "{done}");
+    hears_what_buyers_see(&desk, &receiver);
+    let again = desk.run("provision --backend aws");
+    assert_eq!(again.matches("is there already").count(), 6, "{again}");
+    let policies = desk.run("provision --backend aws --print iam");
+    assert_eq!(policies.matches("-webhooks\"").count(), 2, "{policies}");
+    let gone = desk.run("provision --backend aws --destroy --yes");
+    assert_eq!(gone.matches("deleted").count(), 6, "{gone}");
+}
+
+/// A sale of many items, by workers that are killed again and again, to a shop whose answers are
+/// lost or refused now and then: each decision reaches it, and says what the ledger says.
+fn is_told_of_every_decision_whoever_is_killed(desk: &Desk, receiver: &Receiver) {
+    let (_serve, address) = desk.serve("");
+    let mut orders = Vec::new();
+    for round in 0..6 {
+        let mut work = desk.start("work --concurrency 8");
+        for n in 0..40 {
+            orders.push(buy(&address, &format!("user-{n}"), &format!("item-{}", n % 7)));
+        }
+        // At any moment: before a commit, between it and its event, while that is sent.
+        std::thread::sleep(Duration::from_millis(120 + 170 * round));
+        work.signal("KILL");
+        work.end();
+    }
+    let _work = desk.start("work --concurrency 8");
+    for order in &orders {
+        decided(&address, order);
+    }
+    let heard = receiver.wait_for_orders(&orders);
+    let seen: HashMap<String, Value> =
+        orders.iter().map(|order| (order.clone(), decided(&address, order))).collect();
+    assert_eq!(heard.len(), orders.len());
+    for (order, event) in &heard {
+        assert_eq!(event["data"], seen[order]);
+    }
+    assert_eq!(heard.values().filter(|event| event["type"] == "order.sold").count(), 7);
+    assert!(receiver.got().len() > orders.len());
+}
+
+/// One answer in nine is lost, one refused.
+fn unreliable(n: u64, _: u64, _: &Value) -> Reply {
+    match n % 9 {
+        3 => Reply::HangUp,
+        7 => Reply::Status(500),
+        _ => Reply::Status(200),
+    }
+}
+
+#[test]
+fn every_decision_reaches_the_shop_whoever_is_killed_on_the_embedded_backend() {
+    let receiver = Receiver::open(&[SECRET], unreliable);
+    let desk = told(Desk::new(), &receiver, SECRET);
+    is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
+}
+
+#[test]
+fn every_decision_reaches_the_shop_whoever_is_killed_on_aws() {
+    let receiver = Receiver::open(&[SECRET], unreliable);
+    let (desk, _) = told_on_aws(&receiver);
+    is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
+}
+
+#[test]
+fn a_shop_that_never_answers_or_is_not_there_slows_no_decision() {
+    // A port that nobody listens on, until the shop opens there.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = Receiver::open(&[SECRET], |_, _, _| Reply::Never);
+    for address in [silent.address, closed] {
+        let desk = Desk::new()
+            .with("FLUX_WEBHOOK_URL", &format!("http://{address}/"))
+            .with("FLUX_WEBHOOK_SECRET", SECRET)
+            .with("FLUX_WEBHOOK_TIMEOUT_MS", "60000");
+        let (mut serve, api) = desk.serve("--workers 5");
+        let orders: Vec<String> =
+            (0..100).map(|n| buy(&api, &format!("user-{n}"), &format!("item-{n}"))).collect();
+        for order in &orders {
+            assert_eq!(decided(&api, order)["status"], "sold");
+        }
+        if address == closed {
+            serve.log_line("takes no webhooks");
+            let shop = Receiver::open_at(closed, &[SECRET], taken);
+            shop.wait_for_orders(&orders);
+            serve.log_line("takes webhooks again");
+        }
+        serve.signal("TERM");
+        assert_eq!(serve.end().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn what_the_shop_wants_no_more_is_listed_redriven_and_dropped() {
+    let receiver = Receiver::open(&[SECRET], |_, _, _| Reply::Status(410));
+    let desk = told(Desk::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
+    let (_serve, address) = desk.serve("--workers 5");
+    let orders = ["a", "b", "c"].map(|item| buy(&address, "ann", item));
+    let loser = buy(&address, "bob", "a");
+    assert_eq!(decided(&address, &loser)["status"], "rejected");
+    receiver.wait_for(3);
+    let letters = || {
+        let printed = desk.run("webhooks list");
+        let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+        printed.lines().map(read).collect::<Vec<_>>()
+    };
+    while letters().len() < 3 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    for letter in letters() {
+        assert_eq!((&letter["status"], &letter["attempts"]), (&json!("sold"), &json!(1)));
+        assert!(letter["reason"].as_str().unwrap().contains("410"), "{letter}");
+    }
+    receiver.tell(taken);
+    let redriven = desk.run(&format!("webhooks redrive --id {}", orders[0]));
+    assert_eq!(redriven, "1 due again\n");
+    receiver.wait_for(4);
+    assert_eq!(receiver.got()[3].id, format!("msg_{}", orders[0]));
+    assert_eq!(desk.run(&format!("webhooks drop --id {}", orders[1])), "1 dropped\n");
+    assert_eq!(desk.run("webhooks redrive --all"), "1 due again\n");
+    receiver.wait_for(5);
+    assert_eq!(receiver.got()[4].id, format!("msg_{}", orders[2]));
+    assert!(letters().is_empty());
+    assert!(receiver.got().iter().all(|got| got.signed && got.id != format!("msg_{loser}")));
+
+    desk.run("webhooks off");
+    assert_eq!(decided(&address, &buy(&address, "ann", "d"))["status"], "sold");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(receiver.got().len(), 5);
+}
+
+#[test]
+fn while_a_secret_is_changed_the_shop_may_know_either() {
+    let receiver = Receiver::open(&[SECRET, NEW_SECRET], taken);
+    let desk = told(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
+    let said = desk.run("webhooks send-test");
+    assert!(said.contains("took it in") && !said.contains(SESAME), "{said}");
+    let got = receiver.got();
+    assert!(got[0].signed && got[0].event["type"] == "flux.test", "{got:?}");
+
+    let old = told(Desk::new(), &receiver, SECRET);
+    old.run("webhooks send-test");
+    assert!(!receiver.got()[1].signed);
+    receiver.tell(|_, _, _| Reply::Status(401));
+    let output = old.command("webhooks send-test").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("HTTP status 401") && !said.contains(SESAME), "{said}");
+}
+
+#[test]
+fn a_rehearsal_tells_no_shop() {
+    let receiver = Receiver::open(&[SECRET], taken);
+    let desk = told(Desk::new(), &receiver, SECRET);
+    desk.run("stress --item x --stock 2 --users 20 --connections 2");
+    assert!(receiver.got().is_empty());
+}
+
+#[test]
+fn webhooks_that_cannot_be_are_refused() {
+    let refused = |settings: &[(&str, &str)], part: &str| {
+        let desk = settings.iter().fold(Desk::new(), |desk, (name, value)| desk.with(name, value));
+        let line = desk.refused("work");
+        assert!(line.contains(part), "{line}");
+    };
+    let (url, secret) = ("FLUX_WEBHOOK_URL", "FLUX_WEBHOOK_SECRET");
+    let shop = "https://shop.example/open-sesame";
+    refused(&[(url, shop)], "webhook_url needs a webhook_secret");
+    refused(&[(secret, SECRET)], "webhook_secret needs a webhook_url");
+    refused(&[(url, "http://shop.example/"), (secret, SECRET)], "webhook_url must be https://");
+    let login = "https://ann:open-sesame@shop.example/";
+    refused(&[(url, login), (secret, SECRET)], "without a user and password");
+    refused(&[(url, shop), (secret, SESAME)], "webhook_secret must be whsec_");
+    let both = [(url, shop), (secret, SECRET)];
+    refused(&[both[0], both[1], ("FLUX_WEBHOOK_EVENTS", "paid")], "webhook_events must be sold");
+    let line = Desk::new().refused("webhooks send-test");
+    assert!(line.contains("set webhook_url and webhook_secret"), "{line}");
+
+    let receiver = Receiver::open(&[SECRET], taken);
+    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
+    let line = told(desk, &receiver, SECRET).refused("work");
+    assert!(line.contains("-webhooks: run `flux provision` with webhook_url set"), "{line}");
+}
+
+#[test]
+fn a_process_without_the_shops_address_says_that_events_gather() {
+    let receiver = Receiver::open(&[SECRET], taken);
+    let desk = told(Desk::new(), &receiver, SECRET);
+    {
+        let (mut serve, _) = desk.serve("--workers 1");
+        serve.signal("TERM");
+        serve.end();
+    }
+    let mut desk = desk;
+    let url = desk.environment.iter().position(|(name, _)| name == "FLUX_WEBHOOK_URL").unwrap();
+    let url = desk.environment.remove(url);
+    desk.environment.retain(|(name, _)| name != "FLUX_WEBHOOK_SECRET");
+    let order = {
+        let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 1");
+        serve.log_line("events for webhooks gather in this store");
+        let line = serve.log_line("listening on http://");
+        let address = line.split_once("http://").unwrap().1.to_owned();
+        let order = buy(&address, "ann", "x");
+        decided(&address, &order);
+        assert_eq!(http(&address, "GET /healthz", "").0, 200);
+        order
+    };
+    assert!(receiver.got().is_empty());
+    let desk = desk.with(&url.0, &url.1).with("FLUX_WEBHOOK_SECRET", SECRET);
+    let _serve = desk.serve("--workers 1");
+    receiver.wait_for_orders(&[order]);
+}

@@ -1,0 +1,191 @@
+//! The contract of the outbox of webhooks.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flux::core::ledger::{Commit, Expect, Ledger};
+use flux::core::order::dead_letters::Which;
+use flux::core::order::{
+    Decided, Decision, Item, Order, OrderId, OrderNames, Reason, Timestamp, decide,
+};
+use flux::core::webhooks::{Due, Outcome, Webhooks};
+
+use super::{item, now, order};
+
+const LEASE: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(1);
+
+/// An outbox of its own, of all kinds of decisions.
+pub struct Bench {
+    pub webhooks: Arc<dyn Webhooks>,
+    pub names: Arc<OrderNames>,
+    /// Where the ledger itself puts the events.
+    pub ledger: Option<Arc<dyn Ledger>>,
+}
+
+macro_rules! webhooks_contract {
+    ($make:path) => {
+        $crate::conformance::conform!($make, webhooks:
+            each_event_is_taken_by_one_and_comes_again_after_its_lease,
+            what_the_shop_took_is_gone,
+            what_is_put_off_comes_when_it_is_due_and_counts_its_attempts,
+            what_was_not_tried_comes_again_at_once,
+            a_dead_letter_is_listed_and_made_due_again_once,
+            dropped_letters_are_gone_for_good,
+        );
+    };
+}
+pub(crate) use webhooks_contract;
+
+impl Bench {
+    /// Decides so many orders for one unit pair: the first is sold, the others are not.
+    async fn decided(&self, count: usize) -> Vec<Decided> {
+        let orders: Vec<Order> =
+            (0..count).map(|n| order(&self.names, "x", &format!("user {n} \u{ffff}"))).collect();
+        let read = Item::new(item("x"), 2);
+        let verdict = decide(Some(&read), orders, now());
+        let decided = verdict.decided.clone();
+        match &self.ledger {
+            None => self.webhooks.put(&decided).await.unwrap(),
+            Some(ledger) => {
+                let item = verdict.item.unwrap();
+                let commit = Commit { item, expect: Expect::Version(0), decided: verdict.decided };
+                ledger.commit(&commit).await.unwrap();
+            }
+        }
+        decided
+    }
+
+    /// Takes until there are so many.
+    async fn take(&self, count: usize) -> Vec<Due> {
+        let mut all = Vec::new();
+        for _ in 0..40 {
+            all.extend(self.webhooks.take(count, SOON, LEASE).await.unwrap());
+            if all.len() >= count {
+                return all;
+            }
+        }
+        panic!("{} of {count} came", all.len());
+    }
+
+    async fn nothing_comes(&self) {
+        let came = self.webhooks.take(100, SOON, LEASE).await.unwrap();
+        assert!(came.is_empty(), "{came:?}");
+    }
+
+    async fn settle(&self, due: Vec<Due>, outcome: Outcome) {
+        let settled: Vec<_> = due.into_iter().map(|due| (due, outcome.clone())).collect();
+        self.webhooks.settle(&settled).await.unwrap();
+    }
+}
+
+fn ids<'a>(decided: impl IntoIterator<Item = &'a Decided>) -> HashSet<OrderId> {
+    decided.into_iter().map(|one| one.order.id).collect()
+}
+
+fn same(came: &[Due], decided: &[Decided]) {
+    assert_eq!(came.len(), decided.len());
+    for due in came {
+        assert!(decided.contains(&due.decided), "{due:?}");
+    }
+}
+
+pub async fn each_event_is_taken_by_one_and_comes_again_after_its_lease(bench: Bench) {
+    bench.webhooks.begin().await.unwrap();
+    let decided = bench.decided(25).await;
+    assert_eq!(decided[0].decision, Decision::Sold);
+    assert_eq!(decided[24].decision, Decision::Rejected(Reason::SoldOut));
+    let came = bench.take(25).await;
+    same(&came, &decided);
+    assert!(came.iter().all(|due| due.attempts == 0));
+    bench.nothing_comes().await;
+    same(&bench.take(25).await, &decided);
+    bench.webhooks.begin().await.unwrap();
+}
+
+pub async fn what_the_shop_took_is_gone(bench: Bench) {
+    let decided = bench.decided(12).await;
+    let mut came = bench.take(12).await;
+    let late = came.split_off(11);
+    bench.settle(came, Outcome::Sent).await;
+    tokio::time::sleep(LEASE).await;
+    let left = bench.take(1).await;
+    assert!(left.iter().any(|due| due.decided == late[0].decided), "{left:?}");
+    // Events that share a message with one that is not settled may come with it.
+    assert!(ids(left.iter().map(|due| &due.decided)).is_subset(&ids(&decided)));
+    bench.settle(left, Outcome::Sent).await;
+    tokio::time::sleep(LEASE).await;
+    bench.nothing_comes().await;
+    assert_eq!(bench.webhooks.waiting().await.unwrap().waiting, 0);
+}
+
+pub async fn what_is_put_off_comes_when_it_is_due_and_counts_its_attempts(bench: Bench) {
+    let decided = bench.decided(3).await;
+    let mut came = bench.take(3).await;
+    for attempts in 1..3 {
+        let until = now().plus(Duration::from_secs(3));
+        bench.settle(came, Outcome::PutOff { until }).await;
+        bench.nothing_comes().await;
+        came = bench.take(3).await;
+        assert!(now() >= Timestamp(until.0 - 1_000));
+        same(&came, &decided);
+        assert!(came.iter().all(|due| due.attempts == attempts), "{came:?}");
+    }
+    assert!(bench.webhooks.waiting().await.unwrap().waiting > 0);
+}
+
+pub async fn what_was_not_tried_comes_again_at_once(bench: Bench) {
+    let decided = bench.decided(3).await;
+    let came = bench.take(3).await;
+    bench.settle(came, Outcome::Untried).await;
+    let mut came = bench.take(3).await;
+    same(&came, &decided);
+    // Some tried, some not, of one message or not.
+    let tried = came.split_off(2);
+    let untried = came.into_iter().map(|due| (due, Outcome::Untried));
+    let settled: Vec<_> = untried.chain(tried.into_iter().map(|d| (d, Outcome::Sent))).collect();
+    bench.webhooks.settle(&settled).await.unwrap();
+    let came = bench.take(2).await;
+    assert_eq!(came.len(), 2);
+    assert!(came.iter().all(|due| due.attempts == 0));
+}
+
+async fn buried(bench: &Bench, count: usize) -> Vec<Decided> {
+    let decided = bench.decided(count).await;
+    let came = bench.take(count).await;
+    bench.settle(came, Outcome::Dead { reason: "the shop said no".to_owned() }).await;
+    decided
+}
+
+pub async fn a_dead_letter_is_listed_and_made_due_again_once(bench: Bench) {
+    let decided = buried(&bench, 3).await;
+    bench.nothing_comes().await;
+    let letters = bench.webhooks.dead_letters(10).await.unwrap();
+    assert_eq!(letters.iter().map(|l| l.order_id).collect::<HashSet<_>>(), ids(&decided));
+    assert!(letters.iter().all(|l| l.reason == "the shop said no" && l.attempts == 1));
+    assert_eq!(letters.iter().filter(|l| l.status == "sold").count(), 1);
+    assert_eq!(bench.webhooks.dead_letters(1).await.unwrap().len(), 1);
+    assert_eq!(bench.webhooks.waiting().await.unwrap().dead_letters, 3);
+
+    let one = Which::These(vec![decided[1].order.id]);
+    assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 1);
+    assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 0);
+    let came = bench.take(1).await;
+    same(&came, &decided[1..2]);
+    assert_eq!(came[0].attempts, 0);
+    assert_eq!(bench.webhooks.dead_letters(10).await.unwrap().len(), 2);
+    assert_eq!(bench.webhooks.redrive(&Which::ALL).await.unwrap(), 2);
+    bench.take(2).await;
+}
+
+pub async fn dropped_letters_are_gone_for_good(bench: Bench) {
+    let decided = buried(&bench, 3).await;
+    let one = Which::These(vec![decided[0].order.id]);
+    assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 1);
+    assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 0);
+    assert_eq!(bench.webhooks.drop_letters(&Which::ALL).await.unwrap(), 2);
+    assert!(bench.webhooks.dead_letters(10).await.unwrap().is_empty());
+    tokio::time::sleep(LEASE).await;
+    bench.nothing_comes().await;
+}

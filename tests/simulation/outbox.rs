@@ -1,0 +1,93 @@
+//! The simulated outbox of webhooks, as one process sees it: only that events get into it. What
+//! then sends them is tested over real HTTP.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flux::core::order::Decided;
+use flux::core::order::dead_letters::Which;
+use flux::core::webhooks::{Due, Letter, Outcome, Waiting, Webhooks, WebhooksError};
+
+use super::process::{Failed, Process};
+use super::store::Store;
+use super::world::Fault;
+
+#[derive(Debug)]
+pub struct SimWebhooks {
+    pub process: Arc<Process>,
+    pub store: Arc<Store>,
+}
+
+impl fmt::Display for SimWebhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("simulated outbox")
+    }
+}
+
+impl From<Failed> for WebhooksError {
+    fn from(failed: Failed) -> Self {
+        WebhooksError::Busy(format!("{failed:?}"))
+    }
+}
+
+fn nobody_sends<T>() -> Result<T, WebhooksError> {
+    Err(WebhooksError::Broken("nobody sends in a simulation".to_owned()))
+}
+
+#[async_trait]
+impl Webhooks for SimWebhooks {
+    async fn begin(&self) -> Result<(), WebhooksError> {
+        Ok(())
+    }
+
+    async fn end(&self) -> Result<(), WebhooksError> {
+        nobody_sends()
+    }
+
+    fn put_by_ledger(&self) -> bool {
+        false
+    }
+
+    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+        let (world, batch) = (self.store.world.clone(), decided.to_vec());
+        let put = move || {
+            for one in &batch {
+                if world.happens(Fault::PartialBatch) {
+                    return false;
+                }
+                world.audit(|auditor| auditor.told(one));
+            }
+            true
+        };
+        if self.process.call(format!("tells of {}", decided.len()), put).await? {
+            return Ok(());
+        }
+        Err(WebhooksError::Busy("some were not put".to_owned()))
+    }
+
+    async fn take(&self, _: usize, _: Duration, _: Duration) -> Result<Vec<Due>, WebhooksError> {
+        nobody_sends()
+    }
+
+    async fn settle(&self, _: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+        nobody_sends()
+    }
+
+    async fn dead_letters(&self, _: usize) -> Result<Vec<Letter>, WebhooksError> {
+        nobody_sends()
+    }
+
+    async fn redrive(&self, _: &Which) -> Result<usize, WebhooksError> {
+        nobody_sends()
+    }
+
+    async fn drop_letters(&self, _: &Which) -> Result<usize, WebhooksError> {
+        nobody_sends()
+    }
+
+    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+        nobody_sends()
+    }
+}
