@@ -66,7 +66,8 @@ fn the_shop_hears_what_buyers_see_on_aws() {
     let again = desk.run("provision --backend aws");
     assert_eq!(again.matches("is there already").count(), 6, "{again}");
     let policies = desk.run("provision --backend aws --print iam");
-    assert_eq!(policies.matches("-webhooks\"").count(), 2, "{policies}");
+    // Who works, who makes it, and who drops letters of what is decided.
+    assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
     let gone = desk.run("provision --backend aws --destroy --yes");
     assert_eq!(gone.matches("deleted").count(), 6, "{gone}");
 }
@@ -98,7 +99,8 @@ fn is_told_of_every_decision_whoever_is_killed(desk: &Desk, receiver: &Receiver)
         assert_eq!(event["data"], seen[order]);
     }
     assert_eq!(heard.values().filter(|event| event["type"] == "order.sold").count(), 7);
-    assert!(receiver.got().len() > orders.len());
+    // What was lost or refused is tried again.
+    receiver.wait_for(orders.len() + 1);
 }
 
 /// One answer in nine is lost, one refused.
