@@ -2,7 +2,8 @@
 
 locals {
   fifo         = endswith(var.queue, ".fifo")
-  dead_letters = local.fifo ? "${trimsuffix(var.queue, ".fifo")}-dlq.fifo" : "${var.queue}-dlq"
+  base         = trimsuffix(var.queue, ".fifo")
+  dead_letters = local.fifo ? "${local.base}-dlq.fifo" : "${local.base}-dlq"
   # A new on-demand table takes 4,000 write units a second; an order takes two.
   writes = var.expect == null ? 0 : var.expect * 2
   warm   = local.writes > 4000 ? [local.writes] : []
@@ -27,6 +28,25 @@ resource "aws_sqs_queue" "orders" {
   redrive_policy = jsonencode({
     deadLetterTargetArn = aws_sqs_queue.dead_letters.arn
     maxReceiveCount     = var.max_receive_count
+  })
+}
+
+# What a shop has to be told waits here, for as long as SQS keeps anything.
+resource "aws_sqs_queue" "webhooks_dead_letters" {
+  count                      = var.webhooks ? 1 : 0
+  name                       = "${local.base}-webhooks-dlq"
+  visibility_timeout_seconds = floor(var.visibility_timeout_ms / 1000)
+  message_retention_seconds  = 14 * 24 * 3600
+}
+
+resource "aws_sqs_queue" "webhooks" {
+  count                      = var.webhooks ? 1 : 0
+  name                       = "${local.base}-webhooks"
+  visibility_timeout_seconds = floor(var.visibility_timeout_ms / 1000)
+  message_retention_seconds  = 14 * 24 * 3600
+  redrive_policy = jsonencode({
+    deadLetterTargetArn = aws_sqs_queue.webhooks_dead_letters[0].arn
+    maxReceiveCount     = 1000
   })
 }
 

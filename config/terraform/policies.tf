@@ -1,5 +1,6 @@
 # What `flux provision --print iam` prints, for this account alone. Attach `serve` and `work` to the
-# roles that run them (`flux serve --workers N` needs both), and `provision` to whoever lists items.
+# roles that run them (`flux serve --workers N` needs both), the others to whoever uses those
+# commands.
 
 locals {
   queue_setup = [
@@ -30,7 +31,7 @@ locals {
       },
     ]
 
-    work = [
+    work = concat([
       {
         resource = aws_sqs_queue.orders.arn
         actions = [
@@ -52,9 +53,21 @@ locals {
         resource = aws_dynamodb_table.items.arn
         actions  = ["dynamodb:GetItem", "dynamodb:PutItem"]
       },
-    ]
+      ], [for queue in aws_sqs_queue.webhooks : {
+        resource = queue.arn
+        actions = [
+          "sqs:SendMessage",
+          "sqs:ReceiveMessage",
+          "sqs:DeleteMessage",
+          "sqs:ChangeMessageVisibility",
+          "sqs:GetQueueAttributes",
+        ]
+      }], [for queue in aws_sqs_queue.webhooks_dead_letters : {
+        resource = queue.arn
+        actions  = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
+    }])
 
-    provision = [
+    provision = concat([
       {
         resource = aws_sqs_queue.orders.arn
         actions  = local.queue_setup
@@ -86,7 +99,13 @@ locals {
           "dynamodb:PutItem",
         ]
       },
-    ]
+      ], [for queue in aws_sqs_queue.webhooks : {
+        resource = queue.arn
+        actions  = local.queue_setup
+      }], [for queue in aws_sqs_queue.webhooks_dead_letters : {
+        resource = queue.arn
+        actions  = local.queue_setup
+    }])
 
     items = [
       {
@@ -126,7 +145,7 @@ locals {
       },
     ]
 
-    dlq = [
+    dlq = concat([
       {
         resource = aws_sqs_queue.orders.arn
         actions  = ["sqs:GetQueueAttributes", "sqs:SendMessage"]
@@ -150,7 +169,10 @@ locals {
         resource = aws_dynamodb_table.items.arn
         actions  = ["dynamodb:GetItem"]
       },
-    ]
+      ], [for queue in aws_sqs_queue.webhooks : {
+        resource = queue.arn
+        actions  = ["sqs:SendMessage"]
+    }])
   }
 }
 

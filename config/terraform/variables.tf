@@ -42,6 +42,12 @@ variable "expect" {
   default     = null
 }
 
+variable "webhooks" {
+  description = "A shop is told of decisions (webhook_url), by way of two queues more"
+  type        = bool
+  default     = false
+}
+
 variable "valkey" {
   description = "Makes a Valkey for the lock in these subnets; without it, set REDIS_URL yourself or sell without a lock"
   type = object({

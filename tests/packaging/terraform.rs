@@ -7,6 +7,7 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use flux::config::Settings;
 use flux::core::connection::aws::Aws;
 use flux::core::ledger::dynamodb::setup::warm_throughput;
+use flux::core::webhooks::sqs::queue_names;
 use flux::wiring::provision::{Plan, apply, destroy, iam};
 use hcl::Body;
 use hcl::eval::{Context, Evaluate, FuncArgs, FuncDef, ParamType};
@@ -26,8 +27,9 @@ struct Module {
 }
 
 impl Module {
-    /// `arns` are those of the queue, its dead-letter queue, and the tables of orders and items.
-    fn new(plan: &Plan, arns: &[String; 4]) -> Module {
+    /// `arns` are those of the queue, its dead-letter queue, the tables of orders and items; and
+    /// with webhooks of their queue and its dead-letter queue.
+    fn new(plan: &Plan, arns: &[String; 6]) -> Module {
         let days = |time: Duration| time.as_secs() / (24 * 3600);
         let given = json!({
             "queue": plan.queue,
@@ -37,15 +39,23 @@ impl Module {
             "dlq_retention_days": days(plan.dead_letter_retention),
             "max_receive_count": plan.max_receive_count,
             "expect": plan.expect,
+            "webhooks": plan.webhooks,
         });
         let mut context = Context::new();
         declare_functions(&mut context);
-        let [queue, dead_letters, orders, items] = arns;
+        let [queue, dead_letters, orders, items, webhooks, webhooks_dead] = arns;
+        // As `count` makes them.
+        let counted = |arn: &String| if plan.webhooks { json!([{"arn": arn}]) } else { json!([]) };
         declare(&mut context, "var", given);
         declare(
             &mut context,
             "aws_sqs_queue",
-            json!({"orders": {"arn": queue}, "dead_letters": {"arn": dead_letters}}),
+            json!({
+                "orders": {"arn": queue},
+                "dead_letters": {"arn": dead_letters},
+                "webhooks": counted(webhooks),
+                "webhooks_dead_letters": counted(webhooks_dead),
+            }),
         );
         declare(
             &mut context,
@@ -121,6 +131,14 @@ fn declare_functions(context: &mut Context<'static>) {
         two().build(|args| {
             let (text, end) = texts(&args);
             Ok(text.strip_suffix(&end).unwrap_or(&text).into())
+        }),
+    );
+    context.declare_func(
+        "concat",
+        FuncDef::builder().variadic_param(ParamType::Any).build(|args| {
+            let lists = args.into_values().into_iter();
+            let all = lists.flat_map(|list| list.as_array().cloned().unwrap_or_default());
+            Ok(all.collect::<Vec<_>>().into())
         }),
     );
     context.declare_func(
@@ -203,6 +221,7 @@ fn plans() -> [Plan; 3] {
         retention_days: 5,
         dlq_retention_days: 7,
         max_receive_count: 9,
+        webhook_url: Some("https://shop.example/hook".into()),
         ..Settings::default()
     };
     let name = |suffix: &str| Some(format!("{}{suffix}", fresh_name("sale")));
@@ -220,9 +239,22 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
         apply(&aws, &plan, false).await.unwrap();
         let (queue_made, queue_arn) = queue(&aws, &plan.queue).await;
         let (dead_made, dead_arn) = queue(&aws, &plan.dead_letter_queue()).await;
-        let module = Module::new(&plan, &[queue_arn, dead_arn, String::new(), String::new()]);
-        for (name, made) in [("orders", queue_made), ("dead_letters", dead_made)] {
-            let told = module.attributes(module.resource("aws_sqs_queue", name));
+        let mut made = vec![("orders", queue_made), ("dead_letters", dead_made)];
+        let mut webhook_arns = [String::new(), String::new()];
+        if plan.webhooks {
+            for (n, name) in ["webhooks", "webhooks_dead_letters"].into_iter().enumerate() {
+                let (queue_made, arn) = queue(&aws, &queue_names(&plan.queue)[n]).await;
+                webhook_arns[n] = arn;
+                made.push((name, queue_made));
+            }
+        }
+        let [webhooks, webhooks_dead] = webhook_arns;
+        let none = String::new();
+        let arns = [queue_arn, dead_arn, none.clone(), none, webhooks, webhooks_dead];
+        let module = Module::new(&plan, &arns);
+        for (name, made) in made {
+            let mut told = module.attributes(module.resource("aws_sqs_queue", name));
+            assert!(told.remove("count").is_none_or(|count| count == "1"));
             assert_eq!(comparable(told), made, "queue {name}");
         }
         for (name, of) in
@@ -267,9 +299,10 @@ fn the_modules_policies_are_those_that_provision_prints() {
     for plan in plans() {
         let printed = iam::policies(&plan, "eu-central-1");
         let arn = |statement: usize| {
-            printed["serve"]["Statement"][statement]["Resource"].as_str().unwrap().to_owned()
+            let resource = &printed["work"]["Statement"][statement]["Resource"];
+            resource.as_str().unwrap_or_default().to_owned()
         };
-        let module = Module::new(&plan, &[arn(0), arn(1), arn(2), arn(3)]);
+        let module = Module::new(&plan, &[arn(0), arn(1), arn(2), arn(3), arn(4), arn(5)]);
         let resource = module.resource("aws_iam_policy", "flux");
         let each = resource.attributes().find(|a| a.key() == "for_each").unwrap();
         let roles = evaluated(each.expr(), &module.context);
@@ -295,6 +328,7 @@ fn the_modules_variables_have_the_settings_defaults() {
         let default = plain(&evaluated(default.expr(), &Context::new()));
         let wanted = match name {
             "queue" => plan.queue.clone(),
+            "webhooks" => plan.webhooks.to_string(),
             "table" => plan.table.clone(),
             "expect" | "valkey" => "null".to_owned(),
             key => super::number(key).to_string(),

@@ -114,8 +114,14 @@ pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, 
             Line::raw(shown(who, LONGEST)),
         ])
     });
-    let columns =
-        [Constraint::Length(8), Constraint::Length(12), Constraint::Fill(1), Constraint::Fill(1)];
+    let ending = |last: &Last| last.reason.as_ref().unwrap_or(&last.status).len();
+    let ending = board.last.iter().map(ending).max().unwrap_or(0).min(14) as u16;
+    let columns = [
+        Constraint::Length(8),
+        Constraint::Length(ending),
+        Constraint::Fill(1),
+        Constraint::Fill(1),
+    ];
     frame.render_widget(Table::new(rows, columns).block(block), area);
 }
 

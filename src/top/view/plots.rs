@@ -37,7 +37,10 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, sight: &Sight, board: &Board, the
         },
         Plot {
             title: "Waiting",
-            now: format!("{}, oldest {oldest}", known(backlog.waiting)),
+            now: match backlog.waiting {
+                Some(0) => "0".to_owned(),
+                waiting => format!("{}, oldest {oldest}", known(waiting)),
+            },
             value: |p| p.waiting.map(|orders| orders as f64),
             told: |value| count(value as u64),
         },
