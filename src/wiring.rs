@@ -1,5 +1,6 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
+pub mod access;
 pub mod aws;
 mod descriptors;
 pub mod items;
@@ -29,7 +30,7 @@ use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::pulses::sqlite::SqlitePulses;
 use crate::core::queue::sqlite::SqliteQueue;
-use crate::http::{self, Access, AccessRules, Api, Keys, Limits};
+use crate::http::{self, Access, Api, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
@@ -130,12 +131,6 @@ pub fn delete_store(settings: &Settings) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Who may do what in the API.
-pub fn access(settings: &Settings) -> AccessRules {
-    let keys = |keys: &Option<SecretString>| keys.as_ref().map(Keys::parse).unwrap_or_default();
-    AccessRules { admin_keys: keys(&settings.admin_key), buy_keys: keys(&settings.buy_key) }
 }
 
 /// Serves the API until stopped; ends when all that was accepted is in the queue.

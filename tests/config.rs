@@ -128,6 +128,11 @@ fn what_is_wrong_is_named_in_one_line() {
         (error(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
         (error(&[], &[("FLUX_RETENTION_DAYS", "14"), ("FLUX_DLQ_RETENTION_DAYS", "4")]), "lower"),
         (error(&[], &[("FLUX_LISTEN", "5000")]), "HOST:PORT"),
+        (
+            error(&[], &[("FLUX_JWT_SECRET", "31 bytes are not quite enough..")]),
+            "at least 32 bytes",
+        ),
+        (error(&[], &[("FLUX_JWT_ISSUER", "x")]), "jwt_issuer and jwt_audience are of use with"),
         (error(&[], &[("FLUX_LOG", "a=b=c")]), "use error, warn, info"),
         (error(&[], &[("DYNAMODB_TABLE", "a b c")]), "dynamodb_table must be 3-249"),
         (error(&[], &[("REDIS_URL", "localhost:6379")]), "must begin with redis://"),
@@ -143,9 +148,21 @@ fn what_is_wrong_is_named_in_one_line() {
 #[test]
 fn no_secret_is_shown() {
     let sesame = "open-sesame";
-    let names = ["FLUX_ORDER_KEY", "FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "REDIS_PASSWORD", "REDIS_URL"];
+    let names = [
+        "FLUX_ORDER_KEY",
+        "FLUX_ADMIN_KEY",
+        "FLUX_BUY_KEY",
+        "FLUX_JWT_SECRET",
+        "REDIS_PASSWORD",
+        "REDIS_URL",
+    ];
     let url = format!("redis://:{sesame}@localhost");
-    let value = |name| if name == "REDIS_URL" { url.as_str() } else { sesame };
+    let long = sesame.repeat(3);
+    let value = |name| match name {
+        "REDIS_URL" => url.as_str(),
+        "FLUX_JWT_SECRET" => long.as_str(),
+        _ => sesame,
+    };
     let environment = names.map(|name| (name, value(name)));
     let dotenv = (".env", "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=open-sesame\n");
     let settings = load(&[dotenv], &environment).unwrap();

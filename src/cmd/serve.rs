@@ -8,6 +8,7 @@ use super::Usage;
 use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
+use crate::http::Access;
 use crate::telemetry::Terminal;
 use crate::{http, stop, wiring};
 
@@ -32,9 +33,9 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
         let listen = &settings.listen;
         Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
     })?;
+    let access = Access::new(wiring::access::rules(&settings).await?);
     let ports = wiring::start(&settings).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    let access = http::Access::new(wiring::access(&settings));
     let serving = wiring::serve(&settings, ports.clone(), access, listener, stop.clone());
     let deciding = async {
         if settings.workers > 0 {

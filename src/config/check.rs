@@ -25,6 +25,7 @@ impl Settings {
         }
         self.check_names()?;
         self.check_webhooks()?;
+        self.check_tokens()?;
         let addresses =
             [("listen", Some(&self.listen)), ("metrics_listen", self.metrics_listen.as_ref())];
         for (key, address) in addresses {
@@ -33,6 +34,21 @@ impl Settings {
                 let what = format!("{key} must be HOST:PORT, like 127.0.0.1:5000");
                 return Err(ConfigError(what));
             }
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self) -> Result<(), ConfigError> {
+        let wrong = |what: &str| Err(ConfigError(what.to_owned()));
+        if self.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
+            // RFC 7518, 3.2: no shorter than the hash.
+            return wrong("jwt_secret must be at least 32 bytes: openssl rand -hex 32 makes one");
+        }
+        let checked = self.jwt_issuer.is_some() || self.jwt_audience.is_some();
+        if checked && self.jwt_secret.is_none() && self.jwt_jwks.is_none() {
+            return wrong(
+                "jwt_issuer and jwt_audience are of use with jwt_secret or jwt_jwks only",
+            );
         }
         Ok(())
     }

@@ -132,6 +132,16 @@ settings! {
         /// `HOST:PORT` where `flux work`, which has no API, serves `/metrics` and `/healthz`;
         /// by default nowhere.
         metrics_listen: Option<String> = None;
+        /// With it, buying takes a key or a token (JWT) signed with this secret (HS256), whose
+        /// subject is the `user_id` that it may buy for. At least 32 bytes.
+        jwt_secret: Option<SecretString> = None;
+        /// A file or URL with the public keys (JWKS) of who signs the users' tokens (RS256, ES256,
+        /// EdDSA). Read again for an unknown key, but not more often than every 30 seconds.
+        jwt_jwks: Option<String> = None;
+        /// What a token's `iss` must be, if it is to be checked.
+        jwt_issuer: Option<String> = None;
+        /// What must be among a token's `aud`, if it is to be checked.
+        jwt_audience: Option<String> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;
         /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets

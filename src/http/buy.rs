@@ -58,6 +58,7 @@ impl Server {
             key,
             trace: trace::of(head).map(Box::new),
         };
+        self.admit_buyer_for(&request.user, head)?;
         if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {
             return Err(Problem::not_found("there is no such item"));
         }

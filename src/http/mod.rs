@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
-pub use access::{Access, AccessRules, Keys};
+pub use access::{Access, AccessRules, KeySet, KeySource, Keys, TokenRules};
 pub use metrics::serve_metrics;
 pub use server::listen;
 

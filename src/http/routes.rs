@@ -71,7 +71,7 @@ impl Server {
     pub async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> (Answer, bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (mut head, incoming) = request.into_parts();
-        self.identify(&mut head);
+        self.identify(&mut head).await;
         let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
         let answered = self.dispatch(&head, &mut body).await;
         let mut answer = answered.unwrap_or_else(Problem::into_answer);

@@ -94,6 +94,19 @@ fn wrong_settings() {
 }
 
 #[test]
+fn keys_for_tokens_that_cannot_be_read() {
+    for (name, content, part) in [
+        ("other.json", "{}", "jwt_jwks: keys.json: No such file"),
+        ("keys.json", "{}", "jwt_jwks: keys.json: no JSON Web Keys"),
+        ("keys.json", r#"{"keys":[{"kty":"oct","k":"c2VzYW1l"}]}"#, "no key for RS256, ES256"),
+    ] {
+        let desk = Desk::new().with("FLUX_JWT_JWKS", "keys.json").with_file(name, content);
+        let line = desk.refused("serve --listen 127.0.0.1:0");
+        assert!(line.contains(part), "{line:?} does not say {part:?}");
+    }
+}
+
+#[test]
 fn a_store_that_cannot_be_used() {
     let foreign = Desk::new();
     let database = Connection::open(foreign.path("flux.db")).unwrap();

@@ -11,6 +11,7 @@ mod metrics;
 mod pages;
 mod routes;
 pub mod shop;
+mod tokens;
 
 use std::time::Duration;
 

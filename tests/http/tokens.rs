@@ -1,0 +1,296 @@
+//! Users with tokens (JWT).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flux::http::{AccessRules, KeySet, TokenRules};
+use futures_util::FutureExt;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+    RsaKeyPair, RsaPublicKeyComponents,
+};
+use ring::{hmac, signature};
+use serde_json::{Value, json};
+
+use super::*;
+
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+fn encoded(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A token with this head and these claims, signed by `sign`.
+fn token(head: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
+    let message = format!("{}.{}", encoded(head.to_string()), encoded(claims.to_string()));
+    let signature = encoded(sign(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+fn by_secret(secret: &[u8]) -> impl Fn(&[u8]) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    move |message| hmac::sign(&key, message).as_ref().to_vec()
+}
+
+fn hs256(claims: &Value) -> String {
+    token(&json!({ "alg": "HS256" }), claims, by_secret(SECRET.as_bytes()))
+}
+
+fn anns() -> Value {
+    json!({ "sub": "ann", "exp": now() + 600 })
+}
+
+/// A provider's key pairs, and the set that it publishes of them.
+struct Provider {
+    rsa: RsaKeyPair,
+    ec: EcdsaKeyPair,
+    ed: Ed25519KeyPair,
+    random: SystemRandom,
+}
+
+impl Provider {
+    fn new() -> Provider {
+        let random = SystemRandom::new();
+        let ec = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
+        let ec = ec.as_ref();
+        Provider {
+            rsa: RsaKeyPair::from_pkcs8(include_bytes!("token_test_key.pk8")).unwrap(),
+            ec: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec, &random).unwrap(),
+            ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).unwrap(),
+            random,
+        }
+    }
+
+    fn set(&self) -> Value {
+        let RsaPublicKeyComponents { n, e } =
+            RsaPublicKeyComponents::<Vec<u8>>::from(self.rsa.public());
+        let (x, y) = self.ec.public_key().as_ref()[1..].split_at(32);
+        let ed = encoded(self.ed.public_key());
+        json!({ "keys": [
+            { "kty": "RSA", "kid": "rsa", "use": "sig", "n": encoded(n), "e": encoded(e) },
+            { "kty": "EC", "kid": "ec", "crv": "P-256", "x": encoded(x), "y": encoded(y) },
+            { "kty": "OKP", "kid": "ed", "alg": "EdDSA", "crv": "Ed25519", "x": ed },
+            { "kty": "oct", "kid": "oct", "alg": "HS256", "k": encoded(SECRET) },
+            { "kty": "what no library knows", "kid": 7 },
+        ]})
+    }
+
+    fn token(&self, algorithm: &str, kid: &str, claims: &Value) -> String {
+        let sign = |message: &[u8]| match algorithm {
+            "RS256" => {
+                let mut signature = vec![0; self.rsa.public().modulus_len()];
+                let padding: &dyn signature::RsaEncoding = &RSA_PKCS1_SHA256;
+                self.rsa.sign(padding, &self.random, message, &mut signature).unwrap();
+                signature
+            }
+            "ES256" => self.ec.sign(&self.random, message).unwrap().as_ref().to_vec(),
+            _ => self.ed.sign(message).as_ref().to_vec(),
+        };
+        token(&json!({ "alg": algorithm, "kid": kid }), claims, sign)
+    }
+}
+
+async fn shop(tokens: TokenRules) -> Shop {
+    let access = AccessRules { tokens, ..AccessRules::default() };
+    Shop::open_as(Setup { access, ..Setup::default() }).await
+}
+
+async fn shop_with_secret() -> Shop {
+    shop(TokenRules { secret: Some(SECRET.into()), ..TokenRules::default() }).await
+}
+
+/// A set of keys that can change and be away, and how often it was asked for.
+fn published(
+    set: Value,
+    pause: Duration,
+) -> (Arc<Mutex<Option<Value>>>, Arc<AtomicUsize>, TokenRules) {
+    let (set, asked) = (Arc::new(Mutex::new(Some(set))), Arc::new(AtomicUsize::new(0)));
+    let (source, count) = (set.clone(), asked.clone());
+    let keys = KeySet::new(
+        Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            let set = source.lock().unwrap().as_ref().map(|set| set.to_string().into_bytes());
+            async move { set.ok_or_else(|| "away".to_owned()) }.boxed()
+        }),
+        pause,
+    );
+    (set, asked, TokenRules { keys: Some(keys), ..TokenRules::default() })
+}
+
+async fn buys(shop: &Shop, token: &str, user: &str) -> Reply {
+    let body = json!({ "user_id": user, "item_id": "ticket_001" }).to_string();
+    shop.buy(&format!("Authorization: Bearer {token}\r\n"), &body).await
+}
+
+#[tokio::test]
+async fn a_user_buys_for_themselves_only_and_sees_their_own_orders_only() {
+    let shop = shop_with_secret().await;
+    let ann = hs256(&anns());
+    let bob = hs256(&json!({ "sub": "bob", "exp": now() + 600 }));
+    let order = buys(&shop, &ann, "ann").await.json();
+    buys(&shop, &ann, "bob").await.problem(403);
+    buys(&shop, &bob, "ann").await.problem(403);
+    shop.buy("", r#"{"user_id":"ann","item_id":"a"}"#).await.problem(401);
+
+    let path = format!("/orders/{}", order["order_id"].as_str().unwrap());
+    let see = async |token: &str, path: &str| {
+        shop.ask("GET", path, &format!("Authorization: Bearer {token}\r\n"), "").await
+    };
+    assert_eq!(see(&ann, &path).await.json()["user_id"], "ann");
+    assert_eq!(see(ADMIN_KEY, &path).await.json()["user_id"], "ann");
+    let none = see(&bob, &format!("/orders/{}", "0".repeat(32))).await;
+    let hidden = see(&bob, &path).await;
+    assert_eq!((hidden.problem(404), &hidden.body), (none.problem(404), &none.body));
+    see(&bob, &format!("{path}/events")).await.problem(404);
+    see(&ann, "/inventory").await.problem(403);
+}
+
+#[tokio::test]
+async fn only_a_token_that_is_whole_signed_and_in_time_is_good() {
+    let shop = shop_with_secret().await;
+    let none = token(&json!({ "alg": "none" }), &anns(), |_| Vec::new());
+    let unsigned = token(&json!({ "alg": "HS256" }), &anns(), |_| Vec::new());
+    let other = token(&json!({ "alg": "HS256" }), &anns(), by_secret(b"another secret"));
+    let longer = token(&json!({ "alg": "HS512" }), &anns(), by_secret(SECRET.as_bytes()));
+    let critical = json!({ "alg": "HS256", "crit": ["exp"] });
+    let critical = token(&critical, &anns(), by_secret(SECRET.as_bytes()));
+    let good = hs256(&anns());
+    let other_claims = hs256(&json!({ "sub": "bob", "exp": now() + 600 }));
+    let mixed = {
+        let signature = good.rsplit('.').next().unwrap();
+        format!("{}.{signature}", other_claims.rsplit_once('.').unwrap().0)
+    };
+    let mut bad = vec![none, unsigned, other, longer, critical, mixed, format!("{good}.")];
+    bad.extend([good.rsplit_once('.').unwrap().0.to_owned(), "..".to_owned(), String::new()]);
+    for claims in [
+        json!({ "sub": "ann" }),
+        json!({ "sub": "ann", "exp": null }),
+        json!({ "sub": "ann", "exp": "tomorrow" }),
+        json!({ "sub": "ann", "exp": now() - 60 }),
+        json!({ "sub": "ann", "exp": now() + 600, "nbf": now() + 300 }),
+        json!({ "sub": "ann", "exp": now() + 600, "nbf": "yesterday" }),
+        json!({ "exp": now() + 600 }),
+        json!({ "sub": 7, "exp": now() + 600 }),
+        json!({ "sub": "", "exp": now() + 600 }),
+        json!({ "sub": "an\nn", "exp": now() + 600 }),
+    ] {
+        bad.push(hs256(&claims));
+    }
+    for token in bad {
+        buys(&shop, &token, "ann").await.problem(401);
+    }
+    assert!(
+        buys(&shop, &hs256(&json!({ "sub": "ann", "exp": 1 })), "ann")
+            .await
+            .problem(401)
+            .contains("expired")
+    );
+    assert_eq!(buys(&shop, &good, "ann").await.status, 202);
+    assert_eq!(shop.get("/stats").await.json()["accepted"], 1);
+}
+
+#[tokio::test]
+async fn issuer_and_audience_are_checked_when_they_are_set() {
+    let rules = TokenRules {
+        secret: Some(SECRET.into()),
+        issuer: Some("https://id.example".to_owned()),
+        audience: Some("tickets".to_owned()),
+        ..TokenRules::default()
+    };
+    let strict = shop(rules).await;
+    let claims = |iss: Value, aud: Value| {
+        hs256(&json!({ "sub": "ann", "exp": now() + 600, "iss": iss, "aud": aud }))
+    };
+    let iss = || json!("https://id.example");
+    for aud in [json!("tickets"), json!(["news", "tickets"])] {
+        assert_eq!(buys(&strict, &claims(iss(), aud), "ann").await.status, 202);
+    }
+    for (iss, aud) in [
+        (json!("https://id.example/"), json!("tickets")),
+        (Value::Null, json!("tickets")),
+        (iss(), json!("news")),
+        (iss(), json!([])),
+        (iss(), Value::Null),
+    ] {
+        buys(&strict, &claims(iss, aud), "ann").await.problem(401);
+    }
+    let open = shop_with_secret().await;
+    assert_eq!(buys(&open, &claims(iss(), json!("news")), "ann").await.status, 202);
+}
+
+#[tokio::test]
+async fn a_published_key_is_good_for_its_algorithm_and_a_public_key_is_no_secret() {
+    let provider = Provider::new();
+    let (_, _, mut rules) = published(provider.set(), Duration::from_secs(600));
+    let shop_of_keys = shop(TokenRules { keys: rules.keys.clone(), ..TokenRules::default() }).await;
+    for (algorithm, kid) in [("RS256", "rsa"), ("ES256", "ec"), ("EdDSA", "ed")] {
+        let good = provider.token(algorithm, kid, &anns());
+        assert_eq!(buys(&shop_of_keys, &good, "ann").await.status, 202, "{algorithm}");
+        let other = Provider::new();
+        if algorithm != "RS256" {
+            buys(&shop_of_keys, &other.token(algorithm, kid, &anns()), "ann").await.problem(401);
+        }
+        for (algorithm, kid) in [(algorithm, "none"), ("ES384", kid), ("HS256", kid)] {
+            let bad = provider.token(algorithm, kid, &anns());
+            buys(&shop_of_keys, &bad, "ann").await.problem(401);
+        }
+    }
+    // Without an id, the only key for the algorithm is meant.
+    let plain = token(&json!({ "alg": "EdDSA" }), &anns(), |m| provider.ed.sign(m).as_ref().into());
+    assert_eq!(buys(&shop_of_keys, &plain, "ann").await.status, 202);
+    // What is published is no secret, whatever the token calls itself, and with a secret too.
+    rules.secret = Some("another secret of thirty-two bytes".into());
+    let shop_of_both = shop(rules).await;
+    let set = provider.set();
+    let modulus = URL_SAFE_NO_PAD.decode(set["keys"][0]["n"].as_str().unwrap()).unwrap();
+    let public: [&[u8]; 4] = [
+        &modulus,
+        provider.rsa.public().as_ref(),
+        provider.ed.public_key().as_ref(),
+        SECRET.as_bytes(),
+    ];
+    for public in public {
+        for kid in ["rsa", "ed", "oct"] {
+            let head = json!({ "alg": "HS256", "kid": kid });
+            let forged = token(&head, &anns(), by_secret(public));
+            buys(&shop_of_keys, &forged, "ann").await.problem(401);
+            buys(&shop_of_both, &forged, "ann").await.problem(401);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_new_key_is_asked_for_once_in_a_while_and_old_ones_outlive_their_source() {
+    let provider = Provider::new();
+    let pause = Duration::from_millis(500);
+    let (set, asked, rules) = published(json!({ "keys": [] }), pause);
+    let shop = shop(rules).await;
+    let good = provider.token("ES256", "ec", &anns());
+    buys(&shop, &good, "ann").await.problem(401);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+
+    *set.lock().unwrap() = Some(provider.set());
+    tokio::time::sleep(pause).await;
+    // All who come while the source is asked get what it says.
+    let many = futures_util::future::join_all((0..20).map(|_| buys(&shop, &good, "ann"))).await;
+    assert!(many.iter().all(|reply| reply.status == 202), "{many:?}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+
+    *set.lock().unwrap() = None;
+    tokio::time::sleep(pause).await;
+    for n in 0..20 {
+        let unknown = provider.token("ES256", &format!("kid {n}"), &anns());
+        buys(&shop, &unknown, "ann").await.problem(401);
+    }
+    assert!(asked.load(Ordering::Relaxed) < 20, "the rate of asking is bounded");
+    assert_eq!(buys(&shop, &good, "ann").await.status, 202, "the old keys stay");
+}
