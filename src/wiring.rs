@@ -6,6 +6,7 @@ mod descriptors;
 pub mod items;
 pub mod provision;
 pub mod rehearsal;
+pub mod reload;
 pub mod webhooks;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::problem::{self, Problem};
+use super::request_id;
 use super::server::Server;
 use crate::core::Ports;
 use crate::core::meters::Counter;
@@ -45,6 +46,8 @@ struct StatsJson {
     /// Where a shop is told of decisions: null when the outbox does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     webhooks: Option<Option<Waiting>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
 }
 
 impl Server {
@@ -74,8 +77,13 @@ impl Server {
                 oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),
                 connections: self.connections(),
                 webhooks,
+                warning: self.warning(),
             },
         )
+    }
+
+    fn warning(&self) -> Option<&'static str> {
+        self.api.access.warning(self.address)
     }
 
     pub fn healthz(&self) -> Answer {
@@ -98,7 +106,10 @@ impl Server {
                 _ => "not available: the sale goes on without, slower",
             },
         };
-        let ready = json!({ "status": "ready", "ledger": "ok", "queue": "ok", "lock": lock });
+        let mut ready = json!({ "status": "ready", "ledger": "ok", "queue": "ok", "lock": lock });
+        if let Some(warning) = self.warning() {
+            ready["warning"] = warning.into();
+        }
         Ok(problem::json(StatusCode::OK, &ready))
     }
 }
@@ -112,7 +123,7 @@ fn usable<E: Display>(
         Ok(Err(e)) => e.to_string(),
         Err(_) => "no answer in time".to_owned(),
     };
-    tracing::warn!("not ready: {store}: {cause}");
+    tracing::warn!(request_id = request_id::current(), "not ready: {store}: {cause}");
     let detail = format!("not ready: the {store} cannot be used; the log says why");
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail))
 }
