@@ -3,10 +3,10 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogFormat, Settings};
 use crate::core::order::worker::Story;
@@ -29,9 +29,48 @@ pub fn start_log(settings: &Settings) {
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            let log = log.with_target(false).with_filter_reloading();
+            reload_with(log.reload_handle());
+            log.init();
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            reload_with(log.reload_handle());
+            log.init();
+        }
     }
+}
+
+/// Changes what is logged.
+static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+fn reload_with<S: 'static>(handle: reload::Handle<EnvFilter, S>) {
+    // An error would mean that there is no log any more.
+    let set = move |filter| handle.reload(filter).unwrap_or_default();
+    let _before = SET_FILTER.set(Box::new(set));
+}
+
+/// Logs by another filter from now on. The filter has been checked with the settings.
+pub fn set_log_filter(filter: &str) {
+    if let Some(set) = SET_FILTER.get() {
+        set(EnvFilter::builder().parse_lossy(filter));
+    }
+}
+
+/// Says something on stderr that must not be overlooked, whatever is logged.
+pub fn banner(text: &str) {
+    let (mut lines, mut line) = (String::new(), String::new());
+    for word in text.split_whitespace() {
+        if line.len() + word.len() > 72 {
+            lines += &format!("!!! {line}\n");
+            line.clear();
+        }
+        line = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
+    }
+    let bar = "!".repeat(76);
+    // With nobody to read it, there is nobody to warn.
+    let _unread = write!(std::io::stderr(), "{bar}\n{lines}!!! {line}\n{bar}\n");
 }
 
 /// Prints what a command was asked for on stdout; an error when nobody reads it any more.

@@ -7,6 +7,7 @@ pub mod items;
 pub mod letters;
 pub mod provision;
 pub mod rehearsal;
+pub mod reload;
 pub mod webhooks;
 
 use std::sync::Arc;

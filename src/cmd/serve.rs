@@ -10,6 +10,7 @@ use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::http::Access;
 use crate::telemetry::Terminal;
+use crate::wiring::reload;
 use crate::{http, stop, wiring};
 
 /// Take orders over HTTP
@@ -35,8 +36,11 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     })?;
     let access = Access::new(wiring::access::rules(&settings).await?);
     let ports = wiring::start(&settings).await?;
-    tracing::info!("listening on http://{}", listener.local_addr()?);
-    let serving = wiring::serve(&settings, ports.clone(), access, listener, stop.clone());
+    let address = listener.local_addr()?;
+    tracing::info!("listening on http://{address}");
+    reload::warn_if_open(&access, address);
+    let reloading = reload::on_hangup(flags, settings.clone(), &access, address, stop.clone());
+    let serving = wiring::serve(&settings, ports.clone(), access.clone(), listener, stop.clone());
     let deciding = async {
         if settings.workers > 0 {
             let rules = wiring::rules(&settings, settings.workers);
@@ -46,8 +50,8 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
             tokio::join!(working, sending);
         }
     };
-    let both = async { tokio::join!(serving, deciding) };
-    while_beating(&ports, Kind::Serve, settings.workers, both).await;
+    let all = async { tokio::join!(serving, deciding, reloading).2 };
+    while_beating(&ports, Kind::Serve, settings.workers, all).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

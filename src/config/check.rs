@@ -40,6 +40,12 @@ impl Settings {
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
         let wrong = |what: &str| Err(ConfigError(what.to_owned()));
+        for (key, value) in [("admin_key", &self.admin_key), ("buy_key", &self.buy_key)] {
+            let text = value.as_ref().map(|value| value.expose_secret());
+            if text.is_some_and(|text| text.split(',').all(|key| key.trim().is_empty())) {
+                return wrong(&format!("{key} holds no key: give one, or remove it"));
+            }
+        }
         if self.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
             // RFC 7518, 3.2: no shorter than the hash.
             return wrong("jwt_secret must be at least 32 bytes: openssl rand -hex 32 makes one");

@@ -105,6 +105,15 @@ macro_rules! settings {
                 Ok(())
             }
 
+            /// The keys whose values differ.
+            pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+                let mut differing = Vec::new();
+                $($(if !self.$key.same(&other.$key) {
+                    differing.push(stringify!($key));
+                })+)+
+                differing
+            }
+
             /// Whether each number is within its bounds.
             pub(super) fn check_bounds(&self) -> Result<(), ConfigError> {
                 $($($(within(stringify!($key), self.$key, $bounds)?;)?)+)+
@@ -152,6 +161,20 @@ settings! {
         jwt_issuer: Option<String> = None;
         /// What must be among a token's `aud`, if it is to be checked.
         jwt_audience: Option<String> = None;
+        /// Orders a second that one user may send, repeats too; 0 is no limit. Beyond it 429 with
+        /// Retry-After.
+        rate_per_user: u64 = 0, 0..=1_000_000;
+        /// Orders a second that may come from one address (of IPv6, one network of 64 bits); 0 is
+        /// no limit. Not for holders of `buy_key` or `admin_key`.
+        rate_per_address: u64 = 0, 0..=1_000_000;
+        /// Orders that may come at once after a pause, within these limits; 0 is those of a second.
+        rate_burst: u64 = 0, 0..=1_000_000;
+        /// Proxies whose `X-Forwarded-For` or `Forwarded` is believed: addresses and networks, like
+        /// `10.0.0.0/8`, separated by commas.
+        trusted_proxies: Option<String> = None;
+        /// Sites whose pages may ask the API: origins like `https://shop.example`, separated by
+        /// commas, or `*`.
+        cors_origins: Option<String> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;
         /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets

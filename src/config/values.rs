@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -27,6 +27,10 @@ pub(super) trait Setting: Sized {
 
     /// As it stands in a TOML file; a secret is the empty text.
     fn toml(&self) -> String;
+
+    fn same(&self, other: &Self) -> bool {
+        self.toml() == other.toml()
+    }
 }
 
 fn quoted(text: impl Into<String>) -> String {
@@ -44,6 +48,13 @@ impl<T: Setting> Setting for Option<T> {
 
     fn toml(&self) -> String {
         self.as_ref().map_or_else(|| quoted(""), T::toml)
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Some(one), Some(other)) => one.same(other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 }
 
@@ -81,6 +92,10 @@ impl Setting for SecretString {
 
     fn toml(&self) -> String {
         quoted("")
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.expose_secret() == other.expose_secret()
     }
 }
 

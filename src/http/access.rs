@@ -1,25 +1,34 @@
-//! Who may do what.
+//! Who may do what, and how often.
 
+mod address;
+mod cors;
 mod key_set;
 mod keys;
+mod rates;
 mod signatures;
 mod tokens;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use hyper::StatusCode;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request;
-
 use subtle::ConstantTimeEq;
+
+use rates::Limiter;
 use tokens::Tokens;
 
 use super::problem::Problem;
 use super::server::Server;
 use crate::core::order::UserId;
+pub use address::Proxies;
+pub use cors::Origins;
 pub use key_set::{KeySet, KeySource};
 pub use keys::Keys;
+pub use rates::Rate;
 pub use tokens::TokenRules;
 
 /// By what a server lets callers in. The default asks nobody for a key.
@@ -31,6 +40,15 @@ pub struct AccessRules {
     pub buy_keys: Keys,
     /// Who sends one of these tokens may buy for its subject, and look at the subject's orders.
     pub tokens: TokenRules,
+    /// How often one user may send orders, repeats too.
+    pub user_rate: Option<Rate>,
+    /// How often orders may come from one address. Holders of a buy key or admin key, who buy for
+    /// many, are free of it.
+    pub address_rate: Option<Rate>,
+    pub trusted_proxies: Proxies,
+    pub origins: Origins,
+    /// Open connections; `None` for [`super::Limits::connections`].
+    pub connections: Option<usize>,
 }
 
 /// [`AccessRules`] made ready to judge by.
@@ -39,12 +57,30 @@ struct Rules {
     admin_keys: Keys,
     buy_keys: Keys,
     tokens: Option<Tokens>,
+    users: Option<Arc<Limiter>>,
+    addresses: Option<Arc<Limiter>>,
+    trusted_proxies: Proxies,
+    origins: Origins,
+    connections: Option<usize>,
 }
 
 impl Rules {
-    fn new(rules: AccessRules) -> Self {
-        let AccessRules { admin_keys, buy_keys, tokens } = rules;
-        Self { admin_keys, buy_keys, tokens: Tokens::new(tokens) }
+    /// Rates that are as they were go on where they are.
+    fn new(rules: AccessRules, before: Option<&Rules>) -> Self {
+        let limiter = |rate: Option<Rate>, before: Option<&Arc<Limiter>>| {
+            let same = before.filter(|before| Some(before.rate) == rate).cloned();
+            rate.map(|rate| same.unwrap_or_else(|| Arc::new(Limiter::new(rate))))
+        };
+        Self {
+            admin_keys: rules.admin_keys,
+            buy_keys: rules.buy_keys,
+            tokens: Tokens::new(rules.tokens),
+            users: limiter(rules.user_rate, before.and_then(|b| b.users.as_ref())),
+            addresses: limiter(rules.address_rate, before.and_then(|b| b.addresses.as_ref())),
+            trusted_proxies: rules.trusted_proxies,
+            origins: rules.origins,
+            connections: rules.connections,
+        }
     }
 
     /// Whether buying takes a key. Then owners are the admin's to see, an order its user's.
@@ -65,15 +101,23 @@ impl Rules {
     }
 }
 
+/// Credentials of one address that may be no good: so many a second, and at once after a pause.
+const FAILURES_PER_SECOND: u32 = 10;
+const FAILURES_BURST: u32 = 100;
+
 /// The rules in force, which may be replaced while the server runs.
 #[derive(Debug)]
 pub struct Access {
     rules: ArcSwap<Rules>,
+    /// Credentials that were no good, by address.
+    failures: Limiter,
 }
 
 impl Access {
     pub fn new(rules: AccessRules) -> Arc<Self> {
-        Arc::new(Self { rules: ArcSwap::from_pointee(Rules::new(rules)) })
+        let failures = Rate { per_second: FAILURES_PER_SECOND, burst: FAILURES_BURST };
+        let rules = ArcSwap::from_pointee(Rules::new(rules, None));
+        Arc::new(Self { rules, failures: Limiter::new(failures) })
     }
 
     /// Nobody needs a key to buy, and nobody is the admin.
@@ -83,7 +127,22 @@ impl Access {
 
     /// Requests that come from now on are judged by these.
     pub fn replace(&self, rules: AccessRules) {
-        self.rules.store(Arc::new(Rules::new(rules)));
+        let before = self.rules.load_full();
+        self.rules.store(Arc::new(Rules::new(rules, Some(&before))));
+    }
+
+    pub(super) fn connections_max(&self) -> Option<usize> {
+        self.rules.load().connections
+    }
+
+    /// What whoever runs a server at this address has to know: buying takes no key, and others
+    /// reach it.
+    pub fn warning(&self, address: Option<SocketAddr>) -> Option<&'static str> {
+        let alone = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
+        (!alone && !self.rules.load().keys_on()).then_some(
+            "anybody who reaches this address may buy in anybody's name and see who bought what: \
+             set buy_key, jwt_secret or jwt_jwks, or listen on 127.0.0.1",
+        )
     }
 }
 
@@ -101,16 +160,32 @@ pub(super) enum Caller {
 }
 
 impl Server {
-    /// Works out who sent a request, once, for [`Server::caller`].
-    pub(super) async fn identify(&self, head: &mut request::Parts) {
+    /// Works out who sent a request, once, for [`Server::caller`]. An address that tried too many
+    /// credentials that were no good is not listened to for a moment.
+    pub(super) async fn identify(
+        &self,
+        head: &mut request::Parts,
+        peer: IpAddr,
+    ) -> Result<(), Problem> {
         let rules = self.api.access.rules.load();
         if rules.admin_keys.is_empty() && !rules.keys_on() {
-            return;
+            return Ok(());
         }
-        if let Some(credential) = bearer(head) {
-            let caller = arc_swap::Guard::into_inner(rules).recognize(credential).await;
-            head.extensions.insert(caller);
+        let Some(credential) = bearer(head) else { return Ok(()) };
+        let rules = Guard::into_inner(rules);
+        let address = address::counted(rules.trusted_proxies.client(peer, &head.headers));
+        let failures = &self.api.access.failures;
+        if let Some(wait) = failures.wait(address) {
+            let what = "too many keys or tokens from this address were no good; Retry-After says \
+                        when to come again";
+            return Err(too_many(what, wait));
         }
+        let caller = rules.recognize(credential).await;
+        if matches!(caller, Caller::Refused(_)) {
+            let _counted = failures.take(address);
+        }
+        head.extensions.insert(caller);
+        Ok(())
     }
 
     pub(super) fn caller<'a>(&self, head: &'a request::Parts) -> &'a Caller {
@@ -155,7 +230,7 @@ impl Server {
         if self.sees_names(head) { Ok(()) } else { self.admit_admin(head) }
     }
 
-    /// Lets those in who may buy for this user.
+    /// Lets those in who may buy for this user, as often as a user may.
     pub(super) fn admit_buyer_for(
         &self,
         user: &UserId,
@@ -166,20 +241,36 @@ impl Server {
                 let what = "user_id is not the token's subject: a user buys for themselves only";
                 Err(Problem::new(StatusCode::FORBIDDEN, what))
             }
-            _ => Ok(()),
+            _ => {
+                let rules = self.api.access.rules.load();
+                let Some(users) = &rules.users else { return Ok(()) };
+                let what = "too many orders of this user; Retry-After says when to come again";
+                users.take(user).map_err(|wait| too_many(what, wait))
+            }
         }
     }
 
-    /// Lets those in who may buy for somebody.
-    pub(super) fn admit_buyer(&self, head: &request::Parts) -> Result<(), Problem> {
-        if !self.api.access.rules.load().keys_on() {
-            return Ok(());
-        }
+    /// Lets those in who may buy for somebody, as often as an address may.
+    pub(super) fn admit_buyer(&self, head: &request::Parts, peer: IpAddr) -> Result<(), Problem> {
+        let rules = self.api.access.rules.load();
         match self.caller(head) {
-            Caller::Admin | Caller::Shop | Caller::User(_) => Ok(()),
-            Caller::Refused(why) => Err(unauthorized(why)),
-            Caller::Nobody => Err(unauthorized("to buy, send a key: Authorization: Bearer ...")),
+            Caller::Admin | Caller::Shop => return Ok(()),
+            Caller::User(_) => {}
+            Caller::Nobody | Caller::Refused(_) if !rules.keys_on() => {}
+            Caller::Refused(why) => return Err(unauthorized(why)),
+            Caller::Nobody => {
+                return Err(unauthorized("to buy, send a key: Authorization: Bearer ..."));
+            }
         }
+        let Some(addresses) = &rules.addresses else { return Ok(()) };
+        let address = address::counted(rules.trusted_proxies.client(peer, &head.headers));
+        let what = "too many orders from this address; Retry-After says when to come again";
+        addresses.take(address).map_err(|wait| too_many(what, wait))
+    }
+
+    /// Tells pages of other sites' whether they may read an answer.
+    pub(super) fn allow_origin(&self, head: &request::Parts, answered: &mut HeaderMap) {
+        self.api.access.rules.load().origins.allow(&head.headers, answered);
     }
 
     /// Whether an order of this user may be shown.
@@ -196,6 +287,10 @@ impl Server {
 /// Compares in a time that tells nothing but the names' lengths.
 fn same(one: &UserId, other: &UserId) -> bool {
     one.as_str().as_bytes().ct_eq(other.as_str().as_bytes()).into()
+}
+
+fn too_many(what: &'static str, wait: Duration) -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, what).with_retry_after(wait)
 }
 
 fn unauthorized(what: &'static str) -> Problem {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
+use std::net::IpAddr;
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
@@ -24,10 +25,11 @@ impl Server {
     pub async fn buy(
         &self,
         head: &request::Parts,
+        peer: IpAddr,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         let (meters, begun) = (&self.api.ports.meters, Instant::now());
-        match self.accept(head, body).await {
+        match self.accept(head, peer, body).await {
             Ok(order) => {
                 meters.accepted.add(1);
                 meters.ack.record_time(begun.elapsed());
@@ -43,9 +45,10 @@ impl Server {
     async fn accept(
         &self,
         head: &request::Parts,
+        peer: IpAddr,
         body: &mut RequestBody,
     ) -> Result<Order, Problem> {
-        self.admit_buyer(head)?;
+        self.admit_buyer(head, peer)?;
         body::expect_json(head)?;
         let key = idempotency_key(head)?;
         let bytes = body.read().await?;

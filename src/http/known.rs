@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::request_id;
 use crate::core::ledger::Ledger;
 use crate::core::order::ItemId;
 
@@ -30,7 +31,8 @@ impl KnownItems {
             Ok(None) => return false,
             Ok(Some(_)) => {}
             Err(e) => {
-                tracing::warn!(%item, "took an order without knowing its item: {e}");
+                let request_id = request_id::current();
+                tracing::warn!(request_id, %item, "took an order without knowing its item: {e}");
                 return true;
             }
         }

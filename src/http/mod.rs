@@ -20,6 +20,7 @@ mod page;
 mod pages;
 mod problem;
 mod query;
+mod request_id;
 mod routes;
 mod server;
 mod status;
@@ -36,7 +37,9 @@ use tokio_util::sync::CancellationToken;
 use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
-pub use access::{Access, AccessRules, KeySet, KeySource, Keys, TokenRules};
+pub use access::{
+    Access, AccessRules, KeySet, KeySource, Keys, Origins, Proxies, Rate, TokenRules,
+};
 pub use metrics::serve_metrics;
 pub use server::listen;
 

@@ -1,6 +1,7 @@
 //! What every answer is made of: JSON, or a problem as RFC 9457 has it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -8,6 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::answer::{Answer, AnswerBody};
+use super::request_id;
 use crate::core::ledger::LedgerError;
 use crate::core::order::{InvalidId, OrderId};
 
@@ -71,6 +73,12 @@ impl Problem {
         self
     }
 
+    /// Says when to come again: the next whole second after `wait`.
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000).max(1) as u64;
+        Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(seconds)))), ..self }
+    }
+
     pub fn into_answer(self) -> Answer {
         let mut answer = json_text(self.status, self.json());
         let headers = answer.headers_mut();
@@ -115,7 +123,7 @@ impl From<InvalidId> for Problem {
 impl From<LedgerError> for Problem {
     /// Logs the cause, which is not for the client.
     fn from(error: LedgerError) -> Self {
-        tracing::warn!("answered 503: {error}");
+        tracing::warn!(request_id = request_id::current(), "answered 503: {error}");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer; try again")
     }
 }

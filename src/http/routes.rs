@@ -1,17 +1,19 @@
 //! Which request goes where.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
-use super::answer::Answer;
+use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
 use super::problem::Problem;
 use super::query;
+use super::request_id::{self, X_REQUEST_ID};
 use super::server::Server;
 
 #[derive(Debug, Clone, Copy)]
@@ -74,13 +76,23 @@ impl Route {
 impl Server {
     /// Answers one request. With the answer, whether the connection has to be closed because the
     /// rest of the request was not read.
-    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> (Answer, bool) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    pub async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: IpAddr,
+    ) -> (Answer, bool) {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let (mut head, incoming) = request.into_parts();
-        self.identify(&mut head).await;
+        let id = request_id::of(&head.headers, self.process, number);
         let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
-        let answered = self.dispatch(&head, &mut body).await;
+        let answering = async {
+            self.identify(&mut head, peer).await?;
+            self.dispatch(&head, peer, &mut body).await
+        };
+        let answered = request_id::scope(id.clone(), answering).await;
         let mut answer = answered.unwrap_or_else(Problem::into_answer);
+        self.allow_origin(&head, answer.headers_mut());
+        answer.headers_mut().insert(X_REQUEST_ID, id);
         let unread = !body.drain().await;
         if unread {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -91,6 +103,7 @@ impl Server {
     async fn dispatch(
         self: &Arc<Self>,
         head: &request::Parts,
+        peer: IpAddr,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         let path = head.uri.path();
@@ -102,7 +115,7 @@ impl Server {
         let post = head.method == Method::POST;
         let query = head.uri.query();
         match *found.value {
-            Route::Buy if post => self.buy(head, body).await,
+            Route::Buy if post => self.buy(head, peer, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
             Route::BoardPage if read => Ok(self.board_page(head)),
             Route::BuyPage if read => self.buy_page(&id, head),
@@ -120,6 +133,7 @@ impl Server {
             Route::Metrics if read => Ok(self.metrics()),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,
+            route if head.method == Method::OPTIONS => Ok(options(route)),
             route => {
                 let what = "this path does not take this method; Allow says which it takes";
                 let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, what);
@@ -127,4 +141,12 @@ impl Server {
             }
         }
     }
+}
+
+/// What a path takes; [`Server::allow_origin`] adds what other sites' pages may do there.
+fn options(route: Route) -> Answer {
+    let mut answer = Response::new(AnswerBody::whole(""));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    answer
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::Api;
 use super::board::Board;
@@ -53,7 +55,12 @@ pub(super) struct Server {
     pub started: Instant,
     pub requests: AtomicU64,
     pub board: Board,
-    free: Arc<Semaphore>,
+    /// Tells this process's requests from those of another.
+    pub process: u32,
+    /// Where it listens.
+    pub address: Option<SocketAddr>,
+    /// Open connections, by who holds it beside the server.
+    open: Arc<()>,
     pub pages: Arc<Semaphore>,
     /// Has one place: whose is the look at the dead letters.
     pub letter_look: Arc<Semaphore>,
@@ -64,8 +71,12 @@ pub(super) struct Server {
 }
 
 impl Server {
+    fn connections_max(&self) -> usize {
+        self.api.access.connections_max().unwrap_or(self.api.limits.connections)
+    }
+
     pub fn connections(&self) -> usize {
-        self.api.limits.connections.saturating_sub(self.free.available_permits())
+        Arc::strong_count(&self.open) - 1
     }
 }
 
@@ -94,7 +105,9 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         started,
         requests: AtomicU64::new(0),
         board: Board::new(api.ports.clone(), api.backend, started),
-        free: Arc::new(Semaphore::new(api.limits.connections)),
+        process: Uuid::new_v4().as_u128() as u32,
+        address: listener.local_addr().ok(),
+        open: Arc::default(),
         pages: Arc::new(Semaphore::new(api.limits.pages)),
         letter_look: Arc::new(Semaphore::new(1)),
         stream_places: Arc::new(Semaphore::new(api.limits.connections.div_ceil(2))),
@@ -112,21 +125,20 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
             biased;
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match server.free.clone().try_acquire_owned() {
-                    Ok(permit) => {
-                        let running = connection(stream, server.clone(), stop.child_token());
+                Ok((stream, peer)) => {
+                    if server.connections() < server.connections_max() {
+                        let (place, served) = (server.open.clone(), server.clone());
+                        let running = connection(stream, peer.ip(), served, stop.child_token());
                         connections.spawn(async move {
                             running.await;
-                            drop(permit);
+                            drop(place);
                         });
-                    }
-                    Err(_) if refusals.len() < REFUSALS_MAX => {
+                    } else if refusals.len() < REFUSALS_MAX {
                         let what = "too many connections; try again in a moment";
                         let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, what);
                         refusals.spawn(last_words(stream, busy.into_bytes()));
                     }
-                    Err(_) => drop(stream),
-                },
+                }
                 Err(e) => {
                     tracing::warn!("cannot accept a connection: {e}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -167,7 +179,7 @@ pub(super) fn stopping() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping: ask another process")
 }
 
-async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationToken) {
+async fn connection(stream: TcpStream, peer: IpAddr, server: Arc<Server>, stop: CancellationToken) {
     // Answers are small; one that waited for more to send with it would be late.
     let _ = stream.set_nodelay(true);
     let stream = BoundedStream::new(stream, server.api.limits.read_timeout);
@@ -180,7 +192,7 @@ async fn connection(stream: TcpStream, server: Arc<Server>, stop: CancellationTo
     let service = service_fn(|request| {
         let shared = shared.clone();
         async move {
-            let (answer, unread) = shared.0.answer(request).await;
+            let (answer, unread) = shared.0.answer(request, peer).await;
             if unread {
                 shared.1.store(true, Ordering::Relaxed);
             }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::answer::Answer;
 use super::problem::{self, Problem};
+use super::request_id;
 use super::server::{Server, stopping};
 use crate::core::Ports;
 use crate::core::ledger::LedgerError;
@@ -46,6 +47,8 @@ struct StatsJson {
     /// Where a shop is told of decisions: null when the outbox does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     webhooks: Option<Option<Waiting>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
 }
 
 impl Server {
@@ -75,8 +78,13 @@ impl Server {
                 oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),
                 connections: self.connections(),
                 webhooks,
+                warning: self.warning(),
             },
         )
+    }
+
+    fn warning(&self) -> Option<&'static str> {
+        self.api.access.warning(self.address)
     }
 
     pub fn healthz(&self) -> Answer {
@@ -111,6 +119,9 @@ impl Server {
         if ledger.is_ok() && queue.is_ok() {
             let mut ready = json!({ "status": "ready" });
             parts.for_each(|(part, says)| ready[part] = says.into());
+            if let Some(warning) = self.warning() {
+                ready["warning"] = warning.into();
+            }
             return Ok(problem::json(StatusCode::OK, &ready));
         }
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not ready");
@@ -136,7 +147,7 @@ fn needed(
         Ok(Err(told)) => told,
         Err(_) => ("does not answer", "no answer in time".to_owned()),
     };
-    tracing::warn!("not ready: {part}: {more}");
+    tracing::warn!(request_id = request_id::current(), "not ready: {part}: {more}");
     Err(cause)
 }
 

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use super::Usage;
 use crate::config::Settings;
 use crate::core::connection::web::Web;
-use crate::http::{AccessRules, KeySet, KeySource, Keys, TokenRules};
+use crate::http::{AccessRules, KeySet, KeySource, Keys, Origins, Proxies, Rate, TokenRules};
 
 /// The longest set of keys, in bytes.
 const SET_MAX: usize = 1024 * 1024;
@@ -27,6 +27,7 @@ const ASK_PAUSE: Duration = Duration::from_secs(30);
 /// first token comes, a file that cannot be read is an error.
 pub async fn rules(settings: &Settings) -> Result<AccessRules> {
     let keys = |keys: &Option<SecretString>| keys.as_ref().map(Keys::parse).unwrap_or_default();
+    let rate = |per_second| Rate::new(per_second as u32, settings.rate_burst as u32);
     Ok(AccessRules {
         admin_keys: keys(&settings.admin_key),
         buy_keys: keys(&settings.buy_key),
@@ -39,7 +40,21 @@ pub async fn rules(settings: &Settings) -> Result<AccessRules> {
             issuer: settings.jwt_issuer.clone(),
             audience: settings.jwt_audience.clone(),
         },
+        user_rate: rate(settings.rate_per_user),
+        address_rate: rate(settings.rate_per_address),
+        trusted_proxies: parsed("trusted_proxies", &settings.trusted_proxies, Proxies::parse)?,
+        origins: parsed("cors_origins", &settings.cors_origins, Origins::parse)?,
+        connections: None,
     })
+}
+
+fn parsed<T: Default>(
+    key: &str,
+    text: &Option<String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<T, Usage> {
+    let parsed = text.as_deref().map(parse).transpose();
+    parsed.map(Option::unwrap_or_default).map_err(|e| Usage(format!("{key}: {e}")))
 }
 
 async fn key_set(place: &str) -> Result<std::sync::Arc<KeySet>> {

@@ -1,5 +1,6 @@
 //! The real binary as a person meets it: arguments, settings and errors, what it prints, signals.
 
+mod access;
 mod board;
 mod items;
 mod letters;

@@ -1,6 +1,9 @@
-//! Who may do what.
+//! Who may do what, and how often.
 
-use flux::http::{AccessRules, Keys};
+use std::time::Instant;
+
+use flux::http::{Access, AccessRules, Keys, Origins, Proxies, Rate};
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::*;
@@ -79,4 +82,184 @@ async fn an_answer_in_json_is_taken_for_nothing_else() {
     for reply in [shop.get("/stats").await, shop.buy("", ANNS).await, shop.get("/none").await] {
         assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{}", reply.head);
     }
+}
+
+fn bought_by(user: &str) -> String {
+    json!({ "user_id": user, "item_id": "ticket_001" }).to_string()
+}
+
+/// How many of these were accepted; the others were told when to come again.
+fn accepted(replies: &[Reply]) -> u64 {
+    for reply in replies.iter().filter(|reply| reply.status != 202) {
+        reply.problem(429);
+        let wait: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+        assert_eq!(wait, 1, "at one a second, and the next whole one");
+    }
+    replies.iter().filter(|reply| reply.status == 202).count() as u64
+}
+
+#[tokio::test]
+async fn a_user_buys_no_faster_than_allowed_and_repeats_count() {
+    let access = AccessRules { user_rate: Rate::new(1, 3), ..AccessRules::default() };
+    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let begun = Instant::now();
+    let repeats = (0..40).map(|_| shop.buy("Idempotency-Key: again\r\n", ANNS));
+    let taken = accepted(&join_all(repeats).await);
+    let most = 3 + begun.elapsed().as_secs() + 1;
+    assert!((3..=most).contains(&taken), "{taken} of at most {most}");
+    let others = (0..40).map(|n| {
+        let body = bought_by(&format!("user {n}"));
+        let shop = &shop;
+        async move { shop.buy("", &body).await }
+    });
+    assert_eq!(accepted(&join_all(others).await), 40, "each has a rate of their own");
+}
+
+#[tokio::test]
+async fn an_address_buys_no_faster_than_allowed_but_a_shop_does() {
+    let access = AccessRules {
+        address_rate: Rate::new(1, 3),
+        trusted_proxies: Proxies::parse("127.0.0.0/8").unwrap(),
+        ..AccessRules::default()
+    };
+    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let all = async |headers: &dyn Fn(usize) -> String| {
+        let buys = (0..40).map(|n| {
+            let (headers, body, shop) = (headers(n), bought_by(&format!("user {n}")), &shop);
+            async move { shop.buy(&headers, &body).await }
+        });
+        accepted(&join_all(buys).await)
+    };
+    let begun = Instant::now();
+    let most = |begun: Instant| 3 + begun.elapsed().as_secs() + 1;
+    let taken = all(&|_| String::new()).await;
+    assert!((3..=most(begun)).contains(&taken), "{taken}");
+    let begun = Instant::now();
+    let same_network = |n| format!("X-Forwarded-For: 1.2.3.{n}, 2001:db8::{n:x}\r\n");
+    let taken = all(&same_network).await;
+    assert!((3..=most(begun)).contains(&taken), "{taken}");
+    assert_eq!(all(&|n| format!("X-Forwarded-For: 192.0.2.{n}\r\n")).await, 40);
+    assert_eq!(all(&|_| bearing(ADMIN_KEY)).await, 40);
+}
+
+#[tokio::test]
+async fn who_guesses_keys_is_not_listened_to_for_a_moment() {
+    let access = AccessRules {
+        buy_keys: keys("sesame"),
+        trusted_proxies: Proxies::parse("127.0.0.1").unwrap(),
+        ..AccessRules::default()
+    };
+    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let begun = Instant::now();
+    let mut heard = 0;
+    let mut client = shop.connect().await;
+    for n in 0..1_000 {
+        let reply = client.ask("GET", "/items", &bearing(&format!("guess {n}")), b"").await;
+        match reply.status {
+            200 => heard += 1,
+            status => {
+                reply.problem(status);
+                assert_eq!((status, reply.header("retry-after")), (429, Some("1")));
+            }
+        }
+    }
+    let most = 100 + 10 * (begun.elapsed().as_secs() + 1);
+    assert!((100..=most).contains(&heard), "{heard} of at most {most}");
+    let elsewhere = format!("{}X-Forwarded-For: 192.0.2.1\r\n", bearing("sesame"));
+    assert_eq!(shop.buy(&elsewhere, ANNS).await.status, 202);
+    assert_eq!(shop.get("/healthz").await.status, 200, "who sends no key is heard");
+}
+
+#[tokio::test]
+async fn pages_of_listed_sites_may_ask_and_others_may_not() {
+    let origins = Origins::parse("https://shop.example, http://localhost:3000").unwrap();
+    let access = AccessRules { origins, buy_keys: keys("sesame"), ..AccessRules::default() };
+    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let allowed = |reply: &Reply| reply.header("access-control-allow-origin").map(str::to_owned);
+    let from = |origin: &str| format!("Origin: {origin}\r\n");
+    let asks = "Access-Control-Request-Method: POST\r\n\
+                Access-Control-Request-Headers: authorization,idempotency-key\r\n";
+    // A browser asks first, and sends no key with that.
+    let first = shop.ask("OPTIONS", "/buy", &(from("https://shop.example") + asks), "").await;
+    assert_eq!((first.status, allowed(&first)), (204, Some("https://shop.example".to_owned())));
+    let methods = first.header("access-control-allow-methods").unwrap();
+    assert!(methods.contains("POST") && !methods.contains("PUT"), "{methods}");
+    let headers = first.header("access-control-allow-headers").unwrap();
+    for header in ["authorization", "idempotency-key", "content-type", "x-request-id"] {
+        assert!(headers.contains(header), "{header}");
+    }
+    for reply in [
+        shop.buy(&(from("http://localhost:3000") + &bearing("sesame")), ANNS).await,
+        shop.buy(&from("http://localhost:3000"), ANNS).await,
+    ] {
+        assert_eq!(allowed(&reply), Some("http://localhost:3000".to_owned()));
+        assert!(reply.header("access-control-expose-headers").unwrap().contains("location"));
+        assert_eq!(reply.header("vary"), Some("Origin"));
+    }
+    for origin in ["https://shop.example.evil", "https://shop.example:444", "null", "https://SHOP"]
+    {
+        let first = shop.ask("OPTIONS", "/buy", &(from(origin) + asks), "").await;
+        assert_eq!((first.status, allowed(&first)), (204, None), "{origin}");
+        assert_eq!(first.header("access-control-allow-methods"), None);
+        assert_eq!(allowed(&shop.ask("GET", "/items", &from(origin), "").await), None);
+    }
+    assert_eq!(shop.get("/items").await.header("vary"), Some("Origin"));
+    assert_eq!(
+        allowed(&Shop::open().await.ask("GET", "/items", &from("https://a"), "").await),
+        None
+    );
+    for wrong in ["shop.example", "https://", "https://shop.example/", "https://Shop", "a,*"] {
+        assert!(Origins::parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn each_path_says_what_it_takes() {
+    let shop = Shop::open().await;
+    for (path, allow) in [("/buy", "POST"), ("/items/a", "GET, HEAD, PUT"), ("/stats", "GET, HEAD")]
+    {
+        let reply = shop.ask("OPTIONS", path, "", "").await;
+        assert_eq!((reply.status, reply.header("allow")), (204, Some(allow)));
+        let reply = shop.ask("DELETE", path, "", "").await;
+        reply.problem(405);
+        assert_eq!(reply.header("allow"), Some(allow));
+    }
+    shop.ask("OPTIONS", "/none", "", "").await.problem(404);
+}
+
+#[tokio::test]
+async fn each_answer_says_the_requests_name() {
+    let shop = Shop::open().await;
+    let named = shop.buy("X-Request-Id: order-7/2\r\n", ANNS).await;
+    assert_eq!(named.header("x-request-id"), Some("order-7/2"));
+    let mut drawn = Vec::new();
+    for id in ["", "a b", "n\u{e9}e", &"x".repeat(129)] {
+        let reply = shop.ask("GET", "/none", &format!("X-Request-Id: {id}\r\n"), "").await;
+        drawn.push(reply.header("x-request-id").unwrap().to_owned());
+    }
+    drawn.push(shop.get("/healthz").await.header("x-request-id").unwrap().to_owned());
+    drawn.sort();
+    drawn.dedup();
+    assert_eq!(drawn.len(), 5, "each has one of its own: {drawn:?}");
+    assert!(drawn.iter().all(|id| id.len() < 30 && id.contains('-')), "{drawn:?}");
+}
+
+#[test]
+fn a_server_that_others_reach_without_keys_is_warned_of() {
+    let warned = |access: &Access, address: &str| access.warning(address.parse().ok()).is_some();
+    let open = Access::open();
+    for (address, others) in [
+        ("127.0.0.1:5000", false),
+        ("[::1]:5000", false),
+        ("[::ffff:127.0.0.1]:5000", false),
+        ("0.0.0.0:5000", true),
+        ("[::]:5000", true),
+        ("192.168.0.7:5000", true),
+    ] {
+        assert_eq!(warned(&open, address), others, "{address}");
+    }
+    let rules = AccessRules { buy_keys: keys("sesame"), ..AccessRules::default() };
+    assert!(!warned(&Access::new(rules), "0.0.0.0:5000"));
+    let admin_alone = AccessRules { admin_keys: keys("sesame"), ..AccessRules::default() };
+    assert!(warned(&Access::new(admin_alone), "0.0.0.0:5000"));
 }

@@ -233,7 +233,10 @@ impl Client {
             let head = String::from_utf8(head).unwrap();
             let mut reply = Reply { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
             if !to_head && reply.status >= 200 {
-                let length = reply.header("content-length").unwrap().parse().unwrap();
+                let length = match reply.status {
+                    204 => 0,
+                    _ => reply.header("content-length").unwrap().parse().unwrap(),
+                };
                 reply.body.resize(length, 0);
                 self.stream.read_exact(&mut reply.body).await.ok()?;
             }
@@ -318,6 +321,7 @@ impl Reply {
                 assert!(!self.problem(status).is_empty());
                 assert!(status != 503 || self.header("retry-after").is_some(), "{}", self.head);
             }
+            204 => assert!(self.header("allow").is_some(), "{}", self.head),
             _ => {
                 assert!((200..300).contains(&self.status), "{}", self.head);
                 if self.header("content-security-policy").is_some() {

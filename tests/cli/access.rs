@@ -1,0 +1,89 @@
+//! Keys and limits of a server: the warning when there are none, and their change by SIGHUP.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+use super::{Desk, PATIENCE, Process, SESAME};
+
+/// `flux serve` on all addresses; where that is allowed, of a network in which it is alone.
+fn serve_for_all(desk: &Desk) -> Process {
+    let flux = desk.command("serve --listen 0.0.0.0:0");
+    let alone = Command::new("unshare").args(["-rn", "true"]).stderr(Stdio::null()).status();
+    let mut command = match alone {
+        Ok(status) if status.success() => {
+            let mut command = Command::new("unshare");
+            command.arg("-rn").arg(flux.get_program()).args(flux.get_args());
+            command.current_dir(flux.get_current_dir().unwrap()).env_clear();
+            command.envs(flux.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command
+        }
+        _ => flux,
+    };
+    Process::new(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+#[test]
+fn who_sells_to_all_without_keys_is_told_so_whatever_is_logged() {
+    for (log, part) in [("error", "!!! "), ("off", "WITHOUT KEYS"), ("info", "WARN anybody who")] {
+        let desk = Desk::new().with("FLUX_LOG", log);
+        serve_for_all(&desk).log_line(part);
+    }
+    let with_key = Desk::new().with("FLUX_BUY_KEY", SESAME);
+    let mut for_all = serve_for_all(&with_key);
+    for_all.log_line("listening on");
+    let (alone, without_key) = (with_key.serve("").0, Desk::new());
+    for mut serve in [for_all, alone, without_key.serve("").0] {
+        serve.signal("TERM");
+        serve.log_line("stopped");
+        let said = serve.logged.join("\n");
+        assert!(!said.contains("WITHOUT") && !said.contains("WARN") && !said.contains(SESAME));
+    }
+}
+
+/// The status of an order that was sent with this key.
+fn buy(address: &str, key: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+    let length = body.len();
+    write!(
+        stream,
+        "POST /buy HTTP/1.1\r\nHost: flux\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
+    let file = "config/flux.toml";
+    let desk = Desk::new().with_file(file, "buy_key = \"one\"");
+    let (mut serve, address) = desk.serve("");
+    assert_eq!((buy(&address, "one"), buy(&address, "two")), (202, 401));
+
+    let desk = desk.with_file(
+        file,
+        "buy_key = \"two\"\nrate_per_user = 1\nrate_burst = 3\nlease_ms = 4000\nlog = \"warn\"",
+    );
+    serve.signal("HUP");
+    serve.log_line("changed: buy_key, rate_per_user, rate_burst, log");
+    serve.log_line("needs a restart: lease_ms");
+    assert_eq!(buy(&address, "one"), 401);
+    let answers: Vec<u16> = (0..200).map(|_| buy(&address, "two")).collect();
+    assert!(answers.contains(&202) && answers.contains(&429), "{answers:?}");
+
+    let desk = desk.with_file(file, "buy_key = \"three\"\nrate_per_usr = 5");
+    serve.signal("HUP");
+    let line = serve.log_line("stay as they were");
+    assert!(line.contains("rate_per_usr"), "{line}");
+    assert_eq!(buy(&address, "three"), 401);
+    let _kept = desk.with_file(file, "buy_key = \"two\"");
+    serve.signal("HUP");
+    serve.log_line("settings read again");
+    assert_eq!(buy(&address, "two"), 202);
+    assert!(!serve.logged.iter().any(|line| line.contains("INFO") && line.contains("settings")));
+}
