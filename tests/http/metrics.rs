@@ -242,8 +242,10 @@ async fn every_plot_and_alarm_is_made_of_metrics_that_there_are() {
 #[test]
 fn every_alarm_says_where_it_is_told_what_to_do() {
     let alerts = read("config/alerts.yml");
+    let runbook = read("docs/runbook.md").to_lowercase();
     for rule in alerts.split("- alert:").skip(1) {
         let name = rule.lines().next().unwrap().trim().to_lowercase();
         assert!(rule.contains(&format!("runbook: docs/runbook.md#{name}\n")), "{name}");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "the run book has no {name}");
     }
 }
