@@ -30,7 +30,8 @@ pub fn start_log(settings: &Settings) {
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
+        // Fields beside the message: `order_id` is where everybody looks for it.
+        LogFormat::Json => log.json().flatten_event(true).init(),
     }
 }
 

@@ -5,6 +5,7 @@ mod descriptors;
 pub mod items;
 pub mod provision;
 pub mod rehearsal;
+pub mod traces;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::pulses::sqlite::SqlitePulses;
 use crate::core::queue::sqlite::SqliteQueue;
+use crate::core::trace::Tracer;
 use crate::http::{self, Access, AccessRules, Api, Keys, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
@@ -101,6 +103,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         names,
         chance: Arc::new(SystemChance),
         calls: Arc::new(Calls::default()),
+        tracer: Tracer::off(),
         meters: Arc::new(Meters::default()),
         pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
         clock,
@@ -152,6 +155,7 @@ pub async fn serve(
         ports.names.clone(),
         ports.clock.clone(),
         ports.meters.clone(),
+        ports.tracer.clone(),
         settings.intake_max,
     );
     let waiters = Arc::new(Waiters::default());

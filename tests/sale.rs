@@ -29,6 +29,7 @@ fn intake(ports: &Ports) -> Intake {
         ports.names.clone(),
         ports.clock.clone(),
         ports.meters.clone(),
+        ports.tracer.clone(),
         10_000,
     );
     tokio::spawn(sending);

@@ -9,6 +9,7 @@ use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
+use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
 /// Take orders over HTTP
@@ -27,12 +28,14 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.listen = args.listen;
     flags.workers = args.workers;
     let settings = super::settings(flags)?;
+    let traces = Traces::of(&settings)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
     let listener = http::listen(&settings.listen).await.map_err(|e| {
         let listen = &settings.listen;
         Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
     })?;
     let ports = wiring::start(&settings).await?;
+    let (ports, export) = traces.start(ports);
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let access = http::Access::new(wiring::access(&settings));
     let serving = wiring::serve(&settings, ports.clone(), access, listener, stop.clone());
@@ -47,6 +50,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     };
     let both = async { tokio::join!(serving, deciding) };
     while_beating(&ports, Kind::Serve, settings.workers, both).await;
+    export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use super::server::Server;
 use super::trace;
 use crate::core::order::intake::{Refused, Request};
 use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
+use crate::core::trace::TraceContext;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -27,10 +28,15 @@ impl Server {
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         let (meters, begun) = (&self.api.ports.meters, Instant::now());
-        match self.accept(head, body).await {
+        let (carried, mut span) = self.api.ports.tracer.request("POST /buy", trace::of(head));
+        let bought = self.accept(head, body, carried).await;
+        trace::set_outcome(&mut span, &bought);
+        match bought {
             Ok(order) => {
                 meters.accepted.add(1);
                 meters.ack.record_time(begun.elapsed());
+                let Order { id, item, .. } = &order;
+                tracing::debug!(order_id = %id, item_id = %item, trace_id = order.trace_id(), "accepted");
                 Ok(accepted(&order))
             }
             Err(problem) => {
@@ -44,6 +50,7 @@ impl Server {
         &self,
         head: &request::Parts,
         body: &mut RequestBody,
+        trace: Option<Box<TraceContext>>,
     ) -> Result<Order, Problem> {
         self.admit_buyer(head)?;
         body::expect_json(head)?;
@@ -56,7 +63,7 @@ impl Server {
             item: ItemId::parse(&wish.item_id)?,
             quantity: Quantity::new(wish.quantity)?,
             key,
-            trace: trace::of(head).map(Box::new),
+            trace,
         };
         if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {
             return Err(Problem::not_found("there is no such item"));

@@ -30,7 +30,7 @@ impl KnownItems {
             Ok(None) => return false,
             Ok(Some(_)) => {}
             Err(e) => {
-                tracing::warn!(%item, "took an order without knowing its item: {e}");
+                tracing::warn!(item_id = %item, "took an order without knowing its item: {e}");
                 return true;
             }
         }
