@@ -190,8 +190,8 @@ settings! {
         otlp_endpoint: Option<String> = None;
         /// Headers for the collector, like `NAME=VALUE,NAME=VALUE`.
         otlp_headers: Option<SecretString> = None;
-        /// The share of requests without a trace that begin one, from 0 to 1. A caller's trace is
-        /// followed if it is sampled.
+        /// The share of requests without a trace that begin one. A caller's trace is followed if it
+        /// is sampled.
         trace_ratio: f64 = 0.001, 0.0..=1.0;
         /// As what this process shows in traces.
         service_name: String = "flux".to_owned();
