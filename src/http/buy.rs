@@ -35,8 +35,8 @@ impl Server {
             Ok(order) => {
                 meters.accepted.add(1);
                 meters.ack.record_time(begun.elapsed());
-                let Order { id, item, .. } = &order;
-                tracing::debug!(order_id = %id, item_id = %item, trace_id = order.trace_id(), "accepted");
+                let (order_id, item_id) = (order.id, &order.item);
+                tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
                 Ok(accepted(&order))
             }
             Err(problem) => {
