@@ -125,7 +125,11 @@ impl Settings {
             let read = match value.get_ref() {
                 DeValue::String(text) => self.set(key, text),
                 DeValue::Integer(n) if n.radix() == 10 => self.set(key, n.as_str()),
-                DeValue::Float(n) => self.set(key, n.as_str()),
+                // In its plainest form: `1e3` is a text like any other to a key that takes texts.
+                DeValue::Float(n) => match n.as_str().parse() {
+                    Ok(n) => self.set(key, &toml::Value::Float(n).to_string()),
+                    Err(_) => Err("must be a number".to_owned()),
+                },
                 _ => Err("must be a text in quotes or a number".to_owned()),
             };
             read.map_err(|e| ConfigError(format!("{place}: `{key}` {e}")))?;
