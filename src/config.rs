@@ -38,18 +38,21 @@ pub struct Flags {
     pub concurrency: Option<usize>,
 }
 
-/// Names that other tools use too, taken as they are.
-const SHARED_NAMES: [&str; 10] = [
-    "AWS_REGION",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_SQS",
-    "AWS_ENDPOINT_URL_DYNAMODB",
-    "SQS_QUEUE_URL",
-    "DYNAMODB_TABLE",
-    "REDIS_URL",
-    "REDIS_HOST",
-    "REDIS_PORT",
-    "REDIS_PASSWORD",
+/// Names that other tools use too, taken as they are, each with the key that it sets.
+const SHARED_NAMES: [(&str, &str); 13] = [
+    ("AWS_REGION", "aws_region"),
+    ("AWS_ENDPOINT_URL", "aws_endpoint_url"),
+    ("AWS_ENDPOINT_URL_SQS", "aws_endpoint_url_sqs"),
+    ("AWS_ENDPOINT_URL_DYNAMODB", "aws_endpoint_url_dynamodb"),
+    ("SQS_QUEUE_URL", "sqs_queue_url"),
+    ("DYNAMODB_TABLE", "dynamodb_table"),
+    ("REDIS_URL", "redis_url"),
+    ("REDIS_HOST", "redis_host"),
+    ("REDIS_PORT", "redis_port"),
+    ("REDIS_PASSWORD", "redis_password"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
+    ("OTEL_SERVICE_NAME", "service_name"),
 ];
 
 const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
@@ -122,7 +125,12 @@ impl Settings {
             let read = match value.get_ref() {
                 DeValue::String(text) => self.set(key, text),
                 DeValue::Integer(n) if n.radix() == 10 => self.set(key, n.as_str()),
-                _ => Err("must be a text in quotes or a whole number".to_owned()),
+                // In its plainest form: `1e3` is a text like any other to a key that takes texts.
+                DeValue::Float(n) => match n.as_str().parse() {
+                    Ok(n) => self.set(key, &toml::Value::Float(n).to_string()),
+                    Err(_) => Err("must be a number".to_owned()),
+                },
+                _ => Err("must be a text in quotes or a number".to_owned()),
             };
             read.map_err(|e| ConfigError(format!("{place}: `{key}` {e}")))?;
         }
@@ -138,9 +146,9 @@ impl Settings {
         let mut set = |name: &str, key: &str, value: &str| {
             self.set(key, value).map_err(|e| ConfigError(format!("{source}: {name} {e}")))
         };
-        for name in SHARED_NAMES {
+        for (name, key) in SHARED_NAMES {
             if let Some(value) = lookup(variables, name) {
-                set(name, &name.to_ascii_lowercase(), value)?;
+                set(name, key, value)?;
             }
         }
         for (name, value) in variables {

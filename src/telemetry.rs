@@ -34,8 +34,9 @@ pub fn start_log(settings: &Settings) {
             reload_with(log.reload_handle());
             log.init();
         }
+        // Fields beside the message: `order_id` is where everybody looks for it.
         LogFormat::Json => {
-            let log = log.json().with_filter_reloading();
+            let log = log.json().flatten_event(true).with_filter_reloading();
             reload_with(log.reload_handle());
             log.init();
         }

@@ -8,6 +8,7 @@ pub mod letters;
 pub mod provision;
 pub mod rehearsal;
 pub mod reload;
+pub mod traces;
 pub mod webhooks;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::pulses::sqlite::SqlitePulses;
 use crate::core::queue::sqlite::SqliteQueue;
+use crate::core::trace::Tracer;
 use crate::http::{self, Access, Api, Limits};
 
 /// An embedded receive waits at most so long, so that an idle worker stops at once.
@@ -98,6 +100,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         names,
         chance: Arc::new(SystemChance),
         calls: Arc::new(Calls::default()),
+        tracer: Tracer::off(),
         meters: Arc::new(Meters::default()),
         pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
         clock,
@@ -143,6 +146,7 @@ pub async fn serve(
         ports.names.clone(),
         ports.clock.clone(),
         ports.meters.clone(),
+        ports.tracer.clone(),
         settings.intake_max,
     );
     let waiters = Arc::new(Waiters::default());

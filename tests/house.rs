@@ -45,7 +45,7 @@ impl Source {
 
     fn port(&self) -> Option<&str> {
         let port = self.path.strip_prefix("core/")?.split('/').next()?;
-        ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks"]
+        ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks", "trace"]
             .contains(&port)
             .then_some(port)
     }
@@ -93,8 +93,10 @@ fn an_adapter_imports_no_adapter_of_another_port() {
     let sources = sources();
     let mut found = Vec::new();
     for source in sources.iter().filter(|s| s.is_adapter()) {
-        for adapter in ["sqlite", "sqs", "dynamodb", "redis"] {
-            for port in ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks"] {
+        for adapter in ["sqlite", "sqs", "dynamodb", "redis", "otlp"] {
+            for port in
+                ["queue", "lock", "ledger", "outcomes", "marks", "pulses", "webhooks", "trace"]
+            {
                 found.extend(source.lines_with(&[&format!("{port}::{adapter}")]));
             }
         }
@@ -104,7 +106,7 @@ fn an_adapter_imports_no_adapter_of_another_port() {
 
 #[test]
 fn the_orders_road_knows_ports_and_no_adapter() {
-    let adapters = ["::sqlite", "::sqs", "::dynamodb", "::redis", "core::connection"];
+    let adapters = ["::sqlite", "::sqs", "::dynamodb", "::redis", "::otlp", "core::connection"];
     let sources = sources();
     let road = sources.iter().filter(|s| s.path.starts_with("core/order/"));
     assert_none(road.flat_map(|s| s.lines_with(&adapters)).collect());
@@ -112,7 +114,7 @@ fn the_orders_road_knows_ports_and_no_adapter() {
 
 #[test]
 fn only_the_wiring_names_adapters() {
-    let adapters = ["::sqlite", "::sqs", "::dynamodb::", "::redis", "core::connection"];
+    let adapters = ["::sqlite", "::sqs", "::dynamodb::", "::redis", "::otlp", "core::connection"];
     let sources = sources();
     let outside =
         sources.iter().filter(|s| !s.path.starts_with("core/") && !s.path.starts_with("wiring"));

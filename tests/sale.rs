@@ -35,6 +35,7 @@ fn intake(ports: &Ports) -> Intake {
         ports.names.clone(),
         ports.clock.clone(),
         ports.meters.clone(),
+        ports.tracer.clone(),
         10_000,
     );
     tokio::spawn(sending);

@@ -11,6 +11,7 @@ use crate::core::pulses::{Kind, while_beating};
 use crate::http::Access;
 use crate::telemetry::Terminal;
 use crate::wiring::reload;
+use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
 /// Take orders over HTTP
@@ -29,6 +30,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.listen = args.listen;
     flags.workers = args.workers;
     let settings = super::settings(flags)?;
+    let traces = Traces::of(&settings)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
     let listener = http::listen(&settings.listen).await.map_err(|e| {
         let listen = &settings.listen;
@@ -36,6 +38,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     })?;
     let access = Access::new(wiring::access::rules(&settings).await?);
     let ports = wiring::start(&settings).await?;
+    let (ports, export) = traces.start(ports);
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}");
     reload::warn_if_open(&access, address);
@@ -52,6 +55,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     };
     let all = async { tokio::join!(serving, deciding, reloading).2 };
     while_beating(&ports, Kind::Serve, settings.workers, all).await?;
+    export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
+use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
 /// Receive orders and decide them
@@ -23,6 +24,7 @@ pub struct Args {
 pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     flags.concurrency = args.concurrency;
     let settings = super::settings(flags)?;
+    let traces = Traces::of(&settings)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
     let metrics = match &settings.metrics_listen {
         None => None,
@@ -34,6 +36,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     if let Some(listener) = &metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
     }
+    let (ports, export) = traces.start(ports);
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     let concurrency = rules.concurrency;
@@ -46,6 +49,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
     let both = async { tokio::join!(worker.run(stop.clone()), measuring, sending) };
     while_beating(&ports, Kind::Work, concurrency, both).await;
+    export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -32,7 +32,8 @@ impl Key {
     /// The environment's names for it; the first wins.
     pub fn variables(&self) -> Vec<String> {
         let name = self.name.to_ascii_uppercase();
-        let shared = SHARED_NAMES.contains(&name.as_str()).then(|| name.clone());
+        let shared = SHARED_NAMES.iter().filter(|(_, key)| *key == self.name);
+        let shared = shared.map(|(name, _)| (*name).to_owned());
         [format!("FLUX_{name}")].into_iter().chain(shared).collect()
     }
 
@@ -225,6 +226,18 @@ settings! {
         log: String = "info".to_owned();
         /// How log lines are written.
         log_format: LogFormat = LogFormat::Text;
+    }
+    "Traces" {
+        /// Base URL of a collector that takes OTLP over HTTP, like `http://127.0.0.1:4318`. Without
+        /// one nothing is recorded; a caller's trace is passed on all the same.
+        otlp_endpoint: Option<String> = None;
+        /// Headers for the collector, like `NAME=VALUE,NAME=VALUE`.
+        otlp_headers: Option<SecretString> = None;
+        /// The share of requests without a trace that begin one. A caller's trace is followed if it
+        /// is sampled.
+        trace_ratio: f64 = 0.001, 0.0..=1.0;
+        /// As what this process shows in traces.
+        service_name: String = "flux".to_owned();
     }
     "AWS" {
         /// The queue of orders; `flux provision` prints it.

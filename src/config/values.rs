@@ -119,6 +119,7 @@ macro_rules! parsed {
 parsed! {
     u64, "whole number", "must be a whole number";
     usize, "whole number", "must be a whole number";
+    f64, "number", "must be a number, like 0.01";
     u16, "port number", "must be a port number from 0 to 65535";
 }
 

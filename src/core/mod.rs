@@ -37,6 +37,7 @@ pub struct Ports {
     pub calls: Arc<calls::Calls>,
     pub meters: Arc<meters::Meters>,
     pub pulses: Arc<dyn pulses::Pulses>,
+    pub tracer: trace::Tracer,
 }
 
 impl Ports {

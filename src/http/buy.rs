@@ -18,6 +18,7 @@ use super::server::Server;
 use super::trace;
 use crate::core::order::intake::{Refused, Request};
 use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
+use crate::core::trace::TraceContext;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -29,10 +30,15 @@ impl Server {
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         let (meters, begun) = (&self.api.ports.meters, Instant::now());
-        match self.accept(head, peer, body).await {
+        let (carried, mut span) = self.api.ports.tracer.request("POST /buy", trace::of(head));
+        let bought = self.accept(head, peer, body, carried).await;
+        trace::set_outcome(&mut span, &bought);
+        match bought {
             Ok(order) => {
                 meters.accepted.add(1);
                 meters.ack.record_time(begun.elapsed());
+                let (order_id, item_id) = (order.id, &order.item);
+                tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
                 Ok(accepted(&order))
             }
             Err(problem) => {
@@ -47,6 +53,7 @@ impl Server {
         head: &request::Parts,
         peer: IpAddr,
         body: &mut RequestBody,
+        trace: Option<Box<TraceContext>>,
     ) -> Result<Order, Problem> {
         self.admit_buyer(head, peer)?;
         body::expect_json(head)?;
@@ -59,7 +66,7 @@ impl Server {
             item: ItemId::parse(&wish.item_id)?,
             quantity: Quantity::new(wish.quantity)?,
             key,
-            trace: trace::of(head).map(Box::new),
+            trace,
         };
         self.admit_buyer_for(&request.user, head)?;
         if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {

@@ -32,7 +32,7 @@ impl KnownItems {
             Ok(Some(_)) => {}
             Err(e) => {
                 let request_id = request_id::current();
-                tracing::warn!(request_id, %item, "took an order without knowing its item: {e}");
+                tracing::warn!(request_id, item_id = %item, "took an order without knowing its item: {e}");
                 return true;
             }
         }

@@ -60,6 +60,15 @@ impl Problem {
         self.status
     }
 
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The order that may have been taken all the same.
+    pub fn order(&self) -> Option<OrderId> {
+        self.order
+    }
+
     pub fn with_order(self, order: OrderId) -> Self {
         Self { order: Some(order), ..self }
     }

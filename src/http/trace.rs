@@ -1,9 +1,12 @@
-//! The trace that a request says it belongs to.
+//! The trace that a request says it belongs to, and what is recorded of the request.
 
+use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request;
 
-use crate::core::trace::TraceContext;
+use super::problem::Problem;
+use crate::core::order::Order;
+use crate::core::trace::{OpenSpan, TraceContext};
 
 /// What the two headers of W3C Trace Context say; `None` without them, or when they are malformed
 /// or ambiguous.
@@ -17,4 +20,29 @@ pub(super) fn of(head: &request::Parts) -> Option<TraceContext> {
 fn state(headers: &HeaderMap) -> Option<String> {
     let lines = headers.get_all("tracestate").iter().map(HeaderValue::to_str);
     lines.collect::<Result<Vec<_>, _>>().ok().map(|lines| lines.join(","))
+}
+
+/// What became of a purchase, by the names that OpenTelemetry has for it where it has any.
+pub(super) fn set_outcome(span: &mut OpenSpan, bought: &Result<Order, Problem>) {
+    if !span.is_open() {
+        return;
+    }
+    span.set("http.request.method", || "POST");
+    span.set("http.route", || "/buy");
+    let (status, order) = match bought {
+        Ok(order) => {
+            span.set("flux.item_id", || order.item.to_string());
+            (StatusCode::ACCEPTED, Some(order.id))
+        }
+        Err(problem) => {
+            if problem.status().is_server_error() {
+                span.fail(|| problem.detail().to_owned());
+            }
+            (problem.status(), problem.order())
+        }
+    };
+    span.set("http.response.status_code", || u64::from(status.as_u16()));
+    if let Some(order) = order {
+        span.set("flux.order_id", || order.to_string());
+    }
 }

@@ -22,6 +22,7 @@ use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::pulses::local::LocalPulses;
 use crate::core::pulses::redis::RedisPulses;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
+use crate::core::trace::Tracer;
 
 /// The SDK's configuration, with what the settings say of it.
 pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
@@ -69,6 +70,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Ports> {
         calls,
         meters: Arc::new(Meters::default()),
         pulses: Arc::new(LocalPulses::default()),
+        tracer: Tracer::off(),
     })
 }
 

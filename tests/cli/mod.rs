@@ -8,6 +8,7 @@ mod pages;
 mod refusals;
 mod signals;
 mod story;
+mod traces;
 mod webhooks;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -14,6 +14,7 @@ use flux::core::outcomes::sqlite::SqliteOutcomes;
 use flux::core::pulses::sqlite::SqlitePulses;
 use flux::core::pulses::{Kind, while_beating};
 use flux::core::queue::sqlite::SqliteQueue;
+use flux::core::trace::Tracer;
 use flux::http::{Access, AccessRules, Api, Keys, Limits, serve};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -78,6 +79,7 @@ impl Shop {
             ports.names.clone(),
             ports.clock.clone(),
             ports.meters.clone(),
+            ports.tracer.clone(),
             1_000,
         );
         tokio::spawn(sending);
@@ -184,6 +186,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         meters: Arc::default(),
         pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
         clock,
+        tracer: Tracer::off(),
     }
 }
 

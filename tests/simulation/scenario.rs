@@ -191,7 +191,8 @@ impl Sale {
             let (queue, marks, names) = (ports.queue, ports.marks, ports.names);
             let (clock, meters) = (process.clone(), ports.meters);
             let most = self.plan.waiting_max;
-            let (intake, sending) = Intake::start(queue, marks, names, clock, meters, most);
+            let tracer = ports.tracer;
+            let (intake, sending) = Intake::start(queue, marks, names, clock, meters, tracer, most);
             let sending = tokio::spawn(sending);
             self.doors.lock().unwrap()[seat] = Some(Door { process: process.clone(), intake });
             let end = self.trouble(&process).await;

@@ -10,6 +10,7 @@ use flux::core::lock::Token;
 use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
 use flux::core::pulses::local::LocalPulses;
 use flux::core::queue::DeadLetter;
+use flux::core::trace::Tracer;
 use flux::core::webhooks::Webhooks;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -125,6 +126,7 @@ impl Store {
             calls: Arc::default(),
             meters: Arc::default(),
             pulses: Arc::new(LocalPulses::default()),
+            tracer: Tracer::off(),
         }
     }
 

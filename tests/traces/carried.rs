@@ -41,6 +41,21 @@ async fn an_order_keeps_its_traceparent_as_far_as_the_worker_and_in_its_dead_let
 }
 
 #[tokio::test]
+async fn a_repeat_on_another_trace_is_the_same_order_on_the_first_ones() {
+    let shop = Shop::open().await;
+    let buy = async |trace: &str| {
+        let headers = format!("Idempotency-Key: k\r\ntraceparent: {trace}\r\n");
+        let reply = shop.buy(&headers, ORDER).await;
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        reply.json()["order_id"].as_str().unwrap().to_owned()
+    };
+    let first = buy(&traceparent()).await;
+    assert_eq!(buy(&traceparent().replace("4bf9", "ffff")).await, first);
+    let order = queued(&shop).await;
+    assert_eq!((order.id.to_string(), order.trace.unwrap().to_string()), (first, traceparent()));
+}
+
+#[tokio::test]
 async fn a_malformed_or_repeated_traceparent_is_ignored_and_its_order_taken() {
     let shop = Shop::open().await;
     let good = traceparent();

@@ -2,9 +2,9 @@
 
 mod carried;
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const CALLER: &str = "00f067aa0ba902b7";
+pub const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub const CALLER: &str = "00f067aa0ba902b7";
 
-fn traceparent() -> String {
+pub fn traceparent() -> String {
     format!("00-{TRACE}-{CALLER}-01")
 }

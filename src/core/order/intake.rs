@@ -14,7 +14,7 @@ use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity,
 use crate::core::marks::{Mark, Marked, Marks};
 use crate::core::meters::Meters;
 use crate::core::queue::{Queue, QueueError, Sent};
-use crate::core::trace::TraceContext;
+use crate::core::trace::{OpenSpan, SpanKind, TraceContext, Tracer};
 
 /// How often an order is handed to the queue before its buyer is told to try again.
 const SEND_ATTEMPTS: u32 = 4;
@@ -80,11 +80,12 @@ impl Intake {
         names: Arc<OrderNames>,
         clock: Arc<dyn Clock>,
         meters: Arc<Meters>,
+        tracer: Tracer,
         waiting_max: usize,
     ) -> (Intake, BoxFuture<'static, ()>) {
         let (sender, receiver) = mpsc::channel(waiting_max);
         let intake = Intake { entries: sender, names, clock };
-        (intake, Box::pin(gather(queue, marks, meters, receiver)))
+        (intake, Box::pin(gather(queue, marks, meters, tracer, receiver)))
     }
 
     /// Accepts an order: durable when this answers. Cancelling it does not take the order back.
@@ -120,6 +121,7 @@ async fn gather(
     queue: Arc<dyn Queue>,
     marks: Option<Arc<dyn Marks>>,
     meters: Arc<Meters>,
+    tracer: Tracer,
     mut entries: mpsc::Receiver<Entry>,
 ) {
     let limits = queue.limits();
@@ -136,7 +138,11 @@ async fn gather(
             batch.push(next);
         }
         meters.sent_together.record(batch.len() as u64);
-        tokio::spawn(send(queue.clone(), marks.clone(), batch, slot));
+        let orders = batch.iter().map(|entry| &entry.order);
+        let mut span = tracer.batch("send", SpanKind::Producer, orders);
+        span.set("messaging.operation.type", || "send");
+        span.set("messaging.batch.message_count", || batch.len());
+        tokio::spawn(send(queue.clone(), marks.clone(), batch, span, slot));
     }
     let all = limits.sends_in_flight as u32;
     let _drained = slots.acquire_many(all).await;
@@ -146,11 +152,12 @@ async fn send(
     queue: Arc<dyn Queue>,
     marks: Option<Arc<dyn Marks>>,
     batch: Vec<Entry>,
+    mut span: OpenSpan,
     _slot: OwnedSemaphorePermit,
 ) {
     let mut batch = refuse_late(batch);
     if let Some(marks) = marks {
-        batch = refuse_reused_keys(&*marks, batch).await;
+        batch = span.call("marks.mark", refuse_reused_keys(&*marks, batch)).await;
     }
     let mut pause = RESEND_PAUSE;
     for attempt in 1..=SEND_ATTEMPTS {
@@ -158,7 +165,10 @@ async fn send(
             return;
         }
         let orders: Vec<Order> = batch.iter().map(|e| e.order.clone()).collect();
-        let answers = queue.send(&orders).await;
+        let answers = span.call("queue.send", queue.send(&orders)).await;
+        if let Some(Err(e)) = answers.iter().find(|answer| answer.is_err()) {
+            span.fail(|| e.to_string());
+        }
         let first = batch.iter().map(|entry| entry.since.elapsed()).max();
         let last_attempt = attempt == SEND_ATTEMPTS || first > Some(PATIENCE);
         batch = settle(batch, answers, last_attempt);
@@ -198,7 +208,8 @@ fn settle(
                 continue;
             }
             Err(e) => {
-                tracing::warn!(%order, "send failed: {e}");
+                let (item_id, trace_id) = (&entry.order.item, entry.order.trace_id());
+                tracing::warn!(order_id = %order, %item_id, trace_id, "send failed: {e}");
                 Err(Refused::Unconfirmed { order, cause: "the queue did not take it".to_owned() })
             }
         };

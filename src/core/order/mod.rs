@@ -83,6 +83,11 @@ pub struct Order {
 }
 
 impl Order {
+    /// Its trace, as the log names it.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace.as_ref().map(|context| context.trace_id())
+    }
+
     /// Whether a repeat under the same name asks for the same thing.
     pub fn same_request(&self, other: &Order) -> bool {
         self.user == other.user && self.item == other.item && self.quantity == other.quantity

@@ -58,6 +58,11 @@ impl TraceContext {
         self.flags & SAMPLED != 0
     }
 
+    /// 32 hexadecimal digits.
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", self.trace)
+    }
+
     pub fn state(&self) -> Option<&str> {
         self.state.as_deref()
     }

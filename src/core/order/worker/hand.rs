@@ -34,6 +34,15 @@ pub struct Pending {
 }
 
 impl Pending {
+    pub fn received(&self) -> Instant {
+        self.ticket.received
+    }
+
+    /// How often the order was delivered, this time included. From 1.
+    pub fn attempt(&self) -> u32 {
+        self.ticket.receive_count
+    }
+
     /// Lets a repeat of the same order share this one's fate.
     pub fn absorb(&mut self, repeat: Pending) {
         self.repeats.push(repeat.ticket);
@@ -45,6 +54,8 @@ impl Pending {
 #[derive(Debug)]
 struct Ticket {
     receipt: Receipt,
+    received: Instant,
+    receive_count: u32,
     undecided: AtomicUsize,
     lost: Arc<Lost>,
 }
@@ -119,13 +130,15 @@ impl Hand {
         }
         self.orders.fetch_add(delivery.orders.len(), Ordering::AcqRel);
         self.meters.in_hand.add(delivery.orders.len() as u64);
-        self.tickets().insert(delivery.receipt.clone(), Instant::now());
+        let received = Instant::now();
+        self.tickets().insert(delivery.receipt.clone(), received);
         if guards::is_out(Guard::AckAfterCommit) {
             let _stopping = self.acks.send(Some(delivery.receipt.clone()));
         }
         let undecided = AtomicUsize::new(delivery.orders.len());
         let lost = self.lost.clone();
-        let ticket = Arc::new(Ticket { receipt: delivery.receipt, undecided, lost });
+        let Delivery { receipt, orders, receive_count } = delivery;
+        let ticket = Arc::new(Ticket { receipt, received, receive_count, undecided, lost });
         let pend = |(arrival, order)| Pending {
             arrival,
             order,
@@ -134,7 +147,7 @@ impl Hand {
         };
         let (repeats, new): (Vec<_>, Vec<_>) = {
             let recent = self.recent();
-            let pending = delivery.orders.into_iter().map(pend);
+            let pending = orders.into_iter().map(pend);
             pending.partition(|p| recent.set.contains(&p.order.id))
         };
         self.settle(repeats);

@@ -13,8 +13,10 @@ use super::super::guards::{self, Guard};
 use super::super::{Decided, Item, ItemId, Order, OrderId, decide};
 use super::Floor;
 use super::hand::Pending;
+use super::spans;
 use crate::core::ledger::{Commit, Committed, Expect, LedgerError, OrderState};
 use crate::core::lock::{Acquired, Renewed, Token};
+use crate::core::trace::OpenSpan;
 
 /// How long a lane waits for more orders before it ends, if no other lane waits for its slot.
 const LINGER: Duration = Duration::from_millis(10);
@@ -42,6 +44,8 @@ pub struct Lane {
     turns_all_away: bool,
     /// When the batch before this one was begun.
     begun: Option<Instant>,
+    /// Of the batch that is being decided.
+    span: OpenSpan,
 }
 
 /// The lock in this lane's hand.
@@ -67,8 +71,16 @@ impl From<LedgerError> for Hitch {
 
 impl Lane {
     pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
-        let token = Token(floor.ports.chance.draw());
-        Self { floor, item, token, held: None, known: None, turns_all_away: false, begun: None }
+        Self {
+            token: Token(floor.ports.chance.draw()),
+            floor,
+            item,
+            held: None,
+            known: None,
+            turns_all_away: false,
+            begun: None,
+            span: OpenSpan::none(),
+        }
     }
 
     /// Decides until the item's line is empty.
@@ -82,7 +94,8 @@ impl Lane {
                 Ok(()) => pause = LEDGER_PAUSE.0,
                 Err(Hitch::Stopped) => break,
                 Err(Hitch::Ledger(e)) => {
-                    tracing::warn!(item = %self.item, orders = batch.len(), "{e}; trying again");
+                    let orders = batch.len();
+                    tracing::warn!(item_id = %self.item, orders, "{e}; trying again");
                     self.known = None;
                     self.put_back(batch);
                     if !floor.pause(self.jitter(pause)).await {
@@ -138,9 +151,19 @@ impl Lane {
 
     /// Decides the whole batch; on a hitch, what is left in it is undecided.
     async fn decide(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
+        self.span = spans::of_batch(&self.floor, batch);
+        let decided = self.decide_all(batch).await;
+        let mut span = std::mem::replace(&mut self.span, OpenSpan::none());
+        if let Err(Hitch::Ledger(e)) = &decided {
+            span.fail(|| e.to_string());
+        }
+        decided
+    }
+
+    async fn decide_all(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
         while !batch.is_empty() {
             if self.turns_all_away {
-                self.known = self.floor.ports.ledger.item(&self.item).await?;
+                self.known = self.item().await?;
                 self.turns_all_away = self.known.as_ref().is_some_and(Item::turns_all_away);
             }
             if self.turns_all_away {
@@ -180,8 +203,12 @@ impl Lane {
 
     async fn read(&self) -> Result<Option<Item>, LedgerError> {
         let unlisted = self.floor.rules.unlisted_stock;
-        let item = self.floor.ports.ledger.item(&self.item).await?;
+        let item = self.item().await?;
         Ok(item.or_else(|| (unlisted > 0).then(|| Item::new(self.item.clone(), unlisted))))
+    }
+
+    async fn item(&self) -> Result<Option<Item>, LedgerError> {
+        self.span.call("ledger.item", self.floor.ports.ledger.item(&self.item)).await
     }
 
     /// Rejections that need no units: neither lock nor item write. `item` was read after the
@@ -193,7 +220,8 @@ impl Lane {
     ) -> Result<(), LedgerError> {
         let verdict = decide(item, orders(batch), self.floor.ports.clock.now());
         self.floor.story.deciding(&verdict.decided);
-        let seen = self.floor.ports.ledger.record(&verdict.decided).await?;
+        let record = self.floor.ports.ledger.record(&verdict.decided);
+        let seen = self.span.call("ledger.record", record).await?;
         self.settle(batch, verdict.decided, &seen);
         Ok(())
     }
@@ -205,7 +233,8 @@ impl Lane {
         let expect = Expect::Version(item.version);
         let commit = Commit { item: next, expect, decided: verdict.decided };
         let meters = &self.floor.ports.meters;
-        match self.floor.ports.ledger.commit(&commit).await {
+        let written = self.floor.ports.ledger.commit(&commit);
+        match self.span.call("ledger.commit", written).await {
             Ok(Committed::Written) => {
                 self.known = Some(commit.item);
                 meters.decided_together.record(commit.decided.len() as u64);
@@ -215,7 +244,8 @@ impl Lane {
                 self.settle(batch, commit.decided, &[]);
             }
             Ok(Committed::Refused { item_moved, seen }) => {
-                tracing::debug!(item = %self.item, item_moved, seen = seen.len(), "refused");
+                let seen_before = seen.len();
+                tracing::debug!(item_id = %self.item, item_moved, seen_before, "refused");
                 meters.conflicts.add(1);
                 if item_moved {
                     self.known = None;
@@ -223,7 +253,7 @@ impl Lane {
                 self.drop_seen(batch, &seen);
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
-                tracing::warn!(item = %self.item, "{why}; reading what was written");
+                tracing::warn!(item_id = %self.item, "{why}; reading what was written");
                 meters.unknown_commits.add(1);
                 self.known = None;
                 let seen = self.decided_among(batch).await?;
@@ -236,7 +266,8 @@ impl Lane {
 
     async fn decided_among(&self, batch: &[Pending]) -> Result<Vec<OrderId>, LedgerError> {
         let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
-        let found = self.floor.ports.ledger.find(&ids).await?;
+        let found = self.floor.ports.ledger.find(&ids);
+        let found = self.span.call("ledger.find", found).await?;
         let open = |state| matches!(state, OrderState::Queued);
         let decided = found.into_iter().flatten().filter(|record| !open(record.state));
         Ok(decided.map(|record| record.order.id).collect())
@@ -249,6 +280,7 @@ impl Lane {
         let ports = &self.floor.ports;
         ports.meters.decided(&decided, ports.clock.now());
         self.drop_seen(batch, seen);
+        spans::of_decisions(&self.floor, &self.span, batch, &decided);
         let ids = decided.iter().map(|one| one.order.id).collect();
         self.floor.settle(decided, std::mem::take(batch));
         self.publish(ids);
@@ -260,7 +292,9 @@ impl Lane {
             return;
         }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
-        self.floor.let_go(batch.extract_if(.., is_seen).collect());
+        let gone: Vec<Pending> = batch.extract_if(.., is_seen).collect();
+        spans::of_seen(&self.floor, &self.span, &gone);
+        self.floor.let_go(gone);
         self.publish(seen.to_vec());
     }
 
@@ -290,7 +324,8 @@ impl Lane {
         let (meters, since) = (&self.floor.ports.meters, Instant::now());
         while self.held.is_none() {
             let asked = Instant::now();
-            match lock.acquire(&self.item, self.token, lease).await {
+            let acquired = lock.acquire(&self.item, self.token, lease);
+            match self.span.call("lock.acquire", acquired).await {
                 Ok(Acquired::Yes) => {
                     self.floor.story.lock_acquired(&self.item);
                     meters.lock_wait.record_time(since.elapsed());
@@ -322,7 +357,8 @@ impl Lane {
             return;
         }
         let asked = Instant::now();
-        match lock.renew(&self.item, self.token, lease).await {
+        let renewed = lock.renew(&self.item, self.token, lease);
+        match self.span.call("lock.renew", renewed).await {
             Ok(Renewed::Yes { wanted: false }) => {
                 self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
             }
@@ -351,7 +387,7 @@ impl Lane {
         if let (Some(lock), Some(_)) = (self.floor.lock(), self.held.take())
             && let Err(e) = lock.release(&self.item, self.token).await
         {
-            tracing::warn!(item = %self.item, "{e}; the lock ends with its lease");
+            tracing::warn!(item_id = %self.item, "{e}; the lock ends with its lease");
         }
     }
 

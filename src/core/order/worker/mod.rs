@@ -3,6 +3,7 @@
 
 mod hand;
 mod lane;
+mod spans;
 mod tell;
 
 use std::collections::HashMap;
@@ -133,9 +134,10 @@ impl Floor {
             room = self.hand.room(IN_HAND_MAX) => room,
         };
         let mut pause = RECEIVE_PAUSE.0;
-        let deliveries = loop {
+        let (asked, deliveries) = loop {
+            let asked = Instant::now();
             match self.ports.queue.receive(room, self.rules.receive_wait).await {
-                Ok(deliveries) => break deliveries,
+                Ok(deliveries) => break (asked, deliveries),
                 Err(e) => self.report(&e),
             }
             if !self.pause(pause).await {
@@ -153,6 +155,7 @@ impl Floor {
             tracing::info!(again, "deliveries come again");
             self.ports.meters.redeliveries.add(again as u64);
         }
+        spans::of_receive(self, asked, &deliveries);
         for delivery in deliveries {
             for pending in self.hand.take(delivery) {
                 self.line_up(pending, lanes);

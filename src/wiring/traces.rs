@@ -1,0 +1,81 @@
+//! The export of traces, as the settings have it: none unless a collector is named.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use hyper::Uri;
+use secrecy::ExposeSecret;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Usage;
+use crate::config::Settings;
+use crate::core::Ports;
+use crate::core::connection::web::Web;
+use crate::core::trace::Tracer;
+use crate::core::trace::otlp::{Otlp, OtlpSettings, parse_headers};
+
+/// Where traces are to go, if anywhere.
+pub struct Traces(Option<Collector>);
+
+struct Collector {
+    otlp: OtlpSettings,
+    ratio: f64,
+    /// How long the last request may take.
+    last: Duration,
+}
+
+/// Spans on their way to the collector.
+pub struct Export(Option<(CancellationToken, JoinHandle<()>)>);
+
+impl Traces {
+    /// Reads the settings; connects to nothing.
+    pub fn of(settings: &Settings) -> Result<Traces> {
+        let Some(endpoint) = &settings.otlp_endpoint else { return Ok(Traces(None)) };
+        let headers = settings.otlp_headers.as_ref().map_or("", |headers| headers.expose_secret());
+        let wrong = "otlp_headers (OTEL_EXPORTER_OTLP_HEADERS) must be like NAME=VALUE,NAME=VALUE";
+        let otlp = OtlpSettings {
+            url: traces_url(endpoint)?,
+            headers: parse_headers(headers).ok_or_else(|| Usage(wrong.to_owned()))?,
+            service: settings.service_name.clone(),
+            instance: uuid::Uuid::new_v4().to_string(),
+        };
+        // The orders have two thirds of the grace period.
+        let last = Duration::from_millis(settings.grace_ms) / 6;
+        Ok(Traces(Some(Collector { otlp, ratio: settings.trace_ratio, last })))
+    }
+
+    /// The same ports, with a tracer if traces are exported.
+    pub fn start(self, ports: Ports) -> (Ports, Export) {
+        let Some(Collector { otlp, ratio, last }) = self.0 else { return (ports, Export(None)) };
+        tracing::info!(trace_ratio = ratio, "traces go to {}", otlp.url);
+        let finish = CancellationToken::new();
+        let (spans, sending) = Otlp::start(Web::new(), otlp, finish.clone(), last);
+        let tracer = Tracer::new(spans, ports.chance.clone(), ratio);
+        (Ports { tracer, ..ports }, Export(Some((finish, tokio::spawn(sending)))))
+    }
+}
+
+impl Export {
+    /// Sends what is left, for at most a sixth of the grace period, and ends.
+    pub async fn finish(self) {
+        if let Some((finish, sending)) = self.0 {
+            finish.cancel();
+            let _ended = sending.await;
+        }
+    }
+}
+
+/// A collector's base URL with the path for traces (OpenTelemetry Protocol Exporter, "Endpoint URLs
+/// for OTLP/HTTP").
+fn traces_url(endpoint: &str) -> Result<Uri> {
+    let url = format!("{}/v1/traces", endpoint.trim_end_matches('/')).parse::<Uri>();
+    let fits = |url: &Uri| matches!(url.scheme_str(), Some("http" | "https"));
+    // It may hold a password, so it is not shown.
+    let clean = |url: &Uri| url.authority().is_some_and(|a| !a.as_str().contains('@'));
+    Ok(url.ok().filter(fits).filter(clean).ok_or_else(|| {
+        let key = "otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
+        let like = "a URL like http://127.0.0.1:4318, for OTLP over HTTP";
+        Usage(format!("{key} must be {like}; a password goes into otlp_headers"))
+    })?)
+}

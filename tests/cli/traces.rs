@@ -1,0 +1,243 @@
+//! Traces and logs of real processes: from a buyer's request to its decision.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::{Desk, PATIENCE, Process, decided, story};
+use crate::traces::{CALLER, TRACE, traceparent};
+
+/// Takes OTLP over HTTP, as JSON, on loopback.
+struct Collector {
+    url: String,
+    /// Each span, with its resource as `resource`.
+    spans: Arc<Mutex<Vec<Value>>>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Collector {
+    fn start() -> Collector {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (spans, heads) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::default());
+        let collector = Collector { url, spans: spans.clone(), heads };
+        let heads = collector.heads.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (spans, heads) = (spans.clone(), heads.clone());
+                std::thread::spawn(move || while take(&stream, &spans, &heads).is_some() {});
+            }
+        });
+        collector
+    }
+
+    fn find(&self, name: &str) -> Vec<Value> {
+        let spans = self.spans.lock().unwrap();
+        spans.iter().filter(|span| span["name"] == name).cloned().collect()
+    }
+}
+
+/// Takes one request; `None` at the connection's end.
+fn take(stream: &TcpStream, spans: &Mutex<Vec<Value>>, heads: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let before = head.len();
+        reader.read_line(&mut head).ok().filter(|read| *read > 0)?;
+        if let Some(value) = head[before..].to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let exported: Value = serde_json::from_slice(&body).unwrap();
+    for of_resource in exported["resourceSpans"].as_array().unwrap() {
+        for of_scope in of_resource["scopeSpans"].as_array().unwrap() {
+            for span in of_scope["spans"].as_array().unwrap() {
+                let mut span = span.clone();
+                span["resource"] = of_resource["resource"].clone();
+                spans.lock().unwrap().push(span);
+            }
+        }
+    }
+    heads.lock().unwrap().push(head);
+    let mut stream = stream;
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").ok()
+}
+
+fn attribute(of: &Value, key: &str) -> String {
+    let attributes = of["attributes"].as_array().unwrap();
+    let found = attributes.iter().find(|a| a["key"] == key).map(|a| &a["value"]);
+    let found = found.unwrap_or_else(|| panic!("no {key} in {of}"));
+    found["stringValue"].as_str().or(found["intValue"].as_str()).unwrap().to_owned()
+}
+
+/// Buys with this header line; the order's id.
+fn buy_with(address: &str, header: &str, user: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = format!(r#"{{"user_id":"{user}","item_id":"ticket_001"}}"#);
+    let length = body.len();
+    let head = "POST /buy HTTP/1.1\r\nHost: flux\r\nConnection: close";
+    write!(stream, "{head}\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 202"), "{answer}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    body["order_id"].as_str().unwrap().to_owned()
+}
+
+fn end(mut process: Process) -> Vec<String> {
+    process.signal("TERM");
+    process.log_line("stopped");
+    assert_eq!(process.end().0.code(), Some(0));
+    process.logged.extend(process.log.iter());
+    process.logged.clone()
+}
+
+/// Buys with a trace, and one order with a malformed one, through `serve` and `work` apart.
+fn follow_an_order(desk: Desk) {
+    let collector = Collector::start();
+    let desk = desk
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+        .with("OTEL_EXPORTER_OTLP_HEADERS", "x-sesame=open%2Dsesame")
+        .with("OTEL_SERVICE_NAME", "the shop")
+        .with("FLUX_TRACE_RATIO", "0")
+        .with("FLUX_LOG", "info,flux::calls=debug");
+    let (serve, address) = desk.serve("");
+    let mut work = desk.start("work");
+    work.log_line("working on");
+    let header = format!("traceparent: {}\r\ntracestate: shop=1", traceparent());
+    let order = buy_with(&address, &header, "ann");
+    assert_eq!(decided(&address, &order)["status"], "sold");
+    let header = format!("traceparent: {}", traceparent().to_uppercase());
+    let untraced = buy_with(&address, &header, "bob");
+    assert_eq!(decided(&address, &untraced)["status"], "rejected");
+    let logged = [end(serve), end(work)].concat().concat();
+    assert!(!logged.contains("open-sesame") && !logged.contains("WARN"), "{logged}");
+
+    let only = |name| match &collector.find(name)[..] {
+        [one] => one.clone(),
+        spans => panic!("{name}: {spans:#?}"),
+    };
+    let (request, decide, batch) = (only("POST /buy"), only("decide"), only("decide batch"));
+    assert_eq!((request["traceId"].as_str(), request["kind"].as_u64()), (Some(TRACE), Some(2)));
+    assert_eq!(request["parentSpanId"], CALLER);
+    assert_eq!(request["traceState"], "shop=1");
+    assert_eq!(attribute(&request, "http.response.status_code"), "202");
+    assert_eq!(attribute(&request["resource"], "service.name"), "the shop");
+    for part in [&decide, &batch, &only("send"), &only("receive")] {
+        assert_eq!(
+            (&part["traceId"], &part["parentSpanId"]),
+            (&request["traceId"], &request["spanId"])
+        );
+    }
+    for (key, value) in [
+        ("flux.order_id", order.as_str()),
+        ("flux.item_id", "ticket_001"),
+        ("flux.outcome", "sold"),
+        ("flux.attempt", "1"),
+        ("messaging.batch.message_count", "1"),
+    ] {
+        assert_eq!(attribute(&decide, key), value);
+    }
+    assert_eq!(decide["links"][0]["spanId"], batch["spanId"]);
+    assert_eq!(batch["links"][0]["spanId"], request["spanId"]);
+    assert_eq!(only("ledger.commit")["parentSpanId"], batch["spanId"]);
+    let nanos = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<u64>().unwrap();
+    let (begun, ended) = (nanos(&request, "startTimeUnixNano"), nanos(&decide, "endTimeUnixNano"));
+    assert!(begun < ended && ended - begun < PATIENCE.as_nanos() as u64, "{begun} {ended}");
+    let heads = collector.heads.lock().unwrap();
+    let is_right =
+        |head: &&String| head.starts_with("POST /v1/traces ") && head.contains("open-sesame");
+    assert_eq!(heads.iter().filter(is_right).count(), heads.len());
+}
+
+#[test]
+fn an_order_is_followed_from_its_request_to_its_decision_in_another_process() {
+    follow_an_order(Desk::new());
+}
+
+#[test]
+fn an_order_is_followed_through_a_queue_on_aws() {
+    let redis = crate::conformance::address("FLUX_TEST_REDIS");
+    let (desk, _) = story::provisioned(Desk::on_aws().with("REDIS_URL", &redis), "");
+    follow_an_order(desk);
+}
+
+#[test]
+fn a_collector_that_is_away_or_mute_changes_nothing_and_holds_up_no_stop() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = format!("http://{}", mute.local_addr().unwrap());
+    for (url, is_away) in [("http://127.0.0.1:1", true), (mute.as_str(), false)] {
+        let desk = Desk::new().with("FLUX_OTLP_ENDPOINT", url).with("FLUX_TRACE_RATIO", "1");
+        let (mut serve, address) = desk.serve("--workers 5");
+        let order = buy_with(&address, "Accept: */*", "ann");
+        assert_eq!(decided(&address, &order)["status"], "sold");
+        if is_away {
+            serve.log_line("the collector of traces does not take them");
+        }
+        let logged = end(serve).concat();
+        assert!(logged.contains("the collector of traces does not take them"), "{logged}");
+        assert!(!logged.contains("leaving at once"), "{logged}");
+    }
+}
+
+#[test]
+fn a_wrong_collector_or_ratio_is_refused_in_one_line_without_a_secret() {
+    let refused = |name, value| Desk::new().with(name, value).refused("work");
+    let endpoint = |value| {
+        let line = refused("OTEL_EXPORTER_OTLP_ENDPOINT", value);
+        assert!(line.contains("otlp_endpoint") && line.contains("http://127.0.0.1:4318"), "{line}");
+    };
+    endpoint("127.0.0.1:4318");
+    endpoint("http://me:open-sesame@127.0.0.1:4318");
+    let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    let line = desk.with("OTEL_EXPORTER_OTLP_HEADERS", "open-sesame").refused("work");
+    assert!(line.contains("NAME=VALUE"), "{line}");
+    assert!(refused("FLUX_TRACE_RATIO", "1.5").contains("from 0 to 1"));
+    assert!(refused("FLUX_TRACE_RATIO", "some").contains("number"));
+}
+
+fn serve_in_json(desk: &Desk) -> (Process, String) {
+    let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 5");
+    let line = serve.log_line("listening on http://");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let address = line["message"].as_str().unwrap().split_once("http://").unwrap().1.to_owned();
+    (serve, address)
+}
+
+#[test]
+fn json_log_lines_have_one_identity_for_an_order_at_debug_and_none_of_each_order_at_info() {
+    let desk = Desk::new().with("FLUX_LOG_FORMAT", "json");
+    let (serve, address) = serve_in_json(&desk);
+    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "ann");
+    decided(&address, &order);
+    let logged = end(serve);
+    assert!(logged.iter().all(|line| !line.contains(&order)), "{logged:#?}");
+    let parse = |line: &String| serde_json::from_str::<Value>(line).unwrap();
+    assert!(logged.iter().map(parse).all(|line| line["message"].is_string()));
+
+    let desk = desk.with("FLUX_LOG", "info,flux=debug");
+    let (serve, address) = serve_in_json(&desk);
+    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "bob");
+    decided(&address, &order);
+    let lines: Vec<Value> = end(serve).iter().map(parse).collect();
+    let about: Vec<&Value> = lines.iter().filter(|line| line["order_id"] == order).collect();
+    for (line, message) in about.iter().zip(["accepted", "decided"]) {
+        assert_eq!(line["message"], message);
+        assert_eq!(
+            (line["item_id"].as_str(), line["trace_id"].as_str()),
+            (Some("ticket_001"), Some(TRACE))
+        );
+        assert!(line["timestamp"].is_string() && line["level"] == "DEBUG");
+    }
+    assert_eq!(about.len(), 2, "{lines:#?}");
+    assert_eq!(
+        (about[1]["outcome"].as_str(), about[1]["reason"].as_str()),
+        (Some("rejected"), Some("sold_out"))
+    );
+}
