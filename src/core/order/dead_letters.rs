@@ -116,7 +116,7 @@ pub async fn act(
         if let (Which::These(orders), false) = (which, cut) {
             let gone: Vec<OrderId> =
                 orders.iter().filter(|id| !met.contains(id)).copied().collect();
-            let decided = decided_among(ports, deed, gone.clone()).await?;
+            let decided = decided_among(ports, deed, course, gone.clone()).await?;
             for id in gone {
                 let fate = if decided.contains(&id) { Fate::AlreadyDecided } else { Fate::Gone };
                 tell(id, fate);
@@ -180,6 +180,7 @@ impl<'a> Errand<'a> {
 async fn decided_among(
     ports: &Ports,
     deed: &Deed,
+    course: &Course,
     orders: Vec<OrderId>,
 ) -> Result<HashSet<OrderId>, QueueError> {
     if *deed == Deed::Drop || orders.is_empty() {
@@ -190,7 +191,7 @@ async fn decided_among(
     let decided: Vec<Decided> =
         found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
     // Whoever decided these may have died before the shop was told, and their letters are dropped.
-    if let Some(outbox) = ports.outbox_to_tell() {
+    if let (Some(outbox), false) = (ports.outbox_to_tell(), course.dry_run) {
         outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
     }
     Ok(decided.into_iter().map(|decided| decided.order.id).collect())
@@ -212,7 +213,7 @@ impl LetterVisitor for Errand<'_> {
     async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
         let meant = letters.iter().filter(|letter| self.which.means(letter));
         let meant = meant.map(|letter| letter.order_id).collect();
-        let decided = decided_among(self.ports, self.deed, meant).await?;
+        let decided = decided_among(self.ports, self.deed, self.course, meant).await?;
         let mut wishes = Vec::with_capacity(letters.len());
         let mut going = 0;
         for letter in letters {
