@@ -183,16 +183,21 @@ async fn decided_among(
     course: &Course,
     orders: Vec<OrderId>,
 ) -> Result<HashSet<OrderId>, QueueError> {
-    if *deed == Deed::Drop || orders.is_empty() {
+    let outbox = ports.outbox_to_tell().filter(|_| !course.dry_run);
+    let asked = *deed != Deed::Drop || outbox.is_some();
+    if !asked || orders.is_empty() {
         return Ok(HashSet::new());
     }
     let found = ports.ledger.find(&orders).await;
     let found = found.map_err(|e| QueueError::Busy(format!("decisions cannot be read: {e}")))?;
     let decided: Vec<Decided> =
         found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
-    // Whoever decided these may have died before the shop was told, and their letters are dropped.
-    if let (Some(outbox), false) = (ports.outbox_to_tell(), course.dry_run) {
+    // Whoever decided these may have died before the shop was told, and their letters go.
+    if let Some(outbox) = outbox {
         outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
+    }
+    if *deed == Deed::Drop {
+        return Ok(HashSet::new());
     }
     Ok(decided.into_iter().map(|decided| decided.order.id).collect())
 }
