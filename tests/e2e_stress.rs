@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use flux::config::Settings;
 use flux::core::order::ItemId;
-use flux::load::{Address, Guard, Plan, Report, Stress, StressError, Target, Verdict, audit};
+use flux::load::{
+    Address, Circumstances, Guard, Plan, Report, Stress, StressError, Target, Verdict, audit,
+};
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 
 fn plan(stock: u64, users: u64) -> Plan {
@@ -69,6 +71,78 @@ async fn the_report_has_the_agreed_names() {
     }
 }
 
+/// The figures that a page holds, under their names in the JSON report.
+fn figures(page: &str) -> Vec<(String, String)> {
+    let parts = page.split("<data data-name=\"").skip(1);
+    let figure = |part: &str| {
+        let (name, rest) = part.split_once("\" value=\"").unwrap();
+        (name.to_owned(), rest.split_once('"').unwrap().0.to_owned())
+    };
+    parts.map(figure).collect()
+}
+
+fn assert_page_agrees(report: &Report) {
+    let json = serde_json::to_value(report).unwrap();
+    let figures = figures(&report.page(&Circumstances::default()));
+    for (name, value) in &figures {
+        let found = json.pointer(&format!("/{}", name.replace('.', "/"))).expect(name);
+        let same = match found.as_f64() {
+            Some(number) => value.parse() == Ok(number),
+            None => found == value.as_str(),
+        };
+        assert!(same, "{name}: {value} on the page, {found} in the JSON");
+    }
+    for name in "verdict stock sold oversold_units stranded_units undecided decided_twice accepted \
+                 requests rejected ack_ms.p50 decision_ms.max accepted_per_s decided_per_s"
+        .split(' ')
+    {
+        assert!(figures.iter().any(|(shown, _)| shown == name), "{name}");
+    }
+}
+
+/// The sums over time: requests, told to come again, accepted, decided, and units sold.
+fn sums_over_time(page: &str) -> Vec<u64> {
+    let rows = page.split("<tbody>").nth(1).unwrap().split("</tbody>").next().unwrap();
+    let mut sums = vec![0; 5];
+    for row in rows.split("<tr>").skip(1) {
+        let cells = row.split("<td>").skip(2).map(|cell| cell.split_once('<').unwrap().0);
+        for (sum, cell) in sums.iter_mut().zip(cells) {
+            *sum += cell.replace(',', "").parse::<u64>().unwrap();
+        }
+    }
+    sums
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_what_the_json_says_and_its_plots_count_every_order() {
+    for without in [&[][..], &[Guard::LedgerCondition]] {
+        let report = rehearse(plan(3, 200), 1, without).await;
+        assert_page_agrees(&report);
+        let page = report.page(&Circumstances::default());
+        let Report { requests, refused, accepted, sold, .. } = report;
+        assert_eq!(sums_over_time(&page), [requests, refused, accepted, accepted, sold]);
+        assert_eq!(page.contains("What broke"), !without.is_empty());
+        for plot in ["rates", "stock", "waiting", "ack", "decision"] {
+            assert!(page.contains(&format!("<title id=\"{plot}-title\">")), "{plot}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_fetches_and_runs_nothing_and_takes_text_as_text() {
+    let mut report = rehearse(plan(1, 40), 1, &[]).await;
+    let evil = "</title><script>alert(1)</script><img src=http://x.test/>\" onload=\"x";
+    report.faults.push(evil.to_owned());
+    report.backend = evil.to_owned();
+    let settings = vec![("data", evil.to_owned())];
+    let page = report.page(&Circumstances { command_line: evil.to_owned(), settings });
+    for tag in ["<script", "<img", "<link", "href=", "@import", "url("] {
+        assert!(!page.contains(tag), "{tag}");
+    }
+    assert_eq!(page.matches("&lt;script&gt;alert(1)").count(), 4);
+    assert_eq!(page.matches("</title>").count(), 1 + 5, "the page's and one of each plot");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_server_is_audited_by_what_it_shows() {
     let cast = Cast { connections: 16, workers: 1, without: Vec::new() };
@@ -85,6 +159,10 @@ async fn a_foreign_server_is_audited_by_what_it_shows() {
         assert_eq!((report.stock, report.sold, report.accepted), (30, sold, 200));
         assert_eq!((report.audited_by, report.backend.as_str()), ("http", "embedded"));
         assert!(report.to_string().contains("by HTTP only"));
+        assert_page_agrees(&report);
+        let page = report.page(&Circumstances::default());
+        assert!(page.contains("the one buyer in 20 who waits") && page.contains("30 of 30 sold"));
+        assert_eq!(sums_over_time(&page)[2..4], [200, 10]);
     }
     rehearsal.end(Duration::from_secs(5)).await;
 }

@@ -11,7 +11,9 @@ use super::Usage;
 use super::audit::exit_code;
 use crate::config::{Backend, Flags};
 use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
-use crate::load::{Address, Guard, Plan, Prices, Report, Stress, StressError, Target};
+use crate::load::{
+    Address, Circumstances, Guard, Plan, Prices, Report, Stress, StressError, Target,
+};
 use crate::stop;
 use crate::telemetry::say;
 use crate::wiring::rehearsal::{Cast, Rehearsal};
@@ -55,9 +57,9 @@ pub struct Args {
     /// A running flux serve, as http://HOST:PORT, not one of its own; audited by HTTP
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
-    /// Write the figures as JSON
+    /// Write what came of it: as a page with plots to a FILE.html, as JSON to any other; repeatable
     #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    report: Vec<PathBuf>,
     /// Prices to count AWS's cost with, a table like config/prices.toml
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     prices: Option<PathBuf>,
@@ -77,7 +79,9 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let settings = super::settings(&flags)?;
     let grace = Duration::from_millis(settings.grace_ms);
     let without = args.guards();
-    let report_to = args.report.as_deref().map(open).transpose()?;
+    let report_to = args.report.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+    let circumstances =
+        Circumstances { command_line: command_line(), settings: settings.changed() };
     let plan = args.plan();
     let prices = args.prices.as_deref().map(prices).transpose()?;
     if prices.is_some() && settings.backend() == Backend::Embedded {
@@ -111,8 +115,8 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let report = outcome.context("stopped before the end: nothing was audited")?;
     let report = report.map_err(usage)?;
     say(&report)?;
-    if let Some(file) = report_to {
-        write(&report, file)?;
+    for (form, file) in report_to {
+        write(&form.of(&report, &circumstances)?, file)?;
     }
     Ok(exit_code(report.verdict))
 }
@@ -139,11 +143,54 @@ impl Args {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Page,
+    Json,
+}
+
+impl Form {
+    /// By the name's end; one that says neither is JSON, and that is said.
+    fn named(path: &Path) -> Form {
+        let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
+        match end.as_deref() {
+            Some("html" | "htm") => Form::Page,
+            Some("json") => Form::Json,
+            _ => {
+                let name = path.display();
+                tracing::warn!("--report {name} will be JSON; FILE.html is a page with plots");
+                Form::Json
+            }
+        }
+    }
+
+    fn of(self, report: &Report, circumstances: &Circumstances) -> Result<String> {
+        match self {
+            Form::Page => Ok(report.page(circumstances)),
+            Form::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
+        }
+    }
+}
+
 /// Finds out before the race that a report cannot be written, and leaves what is there.
-fn open(path: &Path) -> Result<File> {
+fn open(path: &Path) -> Result<(Form, File)> {
     let file = File::options().create(true).append(true).open(path);
     let wrong = |e| Usage(format!("cannot write to --report {}: {e}", path.display()));
-    Ok(file.map_err(wrong)?)
+    Ok((Form::named(path), file.map_err(wrong)?))
+}
+
+/// As it was typed, but for the place of the executable.
+fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+    let quoted = |word: std::ffi::OsString| {
+        let word = word.to_string_lossy();
+        match !word.is_empty() && word.chars().all(plain) {
+            true => word.into_owned(),
+            false => format!("'{}'", word.replace('\'', "'\\''")),
+        }
+    };
+    let words = std::env::args_os().skip(1).map(quoted);
+    ["flux".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn prices(path: &Path) -> Result<Prices> {
@@ -152,9 +199,8 @@ fn prices(path: &Path) -> Result<Prices> {
     Ok(Prices::parse(&text).map_err(wrong)?)
 }
 
-fn write(report: &Report, mut file: File) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)? + "\n";
-    file.set_len(0).and_then(|()| file.write_all(json.as_bytes())).context("writing the report")
+fn write(text: &str, mut file: File) -> Result<()> {
+    file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("writing the report")
 }
 
 fn usage(error: StressError) -> anyhow::Error {

@@ -86,6 +86,16 @@ macro_rules! settings {
                 }),+),+]
             }
 
+            /// Those that are not as by default, but no secret, as they stand in a TOML file.
+            pub fn changed(&self) -> Vec<(&'static str, String)> {
+                let default = Self::default();
+                let mut changed = Vec::new();
+                $($(if !<$type as Setting>::SECRET && self.$key.toml() != default.$key.toml() {
+                    changed.push((stringify!($key), self.$key.toml()));
+                })+)+
+                changed
+            }
+
             /// Sets a key that is one of [`Settings::KEYS`]; the error says what it must be.
             pub(super) fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
                 match key {

@@ -25,7 +25,7 @@ pub(super) trait Setting: Sized {
     /// The error completes "`key` ...", without the text.
     fn read(text: &str) -> Result<Self, String>;
 
-    /// As it stands in a TOML file. Called with defaults only, so no secret is shown.
+    /// As it stands in a TOML file; a secret is the empty text.
     fn toml(&self) -> String;
 }
 

@@ -47,9 +47,10 @@ impl Sale {
         address: Address,
         waiting: UnboundedSender<Waiting>,
         bar: ProgressBar,
+        started: Instant,
     ) -> Self {
         let shots = Mutex::new((Shots::new(&plan), 0));
-        let (started, tally) = (Instant::now(), Mutex::new(Tally::new()));
+        let tally = Mutex::new(Tally::new(started));
         let run = format!("{:x}", SystemClock.now().0);
         Self { plan, address, run, started, shots, tally, waiting, bar }
     }
@@ -100,12 +101,12 @@ impl Sale {
         let begun = Instant::now();
         let (headers, body) = self.request(shot);
         loop {
-            self.tally().requests += 1;
+            self.tally().request();
             let pause = match connection.post("/buy", headers.clone(), body.clone()).await {
                 Ok(answer) => match answer.come_again() {
                     None => return self.answered(shot, scheduled, &answer),
                     Some(pause) => {
-                        self.tally().refused += 1;
+                        self.tally().refuse();
                         pause
                     }
                 },
@@ -131,10 +132,7 @@ impl Sale {
             let short: String = body.chars().take(200).collect();
             return tally.surprise(format!("POST /buy: {} {short}", answer.status));
         };
-        tally.accept(order, scheduled);
-        if shot.keyed {
-            tally.name(shot.buyer, order);
-        }
+        tally.accept(order, scheduled, shot.keyed.then_some(shot.buyer));
         if shot.waits() {
             let _nobody_serves_waiters = self.waiting.send((order, scheduled));
         }

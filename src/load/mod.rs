@@ -3,7 +3,9 @@
 mod audit;
 mod buyers;
 mod cost;
+mod course;
 mod figures;
+mod page;
 mod plan;
 mod race;
 mod report;
@@ -15,7 +17,9 @@ mod window;
 
 pub use audit::audit;
 pub use cost::{Cost, Operation, PerThousand, Prices};
+pub use course::Course;
 pub use figures::{AuditReport, Figures, ItemAudit, Verdict};
+pub use page::Circumstances;
 pub use plan::Plan;
 pub use race::{Guard, Race};
 pub use report::{Machine, Report, RequestsPerOrder};

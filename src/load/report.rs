@@ -1,10 +1,13 @@
-//! The report of `flux stress`: what is said at its end, and written as JSON.
+//! The report of `flux stress`: what is said at its end, and written as JSON; `page` writes it for
+//! people.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
 use super::cost::Cost;
+use super::course::Course;
 use super::figures::Verdict;
 use super::race::Guard;
 use super::tally::Percentiles;
@@ -28,6 +31,9 @@ pub struct Report {
     pub held: u64,
     /// Orders.
     pub rejected: u64,
+    /// Accepted orders that were rejected, by the reason they were given.
+    pub reasons: BTreeMap<&'static str, u64>,
+    pub expired: u64,
     pub oversold_units: u64,
     pub stranded_units: u64,
     pub undecided: u64,
@@ -53,13 +59,23 @@ pub struct Report {
     pub audited_by: &'static str,
     pub without: Vec<Guard>,
     pub backend: String,
+    /// Null with `--target`.
+    pub workers: Option<usize>,
     pub connections: usize,
     pub rate: Option<f64>,
     pub duplicates: f64,
     pub seed: u64,
+    /// In RFC 3339, UTC.
+    pub started_at: String,
+    /// Seconds from the start to the last acceptance, and to the last decision.
+    pub accepting_s: f64,
+    pub deciding_s: f64,
     pub machine: Machine,
     /// `git describe` of the sources, or `unknown`.
     pub commit: &'static str,
+    /// Drawn in the report for people, and not in the JSON.
+    #[serde(skip)]
+    pub course: Course,
 }
 
 /// Network round trips per accepted order, from the first send to the last acknowledgement.
@@ -139,7 +155,9 @@ impl fmt::Display for Report {
         if self.audited_by == "http" {
             writeln!(f, "audited      by HTTP only: orders of other buyers were not seen")?;
         }
-        self.expectation(f)?;
+        if let Some(remark) = self.expectation() {
+            writeln!(f, "without      {remark}")?;
+        }
         write!(
             f,
             "{}: sold {} of {}, oversold {}, stranded {}, undecided {}, decided twice {}",
@@ -157,9 +175,9 @@ impl fmt::Display for Report {
 
 impl Report {
     /// With a guard taken out: what had to happen, and what did.
-    fn expectation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(super) fn expectation(&self) -> Option<String> {
         if self.without.is_empty() {
-            return Ok(());
+            return None;
         }
         let names: Vec<_> = self.without.iter().map(|guard| guard.as_str()).collect();
         let must_oversell = self.without.contains(&Guard::LedgerCondition);
@@ -174,6 +192,6 @@ impl Report {
             false => self.verdict == Verdict::Pass,
         };
         let remark = if as_expected { "as expected" } else { "NOT as expected" };
-        writeln!(f, "without      {}: {expected}; {happened}, {remark}", names.join(", "))
+        Some(format!("{}: {expected}; {happened}, {remark}", names.join(", ")))
     }
 }

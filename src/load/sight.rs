@@ -9,10 +9,12 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::buyers::Waiting;
 use super::connection::{Address, Connection, Unanswered};
+use super::course::Counts;
 use super::tally::Latency;
 use crate::core::ledger::OrderState;
 use crate::core::order::{Decision, OrderId};
@@ -72,28 +74,45 @@ impl Connection {
 pub(super) struct FirstSights {
     pub decisions: Vec<(OrderId, Decision)>,
     pub latency: Latency,
+    pub counts: Counts,
     /// Buyers who never saw their decision.
     pub unseen: u64,
+}
+
+impl FirstSights {
+    fn new() -> Self {
+        let (latency, counts) = (Latency::new(), Counts::default());
+        Self { decisions: Vec::new(), latency, counts, unseen: 0 }
+    }
+}
+
+struct Seen {
+    order: OrderId,
+    decision: Decision,
+    at: Instant,
+    latency: Duration,
 }
 
 /// Serves the waiting buyers until none comes any more and each has seen its decision, or until
 /// `over`.
 pub(super) async fn wait_for_decisions(
     address: Address,
+    began: Instant,
     mut waiting: UnboundedReceiver<Waiting>,
     over: CancellationToken,
 ) -> FirstSights {
     let slots = Arc::new(Semaphore::new(WAITING_CONNECTIONS));
     let idle = Arc::new(Mutex::new(Vec::<Connection>::new()));
     let mut waits = JoinSet::new();
-    let mut sights = FirstSights { decisions: Vec::new(), latency: Latency::new(), unseen: 0 };
-    let mut note = |seen: Result<Option<(OrderId, Decision, Duration)>, JoinError>| match seen
+    let mut sights = FirstSights::new();
+    let mut note = |seen: Result<Option<Seen>, JoinError>| match seen
         .expect("a waiting buyer does not panic")
     {
         None => sights.unseen += 1,
-        Some((order, decision, latency)) => {
+        Some(Seen { order, decision, at, latency }) => {
             sights.decisions.push((order, decision));
             sights.latency.record(latency);
+            sights.counts.at(at - began).seen += 1;
         }
     };
     while let Some((order, scheduled)) = waiting.recv().await {
@@ -104,9 +123,9 @@ pub(super) async fn wait_for_decisions(
         waits.spawn(async move {
             let _slot = slot;
             let decision = over.run_until_cancelled(see(&mut connection, order)).await?;
-            let latency = scheduled.elapsed();
+            let at = Instant::now();
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            Some((order, decision, latency))
+            Some(Seen { order, decision, at, latency: at - scheduled })
         });
         while let Some(seen) = waits.try_join_next() {
             note(seen);

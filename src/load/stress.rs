@@ -1,5 +1,7 @@
 //! The race from its start to its report.
 
+mod conclusion;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +13,20 @@ use tokio_util::sync::CancellationToken;
 use super::audit::audit_seeing;
 use super::buyers::Sale;
 use super::connection::{Address, Unanswered};
-use super::cost::{Cost, Prices};
-use super::figures::{Figures, Verdict};
+use super::cost::Prices;
+use super::course::Counts;
+use super::figures::Figures;
 use super::plan::Plan;
 use super::race::Race;
-use super::report::{Machine, Report, RequestsPerOrder};
+use super::report::Report;
 use super::settle::{Reading, settle_by_http, settle_by_ledger};
 use super::sight::{FirstSights, Sight, changed_since, wait_for_decisions};
 use super::tally::Tally;
-use super::window::{self, ItemShown};
+use super::window::{self, ItemShown, StockSeen, Watch};
 use crate::core::Ports;
-use crate::core::calls::{CallCounts, Calls, Operations, Usage};
+use crate::core::calls::{Calls, Operations, Usage};
 use crate::core::ledger::{AuditedOrder, ItemSet, LedgerError, OrderState};
-use crate::core::order::{ItemId, OrderId, Timestamp};
+use crate::core::order::{Clock, Decision, ItemId, OrderId, SystemClock, Timestamp};
 
 /// How long buyers may still wait to see their decision when all orders are decided.
 const LAST_SIGHT: Duration = Duration::from_secs(10);
@@ -45,6 +48,8 @@ pub struct Own {
     /// Count the round trips of the intake and the workers, and best nobody else's.
     pub calls: Vec<Arc<Calls>>,
     pub race: Option<Race>,
+    /// Independent workers, those of a race too.
+    pub workers: usize,
     pub backend: &'static str,
     /// `None` where nothing is paid by use.
     pub prices: Option<Prices>,
@@ -80,6 +85,24 @@ struct Findings {
     figures: Figures,
     changed: u64,
     last_decision: Option<Timestamp>,
+    counts: Counts,
+    sold: Counts,
+}
+
+/// The sale as it was, before it is audited.
+struct Held {
+    tally: Tally,
+    reading: Reading,
+    sights: FirstSights,
+    calls: Option<Operations>,
+    stock: Vec<StockSeen>,
+    times: Times,
+}
+
+struct Times {
+    started_at: Timestamp,
+    accepting: Duration,
+    deciding: Duration,
 }
 
 #[derive(Debug)]
@@ -92,24 +115,42 @@ impl Stress {
     /// Runs the race, waits for every decision, audits. Cancelling it stops the buyers.
     pub async fn run(self) -> Result<Report, StressError> {
         let before = self.prepare().await?;
+        let mut held = self.hold().await?;
+        let address = &self.target.address;
+        let changed = changed_since(address, &held.sights.decisions).await;
+        let changed = changed.map_err(|e| StressError::from((address, e)))?;
+        let mut findings = self.audit(&held, before).await?;
+        findings.changed += changed;
+        if let Some(last) = findings.last_decision {
+            held.times.deciding = last.since(held.times.started_at);
+        }
+        Ok(self.report(held, findings).await)
+    }
+
+    async fn hold(&self) -> Result<Held, StressError> {
         let address = &self.target.address;
         let calls = self.calls();
-        let (began, clock) = (Instant::now(), self.now());
+        let (began, started_at) = (Instant::now(), self.now());
         let (sender, receiver) = unbounded_channel();
         let over = CancellationToken::new();
         let _ends = over.clone().drop_guard();
         let mut watching =
-            tokio::spawn(wait_for_decisions(address.clone(), receiver, over.clone()));
+            tokio::spawn(wait_for_decisions(address.clone(), began, receiver, over.clone()));
+        let window = match self.target.own {
+            None => Some(Watch::start(address, &self.plan.item, began)),
+            Some(_) => None,
+        };
         let shots = (self.plan.users as f64 * (1.0 + self.plan.duplicates)) as u64;
         let selling = bar("selling", shots);
-        let sale = Sale::new(self.plan.clone(), address.clone(), sender, selling.clone());
+        let sale = Sale::new(self.plan.clone(), address.clone(), sender, selling.clone(), began);
         let mut tally = sale.hold().await;
         selling.finish_and_clear();
 
         tally.accepted.sort_unstable();
         tally.accepted.dedup();
         let reading = self.settle(std::mem::take(&mut tally.accepted)).await?;
-        let settled = Instant::now();
+        let (accepting, deciding) = (tally.last_accepted - began, began.elapsed());
+        let times = Times { started_at, accepting, deciding };
         let calls = self.calls_since(calls).await?;
         let seen = match timeout(LAST_SIGHT, &mut watching).await {
             Ok(seen) => seen,
@@ -119,17 +160,11 @@ impl Stress {
             }
         };
         let sights = seen.expect("the waiting buyers do not panic");
-        let changed = changed_since(address, &sights.decisions).await;
-        let changed = changed.map_err(|e| StressError::from((address, e)))?;
-        let mut findings = self.audit(&reading, before).await?;
-        findings.changed += changed;
-
-        let deciding = match (clock, findings.last_decision) {
-            (Some(from), Some(to)) => to.since(from),
-            _ => settled - began,
+        let stock = match window {
+            Some(window) => window.seen().await,
+            None => Vec::new(),
         };
-        let times = Times { accepting: tally.last_accepted - began, deciding };
-        Ok(self.report(&tally, &reading, &sights, findings, calls, times).await)
+        Ok(Held { tally, reading, sights, calls, stock, times })
     }
 
     /// Sets our own item's stock, or looks at a foreign one.
@@ -156,8 +191,9 @@ impl Stress {
         }
     }
 
-    fn now(&self) -> Option<Timestamp> {
-        self.target.own.as_ref().map(|own| own.ports.clock.now())
+    fn now(&self) -> Timestamp {
+        let own = self.target.own.as_ref();
+        own.map_or_else(|| SystemClock.now(), |own| own.ports.clock.now())
     }
 
     fn calls(&self) -> Operations {
@@ -199,27 +235,39 @@ impl Stress {
         Ok(Some(calls))
     }
 
-    async fn audit(
-        &self,
-        reading: &Reading,
-        before: Option<ItemShown>,
-    ) -> Result<Findings, StressError> {
+    async fn audit(&self, held: &Held, before: Option<ItemShown>) -> Result<Findings, StressError> {
+        let reading = &held.reading;
         let Some(own) = &self.target.own else {
             let after = window::item(&self.target.address, &self.plan.item).await?;
             let figures = window::figures(reading, before, after);
-            return Ok(Findings { figures, changed: 0, last_decision: None });
+            let (counts, sold) = Default::default();
+            return Ok(Findings { figures, changed: 0, last_decision: None, counts, sold });
         };
         let (mut changed, mut last_decision) = (0, None);
+        let (mut counts, mut sold) = (Counts::default(), Counts::default());
         let mut see = |row: &AuditedOrder| {
-            let Some(first) = reading.get(row.record.order.id) else { return };
-            if let OrderState::Decided { decided_at, .. } = row.record.state {
-                last_decision = last_decision.max(Some(decided_at));
+            let order = &row.record.order;
+            let first = reading.get(order.id);
+            let decided = match row.record.state {
+                OrderState::Decided { decision, decided_at } => Some((decision, decided_at)),
+                OrderState::Queued | OrderState::DeadLettered => None,
+            };
+            if let Some((Decision::Sold, at)) = decided {
+                let since_start = at.since(held.times.started_at);
+                counts.at(since_start).sold += order.quantity.units();
+                sold.at(since_start).sold += order.quantity.units();
+            }
+            let Some(first) = first else { return };
+            counts.at(order.accepted_at.since(held.times.started_at)).accepted += 1;
+            if let Some((_, at)) = decided {
+                counts.at(at.since(held.times.started_at)).decided += 1;
+                last_decision = last_decision.max(Some(at));
             }
             let now = Sight::from(row.record.state);
             changed += u64::from(matches!(first, Sight::Decided(_)) && first != now);
         };
         let report = audit_seeing(&*own.ports.ledger, Some(&self.plan.item), &mut see).await?;
-        Ok(Findings { figures: report.total, changed, last_decision })
+        Ok(Findings { figures: report.total, changed, last_decision, counts, sold })
     }
 
     async fn backend(&self) -> String {
@@ -228,110 +276,6 @@ impl Stress {
             None => window::backend(&self.target.address).await,
         }
     }
-
-    async fn report(
-        &self,
-        tally: &Tally,
-        reading: &Reading,
-        sights: &FirstSights,
-        findings: Findings,
-        calls: Option<Operations>,
-        times: Times,
-    ) -> Report {
-        let Findings { figures, changed, .. } = findings;
-        let (plan, own) = (&self.plan, &self.target.own);
-        let race = own.as_ref().and_then(|own| own.race.as_ref());
-        let accepted = reading.orders();
-        let per_order = |calls: u64| calls as f64 / accepted.max(1) as f64;
-        let decided = accepted - reading.count(|sight| !matches!(sight, Sight::Decided(_)));
-        let mut report = Report {
-            verdict: Verdict::Fail,
-            faults: figures
-                .faults()
-                .iter()
-                .map(|(name, units)| format!("{units} {name}"))
-                .collect(),
-            item_id: plan.item.clone(),
-            stock: figures.stock,
-            users: plan.users,
-            requests: tally.requests,
-            accepted,
-            sold: figures.sold,
-            held: figures.held,
-            rejected: figures.rejected,
-            oversold_units: figures.oversold_units,
-            stranded_units: figures.stranded_units,
-            undecided: reading.count(|sight| sight == Sight::Waiting),
-            decided_twice: changed,
-            dead_lettered: reading.count(|sight| sight == Sight::DeadLettered),
-            missing_orders: reading.count(|sight| sight == Sight::Missing),
-            inversions: own.is_some().then_some(figures.inversions),
-            refused: tally.refused,
-            connection_errors: tally.connection_errors,
-            ack_ms: tally.ack.percentiles(),
-            decision_ms: sights.latency.percentiles(),
-            accepted_per_s: per_second(accepted, times.accepting),
-            decided_per_s: per_second(decided, times.deciding),
-            requests_per_order: calls.as_ref().map(CallCounts::of).map(|calls| RequestsPerOrder {
-                sqs: per_order(calls.sqs),
-                redis: per_order(calls.redis),
-                dynamodb: per_order(calls.dynamodb),
-            }),
-            cost: calls.as_ref().and_then(|calls| {
-                let own = own.as_ref()?;
-                Some(Cost::of(calls, accepted, own.prices.as_ref()?, own.fifo))
-            }),
-            audited_by: if own.is_some() { "ledger" } else { "http" },
-            without: race.map(|race| race.without.clone()).unwrap_or_default(),
-            backend: self.backend().await,
-            connections: plan.connections,
-            rate: plan.rate,
-            duplicates: plan.duplicates,
-            seed: plan.seed,
-            machine: Machine::this(),
-            commit: env!("FLUX_COMMIT"),
-        };
-        report.faults.extend(faults(tally, sights, &report));
-        if race.is_some_and(|race| !race.met()) {
-            let why = "the four workers never met at the barrier: give the race more --users";
-            report.faults.push(why.to_owned());
-        }
-        report.verdict = Verdict::passed_if(report.faults.is_empty());
-        report
-    }
-}
-
-struct Times {
-    accepting: Duration,
-    deciding: Duration,
-}
-
-/// What broke a promise beside the auditor's findings.
-fn faults(tally: &Tally, sights: &FirstSights, report: &Report) -> Vec<String> {
-    let unseen = if report.undecided == 0 { sights.unseen } else { 0 };
-    let counted = [
-        (report.undecided, "orders undecided"),
-        (report.missing_orders, "accepted orders that nobody knows any more"),
-        (report.dead_lettered, "orders in the dead-letter queue"),
-        (report.decided_twice, "answers changed after they were first seen"),
-        (tally.renamed, "repeats answered with another order id"),
-        (tally.given_up, "requests never accepted"),
-        (unseen, "buyers who never saw their decision"),
-    ];
-    let counted = counted.iter().filter(|(amount, _)| *amount > 0);
-    let mut faults: Vec<String> =
-        counted.map(|(amount, name)| format!("{amount} {name}")).collect();
-    if let Some(first) = &tally.first_unexpected {
-        faults.push(format!("{} unexpected answers, the first: {first}", tally.unexpected));
-    }
-    if report.accepted == 0 {
-        faults.push("no order was accepted".to_owned());
-    }
-    faults
-}
-
-fn per_second(orders: u64, time: Duration) -> f64 {
-    orders as f64 / time.as_secs_f64().max(0.001)
 }
 
 /// On stderr, and only when that is a terminal.

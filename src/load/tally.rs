@@ -8,8 +8,11 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::course::Counts;
 use crate::core::order::OrderId;
 
+/// Bars of a histogram, for each factor of ten.
+const BINS_PER_DECADE: f64 = 20.0;
 /// The longest latency that is told from longer ones.
 const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 
@@ -19,6 +22,7 @@ pub(super) struct Tally {
     pub requests: u64,
     /// One id per 202; a repeat's is there twice.
     pub accepted: Vec<OrderId>,
+    began: Instant,
     pub last_accepted: Instant,
     /// Answers that said to come again (429, 503).
     pub refused: u64,
@@ -31,16 +35,18 @@ pub(super) struct Tally {
     /// Repeats that got another order id than the request they repeat (P5).
     pub renamed: u64,
     pub ack: Latency,
+    pub counts: Counts,
     /// Keyed requests, by buyer, of which one of the two was accepted.
     half_answered: HashMap<u64, OrderId>,
 }
 
 impl Tally {
-    pub fn new() -> Self {
+    pub fn new(began: Instant) -> Self {
         Self {
             requests: 0,
             accepted: Vec::new(),
-            last_accepted: Instant::now(),
+            began,
+            last_accepted: began,
             refused: 0,
             connection_errors: 0,
             given_up: 0,
@@ -48,22 +54,38 @@ impl Tally {
             first_unexpected: None,
             renamed: 0,
             ack: Latency::new(),
+            counts: Counts::default(),
             half_answered: HashMap::new(),
         }
     }
 
-    pub fn accept(&mut self, order: OrderId, scheduled: Instant) {
-        self.last_accepted = Instant::now();
-        self.ack.record(scheduled.elapsed());
-        self.accepted.push(order);
+    pub fn request(&mut self) {
+        self.requests += 1;
+        self.counts.at(self.began.elapsed()).requests += 1;
     }
 
-    /// Notes under which name a keyed request was accepted; its twin must get the same.
-    pub fn name(&mut self, buyer: u64, order: OrderId) {
-        match self.half_answered.remove(&buyer) {
+    pub fn refuse(&mut self) {
+        self.refused += 1;
+        self.counts.at(self.began.elapsed()).refused += 1;
+    }
+
+    /// Notes a 202; `keyed_by` is the buyer of a keyed request, whose twin must get the same order.
+    pub fn accept(&mut self, order: OrderId, scheduled: Instant, keyed_by: Option<u64>) {
+        self.last_accepted = Instant::now();
+        self.ack.record(self.last_accepted - scheduled);
+        self.accepted.push(order);
+        if keyed_by.is_none_or(|buyer| self.is_first(buyer, order)) {
+            self.counts.at(self.last_accepted - self.began).acknowledged += 1;
+        }
+    }
+
+    fn is_first(&mut self, buyer: u64, order: OrderId) -> bool {
+        let twin = self.half_answered.remove(&buyer);
+        match twin {
             None => drop(self.half_answered.insert(buyer, order)),
             Some(twin) => self.renamed += u64::from(twin != order),
         }
+        twin.is_none()
     }
 
     pub fn surprise(&mut self, answer: String) {
@@ -96,6 +118,34 @@ impl Latency {
             max: ms(self.0.max()),
         })
     }
+
+    /// Bars on a logarithmic scale, from the shortest latency to the longest, empty ones included.
+    pub fn bins(&self) -> Vec<Bin> {
+        let place = |micros: u64| ((micros.max(1) as f64).log10() * BINS_PER_DECADE) as usize;
+        let ms = |place: usize| 10f64.powf(place as f64 / BINS_PER_DECADE) / 1_000.0;
+        let mut bins: Vec<Bin> = Vec::new();
+        if self.0.is_empty() {
+            return bins;
+        }
+        let first = place(self.0.min());
+        for value in self.0.iter_recorded() {
+            let place = place(value.value_iterated_to());
+            while first + bins.len() <= place {
+                let at = first + bins.len();
+                bins.push(Bin { from_ms: ms(at), to_ms: ms(at + 1), count: 0 });
+            }
+            bins[place - first].count += value.count_at_value();
+        }
+        bins
+    }
+}
+
+/// A bar of a histogram.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Bin {
+    pub from_ms: f64,
+    pub to_ms: f64,
+    pub count: u64,
 }
 
 /// Milliseconds.
@@ -105,4 +155,26 @@ pub struct Percentiles {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_latency_is_in_the_bar_that_spans_it() {
+        let mut latency = Latency::new();
+        assert_eq!(latency.bins(), []);
+        for micros in [1, 900, 1_000, 1_001, 250_000, 9_000_000_000] {
+            latency.record(Duration::from_micros(micros));
+            let ms = latency.percentiles().unwrap().max;
+            let bins = latency.bins();
+            let last = bins.last().unwrap();
+            assert!(last.from_ms <= ms * 1.001 && ms <= last.to_ms * 1.001, "{ms} in {last:?}");
+        }
+        let bins = latency.bins();
+        assert_eq!(bins.iter().map(|bin| bin.count).sum::<u64>(), 6);
+        assert!(bins.windows(2).all(|pair| pair[0].to_ms == pair[1].from_ms));
+        assert!(bins.len() < 200, "bounded by the range: {}", bins.len());
+    }
 }

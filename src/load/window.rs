@@ -1,8 +1,13 @@
 //! The audit of a foreign server: what its shop window (`GET /items/ID`) shows against what our
 //! own orders were answered. Orders of other buyers are not seen.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use serde::Deserialize;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::{Address, Connection};
 use super::figures::Figures;
@@ -11,12 +16,68 @@ use super::sight::Sight;
 use super::stress::StressError;
 use crate::core::order::ItemId;
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+/// Looks at an item that are kept, at most; then every second one is forgotten, and looks come
+/// half as often.
+const LOOKS: usize = 128;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub(super) struct ItemShown {
     pub stock: u64,
-    free: u64,
-    held: u64,
-    sold: u64,
+    pub free: u64,
+    pub held: u64,
+    pub sold: u64,
+}
+
+/// The item as it was shown at some time of the sale.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StockSeen {
+    pub(super) since_start: Duration,
+    pub(super) item: ItemShown,
+}
+
+/// Looks at an item while it is sold; dropping it ends that.
+#[derive(Debug)]
+pub(super) struct Watch {
+    looking: JoinHandle<Vec<StockSeen>>,
+    over: DropGuard,
+}
+
+impl Watch {
+    pub fn start(address: &Address, id: &ItemId, began: Instant) -> Self {
+        let over = CancellationToken::new();
+        let looking = tokio::spawn(watch(address.clone(), id.clone(), began, over.clone()));
+        Self { looking, over: over.drop_guard() }
+    }
+
+    /// Looks once more, and returns what was seen. A server that did not answer was not seen.
+    pub async fn seen(self) -> Vec<StockSeen> {
+        drop(self.over);
+        self.looking.await.expect("who looks at the item does not panic")
+    }
+}
+
+async fn watch(
+    address: Address,
+    id: ItemId,
+    began: Instant,
+    over: CancellationToken,
+) -> Vec<StockSeen> {
+    let (mut seen, mut pause) = (Vec::new(), LOOK_AGAIN);
+    loop {
+        let last = over.is_cancelled();
+        if let Ok(Some(item)) = item(&address, &id).await {
+            seen.push(StockSeen { since_start: began.elapsed(), item });
+        }
+        if last {
+            return seen;
+        }
+        if seen.len() >= LOOKS {
+            seen = seen.into_iter().step_by(2).collect();
+            pause *= 2;
+        }
+        let _over = over.run_until_cancelled(sleep(pause)).await;
+    }
 }
 
 #[derive(Deserialize)]

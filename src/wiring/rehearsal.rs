@@ -104,20 +104,21 @@ impl Rehearsal {
         let reads = super::connect(&settings).await?;
         let (ledger, pulses) = (reads.ledger.clone(), reads.pulses.clone());
         let front = Ports { ledger, pulses, ..work.clone() };
-        let (workers, race) = hire(&settings, work, &cast).await?;
-        let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();
+        let (hired, race) = hire(&settings, work, &cast).await?;
+        let workers = hired.len();
+        let mut calls: Vec<Arc<Calls>> = hired.iter().map(|w| w.ports.calls.clone()).collect();
         calls.dedup_by(|a, b| Arc::ptr_eq(a, b));
 
         let stop = CancellationToken::new();
         let mut playing = JoinSet::new();
-        for worker in workers {
+        for worker in hired {
             playing.spawn(worker.run(stop.clone()));
         }
         let serving = stop.clone();
         playing.spawn(async move {
             super::serve(&settings, front, Access::open(), listener, serving).await
         });
-        let own = Own { ports: reads, calls, race, backend, prices, fifo };
+        let own = Own { ports: reads, calls, race, workers, backend, prices, fifo };
         Ok((Rehearsal { stop, playing, store }, Target { address, own: Some(own) }))
     }
 

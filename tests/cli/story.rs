@@ -85,3 +85,22 @@ fn on_a_fifo_queue_with_redis() {
     assert!(logged[0].contains(".fifo"), "{logged:#?}");
     assert!(!logged.concat().contains("WARN"), "{logged:#?}");
 }
+
+#[test]
+fn a_report_is_a_page_or_json_by_its_name() {
+    let desk = Desk::new().with_file("page.html", "<p>what was here before, and longer</p>");
+    let desk = desk.with("FLUX_ADMIN_KEY", super::SESAME).with("FLUX_GRACE_MS", "8765");
+    let reports = "--report page.html --report figures.json --report figures.txt";
+    let output = desk.command(&format!("stress --item t --users 20 {reports}")).output().unwrap();
+    let (status, said) = (output.status, String::from_utf8(output.stderr).unwrap());
+    assert!(status.success(), "{said}");
+    assert_eq!(said.matches("--report").count(), 1, "{said}");
+    assert!(said.contains("figures.txt will be JSON; FILE.html is a page with plots"), "{said}");
+    let read = |name| std::fs::read_to_string(desk.path(name)).unwrap();
+    let page = read("page.html");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
+    assert!(page.contains(&format!("flux stress --item t --users 20 {reports}")));
+    assert!(page.contains("grace_ms") && page.contains("8765") && !page.contains(super::SESAME));
+    assert_eq!(read("figures.json"), read("figures.txt"));
+    assert!(serde_json::from_str::<serde_json::Value>(&read("figures.json")).is_ok());
+}
