@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::answer::{Answer, AnswerBody};
@@ -25,13 +26,18 @@ pub(super) struct Problem {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-#[derive(Serialize)]
-struct ProblemJson<'a> {
+/// What went wrong, as RFC 9457 has it. A 503 after a send was tried carries the order's id.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct ProblemJson<'a> {
+    #[schemars(extend("const" = "about:blank"))]
     r#type: &'static str,
     title: &'a str,
     status: u16,
+    /// In one line: what was wrong, and what to do.
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OrderId")]
     order_id: Option<OrderId>,
 }
 
