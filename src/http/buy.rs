@@ -119,9 +119,14 @@ fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Prob
 
 /// The body of `/buy`. A key of ours must not come twice; other keys are ignored, whatever they
 /// hold, as long as it is JSON and not nested deeper than serde_json's limit of 128.
-struct Wish<'a> {
+#[derive(schemars::JsonSchema)]
+#[schemars(rename = "OrderRequest")]
+pub(super) struct Wish<'a> {
+    #[schemars(with = "UserId")]
     user_id: Cow<'a, str>,
+    #[schemars(with = "ItemId")]
     item_id: Cow<'a, str>,
+    #[schemars(with = "Option<Quantity>", extend("default" = 1))]
     quantity: u64,
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::http::request;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -23,15 +24,19 @@ const LETTERS_MAX: usize = 1_000;
 /// Room for that many order ids.
 const BODY_MAX: usize = 64 * 1024;
 
-#[derive(Serialize)]
-struct PageJson<'a> {
+/// A page of dead letters.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetters")]
+pub(super) struct PageJson<'a> {
     dead_letters: Vec<LetterJson<'a>>,
     /// What `after` is to be for the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-#[derive(Serialize)]
+/// What could not be decided, and why.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetter")]
 struct LetterJson<'a> {
     order_id: OrderId,
     reason: &'a str,
@@ -39,9 +44,11 @@ struct LetterJson<'a> {
     at: String,
 }
 
-#[derive(Deserialize)]
+/// Which letters are meant.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct WhichJson {
+#[schemars(rename = "WhichDeadLetters")]
+pub(super) struct WhichJson {
     order_ids: Option<Vec<OrderId>>,
     #[serde(default)]
     all: bool,
@@ -50,8 +57,10 @@ struct WhichJson {
     dry_run: bool,
 }
 
-#[derive(Serialize)]
-struct DoneJson {
+/// What became of letters.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLettersDone")]
+pub(super) struct DoneJson {
     dry_run: bool,
     dead_letters: Vec<FateJson>,
     /// There may be letters that were meant and not met: the same again goes on from there.
@@ -60,7 +69,9 @@ struct DoneJson {
     left: u64,
 }
 
-#[derive(Serialize)]
+/// What became of a letter.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetterFate")]
 struct FateJson {
     order_id: OrderId,
     #[serde(flatten)]

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use super::problem::{Problem, json_text};
 use super::query;
 use super::server::Server;
 use super::tag::{self, tagged};
+use crate::core::order::{ItemId, UserId};
 
 /// How long a page may be shown.
 const FRESH: Duration = Duration::from_secs(1);
@@ -28,9 +30,13 @@ const CACHE_CONTROL: [&str; 2] = ["private, max-age=1", "public, max-age=1"];
 /// [`super::Limits::pages`], and go when there are no more.
 const KEPT_MAX: usize = 16;
 
-#[derive(Serialize)]
-struct SoldJson<'a> {
+/// A one-of-a-kind item that is sold.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Sold")]
+pub(super) struct SoldJson<'a> {
+    #[schemars(with = "ItemId")]
     id: &'a str,
+    #[schemars(with = "UserId")]
     owner: &'a str,
 }
 

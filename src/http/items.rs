@@ -3,6 +3,7 @@
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -31,32 +32,41 @@ impl AsRef<[u8]> for Page {
     }
 }
 
-#[derive(Serialize)]
+/// `free + held + sold = stock`, always.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Item")]
 pub(super) struct ItemJson<'a> {
     item_id: &'a ItemId,
     stock: u64,
     free: u64,
     held: u64,
     sold: u64,
+    #[schemars(extend("enum" = ["open", "sold_out", "closed"]))]
     status: &'static str,
 }
 
-#[derive(Serialize)]
-struct ItemsJson<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Items")]
+pub(super) struct ItemsJson<'a> {
     items: Vec<ItemJson<'a>>,
     /// What `after` is to be for the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     next: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct ChangeJson {
+/// What is to change; what is left out stays as it is.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ItemChange")]
+pub(super) struct ChangeJson {
+    #[schemars(range(max = 1_000_000_000_000_u64))]
     stock: Option<u64>,
     status: Option<SaleJson>,
 }
 
-#[derive(Deserialize, PartialEq)]
+#[derive(Deserialize, PartialEq, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(inline)]
 enum SaleJson {
     Open,
     Closed,

@@ -14,6 +14,7 @@ mod inventory;
 mod items;
 mod known;
 mod metrics;
+mod openapi;
 mod orders;
 mod pace;
 mod page;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hyper::http::request;
 use hyper::{Method, Response, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use super::problem::{Problem, json, json_bytes};
 use super::query;
 use super::server::Server;
 use crate::core::ledger::{OrderRecord, OrderState};
-use crate::core::order::{OrderId, Reason, rfc3339};
+use crate::core::order::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
 
 const WAIT_MAX_S: u64 = 30;
 /// Hints can be lost, so a waiting buyer's order is looked at this often anyway.
@@ -30,28 +31,38 @@ const END: &str = "end";
 
 /// An order as buyers see it: `queued`, `sold`, `rejected` with a reason, `expired`, or
 /// `dead_lettered`: it could not be decided, and waits for the seller to send it again.
-#[derive(Serialize, Default)]
-struct OrderJson<'a> {
+#[derive(Serialize, Default, JsonSchema)]
+#[schemars(rename = "Order")]
+pub(super) struct OrderJson<'a> {
+    #[schemars(with = "OrderId")]
     order_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UserId")]
     user_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ItemId")]
     item_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Quantity")]
     quantity: Option<u64>,
+    #[schemars(extend("enum" = ["queued", "sold", "rejected", "expired", "dead_lettered"]))]
     status: &'static str,
+    /// Of a rejected order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Reason")]
     reason: Option<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     accepted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     decided_at: Option<String>,
     #[serde(flatten)]
     line: Option<LineJson>,
 }
 
 /// Of a queued order.
-#[derive(Debug, Clone, Copy, Serialize, Default)]
+#[derive(Debug, Clone, Copy, Serialize, Default, JsonSchema)]
 struct LineJson {
     /// 1 is next; null where the queue cannot tell.
     place: Option<u64>,

@@ -37,7 +37,7 @@ static BUY: File = file!("buy.html", "text/html");
 
 static BOARD: File = file!("board.html", "text/html");
 
-static ASSETS: [File; 11] = [
+static ASSETS: [File; 12] = [
     file!("look.css", CSS),
     file!("board.css", CSS),
     file!("board.js", JS),
@@ -45,6 +45,7 @@ static ASSETS: [File; 11] = [
     file!("plots.js", JS),
     file!("words.js", JS),
     file!("buy.css", CSS),
+    file!("docs.css", CSS),
     file!("buy.js", JS),
     file!("feed.js", JS),
     file!("icon.svg", "image/svg+xml"),

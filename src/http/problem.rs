@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::answer::{Answer, AnswerBody};
@@ -31,13 +32,18 @@ pub(super) struct Problem {
 
 type Members = serde_json::Map<String, serde_json::Value>;
 
-#[derive(Serialize)]
-struct ProblemJson<'a> {
+/// What went wrong, as RFC 9457 has it. A 503 after a send was tried carries the order's id.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct ProblemJson<'a> {
+    #[schemars(extend("const" = "about:blank"))]
     r#type: &'static str,
     title: &'a str,
     status: u16,
+    /// In one line: what was wrong, and what to do.
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "OrderId")]
     order_id: Option<OrderId>,
     #[serde(flatten)]
     members: Option<&'a Members>,

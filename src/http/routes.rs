@@ -33,13 +33,15 @@ pub(super) enum Route {
     Stats,
     Events,
     Metrics,
+    Openapi,
+    Docs,
     Healthz,
     Readyz,
 }
 
 impl Route {
-    pub fn table() -> matchit::Router<Route> {
-        let mut table = matchit::Router::new();
+    /// All of them, with their paths; each is described in `openapi/operations.rs`.
+    pub fn each(mut see: impl FnMut(&'static str, Route)) {
         for (path, route) in [
             ("/", Route::BoardPage),
             ("/buy", Route::Buy),
@@ -54,17 +56,24 @@ impl Route {
             ("/dead-letters/redrive", Route::Redrive),
             ("/dead-letters/drop", Route::DropLetters),
             ("/stats", Route::Stats),
+            ("/openapi.json", Route::Openapi),
+            ("/docs", Route::Docs),
             ("/events", Route::Events),
             ("/metrics", Route::Metrics),
             ("/healthz", Route::Healthz),
             ("/readyz", Route::Readyz),
         ] {
-            table.insert(path, route).expect("no two paths are alike");
+            see(path, route);
         }
+    }
+
+    pub fn table() -> matchit::Router<Route> {
+        let mut table = matchit::Router::new();
+        Self::each(|path, route| table.insert(path, route).expect("no two paths are alike"));
         table
     }
 
-    fn allow(self) -> &'static str {
+    pub fn allow(self) -> &'static str {
         match self {
             Route::Buy | Route::Redrive | Route::DropLetters => "POST",
             Route::Item => "GET, HEAD, PUT",
@@ -128,6 +137,8 @@ impl Server {
             Route::DeadLetters if read => self.list_letters(head).await,
             Route::Redrive if post => self.redrive_letters(head, body).await,
             Route::DropLetters if post => self.drop_letters(head, body).await,
+            Route::Openapi if read => Ok(self.openapi(head)),
+            Route::Docs if read => Ok(self.docs(head)),
             Route::Stats if read => Ok(self.stats().await),
             Route::Events if read => self.events(head),
             Route::Metrics if read => Ok(self.metrics()),

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
@@ -23,8 +24,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const OK: &str = "ok";
 
 /// Counts of this process, except for the backlog, which is the queue's.
-#[derive(Serialize)]
-struct StatsJson {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Stats")]
+pub(super) struct StatsJson {
+    #[schemars(extend("enum" = ["embedded", "aws"]))]
     backend: &'static str,
     uptime_s: u64,
     /// HTTP requests, these ones included.

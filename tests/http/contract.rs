@@ -7,6 +7,7 @@ use proptest::sample::{select, subsequence};
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 
+use super::document::Document;
 use super::*;
 
 /// A request that is HTTP, whatever else may be wrong with it.
@@ -87,8 +88,11 @@ impl Ask {
 
 fn targets() -> impl Strategy<Value = String> {
     let path = prop_oneof![
-        4 => select(vec!["/buy", "/items", "/inventory", "/stats", "/healthz", "/readyz"])
-            .prop_map(str::to_owned),
+        4 => select(vec![
+            "/buy", "/items", "/inventory", "/stats", "/healthz", "/readyz", "/docs",
+            "/openapi.json",
+        ])
+        .prop_map(str::to_owned),
         2 => "/items/[A-Za-z0-9._:%-]{0,12}",
         2 => "/orders/[0-9a-f]{32}",
         1 => "/(orders|items|buy)/[!-~&&[^ #?]]{0,20}",
@@ -151,7 +155,13 @@ async fn send_in_pieces(client: &mut Client, mut bytes: &[u8], pieces: &[usize])
 
 /// Every request has its answer, up to one that says it is the last; then a good order is taken,
 /// on this connection if it is still open.
-async fn talk(shop: &Shop, asks: &[Ask], pieces: &[usize], taken: &mut Vec<String>) {
+async fn talk(
+    shop: &Shop,
+    document: &Document,
+    asks: &[Ask],
+    pieces: &[usize],
+    taken: &mut Vec<String>,
+) {
     let mut client = shop.connect().await;
     let bytes: Vec<u8> = asks.iter().flat_map(Ask::bytes).collect();
     send_in_pieces(&mut client, &bytes, pieces).await;
@@ -164,6 +174,7 @@ async fn talk(shop: &Shop, asks: &[Ask], pieces: &[usize], taken: &mut Vec<Strin
         };
         if ask.method != "HEAD" {
             reply.keeps_the_contract();
+            document.describes(ask.method, &ask.target, &reply);
         }
         if reply.status == 202 {
             let order = reply.json()["order_id"].as_str().unwrap().to_owned();
@@ -186,11 +197,12 @@ async fn talk(shop: &Shop, asks: &[Ask], pieces: &[usize], taken: &mut Vec<Strin
 /// Holds the talks, and returns the orders that were taken among them.
 fn hold_talks(runtime: &Runtime, shop: &Shop, cases: u32) -> Vec<String> {
     let taken = std::cell::RefCell::default();
+    let document = runtime.block_on(Document::of(shop));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let seed = format!("{:?}", runner.rng());
     let held = runner.run(&talks(), |(asks, pieces)| {
-        runtime.block_on(talk(shop, &asks, &pieces, &mut taken.borrow_mut()));
+        runtime.block_on(talk(shop, &document, &asks, &pieces, &mut taken.borrow_mut()));
         Ok(())
     });
     if let Err(failure) = held {

@@ -5,6 +5,7 @@ mod bad_input;
 mod board;
 mod bounds;
 mod contract;
+mod document;
 mod follow;
 mod inventory;
 mod letters;

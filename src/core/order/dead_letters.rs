@@ -83,7 +83,7 @@ pub struct Course {
 }
 
 /// What became of a letter, or in a dry run would.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "became", content = "why", rename_all = "snake_case")]
 pub enum Fate {
     SentAgain,

@@ -67,7 +67,7 @@ pub struct Delivery {
 }
 
 /// What the queue holds right now; estimates where the service only estimates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 pub struct Backlog {
     /// Orders (embedded) or messages (SQS) that wait, those in workers' hands included.
     pub waiting: u64,

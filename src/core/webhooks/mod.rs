@@ -77,7 +77,8 @@ pub struct Letter {
 }
 
 /// What the outbox holds; estimates where the service only estimates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Outbox")]
 pub struct Waiting {
     /// Events that the shop has not taken yet, those under way included.
     pub waiting: u64,

@@ -99,7 +99,8 @@ impl Report {
             0 => String::new(),
             units => format!(", and {} more than there were", thousands(units)),
         };
-        let says = format!("Of {} units: {ended}{over}.", thousands(self.stock));
+        let units = if self.stock == 1 { "unit" } else { "units" };
+        let says = format!("Of {} {units}: {ended}{over}.", thousands(self.stock));
         let plot = stock_plot(says, sold.len() as f64 * span, last.max(stock));
         let within: Vec<f64> = sold.iter().map(|sold| sold.min(stock)).collect();
         let (nothing, all) = (vec![0.0; sold.len()], vec![stock; sold.len()]);

@@ -47,7 +47,11 @@ impl Axis {
     /// Latencies, on a logarithmic scale; both above 0.
     pub fn latency(from_ms: f64, to_ms: f64) -> Self {
         let decades = (to_ms / from_ms).log10();
-        let marks: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let marks: &[f64] = match decades {
+            ..1.5 => &[1.0, 2.0, 5.0],
+            ..3.0 => &[1.0, 3.0],
+            _ => &[1.0],
+        };
         let powers = from_ms.log10().floor() as i32..=to_ms.log10().ceil() as i32;
         let all = powers.flat_map(|power| marks.iter().map(move |m| m * 10f64.powi(power)));
         let inside = all.filter(|ms| (from_ms..=to_ms).contains(ms));

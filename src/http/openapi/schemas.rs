@@ -1,0 +1,116 @@
+//! The schemas of bodies and ids.
+
+use std::borrow::Cow;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value};
+
+use crate::core::order::{ItemId, OrderId, Quantity, UserId};
+
+/// Collects the schemas of the types that it is asked for.
+pub(super) struct Schemas {
+    read: SchemaGenerator,
+    written: SchemaGenerator,
+}
+
+impl Default for Schemas {
+    fn default() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        Self {
+            read: settings.clone().into_generator(),
+            written: settings.for_serialize().into_generator(),
+        }
+    }
+}
+
+impl Schemas {
+    /// Of a body that is read.
+    pub fn read<T: JsonSchema>(&mut self) -> Value {
+        self.read.subschema_for::<T>().to_value()
+    }
+
+    /// Of a body that is written.
+    pub fn written<T: JsonSchema>(&mut self) -> Value {
+        self.written.subschema_for::<T>().to_value()
+    }
+
+    pub fn into_definitions(mut self) -> Map<String, Value> {
+        let mut all = self.read.take_definitions(true);
+        all.extend(self.written.take_definitions(true));
+        all
+    }
+}
+
+/// The rules of an id, as its `parse` holds them.
+macro_rules! ids {
+    ($($type:ident: $schema:tt;)*) => {
+        $(impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        })*
+    };
+}
+
+ids! {
+    ItemId: {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9._:-]{1,128}$",
+        "examples": ["ticket_001"],
+        "description": "An item for sale: 1-128 of A-Z a-z 0-9 . _ : -",
+    };
+    UserId: {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 128,
+        "pattern": "^[^\\u0000-\\u001F\\u007F-\\u009F]+$",
+        "examples": ["ann"],
+        "description": "A buyer: 1-128 bytes of UTF-8 without control characters.",
+    };
+    OrderId: {
+        "type": "string",
+        "pattern": "^[0-9a-f]{32}$",
+        "examples": ["0198f3c27a6e4d0bb1c2d3e4f5a6b7c8"],
+        "description": "An order's name: 32 lower-case hex digits.",
+    };
+    Quantity: {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 100,
+        "examples": [1],
+        "description": "Units wanted by one order.",
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows<T: JsonSchema>(value: &Value) -> bool {
+        let schema = Schemas::default().written.root_schema_for::<T>().to_value();
+        jsonschema::validator_for(&schema).unwrap().is_valid(value)
+    }
+
+    #[test]
+    fn the_rules_of_ids_are_those_by_which_they_are_read() {
+        let long = "x".repeat(129);
+        let hex = "0f".repeat(16);
+        for text in ["", "a", "a.b_c:d-9", "a b", "é", "\u{7f}", "a\nb", "\u{85}", &long, &hex] {
+            let value = Value::from(text);
+            assert_eq!(allows::<ItemId>(&value), ItemId::parse(text).is_ok(), "{text:?}");
+            assert_eq!(allows::<OrderId>(&value), OrderId::parse(text).is_ok(), "{text:?}");
+            assert_eq!(allows::<UserId>(&value), UserId::parse(text).is_ok(), "{text:?}");
+        }
+        for units in [0, 1, 100, 101] {
+            assert_eq!(allows::<Quantity>(&units.into()), Quantity::new(units).is_ok(), "{units}");
+        }
+    }
+}
