@@ -237,7 +237,7 @@ impl Client {
             let mut reply = Reply { status: head[9..12].parse().unwrap(), head, body: Vec::new() };
             if !to_head && reply.status >= 200 {
                 let length = match reply.status {
-                    204 => 0,
+                    204 | 304 => 0,
                     _ => reply.header("content-length").unwrap().parse().unwrap(),
                 };
                 reply.body.resize(length, 0);

@@ -343,7 +343,9 @@ impl Auditor {
         let mut wrong = Vec::new();
         for (id, account) in &self.orders {
             let decided = matches!(account.state, State::Decided(_));
-            if self.shop_is_told && decided && !self.told.contains(id) {
+            // A letter that is left tells the shop when it is sent again or dropped.
+            let told = self.told.contains(id) || dead.contains(id);
+            if self.shop_is_told && decided && !told {
                 wrong.push(format!("webhooks: {id} was decided, and the shop is never told"));
             }
             match account.state {
