@@ -20,7 +20,9 @@ impl Document {
             let parts: Vec<&str> = path.split('/').collect();
             let mut pairs = parts.iter().zip(&asked);
             parts.len() == asked.len()
-                && pairs.all(|(part, asked)| part == asked || part.starts_with('{') && *asked != "")
+                && pairs.all(|(part, asked)| {
+                    part == asked || part.starts_with('{') && !asked.is_empty()
+                })
         };
         let paths = self.0["paths"].as_object().unwrap().keys().map(String::as_str);
         // A path that is written out comes before one with an id.
