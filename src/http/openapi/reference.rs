@@ -119,7 +119,8 @@ fn said(answer: &Value) -> Markup {
                 pre tabindex="0" { code { (format!("{example:#}")) } }
             }
         }
-        @for (name, header) in headers {
+        // One that is the same everywhere is told of once, at the top.
+        @for (name, header) in headers.iter().filter(|(_, header)| header["$ref"].is_null()) {
             p.media { code { (name) } ": " (text(&header["description"])) }
         }
     }
