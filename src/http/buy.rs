@@ -126,7 +126,7 @@ pub(super) struct Wish<'a> {
     user_id: Cow<'a, str>,
     #[schemars(with = "ItemId")]
     item_id: Cow<'a, str>,
-    #[schemars(with = "Option<Quantity>", extend("default" = 1))]
+    #[schemars(with = "Quantity", default = "one")]
     quantity: u64,
 }
 
@@ -134,6 +134,10 @@ impl<'de> Deserialize<'de> for Wish<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(WishVisitor)
     }
+}
+
+fn one() -> Quantity {
+    Quantity::ONE
 }
 
 struct WishVisitor;

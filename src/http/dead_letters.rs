@@ -44,11 +44,17 @@ struct LetterJson<'a> {
     at: String,
 }
 
-/// Which letters are meant.
+/// Which letters are meant: those of some orders, or all, or all with a reason.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "WhichDeadLetters")]
+#[schemars(rename = "WhichDeadLetters", extend("oneOf" = [
+    {"required": ["order_ids"], "properties": {
+        "order_ids": {"type": "array"}, "all": {"const": false}, "reason": {"type": "null"},
+    }},
+    {"required": ["all"], "properties": {"all": {"const": true}, "order_ids": {"type": "null"}}},
+]))]
 pub(super) struct WhichJson {
+    #[schemars(length(max = 1_000))]
     order_ids: Option<Vec<OrderId>>,
     #[serde(default)]
     all: bool,

@@ -57,7 +57,10 @@ pub(super) struct ItemsJson<'a> {
 
 /// What is to change; what is left out stays as it is.
 #[derive(Deserialize, JsonSchema)]
-#[schemars(rename = "ItemChange")]
+#[schemars(rename = "ItemChange", extend("anyOf" = [
+    {"required": ["stock"], "properties": {"stock": {"type": "integer"}}},
+    {"required": ["status"], "properties": {"status": {"type": "string"}}},
+]))]
 pub(super) struct ChangeJson {
     #[schemars(range(max = 1_000_000_000_000_u64))]
     stock: Option<u64>,

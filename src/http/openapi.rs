@@ -28,8 +28,12 @@ const ABOUT: &str = "Orders for scarce items are answered at once, queued, and d
     for as long as Retry-After says and asks again: the same request under the same \
     Idempotency-Key is the same order. Each GET answers HEAD too; a method that a path does not \
     take is answered 405. The admin's key opens what says so, with `Authorization: Bearer KEY`; \
-    where keys for buying are configured, buying takes one as well, and an order and its user's \
-    name are shown to those who hold one.";
+    where keys are configured for buying, that takes a shop's key, which buys for any user, or a \
+    user's token (JWT), which buys for its subject only; to others an order is not there then, and \
+    names are the admin's to see. Every answer has an X-Request-Id, the client's own if it sent one; \
+    OPTIONS is answered 204 with what a path takes.";
+
+const REQUEST_ID: &str = "X-Request-Id";
 
 struct Written {
     text: Bytes,
@@ -66,6 +70,11 @@ fn document() -> Value {
     for Operation { path, method, value } in operations::all(&mut schemas) {
         let path = paths.entry(path).or_insert_with(|| json!({}));
         path[method] = value;
+        let answers = path[method]["responses"].as_object_mut();
+        for answer in answers.into_iter().flat_map(Map::values_mut) {
+            answer["headers"][REQUEST_ID] =
+                json!({"$ref": format!("#/components/headers/{REQUEST_ID}")});
+        }
     }
     let tags = operations::TAGS.map(|(name, about)| json!({"name": name, "description": about}));
     json!({
@@ -84,7 +93,11 @@ fn document() -> Value {
             "securitySchemes": {"key": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "The admin's key, or one for buying.",
+                "description": "The admin's key, a shop's key for buying, or a user's token (JWT).",
+            }},
+            "headers": {REQUEST_ID: {
+                "description": "What the request is called: by its client, or else by the server.",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
             }},
         },
     })

@@ -162,14 +162,14 @@ fn problem(status: u16) -> (&'static str, Option<(&'static str, &'static str)>) 
     match status {
         400 => ("The request is malformed; the detail says where.", None),
         401 => ("A key is needed, and this is none.", Some(("WWW-Authenticate", "`Bearer`"))),
-        403 => ("This key does not open it, or nothing does: no admin key is configured.", None),
+        403 => ("This key or token does not open it; or no admin key is configured.", None),
         404 => ("There is no such thing.", None),
         408 => ("The body did not come in time.", None),
         409 => ("As things stand, that cannot be.", None),
-        413 => ("The body is too long: at most 16 KiB.", None),
+        413 => ("The body is too long; the detail says how long it may be.", None),
         415 => ("The body must be application/json.", None),
         422 => ("This Idempotency-Key was used for another order.", None),
-        429 => ("Too many requests.", retry),
+        429 => ("Too many orders, or too many keys that were no good.", retry),
         _ => ("Not now: something is full, stopping, or does not answer.", retry),
     }
 }
@@ -195,7 +195,7 @@ fn draft<'a>(
     value.insert("summary".to_owned(), summary.into());
     value.insert("responses".to_owned(), json!({}));
     let done = Operation { path, method, value: value.into() };
-    Draft { schemas, done }.who(For::Anybody).problems(&[503])
+    Draft { schemas, done }.who(For::Anybody).problems(&[429, 503])
 }
 
 fn orders(schemas: &mut Schemas) -> Vec<Operation> {
@@ -249,7 +249,7 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             .body(wish, asked)
             .answers(202, JSON, received, took, "Taken, and queued.")
             .heads("202", header("Location", "Where the order is: `/orders/ID`."))
-            .problems(&[401, 403, 404, 422, 429])
+            .problems(&[401, 403, 404, 422])
             .done,
         draft(schemas, 0, ("get", "/orders/{id}"), "order", "What became of an order")
             .about(

@@ -87,13 +87,13 @@ fn operation(path: &str, method: &str, value: &Value) -> Markup {
             p { strong { (text(&value["summary"])) "." } }
             (prose(&value["description"]))
             p.who { (who(&value["security"])) }
-            pre tabindex="0" { code { (curl(path, method, value)) } }
+            pre.curl tabindex="0" { code { (curl(path, method, value)) } }
             @let parameters = list(&value["parameters"]);
             @if !parameters.is_empty() {
                 h4 { "Parameters" }
                 dl { @for parameter in parameters {
                     dt { code { (text(&parameter["name"])) } " " small { (text(&parameter["in"])) ", " (kind(&parameter["schema"])) } }
-                    dd { (text(&parameter["description"])) " " (rules(&parameter["schema"])) }
+                    dd { (marked(text(&parameter["description"]))) " " (rules(&parameter["schema"])) }
                 } }
             }
             @if !body.is_null() {
@@ -119,8 +119,9 @@ fn said(answer: &Value) -> Markup {
                 pre tabindex="0" { code { (format!("{example:#}")) } }
             }
         }
-        @for (name, header) in headers {
-            p.media { code { (name) } ": " (text(&header["description"])) }
+        // One that is the same everywhere is told of once, at the top.
+        @for (name, header) in headers.iter().filter(|(_, header)| header["$ref"].is_null()) {
+            p.media { code { (name) } ": " (marked(text(&header["description"]))) }
         }
     }
 }
@@ -180,7 +181,7 @@ fn definition(name: &str, schema: &Value) -> Markup {
                     code { (property) } " " small { (kind(of)) }
                     @if !required.iter().any(|name| name == property) { " " small { "optional" } }
                 }
-                dd { (text(&of["description"])) " " (rules(of)) }
+                dd { (marked(text(&of["description"]))) " " (rules(of)) }
             } }
         }
     }
@@ -193,7 +194,7 @@ fn kind(schema: &Value) -> Markup {
         return html! { a href=(format!("#schema-{name}")) { (name) } };
     }
     let any = list(&schema["anyOf"]);
-    if !any.is_empty() {
+    if !any.is_empty() && schema["type"].is_null() {
         return html! { @for (n, way) in any.iter().enumerate() { @if n > 0 { " or " } (kind(way)) } };
     }
     if !schema["items"].is_null() {
@@ -233,13 +234,18 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Paragraphs, with what stands between backticks as code.
+/// Paragraphs.
 fn prose(value: &Value) -> Markup {
     let paragraphs = text(value).split("\n\n").filter(|paragraph| !paragraph.is_empty());
     html! { @for paragraph in paragraphs {
-        p { @for (n, part) in paragraph.split('`').enumerate() {
-            @if n % 2 == 1 { code { (part) } } @else { (part) }
-        } }
+        p { (marked(paragraph)) }
+    } }
+}
+
+/// A text with what stands between backticks as code.
+fn marked(text: &str) -> Markup {
+    html! { @for (n, part) in text.split('`').enumerate() {
+        @if n % 2 == 1 { code { (part) } } @else { (part) }
     } }
 }
 

@@ -10,6 +10,8 @@ pub(super) fn letters(schemas: &mut Schemas) -> Vec<Operation> {
     let page = schemas.written::<PageJson<'static>>();
     let limit = json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100});
     let text = json!({"type": "string"});
+    let place = json!({"type": "string", "pattern": "^[0-9]{1,19}-[0-9a-f]{32}$"});
+    let first = format!("1795441740123-{ORDER}");
     let shown = json!({"dead_letters": [{
         "order_id": ORDER, "reason": "not an order: missing field `user_id`", "body": "{}",
         "at": "2026-11-23T13:49:00.000Z",
@@ -18,7 +20,7 @@ pub(super) fn letters(schemas: &mut Schemas) -> Vec<Operation> {
         .about("Oldest first, as far as the queue knows.")
         .who(For::Admin)
         .takes("query", "reason", text, json!("not an order"), "What is to stand in the reason.")
-        .after("`next` of the page before.")
+        .takes("query", "after", place, json!(first), "`next` of the page before.")
         .takes("query", "limit", limit, json!(100), "Letters in a page.")
         .answers(200, JSON, page, shown, "A page of letters.")
         .problems(&[400, 401, 403])
