@@ -79,7 +79,7 @@ fn round_step(range: f64, steps: f64) -> f64 {
 /// `12,345`, `1.5 M`.
 pub(super) fn amount(value: f64) -> String {
     match value {
-        ..1.0 if value > 0.0 => format!("{value}"),
+        ..1e3 => format!("{}", (value * 1e3).round() / 1e3),
         ..1e6 => thousands(value.round() as u64),
         ..1e9 => format!("{} M", value / 1e6),
         _ => format!("{} bn", value / 1e9),
@@ -238,8 +238,8 @@ mod tests {
 
     #[test]
     fn figures_are_written_as_people_read_them() {
-        let amounts = [0.0, 0.2, 999.0, 20_000.0, 1.5e6, 1e12].map(amount);
-        assert_eq!(amounts, ["0", "0.2", "999", "20,000", "1.5 M", "1000 bn"]);
+        let amounts = [0.0, 0.1 * 3.0, 1.5, 999.0, 20_000.0, 1.5e6, 1e12].map(amount);
+        assert_eq!(amounts, ["0", "0.3", "1.5", "999", "20,000", "1.5 M", "1000 bn"]);
         let latencies = [0.0005, 0.25, 1.0, 9.994, 64.81, 999.9, 12_340.0].map(latency);
         let wanted = ["0 µs", "250 µs", "1 ms", "9.99 ms", "64.8 ms", "999.9 ms", "12.34 s"];
         assert_eq!(latencies, wanted);
