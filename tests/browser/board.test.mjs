@@ -182,6 +182,7 @@ test("everything can be done from the keyboard", async (t) => {
   await page.keyboard.press("Enter");
   assert.equal(await focus(), "items");
   await page.reload();
+  await live(page);
   await tabTo("window-1");
   await page.keyboard.press("ArrowRight");
   assert.ok(await page.isChecked("#window-5"));
@@ -191,6 +192,7 @@ test("everything can be done from the keyboard", async (t) => {
   await page.keyboard.press("Enter");
   await says(page, "#admin", "Leave admin");
   assert.equal(await focus(), "admin", "the focus is where it was");
+  await page.getByRole("button", { name: "Set the stock of hall_A" }).waitFor();
   await tabTo("Set the stock of hall_A");
   await page.keyboard.press("Enter");
   await page.keyboard.type("8");
