@@ -252,6 +252,7 @@ async fn a_lane_that_breaks_gives_its_orders_up_and_the_worker_goes_on() {
     assert_eq!((made[1], made[3]), (Decision::Sold, Decision::Sold));
     stop.cancel();
     worker.await.unwrap();
+    assert_eq!(ports.meters.in_hand.get(), 0);
     assert_eq!(ports.queue.backlog().await.unwrap().waiting, 0);
 }
 

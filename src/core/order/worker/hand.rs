@@ -205,6 +205,7 @@ impl Hand {
         let receipts: Vec<Receipt> = lost.into_iter().map(|(receipt, _)| receipt).collect();
         self.tickets().retain(|receipt, _| !receipts.contains(receipt));
         self.orders.fetch_sub(orders, Ordering::AcqRel);
+        self.meters.in_hand.take(orders as u64);
         self.fewer.notify_waiters();
         self.give_back(&receipts).await;
     }

@@ -187,7 +187,7 @@ impl Floor {
         let Err(panic) = AssertUnwindSafe(lane.run()).catch_unwind().await else { return };
         let why = panic.downcast_ref::<String>().map(String::as_str);
         let why = why.or_else(|| panic.downcast_ref().copied()).unwrap_or("no reason given");
-        tracing::error!(%item, "deciding its orders broke off, and is tried anew: {why}");
+        tracing::error!(item_id = %item, "deciding its orders broke off, and is tried anew: {why}");
         self.pause(AFTER_PANIC).await;
         drop(self.lines().remove(&item));
         self.hand.give_up_lost().await;
