@@ -99,8 +99,8 @@ pub enum Fate {
 }
 
 /// Does it to each letter meant, and tells of each; whether there may be some that were not met.
-/// Idempotent: a letter that was done with is
-/// gone, and a second decision of an order is impossible. After an error, or when cancelled, the
+/// Idempotent: a letter that was done with is gone, and a second decision of an order is
+/// impossible. After an error, or when cancelled, the
 /// same again goes on from there; on SQS what was being looked at comes back after half a minute.
 pub async fn act(
     ports: &Ports,
@@ -176,7 +176,8 @@ impl<'a> Errand<'a> {
     }
 }
 
-/// Which of these orders have a decision, if that matters to the deed.
+/// Which of these orders have their decision, for a redrive. Before the letters of such orders go,
+/// for whatever reason, the shop is told of them.
 async fn decided_among(
     ports: &Ports,
     deed: &Deed,

@@ -12,8 +12,9 @@ pub struct Verdict {
 ///
 /// `orders` must be distinct and undecided, oldest first. An item counts as sold out at
 /// `free` = 0 only; an order for more than is free is `not_enough` and leaves the units to the
-/// next. While an item's sale is closed, its orders are `closed`, sold out or not. An order older than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever
-/// had one, may be forgotten, so it must not get units now.
+/// next. While an item's sale is closed, its orders are `closed`, sold out or not. An order older
+/// than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever had one, may be
+/// forgotten, so it must not get units now.
 pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> Verdict {
     let mut next = item.cloned();
     let decided = orders
