@@ -13,6 +13,7 @@ mod top;
 mod webhooks;
 mod work;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -75,8 +76,39 @@ enum Command {
     Man(man::Args),
 }
 
+/// The program: 0 when all went well, 2 for what the user can change, 1 for the rest.
+///
+/// Here and not in `main.rs`: what is first called from the binary is compiled with the binary,
+/// after the library instead of beside it.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => match one_line(&e) {
+            Some(line) => {
+                eprintln!("flux: {line}");
+                return ExitCode::from(2);
+            }
+            None => e.exit(),
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        // On the runtime's own threads, which this one would have to wake and be woken by.
+        Ok(runtime) => runtime.block_on(runtime.spawn(cli.run())).unwrap_or_else(|e| Err(e.into())),
+        Err(e) => Err(e.into()),
+    };
+    result.unwrap_or_else(|e| {
+        // Who reads the answer has seen enough: `flux dlq list | head`.
+        let closed = e.downcast_ref::<io::Error>().map(io::Error::kind);
+        if closed != Some(io::ErrorKind::BrokenPipe) {
+            eprintln!("flux: {e:#}");
+        }
+        exit_code(&e)
+    })
+}
+
 impl Cli {
-    pub async fn run(self) -> Result<ExitCode> {
+    async fn run(self) -> Result<ExitCode> {
         let mut flags = self.all.flags();
         match self.command {
             Command::Serve(args) => serve::run(args, &mut flags).await,
@@ -139,7 +171,7 @@ fn whole<T: TryFrom<u64>, const FROM: u64, const TO: u64>(text: &str) -> Result<
 }
 
 /// What was wrong with the arguments, in one line; `None` for a page that somebody asked for.
-pub fn one_line(error: &clap::Error) -> Option<String> {
+fn one_line(error: &clap::Error) -> Option<String> {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return None;
     }
@@ -152,8 +184,7 @@ pub fn one_line(error: &clap::Error) -> Option<String> {
     Some(format!("{} (--help tells more)", said.replace(" tip: ", "; ")))
 }
 
-/// 2 for what the user can change, 1 for the rest.
-pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+fn exit_code(error: &anyhow::Error) -> ExitCode {
     let usage = error.is::<Usage>() || error.is::<ConfigError>();
     ExitCode::from(if usage { 2 } else { 1 })
 }
