@@ -13,5 +13,6 @@ fn main() {
         .ok()
         .filter(|output| output.status.success())
         .and_then(|output| String::from_utf8(output.stdout).ok());
-    println!("cargo:rustc-env=FLUX_COMMIT={}", commit.as_deref().unwrap_or("unknown").trim());
+    // `cargo run` hands this on to the program, which takes what begins with FLUX_ for a setting.
+    println!("cargo:rustc-env=COMMIT_OF_FLUX={}", commit.as_deref().unwrap_or("unknown").trim());
 }

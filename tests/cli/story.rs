@@ -1,5 +1,7 @@
 //! Two people want one ticket: the README's tour, on both backends.
 
+use std::process::Command;
+
 use super::{Desk, Process, buy, decided, http};
 use crate::conformance::fresh_name;
 
@@ -52,6 +54,19 @@ fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
 fn ends_well(mut process: Process) {
     process.signal("TERM");
     assert_eq!(process.end().0.code(), Some(0));
+}
+
+/// `cargo test` hands on what `cargo run` does.
+#[test]
+fn what_the_build_sets_is_not_taken_for_a_setting_when_cargo_runs_it() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut flux = Command::new(env!("CARGO_BIN_EXE_flux"));
+    flux.current_dir(&elsewhere).args(["items", "list"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLUX_TEST_")) {
+        flux.env_remove(name);
+    }
+    let said = String::from_utf8(flux.output().unwrap().stderr).unwrap();
+    assert!(!said.contains("is not a setting of flux"), "{said}");
 }
 
 #[test]

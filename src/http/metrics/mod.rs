@@ -53,7 +53,7 @@ fn answer(mut page: Page) -> Answer {
 
 fn write_meters(page: &mut Page, ports: &Ports) {
     let m = &ports.meters;
-    let build = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("FLUX_COMMIT"))];
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("COMMIT_OF_FLUX"))];
     page.family("flux_build_info", "gauge", "What this process was built from.");
     page.value("flux_build_info", &build, 1);
     page.counter("flux_orders_accepted_total", "Orders answered 202.", m.accepted.get());

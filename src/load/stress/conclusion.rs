@@ -78,7 +78,7 @@ impl Stress {
             accepting_s: times.accepting.as_secs_f64(),
             deciding_s: times.deciding.as_secs_f64(),
             machine: Machine::this(),
-            commit: env!("FLUX_COMMIT"),
+            commit: env!("COMMIT_OF_FLUX"),
             course,
         };
         report.faults.extend(faults(&tally, &sights, &report));
