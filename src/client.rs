@@ -6,9 +6,10 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -26,12 +27,19 @@ const ANSWER_BYTES: usize = 1 << 20;
 pub struct Address {
     authority: String,
     host: HeaderValue,
+    /// What a [`Connection`] to it shows with each request.
+    authorization: Option<HeaderValue>,
 }
 
 impl Address {
     /// Reads `http://HOST[:PORT]`; the error says what to write instead.
     pub fn parse(url: &str) -> Result<Address, String> {
         let wrong = |why| format!("{url}: {why}; give the server as http://HOST:PORT");
+        // Not repeated: what stands before the @ may be a password.
+        if url.contains('@') {
+            let why = "a name or password in the URL is not used here; give the server as";
+            return Err(format!("{why} http://HOST:PORT, and keys as settings"));
+        }
         let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         if uri.scheme_str() != Some("http") {
             return Err(wrong("only plain HTTP is spoken here"));
@@ -42,7 +50,15 @@ impl Address {
         let host = uri.host().ok_or_else(|| wrong("no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
         let host = HeaderValue::try_from(&authority).map_err(|_| wrong("not a host"))?;
-        Ok(Address { authority, host })
+        Ok(Address { authority, host, authorization: None })
+    }
+
+    /// The server, asked with this key; `None` when no key can have these characters.
+    pub fn with_key(self, key: &SecretString) -> Option<Address> {
+        let bearer = format!("Bearer {}", key.expose_secret());
+        let mut bearer = HeaderValue::try_from(bearer).ok()?;
+        bearer.set_sensitive(true);
+        Some(Address { authorization: Some(bearer), ..self })
     }
 }
 
@@ -115,6 +131,9 @@ impl Connection {
     /// Cancelling it closes the connection.
     async fn ask(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
         request.headers_mut().insert(HOST, self.address.host.clone());
+        if let Some(authorization) = &self.address.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => self.open().await?,
@@ -183,5 +202,11 @@ mod tests {
         for bad in ["", "shop:5000", "https://shop", "http://shop/flux", "http://shop?x"] {
             assert!(text(bad).unwrap_err().contains("http://HOST:PORT"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_refused_and_not_repeated() {
+        let refused = Address::parse("http://ann:open-sesame@shop:5000").unwrap_err();
+        assert!(refused.contains("password") && !refused.contains("open-sesame"), "{refused}");
     }
 }

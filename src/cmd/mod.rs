@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
 use crate::wiring::Usage;
@@ -161,6 +162,12 @@ fn settings_of_a_store(flags: &Flags) -> Result<Settings> {
         return Err(Usage(what).into());
     }
     Ok(settings)
+}
+
+/// Of keys separated by commas any will do.
+fn first_key(keys: &SecretString) -> SecretString {
+    let first = keys.expose_secret().split(',').map(str::trim).find(|key| !key.is_empty());
+    first.unwrap_or_default().into()
 }
 
 /// Reads a whole number within bounds.

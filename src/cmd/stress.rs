@@ -54,7 +54,8 @@ pub struct Args {
     #[arg(long, value_name = "S", allow_negative_numbers = true,
           value_parser = super::whole::<u64, 0, { u64::MAX }>)]
     seed: Option<u64>,
-    /// A running flux serve, as http://HOST:PORT, not one of its own; audited by HTTP
+    /// A running flux serve, as http://HOST:PORT, not one of its own; audited by HTTP. Asked with
+    /// the setting buy_key (or else admin_key) where there is one
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
     /// Write what came of it: as a page with plots to a FILE.html, as JSON to any other; repeatable
@@ -96,9 +97,17 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         return Err(Usage("--without needs more --users than --stock".to_owned()).into());
     }
     let workers = usize::from(args.workers.unwrap_or(1));
+    let key = settings.buy_key.as_ref().or(settings.admin_key.as_ref()).map(super::first_key);
     let stopped = stop::on_signal(grace)?;
     let (rehearsal, target) = match args.target {
-        Some(address) => (None, Target { address, own: None }),
+        Some(address) => {
+            let keyed = match key {
+                Some(key) => address.with_key(&key),
+                None => Some(address),
+            };
+            let no_key = || Usage("buy_key has characters that no key can have".to_owned());
+            (None, Target { address: keyed.ok_or_else(no_key)?, own: None })
+        }
         None => {
             let cast = Cast { connections: plan.connections, workers, without };
             let (rehearsal, mut target) = Rehearsal::start(settings, cast).await?;

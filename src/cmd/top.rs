@@ -4,9 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
-use super::Usage;
+use super::{Usage, first_key};
 use crate::client::Address;
 use crate::config::{Flags, Settings};
 use crate::stop;
@@ -39,7 +39,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     };
     let admin_key = match args.key_file {
         Some(file) => Some(read_key(&file)?),
-        None => settings.admin_key.as_ref().map(first),
+        None => settings.admin_key.as_ref().map(first_key),
     };
     let top = Top { address, admin_key };
     if args.once {
@@ -58,11 +58,5 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
 fn read_key(file: &Path) -> Result<SecretString, Usage> {
     let wrong = |e| Usage(format!("cannot read --key-file {}: {e}", file.display()));
     let text = std::fs::read_to_string(file).map_err(wrong)?;
-    Ok(first(&text.into()))
-}
-
-/// Of keys separated by commas any will do.
-fn first(keys: &SecretString) -> SecretString {
-    let first = keys.expose_secret().split(',').map(str::trim).find(|key| !key.is_empty());
-    first.unwrap_or_default().into()
+    Ok(first_key(&text.into()))
 }

@@ -87,3 +87,18 @@ fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
     assert_eq!(buy(&address, "two"), 202);
     assert!(!serve.logged.iter().any(|line| line.contains("INFO") && line.contains("settings")));
 }
+
+#[test]
+fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
+    let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
+    let (_serve, address) = desk.serve("--workers 4");
+    let race = format!("stress --item ticket_001 --users 50 --target http://{address}");
+    let report = desk.run(&race);
+    assert!(report.contains("PASS: sold 1 of 1") && !report.contains(SESAME), "{report}");
+
+    let without_key = Desk::new();
+    let output = without_key.command(&race).output().unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(report.contains("to buy, send a key"), "{report}");
+}

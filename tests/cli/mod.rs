@@ -1,6 +1,7 @@
 //! The real binary as a person meets it: arguments, settings and errors, what it prints, signals.
 
 mod access;
+mod api;
 mod board;
 mod items;
 mod letters;

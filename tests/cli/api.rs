@@ -1,0 +1,73 @@
+//! docs/api.md does what it says, command by command.
+
+use std::process::Command;
+
+use super::Desk;
+
+/// What a command of the page prints, as the page has it.
+struct Example {
+    command: String,
+    answer: String,
+}
+
+/// The commands of the page's `console` blocks, in order.
+fn examples(page: &str) -> Vec<Example> {
+    let mut examples: Vec<Example> = Vec::new();
+    for block in page.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        for line in block.lines() {
+            match (line.strip_prefix("$ "), examples.last_mut()) {
+                (Some(command), _) => {
+                    examples.push(Example { command: command.to_owned(), answer: String::new() });
+                }
+                (None, Some(example)) => example.answer += &format!("{line}\n"),
+                (None, None) => panic!("an answer before any command: {line}"),
+            }
+        }
+    }
+    examples
+}
+
+/// Whether `said` is `written`, where `…` stands for anything within a line.
+fn alike(written: &str, said: &str) -> bool {
+    let (written, said) = (written.trim_end(), said.trim_end().replace('\r', ""));
+    let same = |(written, mut said): (&str, &str)| {
+        let parts: Vec<&str> = written.split('…').collect();
+        let Some((last, parts)) = parts.split_last() else { return false };
+        for (n, part) in parts.iter().enumerate() {
+            match said.find(part) {
+                Some(at) if n > 0 || at == 0 => said = &said[at + part.len()..],
+                _ => return false,
+            }
+        }
+        if parts.is_empty() { said == *last } else { said.ends_with(last) }
+    };
+    written.lines().count() == said.lines().count() && written.lines().zip(said.lines()).all(same)
+}
+
+#[test]
+fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
+    let page = std::fs::read_to_string("docs/api.md").unwrap();
+    let (open, keyed) = (Desk::new(), Desk::new());
+    let keyed = keyed.with("FLUX_ADMIN_KEY", "open-admin").with("FLUX_BUY_KEY", "open-shop");
+    open.run("provision --item hall_A --stock 3");
+    let (_open, open) = open.serve("--workers 50");
+    let (_keyed, keyed) = keyed.serve("--workers 50");
+
+    // One shell for all: a command may use what one before it has set.
+    let end = "-- end of an answer --";
+    let examples = examples(&page);
+    let commands =
+        examples.iter().map(|example| format!("{}\necho\necho '{end}'\n", example.command));
+    let commands: String = commands.collect();
+    let commands = commands.replace("localhost:5000", &open).replace("localhost:5001", &keyed);
+    let printed = Command::new("bash").args(["-c", &commands]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+
+    let answers: Vec<&str> = printed.split(&format!("{end}\n")).collect();
+    assert!(examples.len() > 30 && answers.len() == examples.len() + 1, "{printed}");
+    for (example, said) in examples.iter().zip(answers) {
+        let Example { command, answer } = example;
+        assert!(alike(answer, said), "$ {command}\nthe page:\n{answer}\nthe server:\n{said}");
+    }
+}
