@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::error::ErrorKind;
+use clap::error::{ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -182,13 +182,27 @@ fn one_line(error: &clap::Error) -> Option<String> {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return None;
     }
-    let text = error.to_string();
+    let text = without_passwords(error);
     let said = text.split("\n\n").take_while(|part| !part.starts_with("Usage:"));
     let said = said.filter(|part| !part.starts_with("For more information"));
     let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
     let said = words.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     Some(format!("{} (--help tells more)", said.replace(" tip: ", "; ")))
+}
+
+/// clap repeats what was typed, and a URL may hold a password before its @.
+fn without_passwords(error: &clap::Error) -> String {
+    let mut text = error.to_string();
+    for (_, value) in error.context() {
+        let ContextValue::String(typed) = value else { continue };
+        if let Some((scheme, rest)) = typed.split_once("://")
+            && let Some((_, host)) = rest.rsplit_once('@')
+        {
+            text = text.replace(typed, &format!("{scheme}://...@{host}"));
+        }
+    }
+    text
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

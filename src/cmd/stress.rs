@@ -105,7 +105,12 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
                 Some(key) => address.with_key(&key),
                 None => Some(address),
             };
-            let no_key = || Usage("buy_key has characters that no key can have".to_owned());
+            let no_key = || {
+                Usage(
+                    "the key to buy with (buy_key, or else admin_key) has characters no header can"
+                        .to_owned(),
+                )
+            };
             (None, Target { address: keyed.ok_or_else(no_key)?, own: None })
         }
         None => {
