@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
@@ -27,7 +27,7 @@ const ANSWER_BYTES: usize = 1 << 20;
 pub struct Address {
     authority: String,
     host: HeaderValue,
-    /// What a [`Connection`] to it shows with each request.
+    /// Sent with each request.
     authorization: Option<HeaderValue>,
 }
 
@@ -53,12 +53,16 @@ impl Address {
         Ok(Address { authority, host, authorization: None })
     }
 
-    /// The server, asked with this key; `None` when no key can have these characters.
-    pub fn with_key(self, key: &SecretString) -> Option<Address> {
-        let bearer = format!("Bearer {}", key.expose_secret());
-        let mut bearer = HeaderValue::try_from(bearer).ok()?;
+    /// The server, asked with this key; the error tells nothing of the key.
+    pub fn with_key(self, key: &SecretString) -> Result<Address, InvalidHeaderValue> {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))?;
         bearer.set_sensitive(true);
-        Some(Address { authorization: Some(bearer), ..self })
+        Ok(Address { authorization: Some(bearer), ..self })
+    }
+
+    fn head(&self, headers: &mut HeaderMap) {
+        headers.insert(HOST, self.host.clone());
+        headers.extend(self.authorization.clone().map(|key| (AUTHORIZATION, key)));
     }
 }
 
@@ -130,10 +134,7 @@ impl Connection {
 
     /// Cancelling it closes the connection.
     async fn ask(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        request.headers_mut().insert(HOST, self.address.host.clone());
-        if let Some(authorization) = &self.address.authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
-        }
+        self.address.head(request.headers_mut());
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => self.open().await?,
@@ -179,7 +180,7 @@ pub(crate) async fn stream(
     let mut request = Request::new(Full::default());
     *request.uri_mut() = Uri::from_static(path);
     *request.headers_mut() = headers;
-    request.headers_mut().insert(HOST, address.host.clone());
+    address.head(request.headers_mut());
     let mut sender = Connection::to(address).open().await?;
     let answer = timeout(CONNECT_WITHIN, sender.send_request(request)).await;
     let (head, body) = answer.map_err(unanswered)?.map_err(unanswered)?.into_parts();

@@ -20,9 +20,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::error::{ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
+use crate::client::Address;
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
+use crate::http::Keys;
 use crate::wiring::Usage;
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
@@ -164,10 +166,13 @@ fn settings_of_a_store(flags: &Flags) -> Result<Settings> {
     Ok(settings)
 }
 
-/// Of keys separated by commas any will do.
-fn first_key(keys: &SecretString) -> SecretString {
-    let first = keys.expose_secret().split(',').map(str::trim).find(|key| !key.is_empty());
-    first.unwrap_or_default().into()
+/// The server, asked with the first of these keys; `whose` names them.
+fn keyed(address: Address, keys: &SecretString, whose: &str) -> Result<Address, Usage> {
+    let keys = Keys::parse(keys);
+    let key = keys.first().ok_or_else(|| Usage(format!("{whose} holds no key")))?;
+    address
+        .with_key(key)
+        .map_err(|_| Usage(format!("{whose} holds what no key can: give it on one line")))
 }
 
 /// Reads a whole number within bounds.

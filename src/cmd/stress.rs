@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::Usage;
 use super::audit::exit_code;
-use crate::config::{Backend, Flags};
+use crate::config::{Backend, Flags, Settings};
 use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
 use crate::load::{
     Address, Circumstances, Guard, Plan, Prices, Report, Stress, StressError, Target,
@@ -97,22 +97,9 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         return Err(Usage("--without needs more --users than --stock".to_owned()).into());
     }
     let workers = usize::from(args.workers.unwrap_or(1));
-    let key = settings.buy_key.as_ref().or(settings.admin_key.as_ref()).map(super::first_key);
     let stopped = stop::on_signal(grace)?;
     let (rehearsal, target) = match args.target {
-        Some(address) => {
-            let keyed = match key {
-                Some(key) => address.with_key(&key),
-                None => Some(address),
-            };
-            let no_key = || {
-                Usage(
-                    "the key to buy with (buy_key, or else admin_key) has characters no header can"
-                        .to_owned(),
-                )
-            };
-            (None, Target { address: keyed.ok_or_else(no_key)?, own: None })
-        }
+        Some(address) => (None, Target { address: to_buy_at(address, &settings)?, own: None }),
         None => {
             let cast = Cast { connections: plan.connections, workers, without };
             let (rehearsal, mut target) = Rehearsal::start(settings, cast).await?;
@@ -133,6 +120,14 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         write(&form.of(&report, &circumstances)?, file)?;
     }
     Ok(exit_code(report.verdict))
+}
+
+fn to_buy_at(address: Address, settings: &Settings) -> Result<Address, Usage> {
+    match (&settings.buy_key, &settings.admin_key) {
+        (Some(keys), _) => super::keyed(address, keys, "buy_key"),
+        (None, Some(keys)) => super::keyed(address, keys, "admin_key"),
+        (None, None) => Ok(address),
+    }
 }
 
 impl Args {

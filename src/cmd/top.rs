@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use secrecy::SecretString;
 
-use super::{Usage, first_key};
+use super::{Usage, keyed};
 use crate::client::Address;
 use crate::config::{Flags, Settings};
 use crate::stop;
@@ -37,11 +37,12 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
         Some(address) => address,
         None => super::health::own(&settings.listen).map_err(Usage)?,
     };
-    let admin_key = match args.key_file {
-        Some(file) => Some(read_key(&file)?),
-        None => settings.admin_key.as_ref().map(first_key),
+    let address = match (args.key_file, &settings.admin_key) {
+        (Some(file), _) => keyed(address, &read(&file)?, "--key-file")?,
+        (None, Some(keys)) => keyed(address, keys, "admin_key")?,
+        (None, None) => address,
     };
-    let top = Top { address, admin_key };
+    let top = Top { address };
     if args.once {
         say(top.once().await.map_err(|e| anyhow!(e))?)?;
         return Ok(ExitCode::SUCCESS);
@@ -55,8 +56,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_key(file: &Path) -> Result<SecretString, Usage> {
+fn read(file: &Path) -> Result<SecretString, Usage> {
     let wrong = |e| Usage(format!("cannot read --key-file {}: {e}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(wrong)?;
-    Ok(first_key(&text.into()))
+    std::fs::read_to_string(file).map(SecretString::from).map_err(wrong)
 }

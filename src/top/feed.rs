@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
+use hyper::header::{ACCEPT, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
@@ -38,9 +37,9 @@ pub struct Feed {
 }
 
 impl Feed {
-    pub fn start(address: Address, key: Option<SecretString>) -> Feed {
+    pub fn start(address: Address) -> Feed {
         let (teller, news) = channel(WAITING);
-        Feed { news, following: tokio::spawn(follow(address, key, teller)) }
+        Feed { news, following: tokio::spawn(follow(address, teller)) }
     }
 
     /// Safe to cancel.
@@ -59,9 +58,9 @@ impl Drop for Feed {
     }
 }
 
-async fn follow(address: Address, key: Option<SecretString>, teller: Sender<News>) {
+async fn follow(address: Address, teller: Sender<News>) {
     loop {
-        let trouble = follow_once(&address, key.as_ref(), &teller).await;
+        let trouble = follow_once(&address, &teller).await;
         if teller.send(News::Trouble(trouble)).await.is_err() {
             return;
         }
@@ -70,12 +69,9 @@ async fn follow(address: Address, key: Option<SecretString>, teller: Sender<News
 }
 
 /// Why it ended.
-async fn follow_once(
-    address: &Address,
-    key: Option<&SecretString>,
-    teller: &Sender<News>,
-) -> String {
-    let mut streamed = match stream(address, PATH, headers(key)).await {
+async fn follow_once(address: &Address, teller: &Sender<News>) -> String {
+    let accept = (ACCEPT, HeaderValue::from_static("text/event-stream"));
+    let mut streamed = match stream(address, PATH, HeaderMap::from_iter([accept])).await {
         Ok(streamed) if streamed.status == StatusCode::OK => streamed,
         Ok(streamed) => return refused(streamed.status),
         Err(e) => return format!("no connection: {e}"),
@@ -107,18 +103,6 @@ async fn next_bytes(streamed: &mut Streamed) -> Result<hyper::body::Bytes, Strin
         Ok(Some(Err(e))) => Err(format!("connection lost: {e}")),
         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
     }
-}
-
-fn headers(key: Option<&SecretString>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-    let bearer = key.and_then(|key| {
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).ok()?;
-        bearer.set_sensitive(true);
-        Some(bearer)
-    });
-    headers.extend(bearer.map(|bearer| (AUTHORIZATION, bearer)));
-    headers
 }
 
 fn refused(status: StatusCode) -> String {

@@ -14,7 +14,6 @@ mod words;
 use std::io;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +28,8 @@ const FIRST_WITHIN: Duration = Duration::from_secs(15);
 /// A sale to look at.
 #[derive(Debug)]
 pub struct Top {
+    /// With the admin's key it shows who bought, too.
     pub address: Address,
-    /// Shows who bought, too.
-    pub admin_key: Option<SecretString>,
 }
 
 impl Top {
@@ -39,13 +37,13 @@ impl Top {
     /// it was before, after a panic too. Lost connections are opened again.
     pub async fn watch(self, colour: bool, stop: CancellationToken) -> io::Result<()> {
         let sight = Sight::of(&self.address);
-        screen::run(sight, self.feed(), Theme { colour }, stop).await
+        screen::run(sight, Feed::start(self.address), Theme { colour }, stop).await
     }
 
     /// What is known now, as text for a person or a script; the error says why there is nothing.
     pub async fn once(self) -> Result<String, String> {
         let mut sight = Sight::of(&self.address);
-        let mut feed = self.feed();
+        let mut feed = Feed::start(self.address);
         let looking = async {
             while sight.board.is_none() {
                 match feed.next().await {
@@ -58,9 +56,5 @@ impl Top {
         let late = || format!("no board within {} s", FIRST_WITHIN.as_secs());
         timeout(FIRST_WITHIN, looking).await.map_err(|_| late())??;
         Ok(plain::page(&sight))
-    }
-
-    fn feed(self) -> Feed {
-        Feed::start(self.address, self.admin_key)
     }
 }

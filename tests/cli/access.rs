@@ -96,9 +96,12 @@ fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
     let report = desk.run(&race);
     assert!(report.contains("PASS: sold 1 of 1") && !report.contains(SESAME), "{report}");
 
-    let without_key = Desk::new();
-    let output = without_key.command(&race).output().unwrap();
-    let report = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(report.contains("to buy, send a key"), "{report}");
+    let wrong = Desk::new().with("FLUX_BUY_KEY", "mistyped");
+    for (desk, why) in [(Desk::new(), "to buy, send a key"), (wrong, "this key is not known here")]
+    {
+        let output = desk.command(&race).output().unwrap();
+        let report = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(report.contains(why), "{report}");
+    }
 }

@@ -20,7 +20,8 @@ fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
 
 #[test]
 fn wrong_arguments() {
-    let desk = Desk::new();
+    let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame\nopen-sesame\n")];
+    let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
     refuses(
         &desk,
         &[
@@ -60,6 +61,8 @@ fn wrong_arguments() {
             ("stress --item a --target http://ann:open-sesame@shop", &["--target", "password"]),
             ("top --once --target http://ann:open-sesame@shop", &["--target", "password"]),
             ("health --target http://ann:open-sesame@shop", &["--target", "password"]),
+            ("top --once --key-file empty.key", &["--key-file", "no key"]),
+            ("top --once --key-file two-lines.key", &["--key-file", "one line"]),
             ("top http://ann:open-sesame@shop", &["unexpected argument"]),
             ("stress --item a --report no/report.json", &["--report", "no/report.json"]),
             ("audit", &["there is no ./flux.db", "FLUX_DATA"]),

@@ -100,8 +100,8 @@ pub enum Fate {
 
 /// Does it to each letter meant, and tells of each; whether there may be some that were not met.
 /// Idempotent: a letter that was done with is gone, and a second decision of an order is
-/// impossible. After an error, or when cancelled, the
-/// same again goes on from there; on SQS what was being looked at comes back after half a minute.
+/// impossible. After an error, or when cancelled, the same again goes on from there; on SQS what was
+/// being looked at comes back after half a minute.
 pub async fn act(
     ports: &Ports,
     which: &Which,

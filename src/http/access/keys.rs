@@ -15,6 +15,10 @@ impl Keys {
         Self(keys.map(SecretString::from).collect())
     }
 
+    pub fn first(&self) -> Option<&SecretString> {
+        self.0.first()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
