@@ -246,6 +246,14 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
                 "What the user calls this \
                  request: the same user and key are the same order.",
             )
+            .takes(
+                "header",
+                "traceparent",
+                json!({"type": "string"}),
+                json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+                "The trace that the order belongs to (W3C Trace Context), to its decision; left \
+                 aside where it is malformed.",
+            )
             .body(wish, asked)
             .answers(202, JSON, received, took, "Taken, and queued.")
             .heads("202", header("Location", "Where the order is: `/orders/ID`."))
