@@ -52,7 +52,7 @@ enum Throwaway {
 impl Throwaway {
     /// Makes a store that nobody else has, and points the settings at it.
     async fn make(settings: &mut Settings) -> Result<Throwaway> {
-        // No shop is told of sales that are none.
+        // A rehearsal has nobody who would send what an outbox holds.
         (settings.webhook_url, settings.webhook_secret) = (None, None);
         if settings.backend() == Backend::Embedded {
             let directory = TempDir::with_prefix("flux-stress-")?;

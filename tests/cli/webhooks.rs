@@ -212,14 +212,6 @@ fn while_a_secret_is_changed_the_shop_may_know_either() {
 }
 
 #[test]
-fn a_rehearsal_tells_no_shop() {
-    let receiver = Receiver::open(&[SECRET], taken);
-    let desk = told(Desk::new(), &receiver, SECRET);
-    desk.run("stress --item x --stock 2 --users 20 --connections 2");
-    assert!(receiver.got().is_empty());
-}
-
-#[test]
 fn webhooks_that_cannot_be_are_refused() {
     let refused = |settings: &[(&str, &str)], part: &str| {
         let desk = settings.iter().fold(Desk::new(), |desk, (name, value)| desk.with(name, value));
