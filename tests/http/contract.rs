@@ -90,11 +90,11 @@ fn targets() -> impl Strategy<Value = String> {
     let path = prop_oneof![
         4 => select(vec![
             "/buy", "/items", "/inventory", "/stats", "/healthz", "/readyz", "/docs",
-            "/openapi.json",
+            "/openapi.json", "/dead-letters", "/dead-letters/redrive", "/dead-letters/drop",
         ])
         .prop_map(str::to_owned),
         2 => "/items/[A-Za-z0-9._:%-]{0,12}",
-        2 => "/orders/[0-9a-f]{32}",
+        2 => "/orders/[0-9a-f]{32}(/events)?",
         1 => "/(orders|items|buy)/[!-~&&[^ #?]]{0,20}",
         1 => "[!-~&&[^ #?]]{1,20}".prop_map(|text| format!("/{text}")),
     ];
