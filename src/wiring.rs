@@ -17,12 +17,14 @@ use std::time::Duration;
 use anyhow::Result;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::connection::sqlite::Store;
+use crate::core::ledger::LedgerError;
 use crate::core::ledger::sqlite::SqliteLedger;
 use crate::core::lock::sqlite::SqliteLock;
 use crate::core::meters::Meters;
@@ -32,6 +34,7 @@ use crate::core::order::{Clock, OrderKey, OrderNames, SystemChance, SystemClock}
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::pulses::sqlite::SqlitePulses;
+use crate::core::queue::QueueError;
 use crate::core::queue::sqlite::SqliteQueue;
 use crate::core::trace::Tracer;
 use crate::http::{self, Access, Api, Limits};
@@ -42,6 +45,11 @@ const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 /// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
 const PAGES_AT_ONCE: usize = 64;
 
+/// How long a process that starts waits for a queue or ledger that does not answer. Shorter than the
+/// grace period, so that who is told to stop meanwhile leaves within it.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+const START_PAUSE: Duration = Duration::from_millis(250);
+
 /// A wrong flag, file or circumstance: one line that says what to change.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -50,12 +58,8 @@ pub struct Usage(pub String);
 /// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
 /// only those need who decide or wait.
 pub async fn open(settings: &Settings) -> Result<Ports> {
-    let ports = match settings.backend() {
-        Backend::Embedded => embedded(settings).await?,
-        Backend::Aws => aws::open(settings).await?,
-    };
-    ports.queue.check().await.map_err(|e| Usage(e.to_string()))?;
-    ports.ledger.check().await.map_err(|e| Usage(e.to_string()))?;
+    let ports = unchecked(settings).await?;
+    check(&ports).await.map_err(|away| away.why)?;
     Ok(ports)
 }
 
@@ -64,14 +68,52 @@ pub async fn connect(settings: &Settings) -> Result<Ports> {
     with_redis(settings, open(settings).await?).await
 }
 
-/// [`connect`], with a first log line that says which backend, and where its data are.
+/// [`connect`], with a first log line that says which backend, and where its data are. Waits
+/// [`START_PATIENCE`] for what does not answer: a worker that is started again in the middle of a
+/// sale is not lost to a short failure of a service.
 pub async fn start(settings: &Settings) -> Result<Ports> {
-    let ports = open(settings).await?;
+    let ports = unchecked(settings).await?;
+    let begun = Instant::now();
+    let mut told = false;
+    while let Err(away) = check(&ports).await {
+        if !away.for_now || begun.elapsed() > START_PATIENCE {
+            return Err(away.why.into());
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why);
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
     }
     tracing::info!("{}", describe(settings, &ports));
     with_redis(settings, ports).await
+}
+
+async fn unchecked(settings: &Settings) -> Result<Ports> {
+    match settings.backend() {
+        Backend::Embedded => embedded(settings).await,
+        Backend::Aws => aws::open(settings).await,
+    }
+}
+
+/// A queue or ledger that cannot be used.
+struct Away {
+    why: Usage,
+    /// It may be there a moment later.
+    for_now: bool,
+}
+
+async fn check(ports: &Ports) -> Result<(), Away> {
+    ports.queue.check().await.map_err(|e| Away {
+        why: Usage(e.to_string()),
+        for_now: !matches!(e, QueueError::Broken(_)),
+    })?;
+    ports.ledger.check().await.map_err(|e| Away {
+        why: Usage(e.to_string()),
+        for_now: !matches!(e, LedgerError::Broken(_)),
+    })
 }
 
 async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {

@@ -339,3 +339,19 @@ async fn processes_and_services_fail_one_after_another_and_nothing_is_lost() {
     println!("{row}, {} deliveries came again", cloud.sale.place.redelivered());
     assert!(row.is_well(), "{row}");
 }
+
+/// A worker is started again, or added, while a service is away for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_while_a_service_is_away_waits_for_it() {
+    let mut cloud = Cloud::start(Fault::SqsCut).await;
+    cloud.sale.is_open().await;
+    for (role, proxy) in [&cloud.to_sqs, &cloud.to_dynamodb].into_iter().enumerate() {
+        cloud.sale.processes[role].kill();
+        proxy.is(Way::Cut);
+        let begun = cloud.sale.place.logged("backend aws").len();
+        cloud.sale.restart(role);
+        cloud.sale.place.logs("trying for", role + 1).await;
+        proxy.is(Way::Open);
+        cloud.sale.place.logs("backend aws", begun + 1).await;
+    }
+}

@@ -11,7 +11,7 @@ use flux::config::Settings;
 use flux::core::Ports;
 use flux::wiring;
 
-use super::{GRACE, ITEMS};
+use super::{GRACE, ITEMS, PATIENCE};
 
 /// A directory and an environment of the test's own.
 pub struct Place {
@@ -109,6 +109,15 @@ impl Place {
         let logs = files.filter(|file| file.extension().is_some_and(|e| e == "log"));
         let text: String = logs.map(|log| std::fs::read_to_string(log).unwrap()).collect();
         text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+
+    /// Waits until so many lines have these words.
+    pub async fn logs(&self, words: &str, lines: usize) {
+        let begun = Instant::now();
+        while self.logged(words).len() < lines {
+            assert!(begun.elapsed() < PATIENCE, "{words}: {:?}", self.logged(""));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// How many deliveries workers got that somebody had got before.

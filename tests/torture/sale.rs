@@ -97,7 +97,7 @@ impl Sale {
         };
         let odd = row.is_well() && report["verdict"] != "pass";
         assert!(!odd && (units("undecided"), units("dead_lettered")) == (0, 0), "{report}");
-        assert!(units("sold") > 100, "{report}");
+        assert!(units("sold") > 0, "{report}");
         row
     }
 }
