@@ -68,7 +68,7 @@ struct Counts {
 }
 
 /// Does it, and prints what became of each letter, then the counts, unless it is all JSON. Whether
-/// nothing failed.
+/// nothing failed, and no letter that was named by its id was kept.
 pub async fn act(
     ports: &Ports,
     which: &Which,
@@ -102,7 +102,8 @@ pub async fn act(
     } else if cut {
         tracing::warn!("not all letters were met; the same command again goes on from there");
     }
-    Ok(counts.failed == 0)
+    let named = matches!(which, Which::These(_));
+    Ok(counts.failed == 0 && !(named && counts.kept > 0))
 }
 
 /// A fate, or what it would be.

@@ -23,28 +23,25 @@ fn letters(desk: &Desk, count: usize) -> Vec<Value> {
     }
 }
 
-fn redrive(desk: &Desk, order: &str, body: Option<Value>) -> String {
+fn redrive(desk: &Desk, order: &str, body: &Value) -> String {
     let mut command = desk.command(&format!("dlq redrive --id {order}"));
-    if let Some(body) = body {
-        command.args(["--body", &body.to_string()]);
-    }
+    command.args(["--body", &body.to_string()]);
     desk.run_command(command)
 }
 
 /// Redrives a letter as it is, mended, and mended twice; the order is for the last units there are.
 fn is_mended_and_decided_once(desk: &Desk, address: &str, order: &str, quantity: u64) {
-    let still = redrive(desk, order, None);
+    let output = desk.command(&format!("dlq redrive --id {order}")).output().unwrap();
+    let still = String::from_utf8(output.stdout).unwrap();
     assert!(still.starts_with(&format!("{order} kept: ")), "{still}");
+    assert_eq!(output.status.code(), Some(1), "it was asked for by its id");
     let mended = json!({"user_id": "eve", "item_id": "ticket_001", "quantity": quantity});
-    assert_eq!(
-        redrive(desk, order, Some(mended.clone())),
-        format!("{order} sent again\n1 sent again\n")
-    );
+    assert_eq!(redrive(desk, order, &mended), format!("{order} sent again\n1 sent again\n"));
     let first = decided(address, order);
     assert_eq!((&first["status"], &first["user_id"]), (&json!("sold"), &json!("eve")));
     assert_eq!(first["quantity"], quantity);
 
-    let again = redrive(desk, order, Some(mended));
+    let again = redrive(desk, order, &mended);
     assert_eq!(again, format!("{order} already decided: not sent again\n1 already decided\n"));
     assert_eq!(decided(address, order), first);
     letters(desk, 0);
@@ -93,10 +90,12 @@ async fn a_message_of_another_producer_that_is_no_order() {
     let url = &desk.environment.iter().find(|(name, _)| name == "SQS_QUEUE_URL").unwrap().1;
     let aws = stand_ins().await;
     send_raw(&aws, url, r#"{"user_id":"ann"}"#).await;
-    let (_serve, address) = desk.serve("--workers 5");
+    let (mut serve, address) = desk.serve("--workers 5");
     let found = letters(&desk, 1);
     assert_eq!(found[0]["body"], r#"{"user_id":"ann"}"#);
     let order = found[0]["order_id"].as_str().unwrap();
+    assert!(serve.log_line("dead letter: ").contains(order));
+    assert!(found[0]["at"].as_str().unwrap().ends_with('Z'), "{}", found[0]);
     assert!(found[0]["reason"].as_str().unwrap().contains("item_id"), "{}", found[0]);
     is_mended_and_decided_once(&desk, &address, order, 10);
 

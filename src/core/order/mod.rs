@@ -20,7 +20,7 @@ use crate::core::trace::TraceContext;
 pub use decide::{Verdict, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
 pub use item::{Item, ItemChange, MAX_STOCK};
-pub use timestamp::rfc3339;
+pub use timestamp::{as_rfc3339, rfc3339};
 
 /// How long a decision is remembered, and so the age past which an order is answered `expired`.
 pub const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -1,5 +1,7 @@
 //! RFC 3339 times, in UTC with milliseconds.
 
+use serde::Serializer;
+
 use super::Timestamp;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -21,6 +23,11 @@ pub fn rfc3339(at: Timestamp) -> String {
     let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
     let (second, milli) = (ms / 1_000 % 60, ms % 1_000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+}
+
+/// For serde's `serialize_with`: what people and scripts read.
+pub fn as_rfc3339<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&rfc3339(*at))
 }
 
 #[cfg(test)]

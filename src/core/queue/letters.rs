@@ -1,19 +1,27 @@
 //! Dead letters, and what somebody who looks through them wants of each.
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::QueueError;
-use crate::core::order::{Order, OrderId, Timestamp};
+use crate::core::order::{Order, OrderId, Timestamp, as_rfc3339};
 
 /// An order, or a thing that should have been one, that could not be decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     pub order_id: OrderId,
     pub reason: String,
     /// What the queue delivered: the text of one order object, or what came in its place.
     pub body: String,
+    #[serde(serialize_with = "as_rfc3339")]
     pub at: Timestamp,
+}
+
+/// One line in the log for letters that were written together, however many.
+pub(super) fn tell(letters: &[DeadLetter]) {
+    let Some(DeadLetter { order_id, reason, .. }) = letters.first() else { return };
+    let more = letters.len() - 1;
+    tracing::error!(%order_id, more, "dead letter: {reason}; flux dlq list tells more");
 }
 
 /// Where a letter stands among the others.

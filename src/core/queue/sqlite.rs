@@ -172,8 +172,11 @@ impl SqliteQueue {
         if letters.is_empty() {
             return Ok(());
         }
-        let bury = move |tx: &Connection| letters.iter().try_for_each(|l| rows::bury(tx, l));
-        Ok(self.store.write(bury).await?)
+        let buried = letters.clone();
+        let bury = move |tx: &Connection| buried.iter().try_for_each(|l| rows::bury(tx, l));
+        self.store.write(bury).await?;
+        super::letters::tell(&letters);
+        Ok(())
     }
 
     /// Makes deliveries of runs of neighbouring rows of one item, leaving out what is in flight.

@@ -334,7 +334,9 @@ impl Queue for SqsQueue {
 
     /// Not idempotent by itself; letters of one order are shown, redriven and dropped as one.
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
-        self.send_letters(letters).await
+        self.send_letters(letters).await?;
+        super::letters::tell(letters);
+        Ok(())
     }
 
     /// Finds no letter by its id: all are met, whichever are meant.

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::core::order::dead_letters::Which;
-use crate::core::order::{Decided, OrderId, Timestamp};
+use crate::core::order::{Decided, OrderId, Timestamp, as_rfc3339};
 
 pub use event::{Kinds, body, webhook_id};
 pub use shop::{Answer, Endpoint, Shop};
@@ -73,6 +73,7 @@ pub struct Letter {
     pub status: &'static str,
     pub reason: String,
     pub attempts: u32,
+    #[serde(serialize_with = "as_rfc3339")]
     pub at: Timestamp,
 }
 

@@ -192,7 +192,7 @@ impl Sender {
                 }
                 Answer::Gone => {
                     let reason = "HTTP status 410: the shop wants no webhooks there".to_owned();
-                    tracing::error!(%order, "{reason}; the event is a dead letter");
+                    tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
                     pace.failed(None);
                     dead.add(1);
                     return Outcome::Dead { reason };
@@ -206,11 +206,11 @@ impl Sender {
         let Some(pause) = self.pauses.get(due.attempts as usize) else {
             let attempts = due.attempts + 1;
             let reason = format!("{why}, at the last of {attempts} attempts");
-            tracing::error!(%order, "{reason}; the event is a dead letter");
+            tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
             dead.add(1);
             return Outcome::Dead { reason };
         };
-        tracing::debug!(%order, attempt = due.attempts + 1, "{why}");
+        tracing::debug!(order_id = %order, attempt = due.attempts + 1, "{why}");
         let longest = self.pauses.iter().max().copied().unwrap_or_default();
         let pause = self.jitter(*pause).max(retry_after.unwrap_or_default().min(longest));
         Outcome::PutOff { until: self.clock.now().plus(pause) }
