@@ -93,7 +93,7 @@ impl Answer {
 #[error("{0}")]
 pub(crate) struct Unanswered(String);
 
-/// Opened at its first request, and anew at the next one after an error.
+/// Opened at its first request if not before, and anew at the next one after an error.
 #[derive(Debug)]
 pub(crate) struct Connection {
     address: Address,
@@ -103,6 +103,12 @@ pub(crate) struct Connection {
 impl Connection {
     pub fn to(address: &Address) -> Self {
         Self { address: address.clone(), sender: None }
+    }
+
+    /// Opens it before its first request.
+    pub async fn connect(&mut self) -> Result<(), Unanswered> {
+        self.sender = Some(self.open().await?);
+        Ok(())
     }
 
     /// Asks again, a few times, when a connection breaks.

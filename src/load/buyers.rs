@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
@@ -30,7 +31,6 @@ pub(super) type Waiting = (OrderId, Instant);
 #[derive(Debug)]
 pub(super) struct Sale {
     plan: Plan,
-    address: Address,
     /// Part of every Idempotency-Key, so that no run repeats another one's orders.
     run: String,
     started: Instant,
@@ -41,10 +41,20 @@ pub(super) struct Sale {
     bar: ProgressBar,
 }
 
+/// The buyers' connections, open before the sale begins, as those are whose page has the shop open.
+/// One that cannot be opened is tried again with its first order.
+pub(super) async fn arrive(address: &Address, count: usize) -> Vec<Connection> {
+    let arriving = (0..count).map(|_| async {
+        let mut connection = Connection::to(address);
+        let _with_its_first_order = connection.connect().await;
+        connection
+    });
+    join_all(arriving).await
+}
+
 impl Sale {
     pub fn new(
         plan: Plan,
-        address: Address,
         waiting: UnboundedSender<Waiting>,
         bar: ProgressBar,
         started: Instant,
@@ -52,20 +62,20 @@ impl Sale {
         let shots = Mutex::new((Shots::new(&plan), 0));
         let tally = Mutex::new(Tally::new(started));
         let run = format!("{:x}", SystemClock.now().0);
-        Self { plan, address, run, started, shots, tally, waiting, bar }
+        Self { plan, run, started, shots, tally, waiting, bar }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends every order; ends when each was accepted or given up. Cancelling stops it.
-    pub async fn hold(self) -> Tally {
-        let connections = self.plan.connections;
+    /// Sends every order, over these connections; ends when each was accepted or given up.
+    /// Cancelling stops it.
+    pub async fn hold(self, connections: Vec<Connection>) -> Tally {
         let sale = Arc::new(self);
         let mut buyers = JoinSet::new();
-        for _ in 0..connections {
-            buyers.spawn(sale.clone().send_orders());
+        for connection in connections {
+            buyers.spawn(sale.clone().send_orders(connection));
         }
         while let Some(done) = buyers.join_next().await {
             done.expect("a buyer does not panic");
@@ -74,8 +84,7 @@ impl Sale {
         sale.tally.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send_orders(self: Arc<Self>) {
-        let mut connection = Connection::to(&self.address);
+    async fn send_orders(self: Arc<Self>, mut connection: Connection) {
         while let Some((shot, scheduled)) = self.next_shot().await {
             self.buy(&mut connection, shot, scheduled).await;
             self.bar.inc(1);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::audit::audit_seeing;
-use super::buyers::Sale;
+use super::buyers::{Sale, arrive};
 use super::connection::{Address, Unanswered};
 use super::cost::Prices;
 use super::course::Counts;
@@ -129,6 +129,7 @@ impl Stress {
 
     async fn hold(&self) -> Result<Held, StressError> {
         let address = &self.target.address;
+        let connections = arrive(address, self.plan.connections).await;
         let calls = self.calls();
         let (began, started_at) = (Instant::now(), self.now());
         let (sender, receiver) = unbounded_channel();
@@ -142,8 +143,8 @@ impl Stress {
         };
         let shots = (self.plan.users as f64 * (1.0 + self.plan.duplicates)) as u64;
         let selling = bar("selling", shots);
-        let sale = Sale::new(self.plan.clone(), address.clone(), sender, selling.clone(), began);
-        let mut tally = sale.hold().await;
+        let sale = Sale::new(self.plan.clone(), sender, selling.clone(), began);
+        let mut tally = sale.hold(connections).await;
         selling.finish_and_clear();
 
         tally.accepted.sort_unstable();
