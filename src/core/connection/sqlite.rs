@@ -4,6 +4,7 @@
 //! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
 //! file; SQLite's own lock lets one transaction write at a time.
 
+mod checkpoint;
 mod errors;
 mod schema;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use checkpoint::Checkpoints;
 pub use errors::StoreError;
 use errors::{explain, refusal, unreadable};
 use schema::create;
@@ -79,7 +81,10 @@ impl Store {
         let (jobs, received) = channel();
         let changes = Arc::new(Changes::default());
         let told = changes.clone();
-        spawn("flux-writer", move || write_all(writer, &received, &told))?;
+        let (checkpoints, beside) = Checkpoints::beside(&writer);
+        let other = connect(path).map_err(refused)?;
+        spawn("flux-checkpoint", move || beside(other))?;
+        spawn("flux-writer", move || write_all(&writer, &received, &told, checkpoints))?;
         let inner = Arc::new(Inner {
             path: path.to_owned(),
             jobs,
@@ -229,15 +234,20 @@ where
     }
 }
 
-fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>, changes: &Changes) {
+fn write_all(
+    connection: &Connection,
+    received: &Receiver<Box<dyn Job>>,
+    changes: &Changes,
+    mut checkpoints: Checkpoints,
+) {
     let mut last = None;
     while let Ok(first) = received.recv() {
         let mut jobs = vec![first];
         jobs.extend(received.try_iter().take(JOBS_PER_TRANSACTION - 1));
         changes.transactions.fetch_add(1, Ordering::Relaxed);
-        let written = transact(&connection, &mut jobs, || {
+        let written = transact(connection, &mut jobs, || {
             // Changed by other connections' writes alone (SQLite, "PRAGMA data_version").
-            let version = data_version(&connection);
+            let version = data_version(connection);
             if std::mem::replace(&mut last, version) != version {
                 changes.tick.send_modify(|tick| *tick += 1);
             }
@@ -249,6 +259,7 @@ fn write_all(connection: Connection, received: &Receiver<Box<dyn Job>>, changes:
         for job in jobs {
             job.finish(written.clone());
         }
+        checkpoints.follow(connection);
     }
 }
 
