@@ -133,9 +133,10 @@ impl fmt::Display for Report {
         for (name, amount) in rough.iter().filter(|(_, amount)| *amount > 0) {
             writeln!(f, "             {name} {amount} times")?;
         }
+        let seen = if self.audited_by == "http" { ", until all were read over HTTP" } else { "" };
         writeln!(
             f,
-            "speed        {:.0} accepted/s, {:.0} decided/s",
+            "speed        {:.0} accepted/s, {:.0} decided/s{seen}",
             self.accepted_per_s, self.decided_per_s
         )?;
         for (name, latency) in [("accepted in", self.ack_ms), ("decided in", self.decision_ms)] {

@@ -63,6 +63,8 @@ pub enum StressError {
     Unreachable(Address, String),
     #[error("{0}: {1} is no answer of flux; give the address of a `flux serve` as --target")]
     NotFlux(Address, String),
+    #[error("{0} sells to who has a key only; set buy_key (FLUX_BUY_KEY) to one of its keys")]
+    NotAdmitted(Address),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("{0} units of this item are held or sold already; give at least that as --stock")]
@@ -181,6 +183,7 @@ impl Stress {
 
     async fn look_at_foreign(&self) -> Result<Option<ItemShown>, StressError> {
         let (address, item) = (&self.target.address, &self.plan.item);
+        window::admits(address).await?;
         let shown = window::item(address, item).await?;
         match (self.plan.stock, shown.map(|shown| shown.stock)) {
             (Some(wanted), stock) if stock != Some(wanted) => {

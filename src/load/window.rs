@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -77,6 +79,18 @@ async fn watch(
             pause *= 2;
         }
         let _over = over.run_until_cancelled(sleep(pause)).await;
+    }
+}
+
+/// Whether the server takes orders from us, asked with what is no order.
+pub(super) async fn admits(address: &Address) -> Result<(), StressError> {
+    let json = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    let answer = Connection::to(address).post("/buy", json, Bytes::from_static(b"{}")).await;
+    match answer.map_err(|e| StressError::from((address, e)))?.status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(StressError::NotAdmitted(address.clone()))
+        }
+        _ => Ok(()),
     }
 }
 

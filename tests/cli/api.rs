@@ -53,6 +53,8 @@ fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
     open.run("provision --item hall_A --stock 3");
     let (_open, open) = open.serve("--workers 50");
     let (_keyed, keyed) = keyed.serve("--workers 50");
+    let full = Desk::new().with("FLUX_BACKLOG_MAX", "1");
+    let (_full, full) = full.serve("");
 
     // One shell for all: a command may use what one before it has set.
     let end = "-- end of an answer --";
@@ -61,6 +63,7 @@ fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
         examples.iter().map(|example| format!("{}\necho\necho '{end}'\n", example.command));
     let commands: String = commands.collect();
     let commands = commands.replace("localhost:5000", &open).replace("localhost:5001", &keyed);
+    let commands = commands.replace("localhost:5002", &full);
     let printed = Command::new("bash").args(["-c", &commands]).output().unwrap();
     let printed = String::from_utf8(printed.stdout).unwrap();
 

@@ -157,6 +157,8 @@ async function showLeft() {
     const { free, stock, status } = await answer.json();
     const left = `${free.toLocaleString("en")} of ${stock.toLocaleString("en")} left`;
     $("left").textContent = status === "open" ? left : status === "closed" ? "Closed" : "Sold out";
+    // It may be on sale again by the time the order is decided.
+    $("buy").textContent = status === "open" ? "Buy" : "Try to buy anyway";
   } catch {
     // It is a courtesy; the order does not depend on it.
   }
