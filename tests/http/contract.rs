@@ -90,7 +90,7 @@ fn targets() -> impl Strategy<Value = String> {
     let path = prop_oneof![
         4 => select(vec![
             "/buy", "/items", "/inventory", "/stats", "/healthz", "/readyz", "/docs",
-            "/openapi.json", "/dead-letters", "/dead-letters/redrive", "/dead-letters/drop",
+            "/openapi.json", "/metrics", "/dead-letters", "/dead-letters/redrive", "/dead-letters/drop",
         ])
         .prop_map(str::to_owned),
         2 => "/items/[A-Za-z0-9._:%-]{0,12}",
