@@ -182,15 +182,7 @@ pub async fn serve(
     listener: TcpListener,
     stop: CancellationToken,
 ) {
-    let (intake, sending) = Intake::start(
-        ports.queue.clone(),
-        ports.marks.clone(),
-        ports.names.clone(),
-        ports.clock.clone(),
-        ports.meters.clone(),
-        ports.tracer.clone(),
-        settings.intake_max,
-    );
+    let (intake, sending) = Intake::start(&ports, settings.intake_max);
     let waiters = Arc::new(Waiters::default());
     let api = Api {
         intake,

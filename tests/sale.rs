@@ -29,15 +29,7 @@ async fn ports(directory: &Path) -> (Settings, Ports) {
 }
 
 fn intake(ports: &Ports) -> Intake {
-    let (intake, sending) = Intake::start(
-        ports.queue.clone(),
-        ports.marks.clone(),
-        ports.names.clone(),
-        ports.clock.clone(),
-        ports.meters.clone(),
-        ports.tracer.clone(),
-        10_000,
-    );
+    let (intake, sending) = Intake::start(ports, 10_000);
     tokio::spawn(sending);
     intake
 }

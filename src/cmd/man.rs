@@ -17,7 +17,7 @@ const SOURCE: &str = concat!("flux ", env!("CARGO_PKG_VERSION"));
 /// Print the manual page, or write a page for each subcommand and for flux.toml
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory to write the pages to: flux.1, flux-serve.1, ..., flux.toml.5
+    /// Directory to write the pages to, made if it is missing: flux.1, flux-serve.1, ..., flux.toml.5
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -33,10 +33,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn write_all(flux: &clap::Command, directory: &Path) -> Result<()> {
-    let write = |name: &str, page: &[u8]| {
-        let wrong = |e| Usage(format!("cannot write {name} to --out {}: {e}", directory.display()));
-        std::fs::write(directory.join(name), page).map_err(wrong)
-    };
+    let wrong = |e| Usage(format!("cannot write to --out {}: {e}", directory.display()));
+    std::fs::create_dir_all(directory).map_err(wrong)?;
+    let write = |name: &str, page: &[u8]| std::fs::write(directory.join(name), page).map_err(wrong);
     let mut commands = vec![flux.clone()];
     while let Some(command) = commands.pop() {
         commands.extend(command.get_subcommands().filter(|c| !c.is_hide_set()).cloned());

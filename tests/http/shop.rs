@@ -73,15 +73,7 @@ impl Shop {
         let directory = tempfile::tempdir().unwrap();
         let ports = ports(&directory.path().join("flux.db"), setup.backlog_max).await;
         let stop = CancellationToken::new();
-        let (intake, sending) = Intake::start(
-            ports.queue.clone(),
-            None,
-            ports.names.clone(),
-            ports.clock.clone(),
-            ports.meters.clone(),
-            ports.tracer.clone(),
-            1_000,
-        );
+        let (intake, sending) = Intake::start(&ports, 1_000);
         tokio::spawn(sending);
         let admin_keys = setup.admin_key.map(|key| Keys::parse(&key.into())).unwrap_or_default();
         let api = Api {

@@ -187,12 +187,7 @@ impl Sale {
     async fn serve(self: Arc<Self>, seat: usize) {
         for life in 1.. {
             let process = self.process(format!("api{seat}.{life}"));
-            let ports = self.ports(&process);
-            let (queue, marks, names) = (ports.queue, ports.marks, ports.names);
-            let (clock, meters) = (process.clone(), ports.meters);
-            let most = self.plan.waiting_max;
-            let tracer = ports.tracer;
-            let (intake, sending) = Intake::start(queue, marks, names, clock, meters, tracer, most);
+            let (intake, sending) = Intake::start(&self.ports(&process), self.plan.waiting_max);
             let sending = tokio::spawn(sending);
             self.doors.lock().unwrap()[seat] = Some(Door { process: process.clone(), intake });
             let end = self.trouble(&process).await;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::guards::{self, Guard};
 use super::{Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId};
+use crate::core::Ports;
 use crate::core::marks::{Mark, Marked, Marks};
 use crate::core::meters::Meters;
 use crate::core::queue::{Queue, QueueError, Sent};
@@ -74,15 +75,8 @@ impl std::fmt::Debug for Entry {
 impl Intake {
     /// An intake in which at most `waiting_max` orders wait to be sent, and the future that sends
     /// them.
-    pub fn start(
-        queue: Arc<dyn Queue>,
-        marks: Option<Arc<dyn Marks>>,
-        names: Arc<OrderNames>,
-        clock: Arc<dyn Clock>,
-        meters: Arc<Meters>,
-        tracer: Tracer,
-        waiting_max: usize,
-    ) -> (Intake, BoxFuture<'static, ()>) {
+    pub fn start(ports: &Ports, waiting_max: usize) -> (Intake, BoxFuture<'static, ()>) {
+        let Ports { queue, marks, names, clock, meters, tracer, .. } = ports.clone();
         let (sender, receiver) = mpsc::channel(waiting_max);
         let intake = Intake { entries: sender, names, clock };
         (intake, Box::pin(gather(queue, marks, meters, tracer, receiver)))
