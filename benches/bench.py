@@ -98,11 +98,17 @@ def load(bench):
             for name, fsync, orders in (("fsync", True, 150_000), ("none", False, 300_000)):
                 orders //= 3 if bench.quick else 1
                 bench.measure(f"redis-{name}-{c}", peers.redis, c, fsync, orders)
+    for _ in range(bench.rounds):
+        bench.measure("bare-1", embedded.bare, 1, seconds(bench, 4, 2))
+        bench.measure("flux-1", embedded.load, 1, seconds(bench, 8, 3))
     for c, least in ((256, 0.60), (64, 0.45)):
         accepted, bare = bench.median(f"flux-{c}", "accepted_per_s"), bench.median(f"bare-{c}")
         ratio_row(bench, f"embedded: accepted/s, {c} connections", accepted, bare, least)
     for c, least in ((256, 0.50), (64, 0.40)):
         decided_row(bench, c, least)
+    bench.row("embedded: decided/s, 1 connection: every batch is one order", "",
+              per_s(bench.median("flux-1", "decided_per_s")), None,
+              f"bare {per_s(bench.median('bare-1'))}")
 
 
 def postgres(bench):
@@ -311,7 +317,6 @@ def main():
         except (Failed, subprocess.SubprocessError, OSError) as e:
             failed.append(f"{group}: {e}")
             say(f"{group}: NO FIGURE: {e}")
-    say("flux has no switch that sets every batch to one: not measured")
     others = statistics.median(bench.others)
     result["machine"]["busy_otherwise"] = {"median": others, "most": max(bench.others)}
     result |= {"rows": bench.rows, "without_figure": failed, "measurements": bench.raw}

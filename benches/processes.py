@@ -135,7 +135,7 @@ class Wrk:
         env = environment({
             "BUY": kind, "BUY_ITEM": item, "BUY_RUN": str(time.time_ns())})
         script = ROOT / "benches/buy.lua"
-        command = ["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+        command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
                    "-s", script, f"http://{address}/buy"]
         self.seconds = seconds
         self.process = stack.enter_context(running(command, place, env))

@@ -91,21 +91,23 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     let world = sale.world.clone();
     world.tell(format_args!("seed {seed}: {:?}, {:?}", sale.plan, sale.store.setup));
     sale.list_items();
-    let (mut lives, mut buyers) = (JoinSet::new(), JoinSet::new());
+    let mut lives = JoinSet::new();
     for seat in 0..sale.plan.apis as usize {
         lives.spawn(sale.clone().serve(seat));
     }
     for seat in 0..sale.plan.workers {
         lives.spawn(sale.clone().work(seat));
     }
-    lives.spawn(sale.clone().administer());
+    // Whoever may still send something: the buyers, and the admin who sends letters again.
+    let mut people = JoinSet::new();
+    people.spawn(sale.clone().administer());
     for number in 0..sale.plan.buyers {
-        buyers.spawn(buyers::buy(sale.clone(), number));
+        people.spawn(buyers::buy(sale.clone(), number));
     }
     sleep(Duration::from_millis(sale.plan.length)).await;
     world.calm_down();
     world.tell(format_args!("calm"));
-    sale.settle(buyers).await;
+    sale.settle(people).await;
     sale.closing.cancel();
     let stopped = timeout(SETTLES, async { while lives.join_next().await.is_some() {} }).await;
     sale.close(stopped.is_ok())
@@ -313,9 +315,9 @@ impl Sale {
     }
 
     /// Waits until every order is decided, sending again what is dead-lettered.
-    async fn settle(&self, mut buyers: JoinSet<()>) {
+    async fn settle(&self, mut people: JoinSet<()>) {
         let end = self.world.now() + SETTLES;
-        while buyers.join_next().await.is_some() {}
+        while people.join_next().await.is_some() {}
         let operator = self.process("operator".to_owned());
         let ports = self.ports(&operator);
         while self.world.now() < end {
