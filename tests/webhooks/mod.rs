@@ -194,7 +194,8 @@ async fn a_sender_that_is_told_to_stop_gives_back_what_it_took() {
 
 /// How many events a second go to a shop on this machine that answers at once, and what putting
 /// them costs the decisions. Figures, no test:
-/// `cargo test --release --test flux -- webhooks::events_a_second --ignored --nocapture`
+/// `cargo test --config profile.dev.package.flux.opt-level=2 --test flux -- webhooks::events_a_second
+/// --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn events_a_second() {
