@@ -145,7 +145,9 @@ impl fmt::Display for Report {
                 writeln!(f, "p99.9 {p999:.1}, max {max:.1}")?;
             }
         }
-        if let Some(per_order) = self.requests_per_order {
+        if let Some(per_order) = self.requests_per_order
+            && self.backend != "embedded"
+        {
             let RequestsPerOrder { sqs, redis, dynamodb } = per_order;
             write!(f, "round trips  per order: SQS {sqs:.3}, DynamoDB {dynamodb:.3}, ")?;
             writeln!(f, "Redis {redis:.3}")?;

@@ -62,10 +62,10 @@ impl Checkpoints {
 }
 
 /// Moves as much as can be without waiting for anybody. A failure does no harm: the log keeps what
-/// it holds, and the next one takes it along.
+/// it holds, the next one takes it along, and a disk that is full fails transactions, which is told.
 fn checkpoint(connection: &Connection) {
     if let Err(e) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        tracing::warn!("the write-ahead log could not be moved into the file: {e}");
+        tracing::debug!("the write-ahead log stays as it is: {e}");
     }
 }
 
