@@ -189,7 +189,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -16_000)?;
+    connection.pragma_update(None, "cache_size", -4_000)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
