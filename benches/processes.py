@@ -135,8 +135,8 @@ class Wrk:
         env = environment({
             "BUY": kind, "BUY_ITEM": item, "BUY_RUN": str(time.time_ns())})
         script = ROOT / "benches/buy.lua"
-        command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
-                   "-s", script, f"http://{address}/buy"]
+        command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{seconds}s",
+                   "--timeout", "10s", "-s", script, f"http://{address}/buy"]
         self.seconds = seconds
         self.process = stack.enter_context(running(command, place, env))
 
