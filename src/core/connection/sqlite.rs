@@ -75,13 +75,13 @@ impl Store {
     /// Opens the file, making it and its tables if they are missing.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let refused = |e: rusqlite::Error| refusal(path, &e);
-        let writer = connect(path).map_err(refused)?;
+        let mut writer = connect(path).map_err(refused)?;
         create(path, &writer).map_err(refused)??;
         let watcher = connect(path).map_err(refused)?;
         let (jobs, received) = channel();
         let changes = Arc::new(Changes::default());
         let told = changes.clone();
-        let (checkpoints, beside) = Checkpoints::beside(&writer);
+        let (checkpoints, beside) = Checkpoints::beside(&mut writer).map_err(refused)?;
         let other = connect(path).map_err(refused)?;
         spawn("flux-checkpoint", move || beside(other))?;
         spawn("flux-writer", move || write_all(&writer, &received, &told, checkpoints))?;
@@ -185,7 +185,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -371,4 +371,20 @@ pub fn take_places(tx: &Connection, item_no: i64, count: i64) -> rusqlite::Resul
     tx.prepare_cached("UPDATE items SET arrivals = arrivals + ? WHERE no = ? RETURNING arrivals")?
         .query_row(params![count, item_no], |row| row.get::<_, i64>(0))
         .map(|last| item_no << 32 | last)
+}
+
+#[cfg(test)]
+mod tests {
+    /// Versions 3.7.0 to 3.51.2 can corrupt a file when two connections write and checkpoint at the
+    /// same time (SQLite, "Write-Ahead Logging", "The WAL-Reset Bug").
+    #[test]
+    fn bundled_sqlite_is_free_of_the_wal_reset_bug() {
+        assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
+    }
+
+    #[test]
+    fn reliability_page_names_the_bundled_sqlite() {
+        let page = include_str!("../../../docs/reliability.md");
+        assert!(page.contains(&format!("SQLite {}", rusqlite::version())));
+    }
 }

@@ -26,11 +26,13 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Together with what a thread of its own does on another connection, until the writer's side
     /// is gone.
-    pub fn beside(writer: &Connection) -> (Self, impl FnOnce(Connection) + Send + 'static) {
-        writer.wal_hook(Some(|_: &Wal, pages| {
+    pub fn beside(
+        writer: &mut Connection,
+    ) -> rusqlite::Result<(Self, impl FnOnce(Connection) + Send + 'static)> {
+        writer.wal_hook(Some(|_: &mut Wal, pages| {
             LOGGED.set(pages);
             Ok(())
-        }));
+        }))?;
         let ((begin, begun), (end, ended)) = (channel(), channel());
         let run = move |connection: Connection| {
             while begun.recv().is_ok() {
@@ -38,7 +40,7 @@ impl Checkpoints {
                 let _gone = end.send(());
             }
         };
-        (Self { begin, ended, under_way: false }, run)
+        Ok((Self { begin, ended, under_way: false }, run))
     }
 
     /// After each transaction, on the writer's thread.
