@@ -24,15 +24,26 @@ pub fn on_signal(grace: Duration) -> std::io::Result<CancellationToken> {
         }
         tracing::info!("stopping; a second signal leaves at once");
         token.cancel();
+        // A thread, so that it also bounds the end of the runtime and the closing of the store.
+        let late = std::thread::Builder::new().name("flux-grace".to_owned()).spawn(move || {
+            std::thread::sleep(grace);
+            leave("grace period over");
+        });
+        if let Err(e) = late {
+            tracing::warn!("the grace period is not enforced: {e}");
+        }
         tokio::time::sleep(ECHO).await;
         let _echo = (term.recv().now_or_never(), int.recv().now_or_never());
-        let late = tokio::select! {
-            _ = term.recv() => "second signal",
-            _ = int.recv() => "second signal",
-            () = tokio::time::sleep(grace) => "grace period over",
-        };
-        tracing::warn!("leaving at once: {late}; undecided orders stay in the queue");
-        std::process::exit(0);
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        leave("second signal");
     });
     Ok(stop)
+}
+
+fn leave(why: &str) -> ! {
+    tracing::warn!("leaving at once: {why}; undecided orders stay in the queue");
+    std::process::exit(0);
 }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
-use crate::core::connection::sqlite::Store;
+use crate::core::connection::sqlite::{self, Store};
 use crate::core::ledger::LedgerError;
 use crate::core::ledger::sqlite::SqliteLedger;
 use crate::core::lock::sqlite::SqliteLock;
@@ -88,6 +88,10 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
     }
     tracing::info!("{}", describe(settings, &ports));
+    if settings.backend() == Backend::Embedded && sqlite::is_readable_by_all(&settings.data) {
+        let data = settings.data.display();
+        tracing::warn!("{data} can be read by every user of this machine: chmod 600 {data}");
+    }
     with_redis(settings, ports).await
 }
 

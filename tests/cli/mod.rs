@@ -8,6 +8,7 @@ mod letters;
 mod pages;
 mod refusals;
 mod signals;
+mod store;
 mod story;
 mod traces;
 mod webhooks;

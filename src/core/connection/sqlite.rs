@@ -6,15 +6,17 @@
 
 mod checkpoint;
 mod errors;
+mod files;
 mod schema;
+mod threads;
+mod writer;
 
 use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -22,30 +24,42 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use checkpoint::Checkpoints;
 pub use errors::StoreError;
-use errors::{explain, refusal, unreadable};
+use errors::{lost, refusal, replaced, unreadable};
+use files::Identity;
+pub use files::is_readable_by_all;
 use schema::create;
+use threads::{Closing, Threads};
+use writer::{Job, WriteJob, write_all};
 
 use crate::core::order::OrderKey;
 
-/// The most jobs that one transaction takes.
-const JOBS_PER_TRANSACTION: usize = 256;
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
 const BUSY_WAIT: Duration = Duration::from_secs(3);
 /// How often the file is looked at for other processes' writes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
+/// How often the paths are compared with the files that were opened.
+const COMPARE_EVERY: Duration = Duration::from_millis(200);
 /// Readers at once.
 const READERS: usize = 4;
-/// The process's hold on the file. The threads end when the last clone is gone.
+
+/// The process's hold on the file. Dropping the last clone finishes what was begun, ends the
+/// threads and closes the file; it blocks for some milliseconds, and at most for some seconds.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
+/// Fields are dropped in this sequence: the threads end when the other ends of their channels are
+/// gone, and `closing` waits for them.
 struct Inner {
+    /// As it was given, for messages.
     path: PathBuf,
     jobs: Sender<Box<dyn Job>>,
+    /// The watcher ends with it.
+    _watch: Sender<()>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
     changes: Arc<Changes>,
+    closing: Closing,
 }
 
 /// How this process learns of other processes' writes: its writer looks with each transaction,
@@ -57,6 +71,24 @@ struct Changes {
     transactions: AtomicU64,
     /// Ended by this process, one way or the other.
     written: AtomicU64,
+    /// Why the file is not used any more: its path names another one, or none.
+    lost: OnceLock<StoreError>,
+}
+
+impl Changes {
+    /// The files are not the ones that were opened. Said once, and for good: somebody else may
+    /// have written to them in between.
+    fn lose(&self, files: &Identity) {
+        let Some(gone) = files.gone() else { return };
+        let error = lost(gone);
+        if self.lost.set(error.clone()).is_ok() {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn usable(&self) -> Result<(), StoreError> {
+        self.lost.get().map_or(Ok(()), |lost| Err(lost.clone()))
+    }
 }
 
 impl fmt::Debug for Store {
@@ -72,30 +104,44 @@ impl fmt::Display for Store {
 }
 
 impl Store {
-    /// Opens the file, making it and its tables if they are missing.
+    /// Opens the file, making it and its tables if they are missing. A new one is for its owner
+    /// alone.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let refused = |e: rusqlite::Error| refusal(path, &e);
-        let mut writer = connect(path).map_err(refused)?;
+        let file = files::make(path);
+        let before = Identity::of_file(&file).ok();
+        let mut writer = connect(&file).map_err(refused)?;
         create(path, &writer).map_err(refused)??;
-        let watcher = connect(path).map_err(refused)?;
+        let watcher = connect(&file).map_err(refused)?;
+        let version = data_version(&watcher);
+        let checkpointer = connect(&file).map_err(refused)?;
+        let identity = before.filter(|before| !before.is_file_gone());
+        let identity = identity.and_then(|file| file.with_log().ok());
+        let files = Arc::new(identity.ok_or_else(|| replaced(path))?);
+
         let (jobs, received) = channel();
+        let (watch, watched) = channel();
         let changes = Arc::new(Changes::default());
-        let told = changes.clone();
         let (checkpoints, beside) = Checkpoints::beside(&mut writer).map_err(refused)?;
-        let other = connect(path).map_err(refused)?;
-        spawn("flux-checkpoint", move || beside(other))?;
-        spawn("flux-writer", move || write_all(&writer, &received, &told, checkpoints))?;
-        let inner = Arc::new(Inner {
+        let mut threads = Threads::new();
+        threads.spawn("flux-checkpoint", move || beside(checkpointer))?;
+        let (told, same) = (changes.clone(), files.clone());
+        threads.spawn("flux-writer", move || {
+            write_all(&writer, &received, &told, &same, checkpoints);
+        })?;
+        let told = changes.clone();
+        threads.spawn("flux-watcher", move || {
+            watch_file(&watcher, version, &told, &files, &watched);
+        })?;
+        Ok(Store(Arc::new(Inner {
             path: path.to_owned(),
             jobs,
+            _watch: watch,
             readers: Mutex::new(Vec::new()),
             reading: Semaphore::new(READERS),
-            changes,
-        });
-        let weak = Arc::downgrade(&inner);
-        let version = data_version(&watcher);
-        spawn("flux-watcher", move || watch_file(&watcher, version, &weak))?;
-        Ok(Store(inner))
+            changes: changes.clone(),
+            closing: Closing { path: file, threads, changes },
+        })))
     }
 
     /// Does `work` inside the next transaction; answers once that is on disk.
@@ -121,13 +167,14 @@ impl Store {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let failed = |e: &dyn fmt::Display| StoreError::RolledBack(e.to_string());
+        self.0.changes.usable()?;
         let _reading = self.0.reading.acquire().await.map_err(|e| failed(&e))?;
         let inner = self.0.clone();
         let read = move || {
             let idle = inner.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match idle {
                 Some(connection) => connection,
-                None => connect(&inner.path)?,
+                None => connect(&inner.closing.path)?,
             };
             let result = in_snapshot(&connection, work);
             if connection.is_autocommit() {
@@ -136,6 +183,7 @@ impl Store {
             result
         };
         let result = tokio::task::spawn_blocking(read).await.map_err(|e| failed(&e))?;
+        self.0.changes.usable()?;
         result.map_err(|e| unreadable(&e))
     }
 
@@ -176,21 +224,21 @@ impl Store {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    thread.map(drop).map_err(|e| StoreError::Broken(format!("cannot start {name}: {e}")))
-}
-
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
+    let mut connection = plain(path)?;
     connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -4_000)?;
     connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// A connection to a file that is there. Waits for nobody.
+fn plain(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
 }
 
@@ -202,90 +250,6 @@ fn wait_busy(attempts: i32) -> bool {
     }
     std::thread::sleep(Duration::from_micros(300));
     SINCE.get().elapsed() < BUSY_WAIT
-}
-
-trait Job: Send {
-    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()>;
-    fn finish(self: Box<Self>, written: Result<(), StoreError>);
-}
-
-struct WriteJob<F, T> {
-    work: Option<F>,
-    result: Option<T>,
-    answer: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<F, T> Job for WriteJob<F, T>
-where
-    F: FnOnce(&Connection) -> rusqlite::Result<T> + Send,
-    T: Send,
-{
-    fn run(&mut self, tx: &Connection) -> rusqlite::Result<()> {
-        if let Some(work) = self.work.take() {
-            self.result = Some(work(tx)?);
-        }
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, written: Result<(), StoreError>) {
-        let WriteJob { result, answer, .. } = *self;
-        let not_run = || StoreError::RolledBack("not run".to_owned());
-        let _nobody_waits = answer.send(written.and_then(|()| result.ok_or_else(not_run)));
-    }
-}
-
-fn write_all(
-    connection: &Connection,
-    received: &Receiver<Box<dyn Job>>,
-    changes: &Changes,
-    mut checkpoints: Checkpoints,
-) {
-    let mut last = None;
-    while let Ok(first) = received.recv() {
-        let mut jobs = vec![first];
-        jobs.extend(received.try_iter().take(JOBS_PER_TRANSACTION - 1));
-        changes.transactions.fetch_add(1, Ordering::Relaxed);
-        let written = transact(connection, &mut jobs, || {
-            // Changed by other connections' writes alone (SQLite, "PRAGMA data_version").
-            let version = data_version(connection);
-            if std::mem::replace(&mut last, version) != version {
-                changes.tick.send_modify(|tick| *tick += 1);
-            }
-        });
-        changes.written.fetch_add(1, Ordering::Relaxed);
-        if let Err(e) = &written {
-            tracing::error!("a transaction of {} jobs failed: {e}", jobs.len());
-        }
-        for job in jobs {
-            job.finish(written.clone());
-        }
-        checkpoints.follow(connection);
-    }
-}
-
-fn transact(
-    connection: &Connection,
-    jobs: &mut [Box<dyn Job>],
-    begun: impl FnOnce(),
-) -> Result<(), StoreError> {
-    let run = |jobs: &mut [Box<dyn Job>]| {
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        begun();
-        jobs.iter_mut().try_for_each(|job| job.run(connection))
-    };
-    let undo = |e: rusqlite::Error| {
-        if !connection.is_autocommit() {
-            let _already = connection.execute_batch("ROLLBACK");
-        }
-        e
-    };
-    // A job that panics must not take the writer, and with it all later writes, along.
-    let ran = catch_unwind(AssertUnwindSafe(|| run(jobs)));
-    let ran = ran.unwrap_or(Err(rusqlite::Error::UnwindingPanic));
-    ran.map_err(undo).map_err(|e| explain(&e, StoreError::RolledBack))?;
-    let committed = connection.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
-    committed.map_err(undo).map_err(|e| explain(&e, StoreError::Unknown))?;
-    Ok(())
 }
 
 fn in_snapshot<T>(
@@ -304,18 +268,28 @@ fn data_version(connection: &Connection) -> Option<i64> {
     statement.query_row([], |row| row.get(0)).ok()
 }
 
-fn watch_file(connection: &Connection, mut last: Option<i64>, store: &Weak<Inner>) {
+/// Until the other end of `watched` is gone.
+fn watch_file(
+    connection: &Connection,
+    mut last: Option<i64>,
+    changes: &Changes,
+    files: &Identity,
+    watched: &Receiver<()>,
+) {
     let mut before = 0;
-    loop {
-        std::thread::sleep(WATCH_EVERY);
-        let Some(store) = store.upgrade() else { return };
-        let transactions = store.changes.transactions.load(Ordering::Relaxed);
+    let mut compared = Instant::now();
+    while watched.recv_timeout(WATCH_EVERY) == Err(RecvTimeoutError::Timeout) {
+        if compared.elapsed() >= COMPARE_EVERY {
+            changes.lose(files);
+            compared = Instant::now();
+        }
+        let transactions = changes.transactions.load(Ordering::Relaxed);
         if std::mem::replace(&mut before, transactions) != transactions {
             continue;
         }
         let now = data_version(connection);
         if std::mem::replace(&mut last, now) != now {
-            store.changes.tick.send_modify(|tick| *tick += 1);
+            changes.tick.send_modify(|tick| *tick += 1);
         }
     }
 }

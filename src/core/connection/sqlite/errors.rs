@@ -32,6 +32,21 @@ pub fn other_schema(path: &Path, found: i32, wanted: i32) -> StoreError {
     ))
 }
 
+/// The file, or what belongs to it, was taken away from under this process.
+pub fn lost(gone: &Path) -> StoreError {
+    StoreError::Broken(format!(
+        "{} was removed or replaced while this process used it: nothing is read or written any \
+         more; stop this process, put the store back, and start it again",
+        gone.display()
+    ))
+}
+
+/// The same, in the moment of opening.
+pub fn replaced(path: &Path) -> StoreError {
+    let what = "was removed or replaced while it was opened: try again";
+    StoreError::Broken(format!("{} {what}", path.display()))
+}
+
 /// Why the file cannot be opened, and what to do.
 pub fn refusal(path: &Path, error: &rusqlite::Error) -> StoreError {
     let shown = path.display();
