@@ -5,20 +5,25 @@ mod cors;
 mod key_set;
 mod keys;
 mod rates;
+mod session;
 mod signatures;
 mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use hyper::StatusCode;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap};
 use hyper::http::request;
 use subtle::ConstantTimeEq;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use rates::Limiter;
+pub(super) use session::{Caller, Session};
+use session::{Judgement, bearer};
 use tokens::Tokens;
 
 use super::problem::Problem;
@@ -54,6 +59,8 @@ pub struct AccessRules {
 /// [`AccessRules`] made ready to judge by.
 #[derive(Debug)]
 struct Rules {
+    /// Counts the replacements.
+    generation: u64,
     admin_keys: Keys,
     buy_keys: Keys,
     tokens: Option<Tokens>,
@@ -72,6 +79,7 @@ impl Rules {
             rate.map(|rate| same.unwrap_or_else(|| Arc::new(Limiter::new(rate))))
         };
         Self {
+            generation: before.map_or(0, |before| before.generation + 1),
             admin_keys: rules.admin_keys,
             buy_keys: rules.buy_keys,
             tokens: Tokens::new(rules.tokens),
@@ -88,15 +96,38 @@ impl Rules {
         !self.buy_keys.is_empty() || self.tokens.is_some()
     }
 
-    async fn recognize(&self, credential: &[u8]) -> Caller {
-        if self.admin_keys.contain(credential) {
-            Caller::Admin
-        } else if self.buy_keys.contain(credential) {
-            Caller::Shop
-        } else if let Some(tokens) = &self.tokens {
-            tokens.user(credential).await.map_or_else(Caller::Refused, Caller::User)
-        } else {
-            Caller::Refused("this key is not known here")
+    /// Keys are compared first, all of them, so that no flood of tokens is in a key's way.
+    async fn recognize(&self, credential: &[u8], check: Check<'_>) -> Judgement {
+        let is_admin = self.admin_keys.contain(credential);
+        let is_shop = self.buy_keys.contain(credential);
+        match &self.tokens {
+            _ if is_admin => Judgement::of(Caller::Admin),
+            _ if is_shop => Judgement::of(Caller::Shop),
+            Some(tokens) => tokens.judge(credential, check).await,
+            None => Judgement::of(Caller::Refused("this key is not known here")),
+        }
+    }
+
+    /// What counts as one address, of whoever sent a request.
+    fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        address::counted(self.trusted_proxies.client(peer, headers))
+    }
+}
+
+/// How a token's signature is checked.
+#[derive(Debug, Clone, Copy)]
+enum Check<'a> {
+    AtOnce,
+    /// After all else about the token, and one at a time: its address has sent many bad ones.
+    InTurn(&'a Semaphore),
+}
+
+impl Check<'_> {
+    /// Waits for the turn, which lasts until this is dropped.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        match self {
+            Check::AtOnce => None,
+            Check::InTurn(turns) => turns.acquire().await.ok(),
         }
     }
 }
@@ -105,19 +136,32 @@ impl Rules {
 const FAILURES_PER_SECOND: u32 = 10;
 const FAILURES_BURST: u32 = 100;
 
+/// Signatures that are checked at once for addresses that are over that limit. A signature takes
+/// some 0.1 ms, so a flood of forged tokens takes one core at most, and a good token among them
+/// waits for its turn: at most one check for each open connection.
+const SUSPECTS_AT_ONCE: usize = 1;
+
 /// The rules in force, which may be replaced while the server runs.
 #[derive(Debug)]
 pub struct Access {
     rules: ArcSwap<Rules>,
     /// Credentials that were no good, by address.
     failures: Limiter,
+    suspects: Semaphore,
+    /// Whether the log has named a proxy that is missing in `trusted_proxies`.
+    proxy_named: AtomicBool,
 }
 
 impl Access {
     pub fn new(rules: AccessRules) -> Arc<Self> {
         let failures = Rate { per_second: FAILURES_PER_SECOND, burst: FAILURES_BURST };
         let rules = ArcSwap::from_pointee(Rules::new(rules, None));
-        Arc::new(Self { rules, failures: Limiter::new(failures) })
+        Arc::new(Self {
+            rules,
+            failures: Limiter::new(failures),
+            suspects: Semaphore::new(SUSPECTS_AT_ONCE),
+            proxy_named: AtomicBool::new(false),
+        })
     }
 
     /// Nobody needs a key to buy, and nobody is the admin.
@@ -125,7 +169,8 @@ impl Access {
         Self::new(AccessRules::default())
     }
 
-    /// Requests that come from now on are judged by these.
+    /// Requests that come from now on are judged by these, and so are answers that are still going
+    /// on: see [`Session::caller`].
     pub fn replace(&self, rules: AccessRules) {
         let before = self.rules.load_full();
         self.rules.store(Arc::new(Rules::new(rules, Some(&before))));
@@ -146,50 +191,73 @@ impl Access {
     }
 }
 
-/// Who sent a request, by the credential that came with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Caller {
-    Nobody,
-    /// Sent a credential that is no good; why.
-    Refused(&'static str),
-    /// Holds the buy key.
-    Shop,
-    /// The subject of a token.
-    User(UserId),
-    Admin,
+impl Access {
+    /// Whether names are shown to the sender of this credential, by the rules in force.
+    pub(super) fn shows_names_to(&self, credential: Option<&[u8]>) -> bool {
+        let rules = self.rules.load();
+        !rules.keys_on() || credential.is_some_and(|given| rules.admin_keys.contain(given))
+    }
+
+    /// Logs once per process that a proxy is not trusted: its clients then share one address, and
+    /// with it every limit by address.
+    fn name_proxy(&self, rules: &Rules, peer: IpAddr, headers: &HeaderMap) {
+        if self.proxy_named.load(Ordering::Relaxed)
+            || !address::is_forwarded(headers)
+            || rules.trusted_proxies.contain(peer.to_canonical())
+            || self.proxy_named.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let peer = peer.to_canonical();
+        tracing::warn!(
+            "{peer} sent X-Forwarded-For or Forwarded and is not in trusted_proxies: the header is \
+             ignored, and all clients behind {peer} count as one address; if it is your proxy, add \
+             it to trusted_proxies"
+        );
+    }
 }
 
 impl Server {
-    /// Works out who sent a request, once, for [`Server::caller`]. An address that tried too many
-    /// credentials that were no good is not listened to for a moment.
+    /// Finds out who sent a request, once, for [`Server::caller`]. A good credential always passes.
+    /// Bad ones of one address are limited: beyond the limit the request that carries one is
+    /// answered 429.
     pub(super) async fn identify(
         &self,
         head: &mut request::Parts,
         peer: IpAddr,
     ) -> Result<(), Problem> {
-        let rules = self.api.access.rules.load();
+        let access = &self.api.access;
+        let rules = access.rules.load();
+        access.name_proxy(&rules, peer, &head.headers);
         if rules.admin_keys.is_empty() && !rules.keys_on() {
             return Ok(());
         }
-        let Some(credential) = bearer(head) else { return Ok(()) };
+        let Some(authorization) = head.headers.get(header::AUTHORIZATION) else { return Ok(()) };
+        let Some(credential) = bearer(authorization) else { return Ok(()) };
         let rules = Guard::into_inner(rules);
-        let address = address::counted(rules.trusted_proxies.client(peer, &head.headers));
-        let failures = &self.api.access.failures;
-        if let Some(wait) = failures.wait(address) {
+        let address = rules.address(peer, &head.headers);
+        let check = match access.failures.wait(address) {
+            Some(_) => Check::InTurn(&access.suspects),
+            None => Check::AtOnce,
+        };
+        let judgement = rules.recognize(credential, check).await;
+        if matches!(judgement.caller, Caller::Refused(_)) {
             let what = "too many keys or tokens from this address were no good; Retry-After says \
                         when to come again";
-            return Err(too_many(what, wait));
+            access.failures.take(address).map_err(|wait| too_many(what, wait))?;
         }
-        let caller = rules.recognize(credential).await;
-        if matches!(caller, Caller::Refused(_)) {
-            let _counted = failures.take(address);
-        }
-        head.extensions.insert(caller);
+        let session = Session::new(authorization.clone(), judgement, rules.generation);
+        head.extensions.insert(session);
         Ok(())
     }
 
     pub(super) fn caller<'a>(&self, head: &'a request::Parts) -> &'a Caller {
-        head.extensions.get().unwrap_or(&Caller::Nobody)
+        head.extensions.get().map_or(&Caller::Nobody, |session: &Session| &session.caller)
+    }
+
+    /// For an answer that takes long.
+    pub(super) fn session(&self, head: &request::Parts) -> Session {
+        head.extensions.get().cloned().unwrap_or_default()
     }
 
     /// Lets the holder of the admin key in, and nobody while there is none.
@@ -263,14 +331,25 @@ impl Server {
             }
         }
         let Some(addresses) = &rules.addresses else { return Ok(()) };
-        let address = address::counted(rules.trusted_proxies.client(peer, &head.headers));
         let what = "too many orders from this address; Retry-After says when to come again";
-        addresses.take(address).map_err(|wait| too_many(what, wait))
+        addresses.take(rules.address(peer, &head.headers)).map_err(|wait| too_many(what, wait))
     }
 
     /// Tells pages of other sites' whether they may read an answer.
     pub(super) fn allow_origin(&self, head: &request::Parts, answered: &mut HeaderMap) {
         self.api.access.rules.load().origins.allow(&head.headers, answered);
+    }
+
+    /// Lets those in who may see some order, and tells the others at once that a key is needed:
+    /// what they hear is the same for every id.
+    pub(super) fn admit_to_orders(&self, caller: &Caller) -> Result<(), Problem> {
+        match caller {
+            Caller::Refused(why) if !self.names_are_public() => Err(unauthorized(why)),
+            Caller::Nobody if !self.names_are_public() => {
+                Err(unauthorized("to see an order, send a key: Authorization: Bearer ..."))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether an order of this user may be shown.
@@ -296,10 +375,4 @@ fn too_many(what: &'static str, wait: Duration) -> Problem {
 fn unauthorized(what: &'static str) -> Problem {
     let problem = Problem::new(StatusCode::UNAUTHORIZED, what);
     problem.with_header(header::WWW_AUTHENTICATE, "Bearer")
-}
-
-fn bearer(head: &request::Parts) -> Option<&[u8]> {
-    let given = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)?;
-    let (scheme, credential) = given.split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(credential)
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::access::Caller;
+use super::access::Session;
 use super::answer::{Answer, AnswerBody};
 use super::event_stream::{self, EventStream, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
@@ -98,26 +98,31 @@ impl Seen {
 }
 
 impl Server {
-    /// To who may not see it, an order is answered as if the ledger did not have it.
+    /// With keys on, a caller without a good credential is answered 401 whatever the id, and one who
+    /// may not see the order as if there were none.
     pub async fn order(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
+        self.admit_to_orders(self.caller(head))?;
         let wait = wait(head.uri.query())?;
         let id = order_id(id)?;
+        let mut session = self.session(head);
         let seen = if wait.is_zero() {
-            self.see(id, self.caller(head)).await?
+            self.see(id, &mut session).await?
         } else {
-            self.wait_for_decision(id, self.caller(head), wait).await?
+            self.wait_for_decision(id, session, wait).await?
         };
         Ok(json(StatusCode::OK, &seen.shown()))
     }
 
-    /// The order as an event each time that it changes, until it is decided.
+    /// The order as an event each time that it changes, until it is decided, or the caller may no
+    /// longer see it.
     pub async fn order_events(
         self: &Arc<Self>,
         id: &str,
         head: &request::Parts,
     ) -> Result<Answer, Problem> {
-        let caller = self.caller(head).clone();
-        let seen = self.see(order_id(id)?, &caller).await?;
+        self.admit_to_orders(self.caller(head))?;
+        let mut session = self.session(head);
+        let seen = self.see(order_id(id)?, &mut session).await?;
         if head.method == Method::HEAD {
             return Ok(event_stream::answer_to_head());
         }
@@ -136,29 +141,34 @@ impl Server {
                 () = server.stop.cancelled() => {}
                 () = events.closed() => {}
                 () = tokio::time::sleep(FOLLOW_MAX) => {}
-                () = server.follow(seen.id, &caller, &events) => {}
+                () = server.follow(seen.id, session, &events) => {}
             }
         });
         Ok(answer)
     }
 
-    async fn follow(&self, id: OrderId, caller: &Caller, events: &EventStream) {
+    async fn follow(&self, id: OrderId, mut session: Session, events: &EventStream) {
         let waiting = self.api.waiters.wait_for(id);
         let (mut told, mut told_at) = (Vec::new(), Instant::now());
         loop {
             let hint = waiting.hint();
             let mut open = true;
-            // What went wrong with a look is in the log; the next may do better.
-            if let Ok(seen) = self.see(id, caller).await {
-                open = seen.is_open();
-                let now = json_bytes(&seen.shown());
-                if now != told {
-                    let event = event_stream::event("order", (!open).then_some(END), &now);
-                    if !events.send(event).await {
-                        return;
+            match self.see(id, &mut session).await {
+                Ok(seen) => {
+                    open = seen.is_open();
+                    let now = json_bytes(&seen.shown());
+                    if now != told {
+                        let event = event_stream::event("order", (!open).then_some(END), &now);
+                        if !events.send(event).await {
+                            return;
+                        }
+                        (told, told_at) = (now, Instant::now());
                     }
-                    (told, told_at) = (now, Instant::now());
                 }
+                // The key was withdrawn or the token has expired.
+                Err(problem) if problem.status().is_client_error() => return,
+                // The cause is in the log; the next look may do better.
+                Err(_) => {}
             }
             if !open {
                 return;
@@ -175,11 +185,17 @@ impl Server {
         }
     }
 
-    /// What there is to show of an order; 404 when there is no such order.
-    async fn see(&self, id: OrderId, caller: &Caller) -> Result<Seen, Problem> {
+    /// What there is to show of an order, to who may see it now; 404 when there is no such order.
+    /// An order of somebody else costs the same look, and is answered the same.
+    async fn see(&self, id: OrderId, session: &mut Session) -> Result<Seen, Problem> {
         let record = self.look(id).await?;
-        let record = record.filter(|record| self.sees_order_of(&record.order.user, caller));
-        if record.is_none() && !self.may_be_queued(id) {
+        let caller = session.caller(&self.api.access).await;
+        self.admit_to_orders(caller)?;
+        let there = match &record {
+            Some(record) => self.sees_order_of(&record.order.user, caller),
+            None => self.may_be_queued(id),
+        };
+        if !there {
             return Err(Problem::not_found("there is no such order"));
         }
         let seen = Seen { id, record, line: LineJson::default() };
@@ -211,14 +227,14 @@ impl Server {
     async fn wait_for_decision(
         &self,
         id: OrderId,
-        caller: &Caller,
+        mut session: Session,
         wait: Duration,
     ) -> Result<Seen, Problem> {
         let deadline = Instant::now() + wait;
         let waiting = self.api.waiters.wait_for(id);
         loop {
             let hint = waiting.hint();
-            let seen = self.see(id, caller).await?;
+            let seen = self.see(id, &mut session).await?;
             let now = Instant::now();
             if !seen.is_open() || now >= deadline || self.stop.is_cancelled() {
                 return Ok(seen);

@@ -104,7 +104,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         stop: stop.clone(),
         started,
         requests: AtomicU64::new(0),
-        board: Board::new(api.ports.clone(), api.backend, started),
+        board: Board::new(api.ports.clone(), api.access.clone(), api.backend, started),
         process: Uuid::new_v4().as_u128() as u32,
         address: listener.local_addr().ok(),
         open: Arc::default(),

@@ -89,6 +89,34 @@ fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
 }
 
 #[test]
+fn a_proxy_that_is_not_trusted_is_named_once() {
+    let forwarded = |address: &str, header: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET /healthz HTTP/1.1\r\nHost: {address}\r\n{header}: 192.0.2.1\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        stream.read_to_string(&mut String::new()).unwrap();
+    };
+    let trusting = Desk::new().with("FLUX_TRUSTED_PROXIES", "127.0.0.0/8");
+    for (desk, named) in [(Desk::new(), 1), (trusting, 0)] {
+        let (mut serve, address) = desk.serve("");
+        for header in ["X-Forwarded-For", "Forwarded", "X-Forwarded-For"] {
+            forwarded(&address, header);
+        }
+        serve.signal("TERM");
+        serve.log_line("stopped");
+        let lines = serve.logged.iter().filter(|line| line.contains("trusted_proxies"));
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(lines.len(), named, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("127.0.0.1 sent X-Forwarded-For")));
+    }
+}
+
+#[test]
 fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
     let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
     let (_serve, address) = desk.serve("--workers 4");

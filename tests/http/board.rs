@@ -90,6 +90,39 @@ async fn who_bought_is_shown_to_the_admin_and_to_anybody_where_buying_takes_no_k
 }
 
 #[tokio::test]
+async fn a_stream_shows_names_by_the_keys_of_now() {
+    let keys = |key: &str| Keys::parse(&key.into());
+    let rules = |admin: &str, buy: Option<&str>| AccessRules {
+        admin_keys: keys(admin),
+        buy_keys: buy.map(keys).unwrap_or_default(),
+        ..AccessRules::default()
+    };
+    let shop = Shop::open().await;
+    shop.hire();
+    shop.good_order().await;
+    let of = |key: &str| format!("Authorization: Bearer {key}\r\n");
+    let mut admins = shop.events("/events", &of(ADMIN_KEY)).await;
+    let mut public = shop.events("/events", "").await;
+    let named = |board: &Value| board["last"][0]["user_id"] == "Zoë";
+    let nameless = |board: &Value| board["last"] != json!([]) && !named(board);
+    for events in [&mut admins, &mut public] {
+        assert_eq!(events.next().await.unwrap().0, "history");
+        board(events, named).await;
+    }
+    // Buying takes a key from now on.
+    shop.access.replace(rules(ADMIN_KEY, Some("a shop")));
+    board(&mut public, nameless).await;
+    board(&mut admins, named).await;
+    // The admin's key is withdrawn; what was sent before the change may still be on its way.
+    shop.access.replace(rules("another key", Some("a shop")));
+    board(&mut admins, nameless).await;
+    for _ in 0..2 {
+        let (_, seen) = admins.next().await.unwrap();
+        assert!(nameless(&seen), "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn what_waits_and_what_is_dead_is_shown_with_its_age_and_its_reason() {
     let shop = Shop::open().await;
     let (dead, _waiting) = (shop.good_order().await, shop.good_order().await);

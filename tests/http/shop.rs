@@ -59,6 +59,7 @@ impl Default for Setup {
 pub struct Shop {
     pub address: SocketAddr,
     pub ports: Ports,
+    pub access: Arc<Access>,
     pub stop: CancellationToken,
     pub serving: JoinHandle<()>,
     _directory: tempfile::TempDir,
@@ -76,12 +77,13 @@ impl Shop {
         let (intake, sending) = Intake::start(&ports, 1_000);
         tokio::spawn(sending);
         let admin_keys = setup.admin_key.map(|key| Keys::parse(&key.into())).unwrap_or_default();
+        let access = Access::new(AccessRules { admin_keys, ..setup.access });
         let api = Api {
             ports: ports.clone(),
             intake,
             waiters: Arc::default(),
             unlisted_stock: setup.unlisted_stock,
-            access: Access::new(AccessRules { admin_keys, ..setup.access }),
+            access: access.clone(),
             backend: setup.backend,
             limits: setup.limits,
         };
@@ -91,7 +93,7 @@ impl Shop {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, Arc::new(api), stop.clone()));
-        Shop { address, ports, stop, serving, _directory: directory }
+        Shop { address, ports, access, stop, serving, _directory: directory }
     }
 
     /// Decides orders from now on.

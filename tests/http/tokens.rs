@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use flux::http::{AccessRules, KeySet, TokenRules};
+use flux::http::{AccessRules, KeySet, Keys, TokenRules};
 use futures_util::FutureExt;
 use ring::rand::SystemRandom;
 use ring::signature::{
@@ -152,6 +152,78 @@ async fn a_user_buys_for_themselves_only_and_sees_their_own_orders_only() {
     assert_eq!((hidden.problem(404), &hidden.body), (none.problem(404), &none.body));
     see(&bob, &format!("{path}/events")).await.problem(404);
     see(&ann, "/inventory").await.problem(403);
+}
+
+#[tokio::test]
+async fn a_foreign_order_is_answered_like_none_whatever_its_state() {
+    for backend in ["embedded", "aws"] {
+        let access = AccessRules {
+            tokens: TokenRules { secret: Some(SECRET.into()), ..TokenRules::default() },
+            ..AccessRules::default()
+        };
+        let shop = Shop::open_as(Setup { access, backend, ..Setup::default() }).await;
+        let order = buys(&shop, &hs256(&anns()), "ann").await.json();
+        let path = format!("/orders/{}", order["order_id"].as_str().unwrap());
+        let none = format!("/orders/{}", "0".repeat(32));
+        let bob = hs256(&json!({ "sub": "bob", "exp": now() + 600 }));
+        let headers = format!("Authorization: Bearer {bob}\r\n");
+        for state in ["queued", "decided"] {
+            for query in ["", "?wait=30", "/events"] {
+                // Nobody decides the order at first, so a wait for it would outlast the client.
+                let hidden = shop.ask("GET", &format!("{path}{query}"), &headers, "").await;
+                let missing = shop.ask("GET", &format!("{none}{query}"), &headers, "").await;
+                assert_eq!(hidden.problem(404), missing.problem(404), "{backend} {state} {query}");
+                assert_eq!(hidden.body, missing.body);
+            }
+            shop.hire();
+            let anns = format!("Authorization: Bearer {}\r\n", hs256(&anns()));
+            shop.ask("GET", &format!("{path}?wait=20"), &anns, "").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_a_token_opened_ends_when_the_token_expires() {
+    let shop = shop_with_secret().await;
+    let order = buys(&shop, &hs256(&anns()), "ann").await.json();
+    let path = format!("/orders/{}/events", order["order_id"].as_str().unwrap());
+    // Clocks may be 30 s apart, so this one is good for 2 s to 3 s more.
+    let short = hs256(&json!({ "sub": "ann", "exp": now() - 28 }));
+    let mut events = shop.events(&path, &format!("Authorization: Bearer {short}\r\n")).await;
+    assert_eq!(events.next().await.unwrap().1["user_id"], "ann");
+    assert_eq!(events.next().await, None, "the order is not decided, and there is no end to tell");
+}
+
+#[tokio::test]
+async fn bad_tokens_of_an_address_are_in_no_good_credentials_way() {
+    let provider = Provider::new();
+    let (_, _, tokens) = published(provider.set(), Duration::from_secs(600));
+    let tokens = TokenRules { secret: Some(SECRET.into()), ..tokens };
+    let buy_keys = Keys::parse(&"the key of the shop".into());
+    let access = AccessRules { tokens, buy_keys, ..AccessRules::default() };
+    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let expired = hs256(&json!({ "sub": "ann", "exp": now() - 600 }));
+    let forged = Provider::new().token("ES256", "ec", &anns());
+    let good = [
+        "the key of the shop".to_owned(),
+        ADMIN_KEY.to_owned(),
+        hs256(&anns()),
+        provider.token("ES256", "ec", &anns()),
+        provider.token("RS256", "rsa", &anns()),
+    ];
+    let mut refused = 0;
+    for n in 0..400 {
+        let bad = if n % 2 == 0 { &expired } else { &forged };
+        let reply = buys(&shop, bad, "ann").await;
+        assert!([401, 429].contains(&reply.status), "{}", reply.head);
+        refused += usize::from(reply.status == 429);
+        if n % 20 == 19 {
+            for credential in &good {
+                assert_eq!(buys(&shop, credential, "ann").await.status, 202, "after {n} bad ones");
+            }
+        }
+    }
+    assert!(refused > 0, "bad ones are limited");
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl Proxies {
         parts.map(network).collect::<Result<_, _>>().map(Self)
     }
 
-    fn contain(&self, address: IpAddr) -> bool {
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
 
@@ -64,6 +64,11 @@ impl Proxies {
         }
         last
     }
+}
+
+/// Whether a request says that it came through a proxy.
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED)
 }
 
 /// What is counted as one: an address, of IPv6 the network of 64 bits that a subscriber has all of.

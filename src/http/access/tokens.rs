@@ -1,17 +1,23 @@
 //! JSON Web Tokens (RFC 7519), whose subject is the user.
 
+use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
 
 use super::key_set::KeySet;
-use super::signatures;
+use super::session::{Caller, Judgement};
+use super::{Check, signatures};
 use crate::core::order::UserId;
 
 /// How far the clocks of who signs and of who checks may be apart, in seconds.
 const LEEWAY_S: u64 = 30;
+
+const EXPIRED: &str = "this token has expired";
 
 /// Which tokens are good.
 #[derive(Debug, Default)]
@@ -40,6 +46,15 @@ pub(super) struct Tokens {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    /// In seconds since 1970, maybe with a fraction.
+    #[serde(default)]
+    exp: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Expiry {
+    #[serde(default)]
+    exp: Option<f64>,
 }
 
 impl Tokens {
@@ -67,23 +82,49 @@ impl Tokens {
         Some(Self { secret: secret.map(DecodingKey::from_secret), keys: rules.keys, validation })
     }
 
-    /// The user that a token is for; else why the token is no good.
-    pub async fn user(&self, token: &[u8]) -> Result<UserId, &'static str> {
+    /// Whose token it is, until it expires; or why it is no good.
+    pub async fn judge(&self, token: &[u8], check: Check<'_>) -> Judgement {
+        match self.verified(token, check).await {
+            Ok((user, left)) => {
+                let until = left.and_then(|left| Instant::now().checked_add(left));
+                Judgement { caller: Caller::User(user), until }
+            }
+            Err(why) => Judgement::of(Caller::Refused(why)),
+        }
+    }
+
+    async fn verified(
+        &self,
+        token: &[u8],
+        check: Check<'_>,
+    ) -> Result<(UserId, Option<Duration>), &'static str> {
         let head = decode_header(token).map_err(|e| reason(&e))?;
         if head.crit.is_some() {
             // RFC 7515, 4.1.11: what must be understood, and is not here.
             return Err("this token asks for extensions that are not known here");
         }
+        if matches!(check, Check::InTurn(_)) {
+            let expiry: Expiry = insecure_decode_claims(token).map_err(|e| reason(&e))?;
+            if left(expiry.exp).is_some_and(|left| left.is_zero()) {
+                return Err(EXPIRED);
+            }
+        }
         let claims = match (head.alg, &self.secret, &self.keys) {
-            (Algorithm::HS256, Some(secret), _) => self.claims(token, head.alg, secret)?,
+            (Algorithm::HS256, Some(secret), _) => {
+                let _turn = check.turn().await;
+                self.claims(token, head.alg, secret)?
+            }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(keys)) => {
                 let key = keys.find(head.alg, head.kid.as_deref()).await;
                 let key = key.ok_or("this token's key is not known here")?;
+                let _turn = check.turn().await;
                 self.claims(token, head.alg, &key.key)?
             }
             _ => return Err("tokens of this algorithm are not taken here"),
         };
-        UserId::parse(&claims.sub).map_err(|_| "this token's subject cannot be a user_id")
+        let user = UserId::parse(&claims.sub);
+        let user = user.map_err(|_| "this token's subject cannot be a user_id")?;
+        Ok((user, left(claims.exp)))
     }
 
     fn claims(
@@ -98,10 +139,17 @@ impl Tokens {
     }
 }
 
+/// Time until a token with this `exp` is refused; `None` if never, or beyond what a clock holds.
+fn left(exp: Option<f64>) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let left = exp? + LEEWAY_S as f64 + 1.0 - now;
+    Duration::try_from_secs_f64(left.max(0.0)).ok()
+}
+
 /// What to tell the client, who may not be who the token is for.
 fn reason(error: &Error) -> &'static str {
     match error.kind() {
-        ErrorKind::ExpiredSignature => "this token has expired",
+        ErrorKind::ExpiredSignature => EXPIRED,
         ErrorKind::ImmatureSignature => "this token is not yet valid",
         ErrorKind::InvalidIssuer => "this token is of another issuer",
         ErrorKind::InvalidAudience => "this token is for another audience",

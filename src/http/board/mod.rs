@@ -16,6 +16,7 @@ use hyper::http::request;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::access::{Access, Session};
 use super::answer::Answer;
 use super::event_stream::{self, EventStream, SILENCE_MAX};
 use super::problem::Problem;
@@ -34,6 +35,7 @@ const SCRAPED_WITHIN: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(super) struct Board {
     ports: Ports,
+    access: Arc<Access>,
     backend: &'static str,
     started: Instant,
     state: Mutex<State>,
@@ -54,12 +56,13 @@ struct State {
 #[derive(Debug)]
 struct Watcher {
     events: EventStream,
-    sees_names: bool,
+    /// Who it is may change while the stream is open.
+    session: Session,
 }
 
 impl Board {
-    pub fn new(ports: Ports, backend: &'static str, started: Instant) -> Self {
-        Self { ports, backend, started, state: Mutex::default() }
+    pub fn new(ports: Ports, access: Arc<Access>, backend: &'static str, started: Instant) -> Self {
+        Self { ports, access, backend, started, state: Mutex::default() }
     }
 
     /// Takes samples until stopped; then every watcher's stream ends.
@@ -122,14 +125,18 @@ impl Board {
         self.state().latest = Some(Arc::new(sample));
     }
 
-    /// Tells everybody something, in texts that they share; whoever is gone is removed.
+    /// Tells everybody something, in texts that they share; whoever is gone is removed. Keys are
+    /// compared for each event, so a key that was withdrawn shows no more names.
     fn tell(&self, mut event: impl FnMut(bool) -> Bytes) {
-        self.state().watchers.retain(|watcher| watcher.events.offer(event(watcher.sees_names)));
+        self.state().watchers.retain(|watcher| {
+            let sees_names = self.access.shows_names_to(watcher.session.credential());
+            watcher.events.offer(event(sees_names))
+        });
     }
 
     /// Tells a client first the history, then the board once a second. At once over when the server
     /// stops.
-    fn show(&self, events: EventStream, sees_names: bool) {
+    fn show(&self, events: EventStream, session: Session) {
         let mut state = self.state();
         if state.closed {
             return;
@@ -138,7 +145,7 @@ impl Board {
         let first = history
             .get_or_insert_with(|| event_stream::event("history", None, &text::history(points)));
         if events.offer(first.clone()) {
-            state.watchers.push(Watcher { events, sees_names });
+            state.watchers.push(Watcher { events, session });
         }
     }
 
@@ -155,13 +162,14 @@ impl Board {
 }
 
 impl Server {
-    /// `GET /events`: the board as server-sent events, with names for those who may see them.
+    /// `GET /events`: the board as server-sent events, each with names for those who may see them by
+    /// then.
     pub fn events(&self, head: &request::Parts) -> Result<Answer, Problem> {
         if head.method == Method::HEAD {
             return Ok(event_stream::answer_to_head());
         }
         let (events, answer) = self.event_stream()?;
-        self.board.show(events, self.sees_names(head));
+        self.board.show(events, self.session(head));
         Ok(answer)
     }
 }

@@ -261,20 +261,21 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             .done,
         draft(schemas, 0, ("get", "/orders/{id}"), "order", "What became of an order")
             .about(
-                "An order that waits shows its place in line where the queue can tell. To who may \
-                 not see it, it is not there. On AWS only the queue knows an order before its \
+                "An order that waits shows its place in line where the queue can tell. The order of \
+                 another user is 404. On AWS only the queue knows an order before its \
                  decision: an id that flux made is `queued` then, without the other fields.",
             )
             .who(For::Buyers)
             .order()
             .takes("query", "wait", wait, json!(10), "Seconds to wait for the decision.")
             .answers(200, JSON, order, sold, "The order.")
-            .problems(&[400, 404])
+            .problems(&[400, 401, 404])
             .done,
         draft(schemas, 0, ("get", "/orders/{id}/events"), "followOrder", "Follow an order")
             .about(
                 "Server-sent events named `order`, each with the order as JSON, whenever it \
-                 changes; the last has the id `end`.",
+                 changes; the last has the id `end`. The stream ends early when the caller's key \
+                 is withdrawn or the token expires.",
             )
             .who(For::Buyers)
             .order()
@@ -288,7 +289,7 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             )
             .answers_text(EVENTS, "The events, until the order is decided.")
             .answers_nothing(204, "The client has seen the last event.")
-            .problems(&[404])
+            .problems(&[401, 404])
             .done,
     ]
 }
