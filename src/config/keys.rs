@@ -176,6 +176,9 @@ settings! {
         /// Sites whose pages may ask the API: origins like `https://shop.example`, separated by
         /// commas, or `*`.
         cors_origins: Option<String> = None;
+        /// Where browsers and clients find the API if that is not where it listens, like
+        /// `https://shop.example`: behind a proxy, whose pages then may buy where no key is needed.
+        public_url: Option<String> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;
         /// Orders that wait in memory to be sent to the queue, at most. Beyond them a buyer gets

@@ -4,9 +4,11 @@ mod address;
 mod cors;
 mod key_set;
 mod keys;
+mod public_url;
 mod rates;
 mod session;
 mod signatures;
+mod site;
 mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +35,7 @@ pub use address::Proxies;
 pub use cors::Origins;
 pub use key_set::{KeySet, KeySource};
 pub use keys::Keys;
+pub use public_url::PublicUrl;
 pub use rates::Rate;
 pub use tokens::TokenRules;
 
@@ -52,6 +55,11 @@ pub struct AccessRules {
     pub address_rate: Option<Rate>,
     pub trusted_proxies: Proxies,
     pub origins: Origins,
+    /// Where clients find the server, if that is not where it listens.
+    pub public_url: Option<PublicUrl>,
+    /// The host that the server was told to listen on. Without keys, a server on a loopback address
+    /// answers to this name too.
+    pub listen_host: Option<String>,
     /// Open connections; `None` for [`super::Limits::connections`].
     pub connections: Option<usize>,
 }
@@ -68,6 +76,8 @@ struct Rules {
     addresses: Option<Arc<Limiter>>,
     trusted_proxies: Proxies,
     origins: Origins,
+    public_url: Option<PublicUrl>,
+    listen_host: Option<String>,
     connections: Option<usize>,
 }
 
@@ -87,6 +97,8 @@ impl Rules {
             addresses: limiter(rules.address_rate, before.and_then(|b| b.addresses.as_ref())),
             trusted_proxies: rules.trusted_proxies,
             origins: rules.origins,
+            public_url: rules.public_url,
+            listen_host: rules.listen_host,
             connections: rules.connections,
         }
     }

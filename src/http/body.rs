@@ -10,6 +10,7 @@ use hyper::http::request;
 use tokio::time::timeout;
 
 use super::problem::Problem;
+use super::server::Server;
 
 /// The most bytes that a body may have.
 const BODY_MAX: usize = 16 * 1024;
@@ -108,16 +109,23 @@ impl RequestBody {
     }
 }
 
-/// Refuses a body that says it is something else than JSON. One that does not say is read as
-/// JSON, so that a plain client need not say it.
-pub(super) fn expect_json(head: &request::Parts) -> Result<(), Problem> {
-    let Some(kind) = head.headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
-    if essence.trim_ascii().eq_ignore_ascii_case(b"application/json") {
-        return Ok(());
+impl Server {
+    /// Refuses a body that says it is something else than JSON. One that does not say is read as
+    /// JSON where it came with a credential, so that a plain client need not say it.
+    pub(super) fn expect_json(&self, head: &request::Parts) -> Result<(), Problem> {
+        let is_json = match head.headers.get(header::CONTENT_TYPE) {
+            None => !self.wants_content_type(head),
+            Some(kind) => {
+                let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+                essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+            }
+        };
+        if is_json {
+            return Ok(());
+        }
+        let what = "send the body as JSON, with Content-Type: application/json";
+        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
     }
-    let what = "send the body as JSON, with Content-Type: application/json";
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
 }
 
 fn too_large(max: usize) -> Problem {

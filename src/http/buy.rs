@@ -12,7 +12,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::body::{self, RequestBody};
+use super::body::RequestBody;
 use super::problem::{Problem, json_text};
 use super::server::Server;
 use super::trace;
@@ -55,8 +55,9 @@ impl Server {
         body: &mut RequestBody,
         trace: Option<Box<TraceContext>>,
     ) -> Result<Order, Problem> {
+        self.admit_site(head, peer)?;
         self.admit_buyer(head, peer)?;
-        body::expect_json(head)?;
+        self.expect_json(head)?;
         let key = idempotency_key(head)?;
         let bytes = body.read().await?;
         let wish: Wish = serde_json::from_slice(&bytes)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Answer;
-use super::body::{self, RequestBody};
+use super::body::RequestBody;
 use super::problem::{Problem, json};
 use super::query;
 use super::server::Server;
@@ -131,7 +131,7 @@ impl Server {
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         self.admit_admin(head)?;
-        body::expect_json(head)?;
+        self.expect_json(head)?;
         let bytes = body.read_at_most(BODY_MAX).await?;
         let (which, dry_run) = which(&bytes)?;
         let only = self.only_look()?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Answer;
-use super::body::{self, RequestBody};
+use super::body::RequestBody;
 use super::problem::{Problem, json, json_bytes, json_text};
 use super::query;
 use super::server::Server;
@@ -114,7 +114,7 @@ impl Server {
     ) -> Result<Answer, Problem> {
         self.admit_admin(head)?;
         let id = ItemId::parse(id)?;
-        body::expect_json(head)?;
+        self.expect_json(head)?;
         let bytes = body.read().await?;
         // serde would read a list of the fields' values too.
         if bytes.trim_ascii_start().starts_with(b"[") {

@@ -39,7 +39,7 @@ use crate::core::Ports;
 use crate::core::order::intake::Intake;
 use crate::core::outcomes::Waiters;
 pub use access::{
-    Access, AccessRules, KeySet, KeySource, Keys, Origins, Proxies, Rate, TokenRules,
+    Access, AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
 };
 pub use metrics::serve_metrics;
 pub use server::listen;

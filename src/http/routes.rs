@@ -80,6 +80,11 @@ impl Route {
             _ => "GET, HEAD",
         }
     }
+
+    /// Whether it only says how the process is, which health checks ask for under any `Host`.
+    fn is_health(self) -> bool {
+        matches!(self, Route::Healthz | Route::Readyz | Route::Metrics)
+    }
 }
 
 impl Server {
@@ -123,6 +128,9 @@ impl Server {
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let post = head.method == Method::POST;
         let query = head.uri.query();
+        if !found.value.is_health() {
+            self.admit_host(head, peer)?;
+        }
         match *found.value {
             Route::Buy if post => self.buy(head, peer, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,

@@ -14,7 +14,9 @@ use tokio::io::AsyncReadExt;
 use super::Usage;
 use crate::config::Settings;
 use crate::core::connection::web::Web;
-use crate::http::{AccessRules, KeySet, KeySource, Keys, Origins, Proxies, Rate, TokenRules};
+use crate::http::{
+    AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
+};
 
 /// The longest set of keys, in bytes.
 const SET_MAX: usize = 1024 * 1024;
@@ -44,8 +46,14 @@ pub async fn rules(settings: &Settings) -> Result<AccessRules> {
         address_rate: rate(settings.rate_per_address),
         trusted_proxies: parsed("trusted_proxies", &settings.trusted_proxies, Proxies::parse)?,
         origins: parsed("cors_origins", &settings.cors_origins, Origins::parse)?,
+        public_url: settings.public_url.as_deref().map(public_url).transpose()?,
+        listen_host: settings.listen.rsplit_once(':').map(|(host, _)| host.to_owned()),
         connections: None,
     })
+}
+
+fn public_url(text: &str) -> Result<PublicUrl, Usage> {
+    PublicUrl::parse(text).map_err(|e| Usage(format!("public_url {e}")))
 }
 
 fn parsed<T: Default>(

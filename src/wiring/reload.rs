@@ -25,6 +25,7 @@ const LIVE: &[&str] = &[
     "rate_burst",
     "trusted_proxies",
     "cors_origins",
+    "public_url",
     "connections_max",
     "log",
 ];

@@ -49,8 +49,8 @@ fn buy(address: &str, key: &str) -> u16 {
     let length = body.len();
     write!(
         stream,
-        "POST /buy HTTP/1.1\r\nHost: flux\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
+        "POST /buy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
     let mut answer = String::new();

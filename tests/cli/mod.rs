@@ -194,7 +194,7 @@ fn http(address: &str, head: &str, body: &str) -> (u16, Value) {
     let length = body.len();
     write!(
         stream,
-        "{head} HTTP/1.1\r\nHost: flux\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();

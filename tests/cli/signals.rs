@@ -37,7 +37,7 @@ fn an_idle_process_leaves_at_once() {
 fn busy_server(desk: &Desk) -> (Process, TcpStream) {
     let (serve, address) = desk.serve("");
     let mut client = TcpStream::connect(address).unwrap();
-    client.write_all(b"POST /buy HTTP/1.1\r\nHost: flux\r\nContent-Length: 50\r\n").unwrap();
+    client.write_all(b"POST /buy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n").unwrap();
     client.write_all(b"Content-Type: application/json\r\n\r\n{\"user_id\"").unwrap();
     std::thread::sleep(Duration::from_millis(300));
     (serve, client)

@@ -80,7 +80,8 @@ fn buy_with(address: &str, header: &str, user: &str) -> String {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = format!(r#"{{"user_id":"{user}","item_id":"ticket_001"}}"#);
     let length = body.len();
-    let head = "POST /buy HTTP/1.1\r\nHost: flux\r\nConnection: close";
+    let head = "POST /buy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Type: application/json";
     write!(stream, "{head}\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

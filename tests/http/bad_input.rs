@@ -88,7 +88,7 @@ async fn too_large_a_body_is_a_413_that_the_client_can_read() {
     let good = client.ask("POST", "/buy", "", order_with("").as_bytes()).await;
     assert_eq!(good.status, 202);
 
-    client.send("POST /buy HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n").await;
+    client.send("POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n").await;
     let reply = client.reply(false).await.unwrap();
     reply.problem(413);
     assert_eq!(reply.header("connection"), Some("close"));
@@ -109,7 +109,7 @@ async fn too_large_a_body_is_a_413_that_the_client_can_read() {
 #[tokio::test]
 async fn a_chunked_body_is_bounded_like_any_other() {
     let shop = Shop::open().await;
-    let head = "POST /buy HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = shop.connect().await;
     let order = order_with("");
     let (first, second) = order.split_at(9);

@@ -15,7 +15,9 @@ pub fn limits(connections: usize, read_timeout_ms: u64, drain_ms: u64) -> Setup 
 async fn a_slow_sender_is_cut() {
     let shop = Shop::open_as(limits(100, 200, 1_000)).await;
     let mut slow_body = shop.connect().await;
-    slow_body.send("POST /buy HTTP/1.1\r\nContent-Length: 40\r\n\r\n{").await;
+    slow_body
+        .send("POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{")
+        .await;
     let mut slow_head = shop.connect().await;
     slow_head.send("POST /buy HTTP/1.1\r\nContent-Le").await;
     let mut silent = shop.connect().await;
@@ -62,7 +64,10 @@ async fn over_the_connection_bound_is_a_503_at_once() {
 #[tokio::test]
 async fn half_closed_and_broken_off_connections_do_no_harm() {
     let shop = Shop::open().await;
-    let request = format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{ORDER}", ORDER.len());
+    let request = format!(
+        "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ORDER}",
+        ORDER.len()
+    );
     // Said everything, still listens.
     let mut client = shop.connect().await;
     client.send(&request).await;
@@ -87,8 +92,11 @@ async fn half_closed_and_broken_off_connections_do_no_harm() {
 async fn pipelined_requests_are_answered_in_order() {
     let shop = Shop::open().await;
     let mut client = shop.connect().await;
-    let order = format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{ORDER}", ORDER.len());
-    let bad = "POST /buy HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+    let order = format!(
+        "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ORDER}",
+        ORDER.len()
+    );
+    let bad = "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     client.send(format!("{order}{bad}{order}GET /healthz HTTP/1.1\r\n\r\n")).await;
     for status in [202, 400, 202, 200] {
         assert_eq!(client.reply(false).await.unwrap().status, status);
@@ -99,7 +107,9 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn expect_100_continue_is_honoured_and_spares_a_body_that_is_too_large() {
     let shop = Shop::open().await;
     let head = |length| {
-        format!("POST /buy HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n")
+        format!(
+            "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
     };
     let mut client = shop.connect().await;
     client.send(head(ORDER.len())).await;
@@ -122,7 +132,9 @@ async fn a_stop_closes_idle_connections_answers_who_waits_and_ends() {
     let mut waiting = shop.connect().await;
     waiting.send(format!("GET /orders/{order}?wait=30 HTTP/1.1\r\n\r\n")).await;
     let mut stuck = shop.connect().await;
-    stuck.send("POST /buy HTTP/1.1\r\nContent-Length: 40\r\n\r\n{").await;
+    stuck
+        .send("POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{")
+        .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     shop.stop.cancel();
@@ -139,8 +151,11 @@ async fn while_requests_finish_after_a_stop_whoever_comes_is_told_so() {
     let shop = Shop::open_as(limits(100, 20_000, 20_000)).await;
     let mut here = shop.connect().await;
     let (begin, end) = ORDER.split_at(5);
-    here.send(format!("POST /buy HTTP/1.1\r\nContent-Length: {}\r\n\r\n{begin}", ORDER.len()))
-        .await;
+    here.send(format!(
+        "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{begin}",
+        ORDER.len()
+    ))
+    .await;
     while shop.get("/stats").await.json()["connections"] != 2 {}
 
     shop.stop.cancel();

@@ -36,7 +36,7 @@ fn good_order() -> Ask {
 }
 
 const ORDER: &str = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
-const HEADERS: [&str; 14] = [
+const HEADERS: [&str; 17] = [
     "Content-Type: application/json",
     "content-type: APPLICATION/JSON;charset=utf-8",
     "Content-Type: text/plain",
@@ -51,6 +51,9 @@ const HEADERS: [&str; 14] = [
     "Connection: keep-alive",
     "Accept-Encoding: gzip",
     "X-Empty:",
+    "Origin: http://evil.example",
+    "Sec-Fetch-Site: cross-site",
+    "X-Forwarded-For: 192.0.2.1",
 ];
 
 impl Ask {
@@ -58,11 +61,12 @@ impl Ask {
         let plain = ["Content-Type: application/json", "Connection: keep-alive", "X-Empty:"];
         let (method, target, body) = (self.method, self.target.as_str(), self.body.as_slice());
         (method, target, body) == ("POST", "/buy", ORDER.as_bytes())
+            && self.headers.contains(&plain[0])
             && self.headers.iter().all(|header| plain.contains(header))
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: shop\r\n", self.method, self.target);
+        let mut bytes = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n", self.method, self.target);
         for header in &self.headers {
             bytes += &format!("{header}\r\n");
         }

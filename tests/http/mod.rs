@@ -13,6 +13,7 @@ mod metrics;
 mod pages;
 mod routes;
 pub mod shop;
+mod sites;
 mod tokens;
 
 use std::time::Duration;

@@ -135,7 +135,7 @@ impl Shop {
     /// Opens an event stream, which must be there.
     pub async fn events(&self, path: &str, headers: &str) -> Events {
         let mut client = self.connect().await;
-        client.send(format!("GET {path} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n")).await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).await;
         let reply = client.reply(true).await.expect("an answer");
         assert_eq!((reply.status, reply.header("transfer-encoding")), (200, Some("chunked")));
         assert_eq!(reply.header("content-type"), Some("text/event-stream"));
@@ -211,10 +211,15 @@ impl Client {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
+    /// A body is JSON unless the headers say what it is.
     pub async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
         let length = body.len();
+        let says = headers.to_lowercase().contains("content-type:");
+        let is_json = ["POST", "PUT"].contains(&method) && !says;
+        let kind = if is_json { "Content-Type: application/json\r\n" } else { "" };
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: shop\r\n{headers}Content-Length: {length}\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{kind}\
+             Content-Length: {length}\r\n\r\n"
         );
         self.send([head.as_bytes(), body].concat()).await;
         self.reply(method == "HEAD").await.expect("an answer")

@@ -65,7 +65,7 @@ impl Client {
     ) -> Option<Reply> {
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: flux\r\n{headers}\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         self.0.write_all(request.as_bytes()).await.ok()?;

@@ -36,6 +36,11 @@ impl Origins {
         Ok(origins)
     }
 
+    /// Whether a page of this origin may ask.
+    pub(super) fn list(&self, origin: &HeaderValue) -> bool {
+        self.any || self.listed.contains(origin)
+    }
+
     /// Adds to an answer what lets the page read it, if it may; to one that names the methods of its
     /// path (Allow), for a browser that asks first, what else the page may do there.
     pub(super) fn allow(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
@@ -49,7 +54,7 @@ impl Origins {
         let Some(origin) = asked.get(header::ORIGIN) else { return };
         let allowed = match self.any {
             true => HeaderValue::from_static("*"),
-            false if self.listed.contains(origin) => origin.clone(),
+            false if self.list(origin) => origin.clone(),
             false => return,
         };
         answered.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);

@@ -162,7 +162,11 @@ fn problem(status: u16) -> (&'static str, Option<(&'static str, &'static str)>) 
     match status {
         400 => ("The request is malformed; the detail says where.", None),
         401 => ("A key is needed, and this is none.", Some(("WWW-Authenticate", "`Bearer`"))),
-        403 => ("This key or token does not open it; or no admin key is configured.", None),
+        403 => (
+            "This key or token does not open it; or no admin key is configured; or, without keys, a \
+             page of another site sent it, or it asks a server on loopback for another host.",
+            None,
+        ),
         404 => ("There is no such thing.", None),
         408 => ("The body did not come in time.", None),
         409 => ("As things stand, that cannot be.", None),
@@ -195,7 +199,7 @@ fn draft<'a>(
     value.insert("summary".to_owned(), summary.into());
     value.insert("responses".to_owned(), json!({}));
     let done = Operation { path, method, value: value.into() };
-    Draft { schemas, done }.who(For::Anybody).problems(&[429, 503])
+    Draft { schemas, done }.who(For::Anybody).problems(&[403, 429, 503])
 }
 
 fn orders(schemas: &mut Schemas) -> Vec<Operation> {

@@ -1,0 +1,90 @@
+//! Where clients find the server, when something stands in front of it.
+
+use hyper::Uri;
+use hyper::header::HeaderValue;
+
+/// `https://HOST[:PORT][/PATH]`, as `public_url` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// As a browser writes it in `Origin`.
+    origin: String,
+    host: String,
+    /// Empty, or the path below which the server is, like `/flux`.
+    prefix: String,
+}
+
+impl PublicUrl {
+    /// The error completes "`public_url` ...".
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("must be like https://shop.example or https://shop.example/flux, not {text}")
+        };
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let default_port = default_port(&uri).ok_or_else(wrong)?;
+        if text.contains(['?', '#', '@']) || uri.host().is_none_or(str::is_empty) {
+            return Err(wrong());
+        }
+        let host = authority.host().to_ascii_lowercase();
+        let port = authority.port_u16().filter(|port| *port != default_port);
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let prefix = uri.path().trim_end_matches('/');
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+        if !prefix.chars().all(plain) || prefix.contains("//") {
+            return Err(wrong());
+        }
+        Ok(Self { origin: format!("{scheme}://{host}{port}"), host, prefix: prefix.to_owned() })
+    }
+
+    pub(super) fn is_origin(&self, origin: &HeaderValue) -> bool {
+        origin == self.origin.as_str()
+    }
+
+    pub(super) fn is_host(&self, name: &str) -> bool {
+        self.host.eq_ignore_ascii_case(name)
+    }
+}
+
+/// Of `http` or `https`.
+pub(super) fn default_port(uri: &Uri) -> Option<u16> {
+    match uri.scheme_str() {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_url_is_an_origin_and_maybe_a_path() {
+        let parsed = |text| PublicUrl::parse(text).map(|url| (url.origin, url.prefix));
+        for (text, origin, prefix) in [
+            ("https://shop.example", "https://shop.example", ""),
+            ("https://Shop.example:443/", "https://shop.example", ""),
+            ("http://shop.example:8080/flux/", "http://shop.example:8080", "/flux"),
+            ("https://[2001:db8::1]/a/b", "https://[2001:db8::1]", "/a/b"),
+        ] {
+            assert_eq!(parsed(text), Ok((origin.to_owned(), prefix.to_owned())), "{text}");
+        }
+        for wrong in [
+            "",
+            "shop.example",
+            "/flux",
+            "ftp://shop.example",
+            "https://",
+            "https://a@shop.example",
+            "https://shop.example/?a",
+            "https://shop.example/#a",
+            "https://shop.example/a//b",
+            "https://shop.example/a b",
+            "https://shop.example/%66",
+            "https://shop.example:port",
+        ] {
+            assert!(PublicUrl::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
