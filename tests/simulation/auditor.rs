@@ -38,6 +38,8 @@ pub struct Auditor {
     keys: BTreeMap<(String, String), Uses>,
     /// Orders of whose key the service that compares was away.
     unmarked: BTreeSet<OrderId>,
+    /// Requests that are dead-lettered, by the id under which they were sent.
+    set_aside: BTreeSet<(OrderId, Wish)>,
 }
 
 /// What a key was used for.
@@ -184,13 +186,24 @@ impl Auditor {
         }
     }
 
+    /// A dead letter holds this order.
+    pub fn set_aside(&mut self, order: &Order) {
+        self.set_aside.insert((order.id, wish(order)));
+    }
+
     /// The message of these orders at this place is gone from the queue for good.
-    pub fn acknowledged(&mut self, orders: &[OrderId], place: u64) {
-        for id in orders {
-            let Some(account) = self.orders.get_mut(id) else { continue };
+    pub fn acknowledged(&mut self, orders: &[Order], place: u64) {
+        for order in orders {
+            let (id, wished) = (order.id, wish(order));
+            let Some(account) = self.orders.get_mut(&id) else { continue };
             account.places.remove(&place);
-            if account.state == State::Waiting && !account.was_dead {
+            let (state, decided) = (account.state, wish(&account.order));
+            if state == State::Waiting && !account.was_dead {
                 self.broken(format!("P3: {id} was acknowledged undecided"));
+            }
+            let is_aside = self.set_aside.contains(&(id, wished.clone()));
+            if matches!(state, State::Decided(_)) && decided != wished && !is_aside {
+                self.broken(format!("P3: {id} is decided for {decided:?}, {wished:?} is lost"));
             }
         }
     }

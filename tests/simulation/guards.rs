@@ -18,13 +18,14 @@ pub enum Guard {
     Fingerprint,
     EntryByEntry,
     RepeatDropped,
+    RequestCompared,
     OrderIdKept,
     ToldBeforeAck,
     SeenToldToo,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 12] = {
+    pub const ALL: [Guard; 13] = {
         use Guard::*;
         [
             Version,
@@ -36,6 +37,7 @@ impl Guard {
             Fingerprint,
             EntryByEntry,
             RepeatDropped,
+            RequestCompared,
             OrderIdKept,
             ToldBeforeAck,
             SeenToldToo,
@@ -54,6 +56,7 @@ impl Guard {
             Guard::Fingerprint => "a reused key is compared with its first request",
             Guard::EntryByEntry => "a batch's answers are read entry by entry",
             Guard::RepeatDropped => "a repeat is dropped before the commit",
+            Guard::RequestCompared => "what looks like a repeat is compared with its order",
             Guard::OrderIdKept => "an order keeps its id through the dead-letter queue",
             Guard::ToldBeforeAck => "its webhook is in the outbox before it is acknowledged",
             Guard::SeenToldToo => "an order found decided has its webhook put too",
@@ -66,6 +69,7 @@ impl Guard {
             Guard::AckAfterCommit => Some(pipeline::Guard::AckAfterCommit),
             Guard::DurableBefore202 => Some(pipeline::Guard::DurableBefore202),
             Guard::RepeatDropped => Some(pipeline::Guard::RepeatDropped),
+            Guard::RequestCompared => Some(pipeline::Guard::RequestCompared),
             Guard::ToldBeforeAck => Some(pipeline::Guard::ToldBeforeAck),
             Guard::SeenToldToo => Some(pipeline::Guard::SeenToldToo),
             _ => None,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flux::core::order::message::{self, Origin};
-use flux::core::order::{ItemId, Order, OrderId, Timestamp};
+use flux::core::order::{IdempotencyKey, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 use flux::core::queue::{Became, DeadLetter, QueueError, Receipt, Sent, Wish};
 use tokio::time::Instant;
 
@@ -56,9 +56,9 @@ impl Store {
         message::decode(body, origin, &self.names)
     }
 
-    fn orders_of(&self, state: &State, place: u64) -> Vec<OrderId> {
+    fn orders_of(&self, state: &State, place: u64) -> Vec<Order> {
         let Some(message) = state.messages.get(&place) else { return Vec::new() };
-        self.decode(&message.body, place).0.iter().map(|order| order.id).collect()
+        self.decode(&message.body, place).0
     }
 
     pub fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
@@ -131,7 +131,8 @@ impl Store {
             }
             message.receives += 1;
             if message.receives > 1 && self.world.contention_only {
-                self.world.audit(|auditor| auditor.needless_redelivery(&orders));
+                let ids: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
+                self.world.audit(|auditor| auditor.needless_redelivery(&ids));
             }
             let twice = standard && self.world.happens(Fault::DeliveredTwice);
             if !twice {
@@ -188,6 +189,8 @@ impl Store {
                 .tell(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
             self.world
                 .audit(|auditor| auditor.dead_lettered(letter.order_id, place, &letter.reason));
+            let (orders, _) = self.decode(&letter.body, place);
+            orders.iter().for_each(|order| self.world.audit(|auditor| auditor.set_aside(order)));
             if self.is_embedded() {
                 state.close_rows(&[letter.order_id]);
             }
@@ -212,6 +215,35 @@ impl Store {
         };
         let grouped = self.setup.backend == Backend::Fifo;
         self.put(&mut state, body, grouped.then(|| item.clone()));
+    }
+
+    /// A message that bears the id of another order, sent already or to be sent.
+    pub fn forge(&self, item: &ItemId, buyers: u64) {
+        let mut state = self.state();
+        if self.is_embedded() {
+            return;
+        }
+        let known = state.decided.keys().copied().collect::<Vec<_>>();
+        let id = match (known.is_empty(), self.world.below(3)) {
+            (false, 0) => *self.world.pick(&known),
+            _ => {
+                let user = format!("user-{}", self.world.below(buyers));
+                let key = format!("key-{}", self.world.below(2));
+                let key = IdempotencyKey::parse(key.as_bytes()).unwrap();
+                self.names.keyed(&UserId::parse(&user).unwrap(), &key)
+            }
+        };
+        let order = Order {
+            id,
+            user: UserId::parse("forger").unwrap(),
+            item: item.clone(),
+            quantity: Quantity::ONE,
+            accepted_at: Timestamp(1_700_000_000_000),
+            trace: None,
+        };
+        let grouped = self.setup.backend == Backend::Fifo;
+        let group = grouped.then(|| item.clone());
+        self.put(&mut state, message::encode(&[order]), group);
     }
 
     /// The message that a receipt still stands for.

@@ -275,7 +275,8 @@ impl Sale {
         }
     }
 
-    /// Whoever changes stocks, closes sales and opens them again, sends dead letters again, and sends strange messages.
+    /// Whoever changes stocks, closes sales and opens them again, sends dead letters again, and sends
+    /// strange and forged messages.
     async fn administer(self: Arc<Self>) {
         while !self.world.is_calm() {
             let admin = self.process("admin".to_owned());
@@ -307,6 +308,9 @@ impl Sale {
             }
             if world.happens(Fault::ForeignMessage) {
                 self.store.strange(item);
+            }
+            if world.happens(Fault::ForgedId) {
+                self.store.forge(item, self.plan.buyers);
             }
             if world.happens(Fault::Redrive) {
                 let _busy = redrive_all(&ports).await;

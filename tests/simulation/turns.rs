@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use flux::core::ledger::OrderState;
 use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Clock, ItemChange, ItemId, Order, OrderId, Quantity, UserId};
+use flux::core::order::{
+    Clock, ItemChange, ItemId, Order, OrderId, Quantity, Timestamp, UserId, message,
+};
 use flux::telemetry::Silent;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +99,23 @@ impl Stage {
         sent
     }
 
+    fn order(&self, user: &str) -> Order {
+        let now = Process::new(&self.world, "api".to_owned()).now();
+        Order {
+            id: self.store.names.fresh(now),
+            user: UserId::parse(user).unwrap(),
+            item: self.item.clone(),
+            quantity: Quantity::ONE,
+            accepted_at: now,
+            trace: None,
+        }
+    }
+
+    /// Puts one message of these orders into the queue.
+    fn put(&self, orders: &[Order]) {
+        self.store.put(&mut self.store.state(), message::encode(orders), None);
+    }
+
     async fn is_decided(&self, order: OrderId) -> bool {
         let reader = Process::new(&self.world, "reader".to_owned());
         let found = self.store.ports(&reader, true).ledger.find(&[order]).await.unwrap();
@@ -152,4 +171,66 @@ async fn an_order_dead_lettered_in_a_workers_hand_is_decided_after_its_redrive()
     redrive_all(&ports).await.unwrap();
     sleep(VISIBILITY).await;
     assert!(stage.is_decided(sent[0]).await);
+}
+
+/// A copy of an order that asks for something else under its id.
+fn forged(order: &Order) -> Order {
+    Order { user: UserId::parse("forger").unwrap(), ..order.clone() }
+}
+
+/// The users of decided orders, and those of dead-lettered ones.
+async fn settled(stage: &Stage) -> (Vec<String>, Vec<String>) {
+    sleep(VISIBILITY * 3).await;
+    let state = stage.store.state();
+    assert!(state.messages.is_empty());
+    let mut sold: Vec<String> =
+        state.decided.values().map(|one| one.order.user.to_string()).collect();
+    sold.sort_unstable();
+    let letters = state.letters.values();
+    let dead = letters.inspect(|letter| assert!(letter.reason.contains("another request")));
+    let dead = dead.flat_map(|letter| stage.store.decode(&letter.body, 0).0);
+    (sold, dead.map(|order| order.user.to_string()).collect())
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_request_under_a_decided_id_is_dead_lettered_and_a_repeat_is_not() {
+    for rejecting in [false, true] {
+        let stage = Stage::new(Backend::Standard);
+        if rejecting {
+            let now = Process::new(&stage.world, "admin".to_owned()).now();
+            stage.store.set_item(&stage.item, ItemChange::stock(0), now);
+        }
+        stage.hire("first");
+        let order = stage.order("ann");
+        let later = Order { accepted_at: order.accepted_at.plus(LEASE), ..order.clone() };
+        stage.put(std::slice::from_ref(&order));
+        sleep(LEASE).await;
+        // The worker that decided it, from memory; then one that only the ledger tells.
+        stage.put(&[later.clone(), forged(&order)]);
+        assert_eq!(settled(&stage).await, (vec!["ann".to_owned()], vec!["forger".to_owned()]));
+        let other = Quantity::new(2).unwrap();
+        stage.hire("second");
+        stage.put(&[later, Order { quantity: other, ..order.clone() }]);
+        let (sold, mut dead) = settled(&stage).await;
+        dead.sort_unstable();
+        assert_eq!(
+            (sold, dead),
+            (vec!["ann".to_owned()], vec!["ann".to_owned(), "forger".to_owned()])
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_requests_under_one_id_the_first_is_decided_and_the_other_redriven_under_its_own() {
+    let stage = Stage::new(Backend::Standard);
+    let order = stage.order("ann");
+    let first = Order { accepted_at: Timestamp(order.accepted_at.0 - 1), ..forged(&order) };
+    stage.put(&[order.clone(), first, order.clone()]);
+    stage.hire("worker");
+    let ann = vec!["ann".to_owned()];
+    assert_eq!(settled(&stage).await, (vec!["forger".to_owned()], ann));
+    let operator = Process::new(&stage.world, "operator".to_owned());
+    redrive_all(&stage.store.ports(&operator, true)).await.unwrap();
+    let both = vec!["ann".to_owned(), "forger".to_owned()];
+    assert_eq!(settled(&stage).await, (both, vec![]));
 }

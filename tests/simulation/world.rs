@@ -50,12 +50,14 @@ pub enum Fault {
     SaleClosed,
     /// Another producer's messages, some of them no orders.
     ForeignMessage,
+    /// A message that bears the id of somebody else's order.
+    ForgedId,
     /// The dead letters are sent again.
     Redrive,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 25] = {
+    pub const ALL: [Fault; 26] = {
         use Fault::*;
         [
             RequestLost,
@@ -82,6 +84,7 @@ impl Fault {
             StockLowered,
             SaleClosed,
             ForeignMessage,
+            ForgedId,
             Redrive,
         ]
     };

@@ -3,7 +3,7 @@
 //! Each is done letter by letter while the queue is walked through, so any number takes bounded
 //! memory, and what was done until an interruption stays done: the same again goes on from there.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Decided, OrderId, message};
+use super::{Decided, Order, OrderId, message};
 use crate::core::Ports;
 use crate::core::ledger::OrderRecord;
 use crate::core::queue::{
@@ -118,7 +118,8 @@ pub async fn act(
                 orders.iter().filter(|id| !met.contains(id)).copied().collect();
             let decided = decided_among(ports, deed, course, gone.clone()).await?;
             for id in gone {
-                let fate = if decided.contains(&id) { Fate::AlreadyDecided } else { Fate::Gone };
+                let fate =
+                    if decided.contains_key(&id) { Fate::AlreadyDecided } else { Fate::Gone };
                 tell(id, fate);
             }
         }
@@ -167,6 +168,15 @@ impl<'a> Errand<'a> {
         (self.tell)(order, fate);
     }
 
+    /// Whether the letter's order has its decision. It has not if another request under its id has:
+    /// the worker that receives it again dead-letters it under an id of its own.
+    fn is_decided(&self, letter: &DeadLetter, decided: &HashMap<OrderId, Order>) -> bool {
+        let Some(order) = decided.get(&letter.order_id) else { return false };
+        let now = self.ports.clock.now();
+        let own = message::mend(&letter.body, letter.order_id, now, &self.ports.names);
+        own.map_or(true, |own| own.same_request(order))
+    }
+
     /// What would become of a letter of an undecided order.
     fn wish(&self, letter: &DeadLetter) -> Result<Wish, String> {
         let Deed::Redrive { body } = self.deed else { return Ok(Wish::Drop) };
@@ -176,18 +186,18 @@ impl<'a> Errand<'a> {
     }
 }
 
-/// Which of these orders have their decision, for a redrive. Before the letters of such orders go,
+/// Those of these orders that have their decision, for a redrive. Before the letters of such orders go,
 /// for whatever reason, the shop is told of them.
 async fn decided_among(
     ports: &Ports,
     deed: &Deed,
     course: &Course,
     orders: Vec<OrderId>,
-) -> Result<HashSet<OrderId>, QueueError> {
+) -> Result<HashMap<OrderId, Order>, QueueError> {
     let outbox = ports.outbox_to_tell().filter(|_| !course.dry_run);
     let asked = *deed != Deed::Drop || outbox.is_some();
     if !asked || orders.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
     let found = ports.ledger.find(&orders).await;
     let found = found.map_err(|e| QueueError::Busy(format!("decisions cannot be read: {e}")))?;
@@ -198,9 +208,9 @@ async fn decided_among(
         outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
     }
     if *deed == Deed::Drop {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
-    Ok(decided.into_iter().map(|decided| decided.order.id).collect())
+    Ok(decided.into_iter().map(|decided| (decided.order.id, decided.order)).collect())
 }
 
 #[async_trait]
@@ -224,7 +234,7 @@ impl LetterVisitor for Errand<'_> {
         let mut going = 0;
         for letter in letters {
             let id = letter.order_id;
-            let wish = match (self.which.means(letter), decided.contains(&id)) {
+            let wish = match (self.which.means(letter), self.is_decided(letter, &decided)) {
                 (false, _) => Ok(Wish::Keep),
                 (true, true) => {
                     self.decided.insert(id);

@@ -11,6 +11,8 @@ pub enum Guard {
     DurableBefore202,
     /// Repeats of an order are dropped before it is decided.
     RepeatDropped,
+    /// What looks like a repeat is compared with the order that has its id.
+    RequestCompared,
     /// Where the ledger does not tell the shop, orders are acknowledged after it is told.
     ToldBeforeAck,
     /// It is told of orders that are found decided too.

@@ -65,6 +65,13 @@ pub trait Chance: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct SystemChance;
 
+impl SystemChance {
+    /// Random bytes for an [`OrderKey`], 122 bits of them.
+    pub fn key(&self) -> [u8; 16] {
+        self.draw().to_be_bytes()
+    }
+}
+
 impl Chance for SystemChance {
     fn draw(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()

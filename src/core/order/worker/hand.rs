@@ -1,7 +1,7 @@
 //! What a worker has in hand: orders received and not yet decided, and the deliveries they came
 //! in, each acknowledged when its last order is decided.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::super::guards::{self, Guard};
 use super::super::{Order, OrderId};
+use super::repeats::is_repeat;
 use crate::core::meters::Meters;
 use crate::core::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
@@ -90,7 +91,7 @@ pub struct Hand {
 
 #[derive(Debug, Default)]
 struct Recent {
-    set: HashSet<OrderId>,
+    orders: HashMap<OrderId, Order>,
     line: VecDeque<OrderId>,
 }
 
@@ -148,7 +149,7 @@ impl Hand {
         let (repeats, new): (Vec<_>, Vec<_>) = {
             let recent = self.recent();
             let pending = orders.into_iter().map(pend);
-            pending.partition(|p| recent.set.contains(&p.order.id))
+            pending.partition(|p| recent.has(&p.order))
         };
         self.settle(repeats);
         new
@@ -158,13 +159,13 @@ impl Hand {
     pub fn settle(&self, decided: Vec<Pending>) {
         {
             let mut recent = self.recent();
-            decided.iter().for_each(|pending| recent.add(pending.order.id));
+            decided.iter().for_each(|pending| recent.add(&pending.order));
         }
         self.let_go(decided);
     }
 
-    /// These orders are not for this worker to decide: somebody else has, or has dead-lettered
-    /// them. The latter may come again, so none of it is remembered.
+    /// These orders are not for this worker to decide: somebody else has, or they are dead-lettered.
+    /// The latter may come again, so none of it is remembered.
     pub fn let_go(&self, closed: Vec<Pending>) {
         let mut settled = 0;
         for pending in closed {
@@ -229,14 +230,21 @@ impl Hand {
 }
 
 impl Recent {
-    fn add(&mut self, order: OrderId) {
-        if self.set.insert(order) {
-            self.line.push_back(order);
-            if self.line.len() > RECENT_MAX
-                && let Some(oldest) = self.line.pop_front()
-            {
-                self.set.remove(&oldest);
-            }
+    /// Whether it was decided lately. Another request under the same id was not.
+    fn has(&self, order: &Order) -> bool {
+        self.orders.get(&order.id).is_some_and(|decided| is_repeat(decided, order))
+    }
+
+    fn add(&mut self, order: &Order) {
+        let kept = Order { trace: None, ..order.clone() };
+        if self.orders.insert(order.id, kept).is_some() {
+            return;
+        }
+        self.line.push_back(order.id);
+        if self.line.len() > RECENT_MAX
+            && let Some(oldest) = self.line.pop_front()
+        {
+            self.orders.remove(&oldest);
         }
     }
 }

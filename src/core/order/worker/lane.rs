@@ -3,19 +3,19 @@
 //! It keeps the lock and what it knows of the item for as long as orders keep coming. What it
 //! knows may be wrong at any time (the lock is only for speed): the commit's condition finds out.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::guards::{self, Guard};
 use super::super::{Decided, Item, ItemId, Order, OrderId, decide};
 use super::Floor;
 use super::hand::Pending;
+use super::repeats::{each_once, extract_others, letter};
 use super::spans;
-use crate::core::ledger::{Commit, Committed, Expect, LedgerError, OrderState};
+use crate::core::ledger::{Commit, Committed, Expect, LedgerError, OrderRecord, OrderState};
 use crate::core::lock::{Acquired, Renewed, Token};
+use crate::core::queue::{DeadLetter, QueueError};
 use crate::core::trace::OpenSpan;
 
 /// How long a lane waits for more orders before it ends, if no other lane waits for its slot.
@@ -57,16 +57,15 @@ struct Held {
 }
 
 /// Why a batch was not decided.
+#[derive(Debug, thiserror::Error)]
 enum Hitch {
-    Ledger(LedgerError),
-    /// Stopped while waiting for the lock.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// What must be dead-lettered could not be.
+    #[error(transparent)]
+    Letters(#[from] QueueError),
+    #[error("stopped while waiting for the lock")]
     Stopped,
-}
-
-impl From<LedgerError> for Hitch {
-    fn from(e: LedgerError) -> Self {
-        Hitch::Ledger(e)
-    }
 }
 
 impl Lane {
@@ -93,7 +92,7 @@ impl Lane {
             match self.decide(&mut batch).await {
                 Ok(()) => pause = LEDGER_PAUSE.0,
                 Err(Hitch::Stopped) => break,
-                Err(Hitch::Ledger(e)) => {
+                Err(e) => {
                     let orders = batch.len();
                     tracing::warn!(item_id = %self.item, orders, "{e}; trying again");
                     self.known = None;
@@ -121,7 +120,9 @@ impl Lane {
                     // Rejections alone need not fit into one commit.
                     let commits = if self.turns_all_away { REJECTED_TOGETHER } else { 1 };
                     let count = line.len().min(commits * self.floor.ports.ledger.max_commit());
-                    return Some(each_once(line.drain(..count)));
+                    let (batch, others) = each_once(line.drain(..count));
+                    line.extend(others);
+                    return Some(batch);
                 }
                 if lingered || self.floor.stop.is_cancelled() {
                     lines.remove(&self.item);
@@ -154,7 +155,7 @@ impl Lane {
         self.span = spans::of_batch(&self.floor, batch);
         let decided = self.decide_all(batch).await;
         let mut span = std::mem::replace(&mut self.span, OpenSpan::none());
-        if let Err(Hitch::Ledger(e)) = &decided {
+        if let Err(e @ (Hitch::Ledger(_) | Hitch::Letters(_))) = &decided {
             span.fail(|| e.to_string());
         }
         decided
@@ -213,20 +214,15 @@ impl Lane {
 
     /// Rejections that need no units: neither lock nor item write. `item` was read after the
     /// batch was received, and turns all away; or there is no such item.
-    async fn reject(
-        &mut self,
-        batch: &mut Vec<Pending>,
-        item: Option<&Item>,
-    ) -> Result<(), LedgerError> {
+    async fn reject(&mut self, batch: &mut Vec<Pending>, item: Option<&Item>) -> Result<(), Hitch> {
         let verdict = decide(item, orders(batch), self.floor.ports.clock.now());
         self.floor.story.deciding(&verdict.decided);
         let record = self.floor.ports.ledger.record(&verdict.decided);
         let seen = self.span.call("ledger.record", record).await?;
-        self.settle(batch, verdict.decided, &seen);
-        Ok(())
+        self.settle(batch, verdict.decided, &seen).await
     }
 
-    async fn commit(&mut self, batch: &mut Vec<Pending>, item: &Item) -> Result<(), LedgerError> {
+    async fn commit(&mut self, batch: &mut Vec<Pending>, item: &Item) -> Result<(), Hitch> {
         let verdict = decide(Some(item), orders(batch), self.floor.ports.clock.now());
         let Some(next) = verdict.item else { return Ok(()) };
         self.floor.story.deciding(&verdict.decided);
@@ -241,7 +237,7 @@ impl Lane {
                 if let Some(held) = &mut self.held {
                     held.commits += 1;
                 }
-                self.settle(batch, commit.decided, &[]);
+                self.settle(batch, commit.decided, &[]).await?;
             }
             Ok(Committed::Refused { item_moved, seen }) => {
                 let seen_before = seen.len();
@@ -250,52 +246,85 @@ impl Lane {
                 if item_moved {
                     self.known = None;
                 }
-                self.drop_seen(batch, &seen);
+                let found = self.closed_among(&seen).await?;
+                self.drop_seen(batch, &seen, found).await?;
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
                 tracing::warn!(item_id = %self.item, "{why}; reading what was written");
                 meters.unknown_commits.add(1);
                 self.known = None;
-                let seen = self.decided_among(batch).await?;
-                self.drop_seen(batch, &seen);
+                let found = self.closed_among(&ids(batch)).await?;
+                let seen: Vec<OrderId> = found.iter().map(|record| record.order.id).collect();
+                self.drop_seen(batch, &seen, found).await?;
             }
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         }
         Ok(())
     }
 
-    async fn decided_among(&self, batch: &[Pending]) -> Result<Vec<OrderId>, LedgerError> {
-        let ids: Vec<OrderId> = batch.iter().map(|pending| pending.order.id).collect();
-        let found = self.floor.ports.ledger.find(&ids);
+    /// What the ledger has of those that wait no more.
+    async fn closed_among(&self, orders: &[OrderId]) -> Result<Vec<OrderRecord>, LedgerError> {
+        let found = self.floor.ports.ledger.find(orders);
         let found = self.span.call("ledger.find", found).await?;
-        let open = |state| matches!(state, OrderState::Queued);
-        let decided = found.into_iter().flatten().filter(|record| !open(record.state));
-        Ok(decided.map(|record| record.order.id).collect())
+        let waits = |record: &OrderRecord| matches!(record.state, OrderState::Queued);
+        Ok(found.into_iter().flatten().filter(|record| !waits(record)).collect())
     }
 
-    /// The batch is decided, but for `seen`, which was so before.
-    fn settle(&self, batch: &mut Vec<Pending>, mut decided: Vec<Decided>, seen: &[OrderId]) {
+    /// The batch is decided, but for `seen`, which was so before. On an error only those are left.
+    async fn settle(
+        &self,
+        batch: &mut Vec<Pending>,
+        mut decided: Vec<Decided>,
+        seen: &[OrderId],
+    ) -> Result<(), Hitch> {
+        let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
+        let known: Vec<Pending> = batch.extract_if(.., is_seen).collect();
         decided.retain(|d| !seen.contains(&d.order.id));
         self.floor.story.saved(&decided);
         let ports = &self.floor.ports;
         ports.meters.decided(&decided, ports.clock.now());
-        self.drop_seen(batch, seen);
         spans::of_decisions(&self.floor, &self.span, batch, &decided);
         let ids = decided.iter().map(|one| one.order.id).collect();
-        self.floor.settle(decided, std::mem::take(batch));
+        self.floor.settle(decided, std::mem::replace(batch, known));
         self.publish(ids);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let found = self.closed_among(seen).await?;
+        self.drop_seen(batch, seen, found).await
     }
 
-    /// Takes out what has a decision already, or is dead-lettered.
-    fn drop_seen(&self, batch: &mut Vec<Pending>, seen: &[OrderId]) {
-        if seen.is_empty() {
-            return;
+    /// Takes out what has a decision already, or is dead-lettered; the ledger has `found` of it.
+    /// Other requests under the ids of decided orders are dead-lettered. On an error the batch is
+    /// whole.
+    async fn drop_seen(
+        &self,
+        batch: &mut Vec<Pending>,
+        seen: &[OrderId],
+        found: Vec<OrderRecord>,
+    ) -> Result<(), Hitch> {
+        let others = extract_others(batch, &found);
+        if !others.is_empty() {
+            let names = &self.floor.ports.names;
+            let letters: Vec<DeadLetter> =
+                others.iter().map(|other| letter(&other.order, names)).collect();
+            if let Err(e) = self.floor.ports.queue.dead_letter(&letters).await {
+                batch.extend(others);
+                return Err(e.into());
+            }
+            self.floor.hand.let_go(others);
         }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
         let gone: Vec<Pending> = batch.extract_if(.., is_seen).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         spans::of_seen(&self.floor, &self.span, &gone);
-        self.floor.let_go(gone);
-        self.publish(seen.to_vec());
+        let ids = ids(&gone);
+        let decided = found.into_iter().filter(|record| ids.contains(&record.order.id));
+        self.floor.let_go(gone, decided.filter_map(OrderRecord::decided).collect());
+        self.publish(ids);
+        Ok(())
     }
 
     /// Tells those who wait, without making those in line wait for it.
@@ -311,7 +340,7 @@ impl Lane {
         {
             batch.append(line);
             batch.sort_by_key(|pending| pending.arrival);
-            *batch = each_once(batch.drain(..));
+            (*batch, *line) = each_once(batch.drain(..));
         }
     }
 
@@ -402,22 +431,6 @@ fn orders(batch: &[Pending]) -> Vec<Order> {
     batch.iter().map(|pending| pending.order.clone()).collect()
 }
 
-fn each_once(line: impl Iterator<Item = Pending>) -> Vec<Pending> {
-    if guards::is_out(Guard::RepeatDropped) {
-        return line.collect();
-    }
-    let mut batch: Vec<Pending> = Vec::new();
-    let mut places: HashMap<OrderId, usize> = HashMap::new();
-    for pending in line {
-        match places.entry(pending.order.id) {
-            std::collections::hash_map::Entry::Occupied(first) => {
-                batch[*first.get()].absorb(pending);
-            }
-            std::collections::hash_map::Entry::Vacant(new) => {
-                new.insert(batch.len());
-                batch.push(pending);
-            }
-        }
-    }
-    batch
+fn ids(batch: &[Pending]) -> Vec<OrderId> {
+    batch.iter().map(|pending| pending.order.id).collect()
 }

@@ -3,6 +3,7 @@
 
 mod hand;
 mod lane;
+mod repeats;
 mod spans;
 mod tell;
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::Floor;
 use super::hand::Pending;
-use crate::core::ledger::OrderRecord;
+use crate::core::order::Decided;
 use crate::core::order::guards::{self, Guard};
-use crate::core::order::{Decided, OrderId};
 use crate::core::webhooks::Webhooks;
 
 /// Pause after the outbox failed; doubled for each further time up to the second value.
@@ -35,36 +34,18 @@ impl Floor {
         });
     }
 
-    /// Somebody else has decided or dead-lettered these orders, and may have died before the shop
-    /// was told.
-    pub fn let_go(self: &Arc<Self>, closed: Vec<Pending>) {
+    /// Orders that another worker has decided or dead-lettered. It may have died before the shop was
+    /// told of `decided`, which the ledger has of them.
+    pub fn let_go(self: &Arc<Self>, closed: Vec<Pending>, decided: Vec<Decided>) {
         let Some(outbox) = self.ports.outbox_to_tell().cloned() else {
             return self.hand.let_go(closed);
         };
         let floor = self.clone();
         self.telling.spawn(async move {
-            let told =
-                guards::is_out(Guard::SeenToldToo) || floor.tell_seen(&*outbox, &closed).await;
-            if told {
+            if guards::is_out(Guard::SeenToldToo) || floor.tell(&*outbox, &decided).await {
                 floor.hand.let_go(closed);
             }
         });
-    }
-
-    async fn tell_seen(&self, outbox: &dyn Webhooks, closed: &[Pending]) -> bool {
-        let ids: Vec<OrderId> = closed.iter().map(|pending| pending.order.id).collect();
-        let mut pause = PAUSE.0;
-        let found = loop {
-            match self.ports.ledger.find(&ids).await {
-                Ok(found) => break found,
-                Err(e) => tracing::warn!("{e}; trying again before webhooks are sent"),
-            }
-            if !self.pause_to_tell(&mut pause).await {
-                return false;
-            }
-        };
-        let decided = found.into_iter().flatten().filter_map(OrderRecord::decided);
-        self.tell(outbox, &decided.collect::<Vec<_>>()).await
     }
 
     /// `false` when it could not before the worker halted: what is not acknowledged then comes
@@ -74,19 +55,11 @@ impl Floor {
         loop {
             let Err(e) = outbox.put(decided).await else { return true };
             tracing::warn!("{} decisions are not acknowledged yet: {e}", decided.len());
-            if !self.pause_to_tell(&mut pause).await {
-                return false;
+            tokio::select! {
+                biased;
+                () = self.halt.cancelled() => return false,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
             }
-        }
-    }
-
-    async fn pause_to_tell(&self, pause: &mut Duration) -> bool {
-        let now = *pause;
-        *pause = (now * 2).min(PAUSE.1);
-        tokio::select! {
-            biased;
-            () = self.halt.cancelled() => false,
-            () = tokio::time::sleep(now) => true,
         }
     }
 }

@@ -5,7 +5,9 @@
 //! is shown as a letter of its own. Looking through the queue means receiving all of it; what is
 //! not wanted is given back at the end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap, RandomState};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{
@@ -49,13 +51,33 @@ struct Look {
     met: HashSet<String>,
     /// How many were met again since the last new one.
     again: usize,
-    /// Orders that were sent again.
-    sent: HashSet<OrderId>,
+    /// Orders that were sent again, with a digest of what each asks for.
+    sent: HashMap<OrderId, u64>,
+    digests: RandomState,
     /// What was received, and when, and is not taken away.
     keep: HashMap<Receipt, Instant>,
 }
 
 impl Look {
+    /// Whether the order is to be sent: not when it is on its way already. `Wish::Keep` if another
+    /// request under its id is: it can be judged only once that one is decided.
+    fn send(&mut self, wish: &mut Wish) -> Option<Order> {
+        let Wish::Send(order) = wish else { return None };
+        let digest = self.digests.hash_one((&order.user, &order.item, order.quantity.units()));
+        match self.sent.entry(order.id) {
+            Entry::Vacant(new) => {
+                new.insert(digest);
+                Some(order.clone())
+            }
+            Entry::Occupied(first) => {
+                if *first.get() != digest {
+                    *wish = Wish::Keep;
+                }
+                None
+            }
+        }
+    }
+
     fn keep(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
         let now = Instant::now();
         self.keep.extend(receipts.into_iter().map(|receipt| (receipt, now)));
@@ -187,14 +209,8 @@ impl SqsQueue {
         let letters: Vec<DeadLetter> =
             messages.iter().flat_map(|message| message.letters.iter().cloned()).collect();
         let mut wishes = visitor.judge(&letters).await?;
-        let orders: Vec<Order> = wishes
-            .iter()
-            .filter_map(|wish| match wish {
-                // A second letter of an order that is on its way again is only taken away.
-                Wish::Send(order) if look.sent.insert(order.id) => Some(order.clone()),
-                _ => None,
-            })
-            .collect();
+        // A second letter of an order that is on its way again is only taken away.
+        let orders: Vec<Order> = wishes.iter_mut().filter_map(|wish| look.send(wish)).collect();
         let mut unsent: HashMap<OrderId, QueueError> = HashMap::new();
         for orders in orders.chunks(self.limits().send) {
             for (order, answer) in orders.iter().zip(self.send(orders).await) {
