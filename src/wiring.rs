@@ -55,34 +55,40 @@ const START_PAUSE: Duration = Duration::from_millis(250);
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// What a process does with the order key that the processes of a sale share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUse {
+    Read,
+    /// Stores one where there is none.
+    Settle,
+}
+
 /// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
 /// only those need who decide or wait.
-pub async fn open(settings: &Settings) -> Result<Ports> {
-    let ports = unchecked(settings).await?;
+pub async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports> {
+    let ports = unchecked(settings, key_use).await.map_err(|away| away.why)?;
     check(&ports).await.map_err(|away| away.why)?;
     Ok(ports)
 }
 
 /// [`open`], with Redis.
 pub async fn connect(settings: &Settings) -> Result<Ports> {
-    with_redis(settings, open(settings).await?).await
+    with_redis(settings, open(settings, KeyUse::Settle).await?).await
 }
 
 /// [`connect`], with a first log line that says which backend, and where its data are. Waits
 /// [`START_PATIENCE`] for what does not answer: a worker that is started again in the middle of a
 /// sale is not lost to a short failure of a service.
 pub async fn start(settings: &Settings) -> Result<Ports> {
-    let ports = unchecked(settings).await?;
-    let begun = Instant::now();
-    let mut told = false;
+    let mut patience = Patience { begun: Instant::now(), told: false };
+    let ports = loop {
+        match unchecked(settings, KeyUse::Settle).await {
+            Ok(ports) => break ports,
+            Err(away) => patience.wait(away).await?,
+        }
+    };
     while let Err(away) = check(&ports).await {
-        if !away.for_now || begun.elapsed() > START_PATIENCE {
-            return Err(away.why.into());
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why);
-        }
-        tokio::time::sleep(START_PAUSE).await;
+        patience.wait(away).await?;
     }
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
@@ -95,29 +101,63 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
     with_redis(settings, ports).await
 }
 
-async fn unchecked(settings: &Settings) -> Result<Ports> {
+async fn unchecked(settings: &Settings, key_use: KeyUse) -> Result<Ports, Away> {
     match settings.backend() {
-        Backend::Embedded => embedded(settings).await,
-        Backend::Aws => aws::open(settings).await,
+        Backend::Embedded => embedded(settings).await.map_err(Away::for_good),
+        Backend::Aws => aws::open(settings, key_use).await,
     }
 }
 
 /// A queue or ledger that cannot be used.
 struct Away {
-    why: Usage,
+    why: anyhow::Error,
     /// It may be there a moment later.
     for_now: bool,
 }
 
+impl Away {
+    fn for_good(why: impl Into<anyhow::Error>) -> Away {
+        Away { why: why.into(), for_now: false }
+    }
+}
+
+impl From<LedgerError> for Away {
+    fn from(e: LedgerError) -> Away {
+        let for_now = !matches!(e, LedgerError::Broken(_));
+        Away { why: Usage(e.to_string()).into(), for_now }
+    }
+}
+
+impl From<QueueError> for Away {
+    fn from(e: QueueError) -> Away {
+        let for_now = !matches!(e, QueueError::Broken(_));
+        Away { why: Usage(e.to_string()).into(), for_now }
+    }
+}
+
+/// Waits [`START_PATIENCE`] in all for what does not answer just now.
+struct Patience {
+    begun: Instant,
+    told: bool,
+}
+
+impl Patience {
+    /// Waits before the next try; an error if there is to be none.
+    async fn wait(&mut self, away: Away) -> Result<()> {
+        if !away.for_now || self.begun.elapsed() > START_PATIENCE {
+            return Err(away.why);
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why);
+        }
+        tokio::time::sleep(START_PAUSE).await;
+        Ok(())
+    }
+}
+
 async fn check(ports: &Ports) -> Result<(), Away> {
-    ports.queue.check().await.map_err(|e| Away {
-        why: Usage(e.to_string()),
-        for_now: !matches!(e, QueueError::Broken(_)),
-    })?;
-    ports.ledger.check().await.map_err(|e| Away {
-        why: Usage(e.to_string()),
-        for_now: !matches!(e, LedgerError::Broken(_)),
-    })
+    ports.queue.check().await?;
+    Ok(ports.ledger.check().await?)
 }
 
 async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {

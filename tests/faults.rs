@@ -93,6 +93,22 @@ fn answer(fields: Value) -> Value {
     json!({"error": {"code": "none", "status": 200, "fields": fields}})
 }
 
+/// DynamoDB that does every such call on what bears this name, and does not answer the first two.
+pub async fn lossy_dynamodb(name: &str, operation: &str) -> Aws {
+    faulty_dynamodb(name, operation, 2, reply_lost()).await
+}
+
+/// DynamoDB that does not allow the first of such calls.
+pub async fn denied_dynamodb(name: &str, operation: &str) -> Aws {
+    faulty_dynamodb(name, operation, 2, error("AccessDeniedException")).await
+}
+
+async fn faulty_dynamodb(name: &str, operation: &str, times: u32, fault: Value) -> Aws {
+    let faulty = Faulty::new("FLUX_TEST_MICROBURST_DYNAMODB", name.to_owned()).await;
+    faulty.next(operation, times, fault).await;
+    faulty.aws
+}
+
 struct Table {
     faulty: Faulty,
     ledger: DynamoLedger,

@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod liar;
 mod model;
+mod order_key;
 mod packaging;
 mod provision;
 mod redis_away;

@@ -29,17 +29,17 @@ async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
     let aws = stand_ins().await;
     for suffix in ["", ".fifo"] {
         let plan = plan(suffix);
-        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 4]);
-        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 4], "a dry run made something");
-        assert_eq!(said(&aws, &plan, false).await, ["made"; 4]);
-        assert_eq!(said(&aws, &plan, false).await, ["is there already"; 4]);
+        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 6]);
+        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 6], "a dry run made something");
+        assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
+        assert_eq!(said(&aws, &plan, false).await, ["is there already"; 6]);
         let environment = apply(&aws, &plan, false).await.unwrap().environment;
         let names: Vec<&str> = environment.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["AWS_REGION", "SQS_QUEUE_URL", "DYNAMODB_TABLE"]);
         assert!(environment[1].1.ends_with(&plan.queue));
 
         assert!(destroy(&aws, &plan, true).await.unwrap()[0].contains("would be deleted"));
-        assert_eq!(said(&aws, &plan, true).await, ["is there already"; 4]);
+        assert_eq!(said(&aws, &plan, true).await, ["is there already"; 6]);
         destroy(&aws, &plan, false).await.unwrap();
         let left = destroy(&aws, &plan, false).await.unwrap();
         assert!(left.iter().all(|line| line.ends_with("is not there")), "{left:?}");
@@ -54,8 +54,8 @@ async fn what_differs_is_brought_up_to_date() {
     let longer = Plan { visibility: Duration::from_secs(60), ..plan.clone() };
     let mended = "brought up to date";
     let same = "is there already";
-    assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same]);
-    assert_eq!(said(&aws, &longer, false).await, [same; 4]);
+    assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same, same, same]);
+    assert_eq!(said(&aws, &longer, false).await, [same; 6]);
     destroy(&aws, &plan, false).await.unwrap();
 }
 
@@ -66,7 +66,7 @@ async fn the_addresses_in_the_environment_are_used() {
     }
     let aws = Aws::load(AwsSettings::default(), Arc::default()).await.unwrap();
     let plan = plan("");
-    assert_eq!(said(&aws, &plan, false).await, ["made"; 4]);
-    assert_eq!(said(&stand_ins().await, &plan, false).await, ["is there already"; 4]);
+    assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
+    assert_eq!(said(&stand_ins().await, &plan, false).await, ["is there already"; 6]);
     destroy(&aws, &plan, false).await.unwrap();
 }

@@ -84,3 +84,15 @@ resource "aws_dynamodb_table" "items" {
     type = "S"
   }
 }
+
+# The order key, by which ids of orders are named. flux draws it itself: it is not in the state.
+resource "aws_dynamodb_table" "meta" {
+  name         = "${var.table}_meta"
+  billing_mode = "PAY_PER_REQUEST"
+  hash_key     = "name"
+
+  attribute {
+    name = "name"
+    type = "S"
+  }
+}

@@ -11,6 +11,10 @@ locals {
     "sqs:SetQueueAttributes",
   ]
 
+  # Reads the order key, and stores one where there is none: then one row of orders and items is
+  # scanned for.
+  first = ["dynamodb:GetItem", "dynamodb:PutItem"]
+
   policies = {
     serve = [
       {
@@ -23,11 +27,15 @@ locals {
       },
       {
         resource = aws_dynamodb_table.orders.arn
-        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem"]
+        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Scan"]
       },
       {
         resource = aws_dynamodb_table.items.arn
         actions  = ["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
+        actions  = local.first
       },
     ]
 
@@ -47,11 +55,20 @@ locals {
       },
       {
         resource = aws_dynamodb_table.orders.arn
-        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"]
+        actions = [
+          "dynamodb:GetItem",
+          "dynamodb:BatchGetItem",
+          "dynamodb:Scan",
+          "dynamodb:PutItem",
+        ]
       },
       {
         resource = aws_dynamodb_table.items.arn
-        actions  = ["dynamodb:GetItem", "dynamodb:PutItem"]
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
+        actions  = local.first
       },
       ], [for queue in aws_sqs_queue.webhooks : {
         resource = queue.arn
@@ -86,6 +103,7 @@ locals {
           "dynamodb:DescribeTimeToLive",
           "dynamodb:UpdateTimeToLive",
           "dynamodb:GetItem",
+          "dynamodb:Scan",
         ]
       },
       {
@@ -95,6 +113,17 @@ locals {
           "dynamodb:DeleteTable",
           "dynamodb:DescribeTable",
           "dynamodb:UpdateTable",
+          "dynamodb:GetItem",
+          "dynamodb:Scan",
+          "dynamodb:PutItem",
+        ]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
+        actions = [
+          "dynamodb:CreateTable",
+          "dynamodb:DeleteTable",
+          "dynamodb:DescribeTable",
           "dynamodb:GetItem",
           "dynamodb:PutItem",
         ]
@@ -118,11 +147,15 @@ locals {
       },
       {
         resource = aws_dynamodb_table.orders.arn
-        actions  = ["dynamodb:GetItem"]
+        actions  = ["dynamodb:GetItem", "dynamodb:Scan"]
       },
       {
         resource = aws_dynamodb_table.items.arn
         actions  = ["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
+        actions  = local.first
       },
     ]
 
@@ -142,6 +175,10 @@ locals {
       {
         resource = aws_dynamodb_table.items.arn
         actions  = ["dynamodb:GetItem", "dynamodb:Scan"]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
+        actions  = ["dynamodb:GetItem"]
       },
     ]
 
@@ -167,6 +204,10 @@ locals {
       },
       {
         resource = aws_dynamodb_table.items.arn
+        actions  = ["dynamodb:GetItem"]
+      },
+      {
+        resource = aws_dynamodb_table.meta.arn
         actions  = ["dynamodb:GetItem"]
       },
       ], [for queue in aws_sqs_queue.webhooks : {

@@ -7,7 +7,7 @@ variable "queue" {
 }
 
 variable "table" {
-  description = "The table of orders; the one of items is TABLE_items"
+  description = "The table of orders; the others are TABLE_items and TABLE_meta"
   type        = string
   default     = "flux"
 }

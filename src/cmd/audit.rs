@@ -7,7 +7,7 @@ use crate::config::Flags;
 use crate::core::order::ItemId;
 use crate::load::{self, Verdict};
 use crate::telemetry::say;
-use crate::wiring;
+use crate::wiring::{self, KeyUse};
 
 /// Check the promises by the stored orders; exit code 1 if one broke
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub struct Args {
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings_of_a_store(flags)?;
-    let ports = wiring::open(&settings).await?;
+    let ports = wiring::open(&settings, KeyUse::Read).await?;
     let report = load::audit(&*ports.ledger, args.item.as_ref()).await?;
     if let (Some(item), true) = (&args.item, report.items.is_empty()) {
         let place = wiring::describe(&settings, &ports);

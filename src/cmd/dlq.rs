@@ -83,7 +83,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     args.check()?;
     let settings = super::settings_of_a_store(flags)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
-    let ports = wiring::open(&settings).await?;
+    let ports = wiring::open(&settings, wiring::KeyUse::Read).await?;
     let (which, deed, course) = match args.action {
         Action::List { reason, json } => {
             letters::list(&ports, reason.as_deref(), json).await?;

@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use crate::config::Flags;
 use crate::core::order::{ItemChange, ItemId, MAX_STOCK};
-use crate::wiring::{self, items};
+use crate::wiring::{self, KeyUse, items};
 
 /// List items, close their sale, open it again, change their stock
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ struct WhichArgs {
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings_of_a_store(flags)?;
-    let ledger = wiring::open(&settings).await?.ledger;
+    let ledger = wiring::open(&settings, KeyUse::Settle).await?.ledger;
     match args.action {
         Action::List { json } => items::list(&*ledger, json).await?,
         Action::Close { which } => {

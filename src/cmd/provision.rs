@@ -11,7 +11,7 @@ use crate::core::ledger::Ledger;
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::telemetry::say;
 use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
-use crate::wiring::{self, Usage};
+use crate::wiring::{self, KeyUse, Usage};
 
 /// Make what a sale needs: tables, queues, items; safe to run twice
 #[derive(Debug, clap::Args)]
@@ -119,7 +119,7 @@ async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     }
     let made = apply(&aws, &plan, args.dry_run).await.map_err(Usage)?;
     made.lines.iter().try_for_each(say)?;
-    let ledger = wiring::aws::ledger(&aws, &settings);
+    let ledger = wiring::aws::ledger(&aws, &settings).await?;
     if args.dry_run && ledger.check().await.is_err() {
         announce(&items)?;
     } else {
@@ -155,7 +155,7 @@ async fn on_this_machine(args: Args, settings: Settings) -> Result<()> {
             announce(&items)?;
         }
         (_, false, dry_run) => {
-            let ports = wiring::open(&settings).await?;
+            let ports = wiring::open(&settings, KeyUse::Settle).await?;
             say(format_args!("{file} {}", if there { "is there already" } else { "made" }))?;
             list_items(&*ports.ledger, &items, dry_run).await?;
         }

@@ -196,7 +196,7 @@ settings! {
         /// Units of an item that nobody listed; 0 refuses orders for it with 404.
         unlisted_stock: u64 = 1, 0..=MAX_STOCK;
         /// Names orders and seals decisions: the same for every process, unchanged during a sale.
-        /// By default drawn once and kept in the store (embedded), or made from the table's name
+        /// By default drawn once and kept in the store: in the file (embedded), or in `TABLE_meta`
         /// (aws).
         order_key: Option<SecretString> = None;
         /// How long a lock is held without being renewed; it is renewed at a third of that. Below
@@ -245,7 +245,7 @@ settings! {
     "AWS" {
         /// The queue of orders; `flux provision` prints it.
         sqs_queue_url: Option<String> = None;
-        /// The table of orders; the table of items is `TABLE_items`.
+        /// The table of orders; the others are `TABLE_items` and `TABLE_meta`.
         dynamodb_table: String = "flux".to_owned();
         /// The region; by default as the AWS SDK finds it. So are credentials, which may also
         /// stand in `.env`.

@@ -6,13 +6,15 @@ use std::time::Duration;
 use anyhow::Result;
 use secrecy::ExposeSecret;
 
-use super::Usage;
+use super::{Away, KeyUse, Usage};
 use crate::config::Settings;
 use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::connection::aws::{Aws, AwsSettings, Credentials};
 use crate::core::connection::redis::{Redis, RedisSettings};
+use crate::core::ledger::LedgerError;
 use crate::core::ledger::dynamodb::DynamoLedger;
+use crate::core::ledger::dynamodb::order_key::{OrderKeys, Origin};
 use crate::core::lock::redis::RedisLock;
 use crate::core::marks::redis::RedisMarks;
 use crate::core::meters::Meters;
@@ -41,15 +43,16 @@ pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
     Ok(Aws::load(aws, calls).await.map_err(Usage)?)
 }
 
-/// Queue and ledger; calls neither yet.
-pub(super) async fn open(settings: &Settings) -> Result<Ports> {
+/// Queue and ledger; of these only the order key is asked for yet.
+pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, Away> {
     let calls = Arc::new(Calls::default());
-    let aws = load(settings, calls.clone()).await?;
+    let aws = load(settings, calls.clone()).await.map_err(Away::for_good)?;
     let Some(queue_url) = settings.sqs_queue_url.clone() else {
         let how = "set SQS_QUEUE_URL; `flux provision` makes a queue and prints its URL";
-        return Err(Usage(format!("the aws backend needs a queue: {how}")).into());
+        return Err(Away::for_good(Usage(format!("the aws backend needs a queue: {how}"))));
     };
-    let names = super::names(key(settings));
+    let key = order_key(&aws, settings, key_use).await.map_err(Away::from)?;
+    let names = super::names(key);
     let queue = SqsSettings {
         queue_url,
         dead_letter_queue_url: None,
@@ -59,7 +62,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Ports> {
     let webhooks = super::webhooks::on_aws(settings, &aws, &queue.queue_url, &clock);
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone())),
-        ledger: Arc::new(ledger(&aws, settings)),
+        ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key)),
         lock: None,
         marks: None,
         webhooks,
@@ -86,16 +89,31 @@ pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Port
     })
 }
 
-/// The ledger in the tables that the settings name.
-pub fn ledger(aws: &Aws, settings: &Settings) -> DynamoLedger {
-    DynamoLedger::new(aws, &settings.dynamodb_table, key(settings))
+/// The ledger in the tables that the settings name, for one who names no orders.
+pub async fn ledger(aws: &Aws, settings: &Settings) -> Result<DynamoLedger> {
+    let key = order_key(aws, settings, KeyUse::Read).await.map_err(|e| Usage(e.to_string()))?;
+    Ok(DynamoLedger::new(aws, &settings.dynamodb_table, key))
 }
 
-fn key(settings: &Settings) -> OrderKey {
-    match &settings.order_key {
-        Some(given) => super::order_key(given),
-        None => OrderKey::from_text(&settings.dynamodb_table),
+/// The one that is set, which is not stored; or the one that the sale's processes share.
+async fn order_key(
+    aws: &Aws,
+    settings: &Settings,
+    key_use: KeyUse,
+) -> Result<OrderKey, LedgerError> {
+    if let Some(given) = &settings.order_key {
+        return Ok(super::order_key(given));
     }
+    let table = &settings.dynamodb_table;
+    let keys = OrderKeys::new(aws, table);
+    if key_use == KeyUse::Read {
+        return keys.read().await;
+    }
+    let (key, origin) = keys.settle(SystemChance.key()).await?;
+    if matches!(origin, Origin::Derived) {
+        tracing::warn!("{}", super::provision::derived_key(table));
+    }
+    Ok(key)
 }
 
 /// `None`, with a warning, when no Redis is named: the sale goes on without.

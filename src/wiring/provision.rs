@@ -1,4 +1,5 @@
-//! What a sale needs: on AWS two queues and two tables, on both backends items with their stock.
+//! What a sale needs: on AWS two queues, three tables and the order key, on both backends items with
+//! their stock.
 //!
 //! Everything here may be run again, and then changes nothing.
 
@@ -15,9 +16,10 @@ use super::Usage;
 use crate::config::Settings;
 use crate::core::connection::Change;
 use crate::core::connection::aws::Aws;
+use crate::core::ledger::dynamodb::order_key::{OrderKeys, Origin, Stored};
 use crate::core::ledger::dynamodb::setup::TableSetup;
 use crate::core::ledger::{ItemSet, Ledger};
-use crate::core::order::{ItemId, MAX_STOCK};
+use crate::core::order::{ItemId, MAX_STOCK, SystemChance};
 use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use crate::core::webhooks::sqs::queue_names as webhook_queues;
 use crate::telemetry::say;
@@ -34,7 +36,7 @@ const WEBHOOK_RECEIVES_MAX: u32 = 1_000;
 pub struct Plan {
     /// FIFO if it ends in `.fifo`.
     pub queue: String,
-    /// The table of orders; the one of items is `TABLE_items`.
+    /// The table of orders; the others are `TABLE_items` and `TABLE_meta`.
     pub table: String,
     pub visibility: Duration,
     /// How long a message waits to be decided before SQS drops it.
@@ -46,6 +48,8 @@ pub struct Plan {
     pub expect: Option<u32>,
     /// A shop is to be told of decisions, by way of two queues more.
     pub webhooks: bool,
+    /// The settings hold an order key, so none is stored.
+    pub key_is_set: bool,
 }
 
 /// What was done, or would be in a dry run, in lines for a person; and what to set to use it.
@@ -70,6 +74,7 @@ impl Plan {
             max_receive_count: settings.max_receive_count as u32,
             expect,
             webhooks: settings.webhook_url.is_some(),
+            key_is_set: settings.order_key.is_some(),
         }
     }
 
@@ -130,12 +135,41 @@ pub async fn apply(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Provisioned,
     }
     let tables = TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run).await?;
     lines.extend(tables.iter().map(|(table, change)| line("table", table, *change, dry_run)));
+    lines.extend(ensure_key(aws, plan, dry_run).await?);
     let mut environment = vec![("AWS_REGION", aws.region().to_owned())];
     if let Some(url) = queues.url(&plan.queue).await? {
         environment.push(("SQS_QUEUE_URL", url));
     }
     environment.push(("DYNAMODB_TABLE", plan.table.clone()));
     Ok(Provisioned { lines, environment })
+}
+
+/// The order key: stored if none is.
+async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String>, String> {
+    if plan.key_is_set {
+        return Ok(Vec::new());
+    }
+    let (keys, drawn) = (OrderKeys::new(aws, &plan.table), SystemChance.key());
+    let stored = keys.stored().await.map_err(|e| e.to_string())?;
+    let (origin, change) = match stored {
+        Stored::Key(origin) => (Ok(origin), Change::Unchanged),
+        Stored::Nothing | Stored::NoTable if dry_run => (keys.fitting(drawn).await, Change::Made),
+        _ => (keys.settle(drawn).await.map(|(_, origin)| origin), Change::Made),
+    };
+    let mut lines = vec![line("key", "order_key", change, dry_run)];
+    if let Origin::Derived = origin.map_err(|e| e.to_string())? {
+        lines.push(derived_key(&plan.table));
+    }
+    Ok(lines)
+}
+
+/// What to know of a key that anybody can make.
+pub fn derived_key(table: &str) -> String {
+    format!(
+        "the order key of table {table} is made from its name, because an earlier version of flux \
+         has sold there: whoever may write to the queue can forge order ids. For the next sale \
+         set another dynamodb_table and run `flux provision`: new tables get a random key"
+    )
 }
 
 /// Deletes all of it with what it holds; a dry run only says what it would delete.

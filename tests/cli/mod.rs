@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod aws;
 mod board;
 mod items;
 mod letters;

@@ -60,16 +60,16 @@ fn the_shop_hears_what_buyers_see_on_the_embedded_backend() {
 fn the_shop_hears_what_buyers_see_on_aws() {
     let receiver = Receiver::open(&[SECRET], taken);
     let (desk, done) = told_on_aws(&receiver);
-    assert_eq!(done.matches(" made\n").count(), 6, "{done}");
+    assert_eq!(done.matches(" made\n").count(), 8, "{done}");
     assert!(done.contains("-webhooks made") && done.contains("-webhooks-dlq made"), "{done}");
     hears_what_buyers_see(&desk, &receiver);
     let again = desk.run("provision --backend aws");
-    assert_eq!(again.matches("is there already").count(), 6, "{again}");
+    assert_eq!(again.matches("is there already").count(), 8, "{again}");
     let policies = desk.run("provision --backend aws --print iam");
     // Who works, who makes it, and who drops letters of what is decided.
     assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
     let gone = desk.run("provision --backend aws --destroy --yes");
-    assert_eq!(gone.matches("deleted").count(), 6, "{gone}");
+    assert_eq!(gone.matches("deleted").count(), 7, "{gone}");
 }
 
 /// A sale of many items, by workers that are killed again and again, to a shop whose answers are

@@ -27,9 +27,9 @@ struct Module {
 }
 
 impl Module {
-    /// `arns` are those of the queue, its dead-letter queue, the tables of orders and items; and
-    /// with webhooks of their queue and its dead-letter queue.
-    fn new(plan: &Plan, arns: &[String; 6]) -> Module {
+    /// `arns` are those of the queue, its dead-letter queue, the tables of orders, items and the
+    /// order key; and with webhooks of their queue and its dead-letter queue.
+    fn new(plan: &Plan, arns: &[String; 7]) -> Module {
         let days = |time: Duration| time.as_secs() / (24 * 3600);
         let given = json!({
             "queue": plan.queue,
@@ -43,7 +43,7 @@ impl Module {
         });
         let mut context = Context::new();
         declare_functions(&mut context);
-        let [queue, dead_letters, orders, items, webhooks, webhooks_dead] = arns;
+        let [queue, dead_letters, orders, items, meta, webhooks, webhooks_dead] = arns;
         // As `count` makes them.
         let counted = |arn: &String| if plan.webhooks { json!([{"arn": arn}]) } else { json!([]) };
         declare(&mut context, "var", given);
@@ -60,7 +60,7 @@ impl Module {
         declare(
             &mut context,
             "aws_dynamodb_table",
-            json!({"orders": {"arn": orders}, "items": {"arn": items}}),
+            json!({"orders": {"arn": orders}, "items": {"arn": items}, "meta": {"arn": meta}}),
         );
         let files = ["main.tf", "policies.tf"].map(|file| read(&format!("{FOLDER}/{file}")));
         let body = hcl::parse(&files.concat()).unwrap();
@@ -250,16 +250,20 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
         }
         let [webhooks, webhooks_dead] = webhook_arns;
         let none = String::new();
-        let arns = [queue_arn, dead_arn, none.clone(), none, webhooks, webhooks_dead];
+        let tables = [none.clone(), none.clone(), none];
+        let [orders, items, meta] = tables;
+        let arns = [queue_arn, dead_arn, orders, items, meta, webhooks, webhooks_dead];
         let module = Module::new(&plan, &arns);
         for (name, made) in made {
             let mut told = module.attributes(module.resource("aws_sqs_queue", name));
             assert!(told.remove("count").is_none_or(|count| count == "1"));
             assert_eq!(comparable(told), made, "queue {name}");
         }
-        for (name, of) in
-            [("orders", plan.table.clone()), ("items", format!("{}_items", plan.table))]
-        {
+        for (name, of) in [
+            ("orders", plan.table.clone()),
+            ("items", format!("{}_items", plan.table)),
+            ("meta", format!("{}_meta", plan.table)),
+        ] {
             let body = module.resource("aws_dynamodb_table", name);
             let (made, types, expiry) = table(&aws, &of).await;
             assert_eq!(module.attributes(body), made, "table {name}");
@@ -302,7 +306,7 @@ fn the_modules_policies_are_those_that_provision_prints() {
             let resource = &printed["work"]["Statement"][statement]["Resource"];
             resource.as_str().unwrap_or_default().to_owned()
         };
-        let module = Module::new(&plan, &[arn(0), arn(1), arn(2), arn(3), arn(4), arn(5)]);
+        let module = Module::new(&plan, &[arn(0), arn(1), arn(2), arn(3), arn(4), arn(5), arn(6)]);
         let resource = module.resource("aws_iam_policy", "flux");
         let each = resource.attributes().find(|a| a.key() == "for_each").unwrap();
         let roles = evaluated(each.expr(), &module.context);

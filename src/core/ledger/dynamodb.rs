@@ -1,9 +1,11 @@
-//! The ledger on Amazon DynamoDB: `TABLE` has a row per decided order, `TABLE_items` one per item.
+//! The ledger on Amazon DynamoDB: `TABLE` has a row per decided order, `TABLE_items` one per item,
+//! and `TABLE_meta` the order key.
 //!
 //! Every write is conditional, and a batch is one transaction with a client request token made
 //! from what it says: the same commit again is the same request again. (Amazon DynamoDB API
 //! Reference, `TransactWriteItems`: 100 actions, a token lives for 10 minutes.)
 
+pub mod order_key;
 mod rows;
 pub mod setup;
 mod transaction;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use crate::core::ledger::dynamodb::items_table;
+use crate::core::ledger::dynamodb::order_key::meta_table;
 use crate::core::webhooks::sqs::queue_names as webhook_queues;
 
 /// Takes orders and answers questions. `serve --workers N` needs those of work as well, and dead
@@ -14,8 +15,9 @@ use crate::core::webhooks::sqs::queue_names as webhook_queues;
 const SERVE: Grants<'_> = Grants {
     queue: &["sqs:SendMessage", "sqs:GetQueueAttributes"],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
-    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Scan"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    meta: FIRST,
     webhooks: [&[], &[]],
 };
 
@@ -28,8 +30,9 @@ const WORK: Grants<'_> = Grants {
         "sqs:GetQueueAttributes",
     ],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
-    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
-    items: &["dynamodb:GetItem", "dynamodb:PutItem"],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    meta: FIRST,
     webhooks: [
         &[
             "sqs:SendMessage",
@@ -42,12 +45,17 @@ const WORK: Grants<'_> = Grants {
     ],
 };
 
+/// Reads the order key, and stores one where there is none: then one row is scanned for, to see
+/// whether an earlier version has sold there.
+const FIRST: &[&str] = &["dynamodb:GetItem", "dynamodb:PutItem"];
+
 /// What every command asks to know whether the sale is there.
 const THERE: Grants<'_> = Grants {
     queue: &["sqs:GetQueueAttributes"],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem"],
     items: &["dynamodb:GetItem"],
+    meta: &["dynamodb:GetItem"],
     webhooks: [&[], &[]],
 };
 
@@ -58,8 +66,12 @@ const AUDIT: Grants<'_> = Grants {
 };
 
 /// Lists, closes, opens and restocks items.
-const ITEMS: Grants<'_> =
-    Grants { items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"], ..THERE };
+const ITEMS: Grants<'_> = Grants {
+    orders: &["dynamodb:GetItem", "dynamodb:Scan"],
+    items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
+    meta: FIRST,
+    ..THERE
+};
 
 /// Looks through dead letters, sends them again, drops them.
 const DLQ: Grants<'_> = Grants {
@@ -97,12 +109,21 @@ const PROVISION: Grants<'_> = Grants {
         "dynamodb:DescribeTimeToLive",
         "dynamodb:UpdateTimeToLive",
         "dynamodb:GetItem",
+        "dynamodb:Scan",
     ],
     items: &[
         "dynamodb:CreateTable",
         "dynamodb:DeleteTable",
         "dynamodb:DescribeTable",
         "dynamodb:UpdateTable",
+        "dynamodb:GetItem",
+        "dynamodb:Scan",
+        "dynamodb:PutItem",
+    ],
+    meta: &[
+        "dynamodb:CreateTable",
+        "dynamodb:DeleteTable",
+        "dynamodb:DescribeTable",
         "dynamodb:GetItem",
         "dynamodb:PutItem",
     ],
@@ -115,6 +136,8 @@ struct Grants<'a> {
     dead_letters: &'a [&'a str],
     orders: &'a [&'a str],
     items: &'a [&'a str],
+    /// The table of the order key.
+    meta: &'a [&'a str],
     /// The outbox's queue, and its dead-letter queue; where there are webhooks.
     webhooks: [&'a [&'a str]; 2],
 }
@@ -148,6 +171,7 @@ fn policy(grants: &Grants<'_>, plan: &Plan, region: &str) -> Value {
         (grants.dead_letters, queue(&plan.dead_letter_queue())),
         (grants.orders, table(&plan.table)),
         (grants.items, table(&items_table(&plan.table))),
+        (grants.meta, table(&meta_table(&plan.table))),
     ]
     .into_iter()
     .chain(webhooks.map(|(actions, name)| (actions, queue(&name))))
@@ -170,7 +194,13 @@ mod tests {
         for role in ["serve", "work", "provision", "items", "audit", "dlq"] {
             for statement in policies[role]["Statement"].as_array().unwrap() {
                 let arn = statement["Resource"].as_str().unwrap();
-                let own = ["sale.fifo", "sale-dlq.fifo", "table/sale", "table/sale_items"];
+                let own = [
+                    "sale.fifo",
+                    "sale-dlq.fifo",
+                    "table/sale",
+                    "table/sale_items",
+                    "table/sale_meta",
+                ];
                 assert!(own.iter().any(|name| arn.ends_with(name)), "{arn}");
                 assert!(!statement["Action"].to_string().contains('*'));
             }

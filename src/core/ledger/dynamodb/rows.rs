@@ -15,6 +15,8 @@ use crate::core::order::{
 pub const ORDER_ID: &str = "order_id";
 /// Key of the table of items; of which item an order is.
 pub const ITEM_ID: &str = "item_id";
+/// Key of the table of the order key.
+pub const META_NAME: &str = "name";
 pub const VERSION: &str = "version";
 /// When DynamoDB may delete an order's row, in seconds since 1970 (Amazon DynamoDB Developer Guide,
 /// "Using time to live (TTL) in DynamoDB").

@@ -9,7 +9,8 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::items_table;
-use super::rows::{EXPIRES_AT, ITEM_ID, ORDER_ID};
+use super::order_key::meta_table;
+use super::rows::{EXPIRES_AT, ITEM_ID, META_NAME, ORDER_ID};
 use crate::core::connection::Change;
 use crate::core::connection::aws::{Aws, Fault, repeat};
 
@@ -31,17 +32,19 @@ pub fn warm_throughput(expect: Option<u32>) -> Option<(i64, i64)> {
     (writes > WARM_WRITES).then_some((WARM_READS, writes))
 }
 
-/// Sets up the ledger's two tables. Every method may be repeated; an error is one line.
+/// Sets up the ledger's three tables. Every method may be repeated; an error is one line.
 #[derive(Debug)]
 pub struct TableSetup {
     client: Client,
     orders: String,
     items: String,
+    meta: String,
 }
 
 impl TableSetup {
     pub fn new(aws: &Aws, table: &str) -> Self {
-        Self { client: aws.dynamodb(), orders: table.to_owned(), items: items_table(table) }
+        let (items, meta) = (items_table(table), meta_table(table));
+        Self { client: aws.dynamodb(), orders: table.to_owned(), items, meta }
     }
 
     /// Makes the tables, or brings them up to date, ready for `expect` orders a second; only says
@@ -57,13 +60,16 @@ impl TableSetup {
             orders = Change::Changed;
         }
         let items = self.ensure_table(&self.items, ITEM_ID, None, apply).await?;
-        Ok(vec![(self.orders.clone(), orders), (self.items.clone(), items)])
+        let meta = self.ensure_table(&self.meta, META_NAME, None, apply).await?;
+        let names = [&self.orders, &self.items, &self.meta].map(String::clone);
+        Ok(names.into_iter().zip([orders, items, meta]).collect())
     }
 
-    /// Deletes the tables with all that is in them. Answers for each whether there was one.
+    /// Deletes the tables with all that is in them, the order key last: what is left over by a
+    /// deletion that was cut short still fits it. Answers for each whether there was one.
     pub async fn delete(&self, apply: bool) -> Result<Vec<(String, bool)>, String> {
         let mut answers = Vec::new();
-        for table in [&self.orders, &self.items] {
+        for table in [&self.orders, &self.items, &self.meta] {
             let there = self.describe(table).await?.is_some();
             if there && apply {
                 let deleted = repeat(|| {
