@@ -144,6 +144,17 @@ impl Crowd {
         crowd
     }
 
+    /// Waits until one more buyer was told to come again. Sends are repeated for a moment before
+    /// that, so a fault that is over sooner is seen by nobody.
+    pub async fn is_refused(&self) {
+        let before = self.memory.refused.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        while self.memory.refused.load(Ordering::Relaxed) == before {
+            assert!(begun.elapsed() < PATIENCE, "the fault has no effect");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub async fn go_home(mut self) -> Arc<Memory> {
         self.over.cancel();
         while let Some(ended) = self.buyers.join_next().await {

@@ -79,12 +79,14 @@ impl Fault {
                 }
                 (Fault::DiskFull, Some(disk)) => {
                     let ballast = disk.fill();
+                    crowd.is_refused().await;
                     chance.pause_ms(500, 3_000).await;
                     drop(ballast);
                     chance.pause_ms(500, 1_500).await;
                 }
                 (Fault::FilesLimited, _) => {
                     limit_files(&sale.processes, chance.below(64 * 1024));
+                    crowd.is_refused().await;
                     chance.pause_ms(200, 2_000).await;
                     limit_files(&sale.processes, libc::RLIM_INFINITY);
                     chance.pause_ms(500, 1_500).await;
