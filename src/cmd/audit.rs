@@ -18,6 +18,9 @@ pub struct Args {
     /// Print the figures as JSON, items one by one
     #[arg(long)]
     json: bool,
+    /// Pass where there are no items or no orders
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
@@ -27,6 +30,13 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     if let (Some(item), true) = (&args.item, report.items.is_empty()) {
         let place = wiring::describe(&settings, &ports);
         return Err(Usage(format!("no item {item} here ({place}): check --item")).into());
+    }
+    if report.is_of_nothing() && !args.allow_empty {
+        let place = wiring::describe(&settings, &ports);
+        let items = report.items.len();
+        let orders = report.total.orders;
+        let what = format!("nothing to audit ({place}): items {items}, orders {orders}");
+        return Err(Usage(format!("{what}; --allow-empty lets that pass")).into());
     }
     if args.json {
         say(serde_json::to_string_pretty(&report)?)?;

@@ -164,11 +164,24 @@ impl AuditReport {
         items.iter().for_each(|item| total += &item.figures);
         Self { verdict: Verdict::passed_if(total.faults().is_empty()), total, items }
     }
+
+    /// Nothing was wrong because nothing was there: no items, or no orders.
+    pub fn is_of_nothing(&self) -> bool {
+        self.verdict == Verdict::Pass && (self.items.is_empty() || self.total.orders == 0)
+    }
 }
 
-/// For people: items, what is wrong with them, and the verdict in the last line.
+/// For people: what is not decided yet, items, what is wrong with them, and the verdict in the last
+/// line.
 impl fmt::Display for AuditReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.total.undecided > 0 {
+            let orders = self.total.undecided;
+            writeln!(
+                f,
+                "UNDECIDED: {orders} orders wait for a decision; the audit covers the others"
+            )?;
+        }
         let (faulty, sound): (Vec<_>, Vec<_>) =
             self.items.iter().partition(|item| !item.figures.faults().is_empty());
         for item in sound.iter().take(LISTED) {

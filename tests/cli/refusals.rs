@@ -221,8 +221,11 @@ fn help_and_version_are_pages_on_stdout() {
 fn who_stops_reading_ends_the_command_quietly() {
     let desk = Desk::new();
     desk.run("provision --item ticket_001 --stock 1");
-    for command in ["audit --json", "provision --item ticket_002 --stock 1", "dlq drop --all --yes"]
-    {
+    for command in [
+        "audit --json --allow-empty",
+        "provision --item ticket_002 --stock 1",
+        "dlq drop --all --yes",
+    ] {
         let mut child = desk.command(command);
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
