@@ -2,7 +2,9 @@
 
 pub mod access;
 pub mod aws;
+pub mod backup;
 mod descriptors;
+pub mod in_use;
 pub mod items;
 pub mod letters;
 pub mod provision;
@@ -200,22 +202,6 @@ fn order_key(text: &SecretString) -> OrderKey {
 fn names(key: OrderKey) -> Arc<OrderNames> {
     let process = uuid::Uuid::new_v4().as_u128() as u32;
     Arc::new(OrderNames::new(key, process))
-}
-
-/// Deletes the embedded store. No process may be using it.
-pub fn delete_store(settings: &Settings) -> Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut file = settings.data.clone().into_os_string();
-        file.push(suffix);
-        match std::fs::remove_file(&file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                let file = std::path::Path::new(&file).display();
-                return Err(Usage(format!("cannot delete {file}: {e}")).into());
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Serves the API until stopped; ends when all that was accepted is in the queue.

@@ -1,12 +1,14 @@
 //! The subcommands: arguments -> wiring -> one call.
 
 mod audit;
+mod backup;
 mod completions;
 mod dlq;
 mod health;
 mod items;
 mod man;
 mod provision;
+mod restore;
 mod serve;
 mod stress;
 mod top;
@@ -71,6 +73,8 @@ enum Command {
     Items(items::Args),
     Stress(stress::Args),
     Audit(audit::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Dlq(dlq::Args),
     Top(top::Args),
     Webhooks(webhooks::Args),
@@ -120,6 +124,8 @@ impl Cli {
             Command::Items(args) => items::run(args, &flags).await,
             Command::Stress(args) => stress::run(args, flags).await,
             Command::Audit(args) => audit::run(args, &flags).await,
+            Command::Backup(args) => backup::run(args, &flags).await,
+            Command::Restore(args) => restore::run(args, &flags).await,
             Command::Dlq(args) => dlq::run(args, &flags).await,
             Command::Top(args) => top::run(args, &flags).await,
             Command::Webhooks(args) => webhooks::run(args, &flags).await,
@@ -158,12 +164,18 @@ fn settings(flags: &Flags) -> Result<Settings> {
 /// empty.
 fn settings_of_a_store(flags: &Flags) -> Result<Settings> {
     let settings = settings(flags)?;
+    has_store(&settings)?;
+    Ok(settings)
+}
+
+/// Refuses if the embedded store that is meant is not there.
+fn has_store(settings: &Settings) -> Result<(), Usage> {
     if settings.backend() == Backend::Embedded && !settings.data.exists() {
         let data = settings.data.display();
         let what = format!("there is no {data}: go to where it is, or set FLUX_DATA");
-        return Err(Usage(what).into());
+        return Err(Usage(what));
     }
-    Ok(settings)
+    Ok(())
 }
 
 /// The server, asked with the first of these keys; `whose` names them.

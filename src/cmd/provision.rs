@@ -11,7 +11,7 @@ use crate::core::ledger::Ledger;
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::telemetry::say;
 use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
-use crate::wiring::{self, KeyUse, Usage};
+use crate::wiring::{self, KeyUse, Usage, in_use};
 
 /// Make what a sale needs: tables, queues, items; safe to run twice
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,9 @@ pub struct Args {
     /// Confirm --destroy
     #[arg(long, requires = "destroy")]
     yes: bool,
+    /// Delete even what processes are using
+    #[arg(long, requires = "destroy")]
+    force: bool,
     /// Do nothing but print: iam, the least-privilege policy of each command
     #[arg(long, value_name = "iam", hide_possible_values = true,
           conflicts_with_all = ["item", "catalog", "dry_run"])]
@@ -59,6 +62,9 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     if args.destroy && !args.yes && !args.dry_run {
         let what = "--destroy deletes all orders and decisions: add --yes, or --dry-run to see";
         return Err(Usage(what.to_owned()).into());
+    }
+    if args.destroy && !args.dry_run && args.print.is_none() {
+        spare_the_living(&args, &settings).await?;
     }
     match (args.print, settings.backend()) {
         (Some(Print::Iam), _) => print_iam(&args, &settings).await?,
@@ -98,6 +104,22 @@ async fn print_iam(args: &Args, settings: &Settings) -> Result<()> {
     let aws = wiring::aws::load(settings, Arc::new(Calls::default())).await?;
     let policies = iam::policies(&args.plan(settings), aws.region());
     say(format_args!("{}", serde_json::to_string_pretty(&policies)?))?;
+    Ok(())
+}
+
+/// Before what is there is deleted: refuses if processes use it, unless forced.
+async fn spare_the_living(args: &Args, settings: &Settings) -> Result<(), Usage> {
+    if settings.backend() == Backend::Embedded && !settings.data.exists() {
+        return Ok(());
+    }
+    if !args.force {
+        return in_use::refuse(settings, "; or add --force").await;
+    }
+    match in_use::processes(settings).await {
+        Ok(living) if living.is_empty() => {}
+        Ok(living) => tracing::warn!("deleting what is in use by {}", in_use::named(&living)),
+        Err(why) => tracing::warn!("deleting, although {why}"),
+    }
     Ok(())
 }
 
@@ -147,7 +169,7 @@ async fn on_this_machine(args: Args, settings: Settings) -> Result<()> {
             say(format_args!("{file} would be deleted with all that is in it"))?;
         }
         (true, true, false) => {
-            wiring::delete_store(&settings)?;
+            wiring::backup::delete(&settings, args.force).await?;
             say(format_args!("{file} deleted"))?;
         }
         (false, false, true) => {

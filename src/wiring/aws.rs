@@ -89,6 +89,14 @@ pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Port
     })
 }
 
+/// The heartbeats of a sale's processes; `None` if the settings name no Redis.
+pub(super) async fn pulses(settings: &Settings) -> Result<Option<RedisPulses>> {
+    if settings.redis_url.is_none() && settings.redis_host.is_none() {
+        return Ok(None);
+    }
+    Ok(redis(settings, Arc::default()).await?.map(RedisPulses::new))
+}
+
 /// The ledger in the tables that the settings name, for one who names no orders.
 pub async fn ledger(aws: &Aws, settings: &Settings) -> Result<DynamoLedger> {
     let key = order_key(aws, settings, KeyUse::Read).await.map_err(|e| Usage(e.to_string()))?;

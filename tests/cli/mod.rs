@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod aws;
+mod backup;
 mod board;
 mod items;
 mod letters;

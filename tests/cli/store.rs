@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Desk, buy, decided};
+use super::{Desk, buy, decided, http};
 
 /// How many orders a copy of `flux.db` alone has, by an audit that passes.
 fn orders_in_a_copy(desk: &Desk) -> u64 {
@@ -116,4 +116,117 @@ fn store_is_for_its_owner_alone() {
     let mut work = desk.start("work");
     work.log_line("link.db can be read by every user of this machine");
     assert_eq!(mode(&desk, "elsewhere.db"), 0o644);
+}
+
+/// Something that takes the store away from under its processes.
+type Loss = fn(&Desk);
+
+const LOSSES: [(&str, Loss); 6] = [
+    ("removed", |desk| std::fs::remove_file(desk.path("data/flux.db")).unwrap()),
+    ("replaced", |desk| {
+        std::fs::copy(desk.path("data/flux.db"), desk.path("data/other")).unwrap();
+        std::fs::rename(desk.path("data/other"), desk.path("data/flux.db")).unwrap();
+    }),
+    ("log removed", |desk| std::fs::remove_file(desk.path("data/flux.db-wal")).unwrap()),
+    ("index removed", |desk| std::fs::remove_file(desk.path("data/flux.db-shm")).unwrap()),
+    ("log replaced", |desk| {
+        std::fs::write(desk.path("data/other"), "").unwrap();
+        std::fs::rename(desk.path("data/other"), desk.path("data/flux.db-wal")).unwrap();
+    }),
+    ("directory moved", |desk| std::fs::rename(desk.path("data"), desk.path("moved")).unwrap()),
+];
+
+#[test]
+fn store_taken_away_is_used_no_more() {
+    for (what, lose) in LOSSES {
+        let desk = Desk::new().with("FLUX_DATA", "data/flux.db").with_file("data/note", "");
+        desk.run("provision --item hall_A --stock 1000");
+        let (mut serve, address) = desk.serve("");
+        let mut work = desk.start("work");
+        let order = buy(&address, "ann", "hall_A");
+        assert_eq!(decided(&address, &order)["status"], "sold");
+        lose(&desk);
+        for process in [&mut serve, &mut work] {
+            let line = process.log_line("was removed or replaced while this process used it");
+            assert!(line.contains("ERROR"), "{what}: {line}");
+        }
+        let bob = r#"{"user_id":"bob","item_id":"hall_A"}"#;
+        for (request, body) in [
+            ("POST /buy", bob),
+            (&format!("GET /orders/{order}"), ""),
+            ("GET /items", ""),
+            ("GET /items/hall_A", ""),
+            ("GET /inventory", ""),
+            ("GET /readyz", ""),
+        ] {
+            assert_eq!(http(&address, request, body).0, 503, "{what}: {request}");
+        }
+        assert_eq!(http(&address, "GET /healthz", "").0, 200);
+        for process in [&mut serve, &mut work] {
+            process.signal("TERM");
+            assert_eq!(process.end().0.code(), Some(0), "{what}");
+        }
+        serve.logged.extend(serve.log.try_iter());
+        let errors = serve.logged.iter().filter(|line| line.contains("ERROR"));
+        assert_eq!(errors.count(), 1, "{what}: {:#?}", serve.logged);
+    }
+}
+
+/// The log of the moment before is not enough: no order may be accepted into a file that is gone.
+#[test]
+fn no_order_is_accepted_after_the_file_is_gone() {
+    let desk = Desk::new();
+    let (_serve, address) = desk.serve("");
+    buy(&address, "ann", "hall_A");
+    std::fs::remove_file(desk.path("flux.db")).unwrap();
+    let (status, _) = http(&address, "POST /buy", r#"{"user_id":"bob","item_id":"hall_A"}"#);
+    assert_eq!(status, 503);
+}
+
+/// Where a process still has the former store open, its end takes nothing from the new one.
+#[test]
+fn process_of_a_replaced_store_does_no_harm_to_the_new_one() {
+    let desk = Desk::new();
+    drop(sold(&desk, 3));
+    desk.run("backup copy.db");
+    let (mut old, _) = desk.serve("");
+    std::fs::rename(desk.path("copy.db"), desk.path("flux.db")).unwrap();
+    for part in ["flux.db-wal", "flux.db-shm"] {
+        std::fs::remove_file(desk.path(part)).unwrap();
+    }
+    let (mut new, address) = desk.serve("--workers 1");
+    assert_eq!(decided(&address, &buy(&address, "bob", "hall_A"))["status"], "sold");
+    old.log_line("was removed or replaced");
+    old.signal("TERM");
+    assert_eq!(old.end().0.code(), Some(0));
+    assert_eq!(decided(&address, &buy(&address, "cid", "hall_A"))["status"], "sold");
+    new.signal("TERM");
+    assert_eq!(new.end().0.code(), Some(0));
+    assert_eq!(orders_in_a_copy(&desk), 5);
+}
+
+#[test]
+fn audit_of_nothing_is_refused_and_undecided_orders_are_said_first() {
+    let desk = Desk::new();
+    desk.run("provision");
+    let line = desk.refused("audit");
+    assert!(line.contains("nothing to audit") && line.contains("items 0, orders 0"), "{line}");
+    desk.run("provision --item hall_A --stock 5");
+    for command in ["audit", "audit --json", "audit --item hall_A"] {
+        let line = desk.refused(command);
+        assert!(line.contains("items 1, orders 0") && line.contains("--allow-empty"), "{line}");
+        desk.run(&format!("{command} --allow-empty"));
+    }
+    let (serve, address) = desk.serve("");
+    buy(&address, "ann", "hall_A");
+    drop(serve);
+    let said = desk.run("audit");
+    assert!(said.starts_with("UNDECIDED: 1 orders wait for a decision"), "{said}");
+    assert!(said.ends_with("stranded 0, undecided 1\n"), "{said}");
+
+    // Rows that were taken away are no empty store.
+    let file = rusqlite::Connection::open(desk.path("flux.db")).unwrap();
+    assert_eq!(file.execute("DELETE FROM orders", []).unwrap(), 1);
+    drop(file);
+    assert_eq!(desk.command("audit").output().unwrap().status.code(), Some(1));
 }

@@ -102,7 +102,7 @@ fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
     for part in ["lock", "outcomes"] {
         assert!(ready[part].as_str().unwrap().starts_with("not available"), "{ready}");
     }
-    desk.run("provision --destroy --yes");
+    desk.run("provision --destroy --yes --force");
     let (status, not_ready) = http(&address, "GET /readyz", "");
     assert_eq!((status, &not_ready["detail"]), (503, &"not ready".into()));
     for part in ["ledger", "queue"] {

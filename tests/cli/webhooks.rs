@@ -68,7 +68,7 @@ fn the_shop_hears_what_buyers_see_on_aws() {
     let policies = desk.run("provision --backend aws --print iam");
     // Who works, who makes it, and who drops letters of what is decided.
     assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
-    let gone = desk.run("provision --backend aws --destroy --yes");
+    let gone = desk.run("provision --backend aws --destroy --yes --force");
     assert_eq!(gone.matches("deleted").count(), 7, "{gone}");
 }
 

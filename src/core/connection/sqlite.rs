@@ -4,9 +4,11 @@
 //! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
 //! file; SQLite's own lock lets one transaction write at a time.
 
+mod backup;
 mod checkpoint;
 mod errors;
 mod files;
+mod restore;
 mod schema;
 mod threads;
 mod writer;
@@ -22,11 +24,13 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub use backup::{Contents, CopyError, backup};
 use checkpoint::Checkpoints;
 pub use errors::StoreError;
 use errors::{lost, refusal, replaced, unreadable};
 use files::Identity;
 pub use files::is_readable_by_all;
+pub use restore::{Restored, delete, restore};
 use schema::create;
 use threads::{Closing, Threads};
 use writer::{Job, WriteJob, write_all};

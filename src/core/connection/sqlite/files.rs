@@ -16,6 +16,9 @@ const LINKS_MAX: usize = 40;
 pub const LOG: &str = "-wal";
 pub const LOG_INDEX: &str = "-shm";
 
+/// All that belongs to a file: these, and what SQLite keeps while it writes in another mode.
+pub const BESIDE: [&str; 3] = [LOG, LOG_INDEX, "-journal"];
+
 /// The name of a file that SQLite keeps beside this one.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -23,17 +26,40 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes the file if there is none, empty and for its owner alone: SQLite gives `-wal` and `-shm`
-/// the same mode. Returns its absolute path without symbolic links, which is where SQLite puts them.
-pub fn make(path: &Path) -> PathBuf {
+/// The path behind symbolic links, whether or not there is a file. That is where SQLite puts what
+/// it keeps beside the file.
+pub fn resolve(path: &Path) -> PathBuf {
     let mut target = path.to_owned();
     for _ in 0..LINKS_MAX {
         let Ok(link) = fs::read_link(&target) else { break };
         target = target.parent().unwrap_or(Path::new("")).join(link);
     }
+    target
+}
+
+/// Makes the file if there is none, empty and for its owner alone: SQLite gives `-wal` and `-shm`
+/// the same mode. Returns its absolute path, without symbolic links.
+pub fn make(path: &Path) -> PathBuf {
+    let target = resolve(path);
     // Whatever keeps it from being made keeps SQLite from opening it, which says why.
     let _there = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target);
     fs::canonicalize(path).unwrap_or(target)
+}
+
+/// Removes the file with all that belongs to it, and a link to it; what is not there is no error.
+/// The file goes first: SQLite removes a log that it finds beside none.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let target = resolve(path);
+    let parts = BESIDE.map(|suffix| beside(&target, suffix));
+    for file in [target].into_iter().chain(parts).chain([path.to_owned()]) {
+        match fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(io::Error::new(e.kind(), format!("{}: {e}", file.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether users other than its owner and group may read the file. `false` if it cannot be seen.

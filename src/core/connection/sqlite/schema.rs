@@ -74,6 +74,17 @@ CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
 CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID;
 ";
 
+/// Whether it is a store that this flux can read, of this schema or one that it brings up to date.
+/// Changes nothing.
+pub fn readable(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
+    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
+    Ok(match (number("application_id")?, number("user_version")?) {
+        (APPLICATION_ID, OLDEST_SCHEMA..=SCHEMA_VERSION) => Ok(()),
+        (APPLICATION_ID, version) => Err(other_schema(path, version, SCHEMA_VERSION)),
+        _ => Err(not_a_store(path)),
+    })
+}
+
 /// Makes the tables in a new file, or brings those of an older one up to date.
 pub fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));

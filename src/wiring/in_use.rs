@@ -1,0 +1,64 @@
+//! Which processes use a sale, before somebody takes its data away from under them.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Usage;
+use crate::config::{Backend, Settings};
+use crate::core::connection::sqlite::Store;
+use crate::core::order::SystemClock;
+use crate::core::pulses::sqlite::SqlitePulses;
+use crate::core::pulses::{Kind, LIFE, Living, Pulses};
+
+/// Processes that are named one by one.
+const NAMED: usize = 5;
+
+/// Who is known to use the sale; `Err` if that cannot be told. A process that was killed is among
+/// them until its last heartbeat is [`LIFE`] old.
+pub async fn processes(settings: &Settings) -> Result<Vec<Living>, Usage> {
+    let told = match settings.backend() {
+        Backend::Embedded => {
+            let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+            SqlitePulses::new(store, Arc::new(SystemClock)).living().await
+        }
+        Backend::Aws => {
+            let redis = super::aws::pulses(settings).await.map_err(|e| Usage(e.to_string()))?;
+            let Some(pulses) = redis else {
+                let why = "without REDIS_HOST or REDIS_URL it is not known who uses the sale";
+                return Err(Usage(why.to_owned()));
+            };
+            pulses.living().await
+        }
+    };
+    told.map_err(|e| Usage(format!("it is not known who uses the sale ({e})")))
+}
+
+/// Refuses if anybody uses the sale; `unless` says what else there is to do.
+pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), Usage> {
+    let living = processes(settings).await.map_err(|e| Usage(format!("{e}{unless}")))?;
+    if living.is_empty() {
+        return Ok(());
+    }
+    let life = LIFE.as_secs();
+    Err(Usage(format!(
+        "in use by {}: stop them first (a killed process counts for {life} s){unless}",
+        named(&living)
+    )))
+}
+
+/// The processes as an operator finds them.
+pub fn named(living: &[Living]) -> String {
+    let name = |Living { pulse, .. }: &Living| {
+        let kind = match pulse.kind {
+            Kind::Serve => "serve",
+            Kind::Work => "work",
+        };
+        format!("flux {kind} (pid {} on {})", pulse.pid, pulse.host)
+    };
+    let mut names: Vec<String> = living.iter().take(NAMED).map(name).collect();
+    if living.len() > NAMED {
+        names.push(format!("{} more", living.len() - NAMED));
+    }
+    names.join(", ")
+}

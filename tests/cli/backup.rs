@@ -1,0 +1,305 @@
+//! `flux backup` and `flux restore`, beside real processes.
+
+use std::collections::HashSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Desk, PATIENCE, buy, decided, http};
+
+fn audited(desk: &Desk) -> Value {
+    let report: Value = serde_json::from_str(&desk.run("audit --json")).unwrap();
+    assert_eq!(report["verdict"], "pass", "{report}");
+    report
+}
+
+/// A store with so many decided orders, whose processes have stopped.
+fn sale_of(orders: usize) -> Desk {
+    let desk = Desk::new();
+    desk.run("provision --item hall_A --stock 1000000");
+    let (mut serve, address) = desk.serve("--workers 4");
+    for n in 0..orders {
+        decided(&address, &buy(&address, &format!("u{n}"), "hall_A"));
+    }
+    serve.signal("TERM");
+    assert_eq!(serve.end().0.code(), Some(0));
+    desk
+}
+
+/// What is in the directory, but for logs.
+fn names(directory: &Path) -> HashSet<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn copy(from: &Desk, name: &str, to: &Desk, as_name: &str) {
+    std::fs::copy(from.path(name), to.path(as_name)).unwrap();
+}
+
+#[test]
+fn backup_during_a_sale_holds_every_order_accepted_before_it() {
+    let desk = Desk::new();
+    desk.run("provision --item hall_A --stock 1000000");
+    desk.run("provision --item hall_B --stock 100");
+    let (serve, address) = desk.serve("--workers 4");
+    let mut work = desk.start("work");
+    work.log_line("working on");
+    let accepted = Mutex::new(Vec::new());
+    let over = AtomicBool::new(false);
+    let (before, elsewhere) = std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (address, accepted, over) = (&address, &accepted, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let item = if n == 0 { "hall_B" } else { "hall_A" };
+                    let order = buy(address, &format!("user{n}"), item);
+                    accepted.lock().unwrap().push(order);
+                }
+            });
+        }
+        let sold = || accepted.lock().unwrap().len();
+        let more_than = |orders: usize| {
+            let begun = Instant::now();
+            while sold() <= orders {
+                assert!(begun.elapsed() < PATIENCE, "{} orders", sold());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        more_than(300);
+        let before = accepted.lock().unwrap().clone();
+        let said = desk.run("backup copy.db");
+        assert!(said.starts_with("copy.db: items 2, orders "), "{said}");
+        more_than(sold());
+        over.store(true, Ordering::Relaxed);
+        let elsewhere = Desk::new();
+        copy(&desk, "copy.db", &elsewhere, "backup.db");
+        (before, elsewhere)
+    });
+    let mode = std::fs::metadata(desk.path("copy.db")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let said = elsewhere.run("restore backup.db");
+    assert!(said.starts_with("./flux.db restored from backup.db: items 2, orders "), "{said}");
+    assert!(audited(&elsewhere)["orders"].as_u64().unwrap() >= before.len() as u64);
+    let (_restored, address) = elsewhere.serve("--workers 4");
+    for order in &before {
+        decided(&address, order);
+    }
+    // What waited in the backup is decided from there, under the same promises.
+    let begun = Instant::now();
+    while audited(&elsewhere)["undecided"] != 0 {
+        assert!(begun.elapsed() < PATIENCE, "orders of the backup wait");
+    }
+    drop((serve, work));
+}
+
+#[test]
+fn backup_overwrites_nothing_and_leaves_nothing_behind_when_it_fails() {
+    let desk = sale_of(300);
+    let desk = desk.with_file("taken.db", "mine").with_file("other.db-wal", "mine");
+    let before = names(&desk.path(""));
+    for (file, part) in [
+        ("taken.db", "taken.db is there already"),
+        ("other.db", "other.db-wal is there already"),
+        ("flux.db", "flux.db is there already"),
+        ("flux.db-wal", "is a part of the store"),
+        ("nowhere/copy.db", "no directory nowhere"),
+    ] {
+        let line = desk.refused(&format!("backup {file}"));
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(std::fs::read(desk.path("taken.db")).unwrap(), b"mine");
+
+    // No file may grow beyond some kilobytes, as on a full disk.
+    let mut limited = Command::new("sh");
+    let flux = env!("CARGO_BIN_EXE_flux");
+    limited.args(["-c", &format!("trap '' XFSZ; ulimit -f 80; exec {flux} backup copy.db")]);
+    let output = limited.current_dir(desk.path("")).env_clear().output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(names(&desk.path("")), before);
+
+    let empty = Desk::new();
+    assert!(empty.refused("backup copy.db").contains("there is no ./flux.db"));
+    assert_eq!(names(&empty.path("")).len(), 0);
+    let other = Desk::new();
+    rusqlite::Connection::open(other.path("flux.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE t (a)")
+        .unwrap();
+    assert!(other.refused("backup copy.db").contains("not a store of flux"));
+}
+
+#[test]
+fn restore_refuses_what_is_no_backup_and_a_store_that_is_used_or_holds_orders() {
+    let sale = sale_of(300);
+    sale.run("backup copy.db");
+    let desk = sale_of(2);
+    copy(&sale, "copy.db", &desk, "copy.db");
+    let whole = std::fs::read(desk.path("copy.db")).unwrap();
+    std::fs::write(desk.path("short.db"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(desk.path("text.db"), "no database at all").unwrap();
+    let other = rusqlite::Connection::open(desk.path("other.db")).unwrap();
+    other.execute_batch("CREATE TABLE t (a)").unwrap();
+    let newer = rusqlite::Connection::open(desk.path("newer.db")).unwrap();
+    newer.execute_batch("PRAGMA application_id = 0x666c7578; PRAGMA user_version = 999").unwrap();
+    let before = names(&desk.path(""));
+    for (file, part) in [
+        ("nothing.db", "there is no file nothing.db"),
+        ("short.db", "short.db cannot be restored"),
+        ("text.db", "text.db cannot be restored"),
+        ("other.db", "not a store of flux"),
+        ("newer.db", "another version"),
+        ("flux.db", "the store itself"),
+        ("copy.db", "holds a sale: add --replace"),
+    ] {
+        let line = desk.refused(&format!("restore {file}"));
+        assert!(line.contains(part), "{line}");
+    }
+    {
+        let (serve, _) = desk.serve("");
+        let line = desk.refused("restore copy.db --replace");
+        assert!(line.contains(&format!("flux serve (pid {}", serve.child.id())), "{line}");
+        serve.signal("STOP");
+        // Its heartbeat is gone, its connection is not.
+        let file = rusqlite::Connection::open(desk.path("flux.db")).unwrap();
+        file.execute_batch("DELETE FROM pulses").unwrap();
+        drop(file);
+        let line = desk.refused("restore copy.db --replace");
+        assert!(line.contains("another program has ./flux.db open"), "{line}");
+        serve.signal("CONT");
+    }
+    desk.run("items list");
+    assert_eq!(names(&desk.path("")), before);
+    assert_eq!(audited(&desk)["orders"], 2);
+
+    let said = desk.run("restore copy.db --replace");
+    let former = said.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
+    assert_eq!(audited(&desk)["orders"], 300);
+    assert_eq!(audited(&desk.with("FLUX_DATA", &former))["orders"], 2);
+
+    // A log without its file would be applied to what is put there.
+    let stale = Desk::new().with_file("flux.db-wal", "stale");
+    copy(&sale, "copy.db", &stale, "copy.db");
+    assert!(stale.refused("restore copy.db").contains("flux.db-wal is there already"));
+
+    let aws = Desk::new().with("FLUX_BACKEND", "aws");
+    for command in ["backup a.db", "restore a.db"] {
+        assert!(aws.refused(command).contains("aws dynamodb create-backup"));
+    }
+}
+
+/// A log that was not moved into the file belongs to the backup too.
+#[test]
+fn plain_copy_of_a_store_with_its_log_is_restored_whole() {
+    let sale = Desk::new();
+    sale.run("provision --item hall_A --stock 10");
+    let (serve, address) = sale.serve("--workers 4");
+    decided(&address, &buy(&address, "ann", "hall_A"));
+    drop(serve);
+    let desk = Desk::new();
+    copy(&sale, "flux.db", &desk, "copy.db");
+    copy(&sale, "flux.db-wal", &desk, "copy.db-wal");
+    desk.run("restore copy.db");
+    assert_eq!(audited(&desk)["orders"], 1);
+}
+
+#[test]
+fn killed_restore_leaves_the_old_sale_or_the_new_one() {
+    let sale = sale_of(200);
+    sale.run("backup copy.db");
+    let desk = sale_of(3);
+    copy(&sale, "copy.db", &desk, "copy.db");
+    let mut seen = HashSet::new();
+    for n in 0..24 {
+        // The old one again, with a log that was not moved into the file.
+        if audited(&desk)["orders"] == 200 {
+            let old = sale_of(3);
+            let (serve, address) = old.serve("--workers 1");
+            decided(&address, &buy(&address, "late", "hall_A"));
+            drop(serve);
+            for part in ["", "-wal", "-shm"] {
+                copy(&old, &format!("flux.db{part}"), &desk, &format!("flux.db{part}"));
+            }
+            let file = rusqlite::Connection::open(desk.path("flux.db")).unwrap();
+            file.execute_batch("DELETE FROM pulses").unwrap();
+        }
+        let mut restore = desk.start("restore copy.db --replace");
+        std::thread::sleep(Duration::from_millis(4 * n));
+        restore.child.kill().unwrap();
+        restore.end();
+        let orders = audited(&desk)["orders"].as_u64().unwrap();
+        assert!([3, 4, 200].contains(&orders), "{orders}");
+        seen.insert(orders == 200);
+    }
+    desk.run("restore copy.db --replace");
+    assert_eq!(audited(&desk)["orders"], 200);
+    println!("killed before and after: {seen:?}");
+}
+
+#[test]
+fn store_in_use_is_destroyed_by_force_only() {
+    let desk = Desk::new();
+    desk.run("provision --item hall_A --stock 10");
+    let (serve, address) = desk.serve("--workers 1");
+    let work = desk.start("work");
+    let begun = Instant::now();
+    let line = loop {
+        let line = desk.refused("provision --destroy --yes");
+        if line.contains("flux work") {
+            break line;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{line}");
+    };
+    for process in [&serve, &work] {
+        assert!(line.contains(&format!("(pid {} on ", process.child.id())), "{line}");
+    }
+    assert!(line.contains("--force"), "{line}");
+    decided(&address, &buy(&address, "ann", "hall_A"));
+
+    let output = desk.command("provision --destroy --yes --force").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("deleting what is in use by"), "{said}");
+    assert_eq!(names(&desk.path("")).len(), 0);
+    let begun = Instant::now();
+    while http(&address, "GET /items", "").0 != 503 {
+        assert!(begun.elapsed() < PATIENCE, "goes on");
+    }
+    drop((serve, work));
+    assert_eq!(desk.run("provision --destroy --yes --force"), "./flux.db is not there\n");
+
+    // What cannot be read may be in use.
+    let desk = Desk::new().with_file("flux.db", "not a store");
+    let line = desk.refused("provision --destroy --yes");
+    assert!(line.contains("not a store of flux") && line.contains("--force"), "{line}");
+}
+
+#[test]
+fn sale_on_aws_in_use_is_destroyed_by_force_only() {
+    let redis = crate::conformance::address("FLUX_TEST_REDIS");
+    let desk = Desk::on_aws().with("REDIS_URL", &redis);
+    let (desk, _) = super::story::provisioned(desk, "");
+    let (serve, address) = desk.serve("--workers 1");
+    let pid = serve.child.id();
+    let begun = Instant::now();
+    while !desk.run(&format!("top --once --target http://{address}")).contains(&format!(":{pid} ("))
+    {
+        assert!(begun.elapsed() < PATIENCE, "no heartbeat");
+    }
+    let line = desk.refused("provision --destroy --yes");
+    assert!(line.contains(&format!("in use by flux serve (pid {pid} on ")), "{line}");
+    assert!(line.contains("--force"), "{line}");
+    let nobody_knows = desk.with("REDIS_URL", "redis://127.0.0.1:1");
+    let output = nobody_knows.command("provision --destroy --yes").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("not known who uses the sale") && said.contains("--force"), "{said}");
+    let gone = nobody_knows.run("provision --destroy --yes --force");
+    assert_eq!(gone.matches("deleted").count(), 5, "{gone}");
+}
