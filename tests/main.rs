@@ -13,6 +13,7 @@ mod house;
 mod http;
 mod liar;
 mod model;
+mod nginx;
 mod order_key;
 mod packaging;
 mod provision;

@@ -177,7 +177,8 @@ settings! {
         /// commas, or `*`.
         cors_origins: Option<String> = None;
         /// Where browsers and clients find the API if that is not where it listens, like
-        /// `https://shop.example`: behind a proxy, whose pages then may buy where no key is needed.
+        /// `https://shop.example` or `https://shop.example/flux`: behind a proxy, maybe below a path,
+        /// which the proxy may take away or leave. Pages of this origin may buy without keys.
         public_url: Option<String> = None;
         /// Open connections, at most; fewer where the limit of open files is lower.
         connections_max: usize = 10_000, 1..=1_000_000;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use hyper::StatusCode;
-use hyper::header::{self, HeaderValue};
+use hyper::header;
 use hyper::http::request;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use tokio::time::Instant;
@@ -21,6 +21,8 @@ use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 use crate::core::trace::TraceContext;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Hex digits of an order's id.
+const ORDER_ID_LENGTH: usize = 32;
 
 impl Server {
     pub async fn buy(
@@ -39,7 +41,7 @@ impl Server {
                 meters.ack.record_time(begun.elapsed());
                 let (order_id, item_id) = (order.id, &order.item);
                 tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
-                Ok(accepted(&order))
+                Ok(self.accepted(&order))
             }
             Err(problem) => {
                 meters.refused[usize::from(problem.status().is_server_error())].add(1);
@@ -90,23 +92,25 @@ impl From<Refused> for Problem {
     }
 }
 
-/// The 202: written by hand, because a struct would be no shorter and this runs for every order.
-fn accepted(order: &Order) -> Answer {
-    let location = format!("/orders/{}", order.id);
-    let mut text = Vec::with_capacity(256);
-    let written = (|| {
-        let id = &location["/orders/".len()..];
-        write!(text, r#"{{"message":"Order received","order_id":"{id}","status":"queued","#)?;
-        text.extend_from_slice(br#""order":{"user_id":"#);
-        serde_json::to_writer(&mut text, order.user.as_str())?;
-        let (item, units) = (&order.item, order.quantity.units());
-        write!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
-    })();
-    written.expect("writing to memory does not fail");
-    let mut answer = json_text(StatusCode::ACCEPTED, text);
-    let location = HeaderValue::try_from(location).expect("hex digits are visible ASCII");
-    answer.headers_mut().insert(header::LOCATION, location);
-    answer
+impl Server {
+    /// The 202: written by hand, because a struct would be no shorter and this runs for every order.
+    fn accepted(&self, order: &Order) -> Answer {
+        let location = self.location(format_args!("/orders/{}", order.id));
+        let mut text = Vec::with_capacity(256);
+        let written = (|| {
+            let id = &location.as_bytes()[location.len() - ORDER_ID_LENGTH..];
+            text.extend_from_slice(br#"{"message":"Order received","order_id":""#);
+            text.extend_from_slice(id);
+            text.extend_from_slice(br#"","status":"queued","order":{"user_id":"#);
+            serde_json::to_writer(&mut text, order.user.as_str())?;
+            let (item, units) = (&order.item, order.quantity.units());
+            write!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
+        })();
+        written.expect("writing to memory does not fail");
+        let mut answer = json_text(StatusCode::ACCEPTED, text);
+        answer.headers_mut().insert(header::LOCATION, location);
+        answer
+    }
 }
 
 fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Problem> {

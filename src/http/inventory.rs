@@ -133,8 +133,9 @@ impl Server {
             rows.map(|(id, owner)| SoldJson { id: id.as_str(), owner: owner.as_str() }).collect();
         let text = in_place(place, &sold);
         let next = page.next.map(|next| {
-            let link = format!("</inventory?after={}>; rel=\"next\"", query::encode(&next));
-            HeaderValue::try_from(link).expect("percent-encoded text is visible ASCII")
+            let next = self.location(format_args!("/inventory?after={}", query::encode(&next)));
+            let link = [b"<", next.as_bytes(), b">; rel=\"next\""].concat();
+            HeaderValue::try_from(link).expect("a location is visible ASCII")
         });
         Ok(Page { tag: tag::of(&text), text, next })
     }

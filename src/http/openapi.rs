@@ -47,15 +47,22 @@ impl Written {
     }
 }
 
-static DOCUMENT: LazyLock<Written> = LazyLock::new(|| Written::of(document().to_string()));
+static VALUE: LazyLock<Value> = LazyLock::new(document);
+static DOCUMENT: LazyLock<Written> = LazyLock::new(|| Written::of(VALUE.to_string()));
 static REFERENCE: LazyLock<Written> =
-    LazyLock::new(|| Written::of(reference::page(&document()).into_string()));
+    LazyLock::new(|| Written::of(reference::page(&VALUE).into_string()));
 
 impl Server {
-    /// The document. The same on every server of a version.
+    /// The document. The same on every server of a version, but for where that is.
     pub fn openapi(&self, head: &request::Parts) -> Answer {
-        let answer = json_text(StatusCode::OK, DOCUMENT.text.clone());
-        tagged(answer, DOCUMENT.tag.clone(), head)
+        let Some(base) = self.public_base() else {
+            let answer = json_text(StatusCode::OK, DOCUMENT.text.clone());
+            return tagged(answer, DOCUMENT.tag.clone(), head);
+        };
+        let mut document = VALUE.clone();
+        document["servers"] = json!([{"url": base}]);
+        let written = Written::of(document.to_string());
+        tagged(json_text(StatusCode::OK, written.text), written.tag, head)
     }
 
     /// The document as a page to read.

@@ -120,7 +120,10 @@ impl Server {
         peer: IpAddr,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
-        let path = head.uri.path();
+        if let Some(location) = self.base_without_slash(head) {
+            return Ok(moved(location));
+        }
+        let path = self.path(head);
         let nothing = || Problem::not_found("there is nothing at this path");
         let found = self.routes.at(path).map_err(|_| nothing())?;
         let id = found.params.get("id").unwrap_or_default();
@@ -160,6 +163,14 @@ impl Server {
             }
         }
     }
+}
+
+/// For any method, which the client keeps.
+fn moved(location: HeaderValue) -> Answer {
+    let mut answer = Response::new(AnswerBody::whole(""));
+    *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    answer.headers_mut().insert(header::LOCATION, location);
+    answer
 }
 
 /// What a path takes; [`Server::allow_origin`] adds what other sites' pages may do there.

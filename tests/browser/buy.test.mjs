@@ -39,6 +39,19 @@ test("a buyer buys, and the next one is told that it is sold out", async (t) => 
   await leave(second);
 });
 
+test("below a path of a proxy a buyer buys, and the organiser sees it", async (t) => {
+  const shop = await Shop.open(t, { items: { hall_A: 1 } });
+  const below = await shop.behind(t, "/flux");
+  const buyer = await visit(browser, below, "/buy/hall_A");
+  await buy(buyer, "Zoë");
+  await says(buyer, "#state", "It is yours");
+  await leave(buyer);
+  const organiser = await visit(browser, below, "/");
+  await says(organiser, "#sold-units", "^1$");
+  await says(organiser, "#decisions", "Zoë");
+  await leave(organiser);
+});
+
 test("who waits sees the place in line, and a reload keeps it", async (t) => {
   const shop = await Shop.open(t, { workers: 0, items: { hall_A: 3 } });
   await shop.rush(2, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));

@@ -96,6 +96,29 @@ export class Shop {
     agent.destroy();
   }
 
+  /** A proxy that has this server below a path, which it takes away; with its `url`. */
+  async behind(t, prefix) {
+    const { port } = new URL(this.url);
+    const proxy = http.createServer((asked, answer) => {
+      const { method, headers, url } = asked;
+      if (!url.startsWith(`${prefix}/`)) return answer.writeHead(502).end();
+      const path = url.slice(prefix.length);
+      const passed = http.request({ host: "127.0.0.1", port, method, headers, path }, (got) => {
+        answer.writeHead(got.statusCode, got.headers);
+        got.pipe(answer);
+      });
+      passed.on("error", () => answer.destroy());
+      answer.on("close", () => passed.destroy());
+      asked.pipe(passed);
+    });
+    await new Promise((listening) => proxy.listen(0, "127.0.0.1", listening));
+    t.after(() => {
+      proxy.closeAllConnections();
+      proxy.close();
+    });
+    return { url: `http://127.0.0.1:${proxy.address().port}${prefix}` };
+  }
+
   /** Changes rows of the store while nobody has it open, as no flux would. */
   tamper(sql) {
     const script = "import sqlite3, sys; c = sqlite3.connect('flux.db'); c.execute(sys.argv[1]); c.commit()";

@@ -8,6 +8,7 @@ mod board;
 mod items;
 mod letters;
 mod pages;
+mod proxy;
 mod refusals;
 mod signals;
 mod store;

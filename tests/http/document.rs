@@ -133,6 +133,6 @@ async fn the_document_and_its_page_are_kept_by_who_has_them() {
     for path in document.0["paths"].as_object().unwrap().keys() {
         assert!(page.contains(&format!("<code>{path}</code>")), "{path}");
     }
-    assert!(page.contains("/assets/docs.css") && !page.contains("<script"));
+    assert!(page.contains("\"assets/docs.css\"") && !page.contains("<script"));
     assert_eq!(shop.get("/assets/docs.css").await.status, 200);
 }

@@ -14,16 +14,16 @@ pub(super) fn page(document: &Value) -> Markup {
                 title { (text(&info["title"])) " API" }
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                link rel="icon" href="/assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="/assets/look.css";
-                link rel="stylesheet" href="/assets/docs.css";
+                link rel="icon" href="assets/icon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="assets/look.css";
+                link rel="stylesheet" href="assets/docs.css";
             }
             body {
                 (contents(document))
                 main {
                     h1 { (text(&info["title"])) " API " small { (text(&info["version"])) } }
                     p.lead { (text(&info["summary"])) ". "
-                        a href="/openapi.json" { "openapi.json" } " is the same for machines." }
+                        a href="openapi.json" { "openapi.json" } " is the same for machines." }
                     (prose(&info["description"]))
                     @for tag in list(&document["tags"]) {
                         section id=(text(&tag["name"])) {

@@ -1,9 +1,9 @@
 // The live page: reads /events, shows the sale, says plainly when the picture is old.
 
-import { adminKey, setUpDesk, showAdmin } from "/assets/desk.js";
-import { bearer, detail, pause, readEvents, sleep } from "/assets/feed.js";
-import { Plots } from "/assets/plots.js";
-import { $, clock, count, fillBar, keep, known, make, ms, plain, rate, span, write } from "/assets/words.js";
+import { adminKey, setUpDesk, showAdmin } from "./desk.js";
+import { at, bearer, detail, pause, readEvents, sleep } from "./feed.js";
+import { Plots } from "./plots.js";
+import { $, clock, count, fillBar, keep, known, make, ms, plain, rate, span, write } from "./words.js";
 
 /** Without news for so long, the picture is old; a connection without a word for longer is given up. */
 const STALE_MS = 3_500;
@@ -287,7 +287,7 @@ async function readFeed() {
   };
   alive();
   try {
-    const answer = await fetch("/events", { headers: bearer(adminKey()), cache: "no-store", signal: mine.signal });
+    const answer = await fetch(at("events"), { headers: bearer(adminKey()), cache: "no-store", signal: mine.signal });
     if (!answer.ok) {
       trouble = await detail(answer);
       return answer;

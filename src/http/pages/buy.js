@@ -4,12 +4,12 @@
 // sessionStorage from before the first request until its end was seen: a reload, a second press or
 // a lost answer is the same order.
 
-import { bearer, detail, pause, readEvents, sendable, sleep } from "/assets/feed.js";
+import { at, bearer, detail, pause, readEvents, sendable, sleep, slot } from "./feed.js";
 
 const $ = (id) => document.getElementById(id);
-const item = decodeURIComponent(location.pathname.slice("/buy/".length));
-const SLOT = `flux.buy.${item}`;
-const TOKEN = "flux.buy.token";
+const item = decodeURIComponent(location.pathname.split("/").pop());
+const SLOT = slot("buy.", item);
+const TOKEN = slot("buy.", "token");
 /** The longest that one request may take without a word. */
 const SILENCE_MS = 40_000;
 /** Attempts at a request before the page asks its reader whether to go on. */
@@ -51,7 +51,7 @@ function ask(path, options = {}) {
   };
   alive();
   const headers = { ...bearer(token()), ...options.headers };
-  const asked = fetch(path, { cache: "no-store", ...options, headers, signal: cut.signal });
+  const asked = fetch(at(path), { cache: "no-store", ...options, headers, signal: cut.signal });
   return asked.then((answer) => ({ answer, alive, over: () => clearTimeout(timer) }));
 }
 
@@ -152,7 +152,7 @@ function showEnd(order) {
 
 async function showLeft() {
   try {
-    const answer = await fetch(`/items/${encodeURIComponent(item)}`, { cache: "no-store", headers: bearer(token()) });
+    const answer = await fetch(at(`items/${encodeURIComponent(item)}`), { cache: "no-store", headers: bearer(token()) });
     if (!answer.ok) return;
     const { free, stock, status } = await answer.json();
     const left = `${free.toLocaleString("en")} of ${stock.toLocaleString("en")} left`;
@@ -192,7 +192,7 @@ async function persist(work) {
 /** Sends the order until it is known to be taken, or refused for good. */
 function send() {
   return persist(async (refused) => {
-    const { answer, over } = await ask("/buy", {
+    const { answer, over } = await ask("buy", {
       method: "POST",
       headers: { "Content-Type": "application/json", "Idempotency-Key": attempt.key },
       body: JSON.stringify({ user_id: attempt.user, item_id: item, quantity: attempt.quantity }),
@@ -211,7 +211,7 @@ async function follow(id) {
   let streams = true;
   for (;;) {
     const order = await persist(async (refused) => {
-      const { answer, alive, over } = await ask(`/orders/${id}${streams ? "/events" : "?wait=20"}`);
+      const { answer, alive, over } = await ask(`orders/${id}${streams ? "/events" : "?wait=20"}`);
       try {
         if (answer.status === 401 || answer.status === 403) throw { final: await detail(answer), token: true };
         if (answer.status === 404) throw { final: "This order cannot be seen here.", token: true };

@@ -1,9 +1,9 @@
 // What the organiser may do with the admin key: restock, close, open, send again, drop.
 
-import { bearer, detail, sendable } from "/assets/feed.js";
-import { $, count, write } from "/assets/words.js";
+import { at, bearer, detail, sendable, slot } from "./feed.js";
+import { $, count, write } from "./words.js";
 
-const SLOT = "flux.admin";
+const SLOT = slot("", "admin");
 export const adminKey = () => sessionStorage.getItem(SLOT) ?? "";
 
 export function showAdmin() {
@@ -43,7 +43,7 @@ function ask({ title, words, button, grave, number }) {
 async function send(method, path, body, done) {
   try {
     const headers = { "Content-Type": "application/json", ...bearer(adminKey()) };
-    const answer = await fetch(path, { method, headers, body: JSON.stringify(body) });
+    const answer = await fetch(at(path), { method, headers, body: JSON.stringify(body) });
     if (!answer.ok) return tell(await detail(answer), true);
     tell(done(await answer.json().catch(() => ({}))));
   } catch {
@@ -51,7 +51,7 @@ async function send(method, path, body, done) {
   }
 }
 
-const put = (item, body, done) => send("PUT", `/items/${encodeURIComponent(item)}`, body, done);
+const put = (item, body, done) => send("PUT", `items/${encodeURIComponent(item)}`, body, done);
 
 async function setStock(item) {
   const taken = item.sold + item.held;
@@ -95,7 +95,7 @@ function fates({ dead_letters: all = [], left }) {
   return `${words.join(", ") || "There was nothing to do"}${why ? ` (${why})` : ""}${rest}.`;
 }
 
-const letters = (what, body) => send("POST", `/dead-letters/${what}`, body, fates);
+const letters = (what, body) => send("POST", `dead-letters/${what}`, body, fates);
 
 async function redrive(body, what) {
   const yes = await ask({
@@ -131,7 +131,7 @@ function act(button, board) {
 async function tryKey(key) {
   if (!sendable(key)) return "A key has no spaces or special letters in it.";
   try {
-    const answer = await fetch("/dead-letters?limit=1", { headers: bearer(key), cache: "no-store" });
+    const answer = await fetch(at("dead-letters?limit=1"), { headers: bearer(key), cache: "no-store" });
     if (answer.ok) return undefined;
     return answer.status === 401 ? "This is not the admin key." : await detail(answer);
   } catch {

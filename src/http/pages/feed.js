@@ -1,5 +1,12 @@
-// What both pages need of the network: server-sent events over fetch, because an EventSource sends
-// no Authorization, and pauses between attempts.
+// What both pages need of the network: addresses, server-sent events over fetch, because an
+// EventSource sends no Authorization, and pauses between attempts.
+
+/** Where the server is: maybe below a path, behind a proxy. This file is in its /assets/. */
+const root = new URL("../", import.meta.url);
+/** The address of a path of the API, given without its first slash. */
+export const at = (path) => new URL(path, root);
+/** A name in this tab's storage that no other server of the same origin has. */
+export const slot = (group, name) => `flux.${group}${root.pathname.slice(1)}${name}`;
 
 /**
  * Calls `on(name, data)` for each event of an answer until the stream ends, `heard()` for each sign

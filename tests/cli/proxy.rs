@@ -1,0 +1,167 @@
+//! Behind a real nginx, at a path of its own.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use super::{Desk, PATIENCE};
+use crate::nginx::Nginx;
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+}
+
+/// One request as a browser sends it that has one of the server's pages open.
+fn ask(address: &str, head: &str, body: &str) -> Answer {
+    ask_from(&format!("http://{address}"), address, head, body)
+}
+
+/// [`ask`] with a page of this origin open.
+fn ask_from(origin: &str, address: &str, head: &str, body: &str) -> Answer {
+    ask_with(&format!("Origin: {origin}"), address, head, body)
+}
+
+fn ask_with(headers: &str, address: &str, head: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{head} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    // A font is no text, and names nothing.
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// What is between each `before` and the quotation mark after it.
+fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
+    text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+/// A relative reference (RFC 3986, 5.2) as these pages have them.
+fn resolved(base: &str, reference: &str) -> String {
+    if reference.starts_with('/') {
+        return reference.to_owned();
+    }
+    let mut segments: Vec<&str> = base.split('/').collect();
+    segments.pop();
+    for segment in reference.split('/') {
+        match segment {
+            "." => {}
+            ".." => drop(segments.pop()),
+            name => segments.push(name),
+        }
+    }
+    segments.join("/")
+}
+
+/// Everything that a page names, and what that names, is there.
+fn load(address: &str, page: &str) {
+    let mut wanted = vec![page.to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(path) = wanted.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let answer = ask(address, &format!("GET {path}"), "");
+        assert_eq!(answer.status, 200, "{path} of {page}");
+        let text = answer.body;
+        for before in ["src=\"", "href=\"", "from \"", "url(\""] {
+            let named = quoted(&text, before).into_iter();
+            let named = named.filter(|named| !named.starts_with(['#', '?']) && !named.is_empty());
+            wanted.extend(named.map(|named| resolved(&path, named)));
+        }
+    }
+    assert!(seen.len() >= 4, "{seen:?}");
+}
+
+/// The `location` blocks for nginx in the run book: for a whole host, and below a path.
+fn blocks() -> [String; 2] {
+    let page = std::fs::read_to_string("docs/runbook.md").unwrap();
+    let blocks = page.split("```nginx\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let blocks: Vec<String> = blocks.map(str::to_owned).collect();
+    blocks.try_into().expect("two blocks")
+}
+
+/// The pages, the document, an order and its events behind nginx at `prefix`, with the settings of
+/// the run book.
+fn sell_behind_nginx(block: &str, prefix: &str) {
+    let desk = Desk::new();
+    let (mut serve, upstream) = desk.serve("--workers 4");
+    let nginx = Nginx::start(&block.replace("127.0.0.1:5000", &upstream));
+    let address = nginx.address.as_str();
+    let settings =
+        format!("public_url = \"http://{address}{prefix}\"\ntrusted_proxies = \"127.0.0.1\"");
+    let _desk = desk.with_file("config/flux.toml", settings);
+    serve.signal("HUP");
+    serve.log_line("changed: trusted_proxies, public_url");
+
+    for page in ["/", "/buy/ticket_001", "/docs"] {
+        load(address, &format!("{prefix}{page}"));
+    }
+    let document = ask(address, &format!("GET {prefix}/openapi.json"), "").json();
+    assert_eq!(document["servers"][0]["url"], format!("http://{address}{prefix}"));
+    let order = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+    let bought = ask(address, &format!("POST {prefix}/buy"), order);
+    assert_eq!(bought.status, 202, "{}", bought.body);
+    let path = bought.header("location");
+    assert!(path.starts_with(&format!("{prefix}/orders/")), "{path}");
+    assert_eq!(ask(address, &format!("GET {path}?wait=20"), "").json()["status"], "sold");
+    let events = ask(address, &format!("GET {path}/events"), "");
+    assert!(events.body.contains("\"status\":\"sold\""), "{}", events.body);
+    // Clients that ask the server without the proxy find the order at its Location too.
+    assert_eq!(ask(&upstream, &format!("GET {path}"), "").json()["status"], "sold");
+    if !prefix.is_empty() {
+        let base = ask(&upstream, &format!("GET {prefix}?wall"), "");
+        assert_eq!((base.status, base.header("location")), (308, &*format!("{prefix}/?wall")));
+    }
+    let buy = format!("POST {prefix}/buy");
+    let refused = ask_from("http://evil.example", address, &buy, order);
+    assert_eq!(refused.status, 403, "{}", refused.body);
+}
+
+#[test]
+fn the_run_books_nginx_serves_a_host_and_a_path_that_it_strips_or_not() {
+    let [host, path] = blocks();
+    let stripped = path.replace("127.0.0.1:5000;", "127.0.0.1:5000/;");
+    assert_ne!(stripped, path);
+    sell_behind_nginx(&host, "");
+    sell_behind_nginx(&path, "/flux");
+    sell_behind_nginx(&stripped, "/flux");
+}
+
+#[test]
+fn behind_nginx_as_it_is_by_default_a_modern_browser_buys_without_settings() {
+    let desk = Desk::new();
+    let (_serve, upstream) = desk.serve("");
+    let nginx = Nginx::start(&format!("location / {{ proxy_pass http://{upstream}; }}"));
+    let order = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+    // nginx asks for `upstream` then, which a browser's Origin is not.
+    let refused = ask(&nginx.address, "POST /buy", order);
+    assert!(refused.status == 403 && refused.body.contains("public_url"), "{}", refused.body);
+    let own = format!("Sec-Fetch-Site: same-origin\r\nOrigin: http://{}", nginx.address);
+    let bought = ask_with(&own, &nginx.address, "POST /buy", order);
+    assert_eq!(bought.status, 202, "{}", bought.body);
+}
