@@ -1,5 +1,7 @@
 //! Redis that is not there, comes, and goes.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conformance::redis::connect_to;
 use crate::conformance::{fresh_name, item, names, now};
+use crate::torture::proxy::Proxy;
 
 /// A Redis of the test's own; it ends with it.
 pub struct Server(pub Child);
@@ -64,7 +67,7 @@ async fn fails_at_once(lock: &RedisLock) {
 #[tokio::test]
 async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
     let directory = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let begun = Instant::now();
     let redis: Redis = connect_to(&format!("redis://127.0.0.1:{port}"), fresh_name("away")).await;
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
@@ -98,6 +101,65 @@ async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
         // The first call may still wait for the answer of one that is gone.
         let _first = lock.acquire(&item("x"), Token(1), LEASE).await;
         fails_at_once(&lock).await;
+    }
+    stop.cancel();
+    listening.await.unwrap();
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// One command, once the server listens; its answer's first line.
+fn command(port: u16, text: &str) -> String {
+    let begun = Instant::now();
+    let mut stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(stream) => break stream,
+            Err(e) => assert!(begun.elapsed() < Duration::from_secs(10), "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    write!(stream, "{text}\r\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ports = [free_port(), free_port()];
+    let _servers: Vec<Server> =
+        ports.iter().zip(&directories).map(|(port, at)| Server::start(*port, at.path())).collect();
+    assert_eq!(command(ports[1], &format!("REPLICAOF 127.0.0.1 {}", ports[0])), "+OK\r\n");
+    let proxy = Proxy::before(format!("127.0.0.1:{}", ports[0])).await;
+    let redis = connect_to(&format!("redis://127.0.0.1:{}", proxy.port), fresh_name("sale")).await;
+    let lock = RedisLock::new(redis.clone());
+    acquired(&lock).await;
+    let outcomes = Arc::new(RedisOutcomes::new(redis));
+    let (waiters, stop) = (Arc::new(Waiters::default()), CancellationToken::new());
+    let (listener, w, s) = (outcomes.clone(), waiters.clone(), stop.clone());
+    let listening = tokio::spawn(async move { listener.listen(w, s).await });
+
+    command(ports[1], "REPLICAOF NO ONE");
+    command(ports[0], &format!("REPLICAOF 127.0.0.1 {}", ports[1]));
+    proxy.leads_to(format!("127.0.0.1:{}", ports[1]));
+    let said = lock.check().await.unwrap_err().to_string();
+    assert!(said.contains("READONLY"), "{said}");
+    acquired(&lock).await;
+    lock.check().await.unwrap();
+    let begun = Instant::now();
+    let order = names().fresh(now());
+    let wait = waiters.wait_for(order);
+    let hint = wait.hint();
+    tokio::pin!(hint);
+    loop {
+        outcomes.publish(&[order]).await;
+        if tokio::time::timeout(Duration::from_millis(100), hint.as_mut()).await.is_ok() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "no hint from the new master");
     }
     stop.cancel();
     listening.await.unwrap();

@@ -11,7 +11,7 @@ mod disk;
 mod embedded;
 mod overload;
 mod place;
-mod proxy;
+pub mod proxy;
 mod row;
 mod sale;
 mod table;

@@ -1,8 +1,8 @@
 //! A TCP proxy before a service, through which it can be slow, silent, or away, and through which
 //! answers get lost after the request was done.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +28,7 @@ pub enum Way {
 /// It ends with the test.
 pub struct Proxy {
     pub port: u16,
+    upstream: Arc<Mutex<String>>,
     way: watch::Sender<Way>,
     running: JoinHandle<()>,
 }
@@ -39,14 +40,22 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (way, seen) = watch::channel(Way::Open);
         let answers = Arc::new(AtomicU64::new(0));
+        let upstream = Arc::new(Mutex::new(upstream));
+        let target = upstream.clone();
         let running = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *seen.borrow() != Way::Cut {
-                    tokio::spawn(carry(client, upstream.clone(), seen.clone(), answers.clone()));
+                    let upstream = target.lock().unwrap().clone();
+                    tokio::spawn(carry(client, upstream, seen.clone(), answers.clone()));
                 }
             }
         });
-        Proxy { port, way, running }
+        Proxy { port, upstream, way, running }
+    }
+
+    /// New connections lead there; those that stand stay where they are.
+    pub fn leads_to(&self, upstream: String) {
+        *self.upstream.lock().unwrap() = upstream;
     }
 
     /// From now on.

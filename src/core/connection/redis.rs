@@ -3,13 +3,14 @@
 //! long for it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::{Client, SubscriberClient};
-use fred::interfaces::{ClientLike, EventInterface};
-use fred::types::Builder;
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
 use fred::types::config::{Config, ReconnectPolicy, ServerConfig};
+use fred::types::{Builder, Expiration};
+use tokio::time::Instant;
 
 use crate::core::calls::{Calls, Service, Usage};
 
@@ -20,6 +21,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect again, in milliseconds: from, to, factor.
 const RECONNECT: (u32, u32, u32) = (50, 2_000, 2);
+
+/// By these a node refuses writes until it is master again, which may be never: it was demoted, or
+/// has lost its replicas to the new master.
+const DEMOTED: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
+/// The least time between two new connections for that reason.
+const DEMOTED_PAUSE: Duration = Duration::from_secs(1);
+/// How long the trace of a readiness check stays, in milliseconds.
+const CHECK_MS: i64 = 1_000;
 
 /// Where it is. `url` as fred reads it: `redis://`, `rediss://` for TLS, `redis-cluster://` and
 /// `rediss-cluster://` for a cluster.
@@ -46,6 +55,14 @@ pub struct Redis {
     prefix: Arc<str>,
     address: Arc<str>,
     calls: Arc<Calls>,
+    failover: Arc<Mutex<Failover>>,
+}
+
+/// What follows the address to another node after a failover.
+#[derive(Default)]
+struct Failover {
+    subscribers: Vec<SubscriberClient>,
+    last: Option<Instant>,
 }
 
 impl Redis {
@@ -85,7 +102,8 @@ impl Redis {
                  trying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL"
             );
         }
-        Ok(Self { client, builder, prefix, address, calls })
+        let failover = Arc::default();
+        Ok(Self { client, builder, prefix, address, calls, failover })
     }
 
     /// The connection for so many commands in one round trip, which is counted; an error at once
@@ -99,15 +117,49 @@ impl Redis {
         Ok(&self.client)
     }
 
-    /// Counts a round trip that came to nothing; returns why it did, in words.
+    /// Counts a round trip that came to nothing; returns why it did, in words. If the node refuses
+    /// writes, connects again in the background: the address may name another node by now.
     pub fn failed(&self, operation: &str, error: &fred::error::Error) -> String {
         self.calls.failed(Service::Redis, operation);
+        if DEMOTED.iter().any(|code| error.details().starts_with(code)) {
+            self.connect_again();
+        }
         error.to_string()
+    }
+
+    fn connect_again(&self) {
+        let subscribers = {
+            let mut failover = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
+            if failover.last.is_some_and(|last| last.elapsed() < DEMOTED_PAUSE) {
+                return;
+            }
+            failover.last = Some(Instant::now());
+            failover.subscribers.clone()
+        };
+        tracing::warn!("Redis at {} refuses writes; connecting again", self.address);
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let _reconnects = client.force_reconnection().await;
+            for subscriber in subscribers {
+                let _reconnects = subscriber.force_reconnection().await;
+            }
+        });
+    }
+
+    /// Whether a write is taken: a demoted node answers reads as before.
+    pub async fn check(&self) -> Result<(), String> {
+        let client = self.round_trip("SET", 1)?;
+        let ends = Some(Expiration::PX(CHECK_MS));
+        let set = client.set::<(), _, _>(self.name("check"), 1, ends, None, false).await;
+        set.map_err(|e| self.failed("SET", &e))
     }
 
     /// A new connection for subscriptions, not connected yet.
     pub fn subscriber(&self) -> Result<SubscriberClient, String> {
-        self.builder.build_subscriber_client().map_err(|e| e.to_string())
+        let subscriber = self.builder.build_subscriber_client().map_err(|e| e.to_string())?;
+        let mut failover = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
+        failover.subscribers.push(subscriber.clone());
+        Ok(subscriber)
     }
 
     /// The name of a key or channel.

@@ -60,6 +60,6 @@ pub trait Lock: Debug + Display + Send + Sync {
     /// Gives the lock back, if the token still holds it; a stranger's release does nothing.
     async fn release(&self, item: &ItemId, token: Token) -> Result<(), LockError>;
 
-    /// Whether the service answers.
+    /// Whether the service answers, and can grant locks.
     async fn check(&self) -> Result<(), LockError>;
 }

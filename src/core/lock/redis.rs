@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fred::interfaces::{ClientLike, LuaInterface};
+use fred::interfaces::LuaInterface;
 
 use super::{Acquired, Lock, LockError, Renewed, Token};
 use crate::core::connection::redis::Redis;
@@ -118,8 +118,6 @@ impl Lock for RedisLock {
     }
 
     async fn check(&self) -> Result<(), LockError> {
-        let client = self.redis.round_trip("PING", 1).map_err(LockError)?;
-        let answered = client.ping::<()>(None).await;
-        answered.map_err(|e| LockError(self.redis.failed("PING", &e)))
+        self.redis.check().await.map_err(LockError)
     }
 }

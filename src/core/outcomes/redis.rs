@@ -51,8 +51,7 @@ impl Outcomes for RedisOutcomes {
     }
 
     async fn check(&self) -> Result<(), String> {
-        let client = self.redis.round_trip("PING", 1)?;
-        client.ping::<()>(None).await.map_err(|e| e.to_string())
+        self.redis.check().await
     }
 
     async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
