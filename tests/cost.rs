@@ -73,7 +73,7 @@ async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too
     let calls = Arc::new(Calls::default());
     let aws = stand_ins_counted(calls.clone()).await;
     let table = fresh_name("orders");
-    TableSetup::new(&aws, &table).ensure(None, true).await.unwrap();
+    TableSetup::new(&aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
     let ledger = DynamoLedger::new(&aws, &table, key());
     let names = names();
     let orders: Vec<Order> = (0..99).map(|_| order(&names, "hot", "ann")).collect();

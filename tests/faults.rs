@@ -117,7 +117,7 @@ struct Table {
 
 async fn table() -> Table {
     let name = fresh_name("faults");
-    TableSetup::new(&stand_ins().await, &name).ensure(None, true).await.unwrap();
+    TableSetup::new(&stand_ins().await, &name).ensure(None, true, &mut |_, _| {}).await.unwrap();
     let faulty = Faulty::new("FLUX_TEST_MICROBURST_DYNAMODB", name.clone()).await;
     let ledger = DynamoLedger::new(&faulty.aws, &name, key());
     Table { faulty, ledger, names: names() }

@@ -18,7 +18,7 @@ use crate::faults::{denied_dynamodb, lossy_dynamodb};
 
 async fn tables(aws: &Aws) -> String {
     let table = fresh_name("keys");
-    TableSetup::new(aws, &table).ensure(None, true).await.unwrap();
+    TableSetup::new(aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
     table
 }
 

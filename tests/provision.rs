@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+};
 use flux::config::Settings;
 use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::wiring::provision::{Plan, apply, destroy};
@@ -15,13 +18,31 @@ fn plan(suffix: &str) -> Plan {
     Plan::new(&settings, Some(format!("{}{suffix}", fresh_name("sale"))), Some(5_000))
 }
 
+type Environment = Vec<(&'static str, String)>;
+
+/// The steps that were told of, and how it ended.
+async fn steps(
+    aws: &Aws,
+    plan: &Plan,
+    dry_run: bool,
+) -> (Vec<String>, Result<Environment, String>) {
+    let mut lines = Vec::new();
+    let ended = apply(aws, plan, dry_run, &mut |line| lines.push(line)).await;
+    (lines, ended)
+}
+
+async fn destroyed(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    destroy(aws, plan, dry_run, &mut |line| lines.push(line)).await.unwrap();
+    lines
+}
+
 /// What each line says of its resource.
 async fn said(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
-    let lines = apply(aws, plan, dry_run).await.unwrap().lines;
-    lines
-        .iter()
-        .map(|l| l.split_once(' ').unwrap().1.split_once(' ').unwrap().1.to_owned())
-        .collect()
+    let (lines, ended) = steps(aws, plan, dry_run).await;
+    ended.unwrap();
+    let said = |line: &String| line.splitn(3, ' ').nth(2).unwrap().to_owned();
+    lines.iter().map(said).collect()
 }
 
 #[tokio::test]
@@ -33,15 +54,15 @@ async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
         assert_eq!(said(&aws, &plan, true).await, ["would be made"; 6], "a dry run made something");
         assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
         assert_eq!(said(&aws, &plan, false).await, ["is there already"; 6]);
-        let environment = apply(&aws, &plan, false).await.unwrap().environment;
+        let environment = steps(&aws, &plan, false).await.1.unwrap();
         let names: Vec<&str> = environment.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["AWS_REGION", "SQS_QUEUE_URL", "DYNAMODB_TABLE"]);
         assert!(environment[1].1.ends_with(&plan.queue));
 
-        assert!(destroy(&aws, &plan, true).await.unwrap()[0].contains("would be deleted"));
+        assert!(destroyed(&aws, &plan, true).await[0].contains("would be deleted"));
         assert_eq!(said(&aws, &plan, true).await, ["is there already"; 6]);
-        destroy(&aws, &plan, false).await.unwrap();
-        let left = destroy(&aws, &plan, false).await.unwrap();
+        destroyed(&aws, &plan, false).await;
+        let left = destroyed(&aws, &plan, false).await;
         assert!(left.iter().all(|line| line.ends_with("is not there")), "{left:?}");
     }
 }
@@ -50,13 +71,13 @@ async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
 async fn what_differs_is_brought_up_to_date() {
     let aws = stand_ins().await;
     let plan = plan("");
-    apply(&aws, &plan, false).await.unwrap();
+    said(&aws, &plan, false).await;
     let longer = Plan { visibility: Duration::from_secs(60), ..plan.clone() };
     let mended = "brought up to date";
     let same = "is there already";
     assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same, same, same]);
     assert_eq!(said(&aws, &longer, false).await, [same; 6]);
-    destroy(&aws, &plan, false).await.unwrap();
+    destroyed(&aws, &plan, false).await;
 }
 
 #[tokio::test]
@@ -68,5 +89,46 @@ async fn the_addresses_in_the_environment_are_used() {
     let plan = plan("");
     assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
     assert_eq!(said(&stand_ins().await, &plan, false).await, ["is there already"; 6]);
-    destroy(&aws, &plan, false).await.unwrap();
+    destroyed(&aws, &plan, false).await;
+}
+
+#[tokio::test]
+async fn a_table_that_flux_cannot_use_is_named_with_what_it_has_after_the_steps_that_were_done() {
+    let aws = stand_ins().await;
+    let key = |name: &str, kind: KeyType| {
+        KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap()
+    };
+    let attribute = |name: &str, kind: ScalarAttributeType| {
+        AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().unwrap()
+    };
+    let (hash, number) = (KeyType::Hash, ScalarAttributeType::N);
+    let cases = [
+        (
+            "",
+            vec![("order_id", hash.clone(), number.clone())],
+            "order_id (N) and must have order_id (S)",
+        ),
+        (
+            "_items",
+            vec![("item_id", hash.clone(), ScalarAttributeType::S), ("at", KeyType::Range, number)],
+            "item_id (S) with at (N) and must have item_id (S)",
+        ),
+        ("_meta", vec![("id", hash, ScalarAttributeType::S)], "id (S) and must have name (S)"),
+    ];
+    for (n, (suffix, keys, expected)) in cases.into_iter().enumerate() {
+        let plan = plan("");
+        let table = format!("{}{suffix}", plan.table);
+        let mut create = aws.dynamodb().create_table().table_name(&table);
+        create = create.billing_mode(BillingMode::PayPerRequest);
+        for (name, kind, scalar) in keys {
+            create = create.key_schema(key(name, kind));
+            create = create.attribute_definitions(attribute(name, scalar));
+        }
+        create.send().await.unwrap();
+        let (lines, ended) = steps(&aws, &plan, false).await;
+        let error = ended.unwrap_err();
+        assert!(error.contains(&format!("table {table} has the key {expected}")), "{error}");
+        assert_eq!(lines.len(), 2 + n, "{lines:?}");
+        destroyed(&aws, &plan, false).await;
+    }
 }

@@ -134,13 +134,20 @@ fn announce(items: &[Listing]) -> Result<()> {
 async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     let (plan, items) = (args.plan(&settings), args.items()?);
     let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
+    // Goes on when nobody reads it any more: what was begun is done.
+    let mut printed = Ok(());
+    let mut step = |line: String| {
+        if printed.is_ok() {
+            printed = say(line);
+        }
+    };
     if args.destroy {
-        let lines = destroy(&aws, &plan, args.dry_run).await.map_err(Usage)?;
-        lines.iter().try_for_each(say)?;
+        destroy(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+        printed?;
         return Ok(());
     }
-    let made = apply(&aws, &plan, args.dry_run).await.map_err(Usage)?;
-    made.lines.iter().try_for_each(say)?;
+    let environment = apply(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+    printed?;
     let ledger = wiring::aws::ledger(&aws, &settings).await?;
     if args.dry_run && ledger.check().await.is_err() {
         announce(&items)?;
@@ -152,7 +159,7 @@ async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     }
     say("# the environment to use it:")?;
     let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
-    made.environment.iter().try_for_each(set)?;
+    environment.iter().try_for_each(set)?;
     Ok(())
 }
 

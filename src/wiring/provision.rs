@@ -52,12 +52,8 @@ pub struct Plan {
     pub key_is_set: bool,
 }
 
-/// What was done, or would be in a dry run, in lines for a person; and what to set to use it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Provisioned {
-    pub lines: Vec<String>,
-    pub environment: Vec<(&'static str, String)>,
-}
+/// Hears of each step in a line for a person, as soon as it is done, or would be in a dry run.
+pub type Steps<'a> = &'a mut (dyn FnMut(String) + Send);
 
 impl Plan {
     /// The resources that the settings name; `queue` is the name of a queue that they do not.
@@ -124,30 +120,35 @@ impl Plan {
     }
 }
 
-/// Makes what is missing and mends what differs; a dry run only says what it would do. The error
-/// is one line; what was done until then stays, and the same again goes on from there.
-pub async fn apply(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Provisioned, String> {
-    let mut lines = Vec::new();
+/// Makes what is missing and mends what differs; a dry run only says what it would do. Returns what
+/// to set to use it. The error is one line; what was done until then stays, and the same again goes
+/// on from there.
+pub async fn apply(
+    aws: &Aws,
+    plan: &Plan,
+    dry_run: bool,
+    step: Steps<'_>,
+) -> Result<Vec<(&'static str, String)>, String> {
     let queues = QueueSetup::new(aws);
     for wanted in plan.queues() {
         let change = queues.ensure(&wanted, !dry_run).await?;
-        lines.push(line("queue", &wanted.name, change, dry_run));
+        step(line("queue", &wanted.name, change, dry_run));
     }
-    let tables = TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run).await?;
-    lines.extend(tables.iter().map(|(table, change)| line("table", table, *change, dry_run)));
-    lines.extend(ensure_key(aws, plan, dry_run).await?);
+    let mut made = |table: &str, change| step(line("table", table, change, dry_run));
+    TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run, &mut made).await?;
+    ensure_key(aws, plan, dry_run, step).await?;
     let mut environment = vec![("AWS_REGION", aws.region().to_owned())];
     if let Some(url) = queues.url(&plan.queue).await? {
         environment.push(("SQS_QUEUE_URL", url));
     }
     environment.push(("DYNAMODB_TABLE", plan.table.clone()));
-    Ok(Provisioned { lines, environment })
+    Ok(environment)
 }
 
 /// The order key: stored if none is.
-async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String>, String> {
+async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> Result<(), String> {
     if plan.key_is_set {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let (keys, drawn) = (OrderKeys::new(aws, &plan.table), SystemChance.key());
     let stored = keys.stored().await.map_err(|e| e.to_string())?;
@@ -156,11 +157,12 @@ async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String>
         Stored::Nothing | Stored::NoTable if dry_run => (keys.fitting(drawn).await, Change::Made),
         _ => (keys.settle(drawn).await.map(|(_, origin)| origin), Change::Made),
     };
-    let mut lines = vec![line("key", "order_key", change, dry_run)];
-    if let Origin::Derived = origin.map_err(|e| e.to_string())? {
-        lines.push(derived_key(&plan.table));
+    let origin = origin.map_err(|e| e.to_string())?;
+    step(line("key", "order_key", change, dry_run));
+    if let Origin::Derived = origin {
+        step(derived_key(&plan.table));
     }
-    Ok(lines)
+    Ok(())
 }
 
 /// What to know of a key that anybody can make.
@@ -173,26 +175,27 @@ pub fn derived_key(table: &str) -> String {
 }
 
 /// Deletes all of it with what it holds; a dry run only says what it would delete.
-pub async fn destroy(aws: &Aws, plan: &Plan, dry_run: bool) -> Result<Vec<String>, String> {
-    let mut found = Vec::new();
+pub async fn destroy(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> Result<(), String> {
+    let mut gone = |kind: &str, name: &str, there: bool| {
+        step(match (there, dry_run) {
+            (false, _) => format!("{kind} {name} is not there"),
+            (true, true) => format!("{kind} {name} would be deleted with all that is in it"),
+            (true, false) => format!("{kind} {name} deleted"),
+        });
+    };
     let queues = QueueSetup::new(aws);
     for name in [plan.queue.clone(), plan.dead_letter_queue()] {
-        let there = queues.delete(&name, !dry_run).await?;
-        found.push(("queue", name, there));
+        gone("queue", &name, queues.delete(&name, !dry_run).await?);
     }
     // They may be left from when there were webhooks.
     for name in webhook_queues(&plan.queue) {
         let there = queues.delete(&name, !dry_run).await?;
-        found.extend((there || plan.webhooks).then_some(("queue", name, there)));
+        if there || plan.webhooks {
+            gone("queue", &name, there);
+        }
     }
-    let tables = TableSetup::new(aws, &plan.table).delete(!dry_run).await?;
-    found.extend(tables.into_iter().map(|(table, there)| ("table", table, there)));
-    let said = |(kind, name, there): (&str, String, bool)| match (there, dry_run) {
-        (false, _) => format!("{kind} {name} is not there"),
-        (true, true) => format!("{kind} {name} would be deleted with all that is in it"),
-        (true, false) => format!("{kind} {name} deleted"),
-    };
-    Ok(found.into_iter().map(said).collect())
+    let mut table_gone = |table: &str, there| gone("table", table, there);
+    TableSetup::new(aws, &plan.table).delete(!dry_run, &mut table_gone).await
 }
 
 fn line(kind: &str, name: &str, change: Change, dry_run: bool) -> String {

@@ -65,8 +65,8 @@ impl Throwaway {
         let queue = if fifo { format!("{name}.fifo") } else { name };
         let plan = Plan::new(settings, Some(queue), None);
         let aws = super::aws::load(settings, Arc::default()).await?;
-        let made = provision::apply(&aws, &plan, false).await.map_err(Usage)?;
-        let url = made.environment.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
+        let made = provision::apply(&aws, &plan, false, &mut |_| {}).await.map_err(Usage)?;
+        let url = made.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
         settings.sqs_queue_url = url.map(|(_, url)| url);
         Ok(Throwaway::Cloud(Box::new((aws, plan))))
     }
@@ -76,7 +76,7 @@ impl Throwaway {
             Throwaway::File(directory) => drop(directory),
             Throwaway::Cloud(cloud) => {
                 let (aws, plan) = *cloud;
-                if let Err(e) = provision::destroy(&aws, &plan, false).await {
+                if let Err(e) = provision::destroy(&aws, &plan, false, &mut |_| {}).await {
                     tracing::warn!("{} and {} are left over: {e}", plan.queue, plan.table);
                 }
             }

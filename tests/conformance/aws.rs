@@ -111,7 +111,7 @@ mod dynamodb {
     async fn bench() -> super::ledger::Bench {
         let aws = super::stand_ins().await;
         let table = super::fresh_name("orders");
-        super::TableSetup::new(&aws, &table).ensure(None, true).await.unwrap();
+        super::TableSetup::new(&aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
         let ledger = super::DynamoLedger::new(&aws, &table, super::key());
         super::ledger::Bench { ledger: super::Arc::new(ledger), names: super::names() }
     }

@@ -236,7 +236,7 @@ fn plans() -> [Plan; 3] {
 async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
     let aws = stand_ins().await;
     for plan in plans() {
-        apply(&aws, &plan, false).await.unwrap();
+        apply(&aws, &plan, false, &mut |_| {}).await.unwrap();
         let (queue_made, queue_arn) = queue(&aws, &plan.queue).await;
         let (dead_made, dead_arn) = queue(&aws, &plan.dead_letter_queue()).await;
         let mut made = vec![("orders", queue_made), ("dead_letters", dead_made)];
@@ -274,7 +274,7 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
             let ttl: Vec<_> = ttl.inspect(|ttl| assert_eq!(ttl["enabled"], "true")).collect();
             assert_eq!(ttl.first().map(|ttl| ttl["attribute_name"].clone()), expiry);
         }
-        destroy(&aws, &plan, false).await.unwrap();
+        destroy(&aws, &plan, false, &mut |_| {}).await.unwrap();
         assert_warm(&module, &plan);
     }
 }

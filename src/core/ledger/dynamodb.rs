@@ -171,6 +171,12 @@ impl DynamoLedger {
             Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => {
                 Err(LedgerError::Broken(format!("there is no table {table}: run `flux provision`")))
             }
+            Err(Fault::Broken(said)) if said.contains("ValidationException") => {
+                Err(LedgerError::Broken(format!(
+                    "table {table} must have the key {key_name} (S) ({said}): set dynamodb_table \
+                     to a table that `flux provision` made"
+                )))
+            }
             Err(fault) => Err(self.error(fault)),
             Ok(_) => Ok(()),
         }

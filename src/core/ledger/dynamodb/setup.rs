@@ -48,27 +48,33 @@ impl TableSetup {
     }
 
     /// Makes the tables, or brings them up to date, ready for `expect` orders a second; only says
-    /// so unless told to `apply`. Answers for each table, by its name.
+    /// so unless told to `apply`. Tells of each table, by its name, once it is done. A table that
+    /// flux cannot use is an error, and stays as it is.
     pub async fn ensure(
         &self,
         expect: Option<u32>,
         apply: bool,
-    ) -> Result<Vec<(String, Change)>, String> {
+        done: &mut (dyn FnMut(&str, Change) + Send),
+    ) -> Result<(), String> {
         let warm = warm_throughput(expect);
         let mut orders = self.ensure_table(&self.orders, ORDER_ID, warm, apply).await?;
         if self.ensure_expiry(orders, apply).await? && orders == Change::Unchanged {
             orders = Change::Changed;
         }
-        let items = self.ensure_table(&self.items, ITEM_ID, None, apply).await?;
-        let meta = self.ensure_table(&self.meta, META_NAME, None, apply).await?;
-        let names = [&self.orders, &self.items, &self.meta].map(String::clone);
-        Ok(names.into_iter().zip([orders, items, meta]).collect())
+        done(&self.orders, orders);
+        for (table, key) in [(&self.items, ITEM_ID), (&self.meta, META_NAME)] {
+            done(table, self.ensure_table(table, key, None, apply).await?);
+        }
+        Ok(())
     }
 
     /// Deletes the tables with all that is in them, the order key last: what is left over by a
-    /// deletion that was cut short still fits it. Answers for each whether there was one.
-    pub async fn delete(&self, apply: bool) -> Result<Vec<(String, bool)>, String> {
-        let mut answers = Vec::new();
+    /// deletion that was cut short still fits it. Tells of each whether there was one.
+    pub async fn delete(
+        &self,
+        apply: bool,
+        done: &mut (dyn FnMut(&str, bool) + Send),
+    ) -> Result<(), String> {
         for table in [&self.orders, &self.items, &self.meta] {
             let there = self.describe(table).await?.is_some();
             if there && apply {
@@ -78,9 +84,9 @@ impl TableSetup {
                 });
                 deleted.await.map_err(|fault| failed(table, fault))?;
             }
-            answers.push((table.clone(), there));
+            done(table, there);
         }
-        Ok(answers)
+        Ok(())
     }
 
     async fn ensure_table(
@@ -104,9 +110,9 @@ impl TableSetup {
             }
             return Ok(Change::Made);
         };
-        let found_key = found.key_schema().first().map(KeySchemaElement::attribute_name);
-        if found_key != Some(key) || found.key_schema().len() != 1 {
-            return Err(format!("table {table} has another key than {key}: choose another name"));
+        check_key(table, key, &found)?;
+        if found.table_status() == Some(&TableStatus::Deleting) {
+            return Err(format!("table {table} is being deleted: run the same again in a minute"));
         }
         // A stand-in that does not know of it says nothing.
         let is_warm = found.warm_throughput().and_then(|w| w.write_units_per_second());
@@ -173,8 +179,15 @@ impl TableSetup {
         });
         let answer = asked.await.map_err(|fault| failed(table, fault))?;
         let status = answer.time_to_live_description().and_then(|d| d.time_to_live_status());
+        let by = answer.time_to_live_description().and_then(|d| d.attribute_name());
         if matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
-            return Ok(false);
+            return match by {
+                Some(by) if by != EXPIRES_AT => Err(format!(
+                    "table {table} expires rows by {by} and must do so by {EXPIRES_AT}: disable \
+                     its TTL, or choose another name by dynamodb_table"
+                )),
+                _ => Ok(false),
+            };
         }
         if apply {
             let expiry = TimeToLiveSpecification::builder()
@@ -217,6 +230,26 @@ impl TableSetup {
         let late = || format!("table {table} is not ready yet: run the same command again later");
         tokio::time::timeout(READY_WITHIN, asking).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// Whether the table's key is a text of this name, and nothing else.
+fn check_key(table: &str, wanted: &str, found: &TableDescription) -> Result<(), String> {
+    let kind = |name: &str| {
+        let mut attributes = found.attribute_definitions().iter();
+        let attribute = attributes.find(|attribute| attribute.attribute_name() == name);
+        attribute.map_or("?", |attribute| attribute.attribute_type().as_str())
+    };
+    let keys = found.key_schema().iter().map(KeySchemaElement::attribute_name);
+    let keys: Vec<String> = keys.map(|name| format!("{name} ({})", kind(name))).collect();
+    let wanted = format!("{wanted} (S)");
+    if keys == [wanted.clone()] {
+        return Ok(());
+    }
+    let found = keys.join(" with ");
+    Err(format!(
+        "table {table} has the key {found} and must have {wanted}: delete it if nobody needs it, \
+         or choose another name by dynamodb_table"
+    ))
 }
 
 fn failed(table: &str, fault: Fault) -> String {
