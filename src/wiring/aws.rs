@@ -23,6 +23,8 @@ use crate::core::outcomes::local::LocalOutcomes;
 use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::pulses::local::LocalPulses;
 use crate::core::pulses::redis::RedisPulses;
+use crate::core::queue::Queue;
+use crate::core::queue::sqs::setup::region_of;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
 use crate::core::trace::Tracer;
 
@@ -51,13 +53,22 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
         let how = "set SQS_QUEUE_URL; `flux provision` makes a queue and prints its URL";
         return Err(Away::for_good(Usage(format!("the aws backend needs a queue: {how}"))));
     };
-    let key = order_key(&aws, settings, key_use).await.map_err(Away::from)?;
-    let names = super::names(key);
+    check_region(&aws, settings, &queue_url).map_err(Away::for_good)?;
     let queue = SqsSettings {
         queue_url,
         dead_letter_queue_url: None,
         visibility: Duration::from_millis(settings.visibility_timeout_ms),
     };
+    let key = match order_key(&aws, settings, key_use).await {
+        Ok(key) => key,
+        Err(e) => {
+            // If the queue is missing too, that is what to begin with.
+            let names = super::names(OrderKey::from_text(""));
+            SqsQueue::new(&aws, queue, names).check().await?;
+            return Err(e.into());
+        }
+    };
+    let names = super::names(key);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let webhooks = super::webhooks::on_aws(settings, &aws, &queue.queue_url, &clock);
     Ok(Ports {
@@ -95,6 +106,21 @@ pub(super) async fn pulses(settings: &Settings) -> Result<Option<RedisPulses>> {
         return Ok(None);
     }
     Ok(redis(settings, Arc::default()).await?.map(RedisPulses::new))
+}
+
+/// Elsewhere the queue would seem not to be there.
+fn check_region(aws: &Aws, settings: &Settings, queue_url: &str) -> Result<(), Usage> {
+    if settings.aws_endpoint_url.is_some() || settings.aws_endpoint_url_sqs.is_some() {
+        return Ok(());
+    }
+    match region_of(queue_url) {
+        Some(there) if there != aws.region() => Err(Usage(format!(
+            "SQS_QUEUE_URL is in {there} and the region is {}: set AWS_REGION={there}, or the URL \
+             of a queue in the same region as the tables",
+            aws.region()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The ledger in the tables that the settings name, for one who names no orders.

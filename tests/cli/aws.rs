@@ -1,5 +1,12 @@
 //! The real binary and its surroundings on AWS: the order key, credentials, proxies, regions.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, channel};
+
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+};
 use flux::core::connection::aws::Aws;
 use flux::core::ledger::Ledger;
 use flux::core::ledger::dynamodb::DynamoLedger;
@@ -7,9 +14,9 @@ use flux::core::ledger::dynamodb::order_key::{OrderKeys, meta_table};
 use flux::core::order::{OrderId, OrderKey, OrderNames};
 
 use super::story::provisioned;
-use super::{Desk, buy};
+use super::{Desk, PATIENCE, SESAME, buy};
 use crate::conformance::aws::stand_ins;
-use crate::conformance::item;
+use crate::conformance::{address, item};
 
 /// Does something to the stand-ins, for a test that waits for processes.
 fn on_stand_ins<T>(act: impl AsyncFnOnce(Aws) -> T) -> T {
@@ -54,4 +61,152 @@ fn a_key_made_from_the_tables_name_is_warned_of_at_each_start() {
     warned(&desk);
     let (quiet, _) = desk.with("FLUX_ORDER_KEY", "a key of the whole fleet").serve("");
     assert!(!quiet.logged.iter().any(|line| line.contains("made from its name")));
+}
+
+/// In AWS's own region, which no test may reach.
+fn abroad() -> Desk {
+    Desk::new()
+        .with("AWS_REGION", "eu-central-1")
+        .with("AWS_ACCESS_KEY_ID", "local")
+        .with("AWS_SECRET_ACCESS_KEY", SESAME)
+}
+
+/// Refuses whatever comes; its port, and the first line of each connection, in hex where it is no
+/// text.
+fn refusing() -> (u16, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut first = [0; 1];
+            if stream.read_exact(&mut first).is_err() {
+                continue;
+            }
+            let mut line = format!("{:02x}", first[0]);
+            if first[0].is_ascii_uppercase() {
+                let mut head = BufReader::new(&stream).lines().map_while(Result::ok);
+                line = format!("{}{}", first[0] as char, head.next().unwrap_or_default());
+                head.find(|line| line.is_empty());
+            }
+            let _gone = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+            let _ended = sender.send(line);
+        }
+    });
+    (port, lines)
+}
+
+#[test]
+fn https_proxy_is_used_for_aws_but_for_the_hosts_of_no_proxy() {
+    let (port, asked) = refusing();
+    let proxy = format!("http://ann:{SESAME}@127.0.0.1:{port}");
+    let line = abroad().with("HTTPS_PROXY", &proxy).refused("provision --backend aws");
+    assert!(line.contains("HTTPS_PROXY"), "{line}");
+    let first = asked.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(first, "CONNECT sqs.eu-central-1.amazonaws.com:443 HTTP/1.1");
+    while asked.try_recv().is_ok() {}
+
+    // 0.0.0.0 is this machine, and is none of the names by which it is always reached directly.
+    let (direct, hellos) = refusing();
+    let endpoint = format!("https://0.0.0.0:{direct}");
+    let desk = abroad().with("https_proxy", &format!("127.0.0.1:{port}"));
+    let desk = desk.with("AWS_ENDPOINT_URL", &endpoint);
+    desk.refused("provision --backend aws");
+    assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), format!("CONNECT 0.0.0.0:{direct} HTTP/1.1"));
+    while asked.try_recv().is_ok() {}
+    assert!(hellos.try_recv().is_err());
+    desk.with("NO_PROXY", "shop.example, 0.0.0.0").refused("provision --backend aws");
+    // The first byte of a TLS handshake.
+    assert_eq!(hellos.recv_timeout(PATIENCE).unwrap(), "16");
+    assert!(asked.try_recv().is_err());
+
+    let line =
+        abroad().with("HTTPS_PROXY", "socks5://127.0.0.1:1").refused("provision --backend aws");
+    assert!(line.contains("HTTPS_PROXY") && line.contains("http://HOST:PORT"), "{line}");
+}
+
+/// A desk with a home directory, and no credentials but those in its files.
+fn at_home(config: &str) -> Desk {
+    let desk = Desk::new().with_file(".aws/config", config);
+    let home = desk.directory.path().to_str().unwrap().to_owned();
+    desk.with("HOME", &home)
+        // The SDK warns of the same in its own words.
+        .with("FLUX_LOG", "error")
+        .with("AWS_REGION", "eu-central-1")
+        .with("AWS_ENDPOINT_URL_SQS", &address("FLUX_TEST_SQS"))
+        .with("AWS_ENDPOINT_URL_DYNAMODB", &address("FLUX_TEST_DYNAMODB"))
+}
+
+#[test]
+fn credentials_that_cannot_be_used_are_named_with_what_to_change() {
+    let profile =
+        |lines: &str| at_home(&format!("[profile shop]\n{lines}")).with("AWS_PROFILE", "shop");
+    for (desk, parts) in [
+        (at_home(""), ["no AWS credentials", "AWS_PROFILE"]),
+        (at_home("").with("AWS_PROFILE", "shop"), ["profile shop", "AWS_PROFILE"]),
+        (
+            at_home("[default]\nregion = x\n").with("AWS_PROFILE", "shop"),
+            ["profile `shop` was not defined", "AWS_PROFILE"],
+        ),
+        (profile("nothing here\n"), ["cannot be used", ".aws/config"]),
+        (profile("source_profile = nope\nrole_arn = x\n"), ["cannot be used", "`nope`"]),
+        (profile("credential_process = false\n"), ["cannot be loaded", "AWS_PROFILE"]),
+        (
+            profile("login_session = arn:aws:iam::1:user/ann\n"),
+            ["cannot be loaded", "log in again"],
+        ),
+    ] {
+        let line = desk.refused("provision --backend aws --dry-run");
+        assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
+        assert!(!line.contains("check the network"), "{line}");
+    }
+}
+
+#[test]
+fn a_profile_that_signs_in_by_aws_login_is_used_by_way_of_the_aws_cli() {
+    let answer = serde_json::json!({"Version": 1, "AccessKeyId": "local", "SecretAccessKey": SESAME,
+        "SessionToken": "t", "Expiration": "2099-01-01T00:00:00Z"});
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *\"--profile shop@eu\"*) echo '{answer}';; *) exit 3;; esac\n"
+    );
+    let desk = at_home("[profile shop@eu]\nlogin_session = arn:aws:iam::1:user/ann\n")
+        .with_file("bin/aws", script)
+        .with("AWS_PROFILE", "shop@eu");
+    let file = desk.path("bin/aws");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let bin = file.parent().unwrap().to_str().unwrap();
+    let desk = desk.with("PATH", &format!("{bin}:/usr/bin:/bin"));
+    assert!(desk.run("provision --backend aws --dry-run").contains("would be made"));
+}
+
+#[test]
+fn a_queue_of_another_region_is_not_sought_in_this_one() {
+    let url = "https://sqs.us-east-1.amazonaws.com/123456789012/orders";
+    let line = abroad().with("SQS_QUEUE_URL", url).refused("work");
+    assert!(line.contains("AWS_REGION=us-east-1") && line.contains("eu-central-1"), "{line}");
+}
+
+#[test]
+fn provision_prints_each_step_and_names_the_table_that_stopped_it() {
+    let desk = Desk::on_aws();
+    let items = format!("{}_items", table(&desk));
+    on_stand_ins(async |aws| {
+        let key = KeySchemaElement::builder().attribute_name("item_id").key_type(KeyType::Hash);
+        let number = ScalarAttributeType::N;
+        let attribute = AttributeDefinition::builder().attribute_name("item_id");
+        let create = aws.dynamodb().create_table().table_name(&items);
+        let create = create.key_schema(key.build().unwrap());
+        let create =
+            create.attribute_definitions(attribute.attribute_type(number).build().unwrap());
+        create.billing_mode(BillingMode::PayPerRequest).send().await.unwrap();
+    });
+    let queue = crate::conformance::fresh_name("orders");
+    let output =
+        desk.command(&format!("provision --backend aws --queue {queue}")).output().unwrap();
+    let (done, said) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(done.lines().filter(|line| line.ends_with(" made")).count(), 3, "{done}");
+    assert!(said.contains(&format!("table {items} has the key item_id (N)")), "{said}");
 }

@@ -3,7 +3,9 @@
 //! The SDK's own retries are switched off. Whether a call may be repeated, and what its outcome
 //! then is, depends on what it does; [`repeat`] and its callers say so.
 
+mod credentials;
 mod meter;
+mod proxy;
 
 use std::error::Error;
 use std::future::Future;
@@ -12,15 +14,16 @@ use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
 pub use aws_sdk_sqs::config::Credentials;
 use aws_sdk_sqs::config::retry::RetryConfig;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::Instant;
 
 use crate::core::calls::{Calls, Service};
+use credentials::WithLogin;
 use meter::Meter;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,11 +63,8 @@ impl Aws {
     /// Reads configuration and finds credentials lazily; calls no service of ours. The error is
     /// one line that says what to set.
     pub async fn load(settings: AwsSettings, calls: Arc<Calls>) -> Result<Self, String> {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http)
+            .http_client(proxy::http_client()?)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts(ATTEMPT_TIMEOUT));
         if let Some(region) = &settings.region {
@@ -78,8 +78,20 @@ impl Aws {
         }
         let sdk = loader.load().await;
         if sdk.region().is_none() {
-            return Err("no AWS region is set: set AWS_REGION, for example to eu-central-1".into());
+            let profile = std::env::var("AWS_PROFILE").unwrap_or_default();
+            let or = match profile.as_str() {
+                "" => String::new(),
+                name => format!(", or a region for profile {name:?} in ~/.aws/config"),
+            };
+            return Err(format!("no AWS region is set: set AWS_REGION, as to eu-central-1{or}"));
         }
+        let sdk = match sdk.credentials_provider() {
+            Some(found) if settings.credentials.is_none() => {
+                let provider = SharedCredentialsProvider::new(WithLogin::new(found));
+                sdk.into_builder().credentials_provider(provider).build()
+            }
+            _ => sdk,
+        };
         Ok(Self { sdk, settings, calls })
     }
 
@@ -129,9 +141,6 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .build()
 }
 
-/// What the SDK says when there are none anywhere.
-const NO_CREDENTIALS: &str = "no providers in chain provided credentials";
-
 /// What a failed call means for what it was to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -172,19 +181,7 @@ impl Fault {
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         let SdkError::ServiceError(service) = error else {
-            return match error {
-                SdkError::ConstructionFailure(_) => Fault::Broken(chain(error)),
-                _ if chain(error).contains(NO_CREDENTIALS) => Fault::Broken(
-                    "no AWS credentials were found: set AWS_ACCESS_KEY_ID and \
-                     AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-                        .to_owned(),
-                ),
-                SdkError::DispatchFailure(_) => Fault::Unknown(format!(
-                    "no connection ({}): check the network, AWS_REGION and AWS_ENDPOINT_URL",
-                    root_cause(error)
-                )),
-                _ => Fault::Unknown(chain(error)),
-            };
+            return Fault::before_the_service(error);
         };
         let (code, status) = (service.err().code(), service.raw().status().as_u16());
         let code = code.unwrap_or("an error without a code");
@@ -201,8 +198,29 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Of a call to which no service has answered.
+    fn before_the_service<E>(error: &SdkError<E, Response>) -> Fault
+    where
+        E: Error + Send + Sync + 'static,
+    {
+        if let Some(fault) = credentials::fault(error) {
+            return fault;
+        }
+        match error {
+            SdkError::ConstructionFailure(_) => Fault::Broken(chain(error)),
+            SdkError::DispatchFailure(_) => Fault::Unknown(format!(
+                "no connection ({}): check the network, HTTPS_PROXY, AWS_REGION and \
+                 AWS_ENDPOINT_URL",
+                root_cause(error)
+            )),
+            _ => Fault::Unknown(chain(error)),
+        }
+    }
+}
+
 /// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &(dyn Error + 'static)) -> String {
     let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -215,7 +233,7 @@ fn chain(error: &dyn Error) -> String {
     said.replace('\n', " ")
 }
 
-fn root_cause(error: &dyn Error) -> String {
+fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

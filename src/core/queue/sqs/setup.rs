@@ -34,6 +34,21 @@ pub struct QueueSetup {
     client: Client,
 }
 
+/// The region in the URL of a queue; `None` where the host is not one of AWS's that names it.
+pub fn region_of(url: &str) -> Option<&str> {
+    let host = url.split_once("://")?.1.split(['/', ':']).next()?;
+    let aws = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".vpce.amazonaws.com"];
+    let (_, name) =
+        aws.iter().filter_map(|end| Some((end.len(), host.strip_suffix(*end)?))).max()?;
+    match name.split('.').collect::<Vec<_>>().as_slice() {
+        // `queue.amazonaws.com` and `REGION.queue.amazonaws.com`: as it was once.
+        ["queue"] => Some("us-east-1"),
+        [region, "queue"] => Some(*region),
+        [.., "sqs" | "sqs-fips", region] => Some(*region),
+        _ => None,
+    }
+}
+
 type Attributes = HashMap<QueueAttributeName, String>;
 
 impl QueueSetup {
@@ -171,4 +186,27 @@ fn same(found: &str, wanted: &str) -> bool {
 fn failed(name: &str, fault: Fault) -> String {
     let (Fault::Busy(said) | Fault::Unknown(said) | Fault::Broken(said)) = fault;
     format!("SQS queue {name}: {said}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::region_of;
+
+    #[test]
+    fn a_queue_url_names_its_region() {
+        for (host, region) in [
+            ("sqs.eu-central-1.amazonaws.com", Some("eu-central-1")),
+            ("sqs.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
+            ("sqs-fips.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
+            ("sqs.us-east-1.api.aws", Some("us-east-1")),
+            ("vpce-1-a.sqs.eu-west-1.vpce.amazonaws.com", Some("eu-west-1")),
+            ("eu-west-3.queue.amazonaws.com", Some("eu-west-3")),
+            ("queue.amazonaws.com", Some("us-east-1")),
+            ("sqs.eu-west-1.localhost.localstack.cloud:4566", None),
+            ("127.0.0.1:4566", None),
+        ] {
+            assert_eq!(region_of(&format!("https://{host}/123456789012/orders")), region, "{host}");
+        }
+        assert_eq!(region_of("orders"), None);
+    }
 }
