@@ -106,6 +106,29 @@ async fn a_message_of_another_producer_that_is_no_order() {
     letters(&desk, 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_order_under_a_decided_id_is_dead_lettered_and_redriven_under_its_own() {
+    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
+    desk.run("provision --item ticket_001 --stock 10");
+    let url = &desk.environment.iter().find(|(name, _)| name == "SQS_QUEUE_URL").unwrap().1;
+    let (_serve, address) = desk.serve("--workers 5");
+    let id = buy(&address, "ann", "ticket_001");
+    assert_eq!(decided(&address, &id)["status"], "sold");
+
+    let order = |user: &str| json!({"user_id": user, "item_id": "ticket_001", "order_id": id});
+    let message = json!([order("ann"), order("bob")]).to_string();
+    send_raw(&stand_ins().await, url, &message).await;
+    let letter = letters(&desk, 1).remove(0);
+    assert!(letter["reason"].as_str().unwrap().contains("another request"), "{letter}");
+    assert!(letter["body"].as_str().unwrap().contains("bob"), "{letter}");
+    desk.run("dlq redrive --all");
+    let own = letter["order_id"].as_str().unwrap();
+    assert_eq!(decided(&address, own)["user_id"], "bob");
+    assert_eq!(decided(&address, &id)["user_id"], "ann");
+    letters(&desk, 0);
+    assert!(desk.run("audit").ends_with("oversold 0, stranded 0, undecided 0\n"));
+}
+
 const BURIED: usize = 40;
 
 /// Orders for the hall that were taken and ended up in the dead-letter queue of the embedded store.

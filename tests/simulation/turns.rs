@@ -9,6 +9,7 @@ use flux::core::order::worker::{Rules, Worker};
 use flux::core::order::{
     Clock, ItemChange, ItemId, Order, OrderId, Quantity, Timestamp, UserId, message,
 };
+use flux::core::queue::DeadLetter;
 use flux::telemetry::Silent;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -233,4 +234,23 @@ async fn of_two_requests_under_one_id_the_first_is_decided_and_the_other_redrive
     redrive_all(&stage.store.ports(&operator, true)).await.unwrap();
     let both = vec!["ann".to_owned(), "forger".to_owned()];
     assert_eq!(settled(&stage).await, (both, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_id_is_decided_for_another_request_is_not_dropped() {
+    let stage = Stage::new(Backend::Standard);
+    let order = stage.order("ann");
+    stage.hire("worker");
+    stage.put(std::slice::from_ref(&order));
+    sleep(LEASE).await;
+    let letter = DeadLetter {
+        order_id: order.id,
+        reason: "received too often".to_owned(),
+        body: message::encode(&[forged(&order)]),
+        at: order.accepted_at,
+    };
+    stage.store.state().letters.insert(order.id, letter);
+    let operator = Process::new(&stage.world, "operator".to_owned());
+    redrive_all(&stage.store.ports(&operator, true)).await.unwrap();
+    assert_eq!(settled(&stage).await, (vec!["ann".to_owned()], vec!["forger".to_owned()]));
 }

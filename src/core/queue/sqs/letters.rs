@@ -341,3 +341,32 @@ fn text_attribute(value: String) -> MessageAttributeValue {
     let attribute = MessageAttributeValue::builder().data_type("String").string_value(value);
     attribute.build().expect("the type is set")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::order::{ItemId, OrderKey, OrderNames, Quantity, UserId};
+
+    #[test]
+    fn a_second_letter_of_an_order_is_not_sent_and_another_request_under_its_id_is_kept() {
+        let id = OrderNames::new(OrderKey::from_text("k"), 1).fresh(Timestamp(1));
+        let wish = |user: &str| {
+            Wish::Send(Order {
+                id,
+                user: UserId::parse(user).unwrap(),
+                item: ItemId::parse("x").unwrap(),
+                quantity: Quantity::ONE,
+                accepted_at: Timestamp(1),
+                trace: None,
+            })
+        };
+        let mut look = Look::default();
+        assert!(look.send(&mut wish("ann")).is_some());
+        let mut again = wish("ann");
+        assert_eq!(look.send(&mut again), None);
+        assert_eq!(again, wish("ann"));
+        let mut other = wish("bob");
+        assert_eq!(look.send(&mut other), None);
+        assert_eq!(other, Wish::Keep);
+    }
+}
