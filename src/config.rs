@@ -2,7 +2,10 @@
 //! flags; each later source wins. What is not known is refused, never ignored.
 
 mod check;
+mod dotenv;
+mod environment;
 mod keys;
+mod secrets;
 mod values;
 
 use std::fmt::Display;
@@ -11,6 +14,8 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use toml::de::{DeTable, DeValue};
 
+use environment::{AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN};
+use environment::{Shared, Variable, lookup};
 pub use keys::{Key, Settings};
 pub use values::{Backend, LogFormat};
 
@@ -38,33 +43,12 @@ pub struct Flags {
     pub concurrency: Option<usize>,
 }
 
-/// Names that other tools use too, taken as they are, each with the key that it sets.
-const SHARED_NAMES: [(&str, &str); 13] = [
-    ("AWS_REGION", "aws_region"),
-    ("AWS_ENDPOINT_URL", "aws_endpoint_url"),
-    ("AWS_ENDPOINT_URL_SQS", "aws_endpoint_url_sqs"),
-    ("AWS_ENDPOINT_URL_DYNAMODB", "aws_endpoint_url_dynamodb"),
-    ("SQS_QUEUE_URL", "sqs_queue_url"),
-    ("DYNAMODB_TABLE", "dynamodb_table"),
-    ("REDIS_URL", "redis_url"),
-    ("REDIS_HOST", "redis_host"),
-    ("REDIS_PORT", "redis_port"),
-    ("REDIS_PASSWORD", "redis_password"),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
-    ("OTEL_SERVICE_NAME", "service_name"),
-];
-
 const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
 
 impl Settings {
     /// Reads every source of this process. Blocking; changes nothing in the environment.
     pub fn load(flags: &Flags) -> Result<Settings, ConfigError> {
-        // A name or value that is not UTF-8 cannot be one of ours.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self::load_from(Path::new("."), std::env::vars_os().filter_map(text).collect(), flags)
+        Self::load_variables(Path::new("."), environment::of_this_process()?, flags)
     }
 
     /// [`Settings::load`] with the working directory and the environment as given.
@@ -73,28 +57,27 @@ impl Settings {
         environment: Vec<(String, String)>,
         flags: &Flags,
     ) -> Result<Settings, ConfigError> {
+        let variables = environment.into_iter().map(|(name, value)| (name, Some(value)));
+        Self::load_variables(directory, variables.collect(), flags)
+    }
+
+    fn load_variables(
+        directory: &Path,
+        environment: Vec<Variable>,
+        flags: &Flags,
+    ) -> Result<Settings, ConfigError> {
         let mut settings = Settings::default();
-        let (file, named) = match &flags.config {
-            Some(file) => (file.clone(), true),
-            None => (directory.join("config/flux.toml"), false),
-        };
-        match std::fs::read_to_string(&file) {
-            Ok(text) => settings.read_toml(&text, &file.display())?,
-            Err(e) if !named && e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => {
-                return Err(ConfigError(format!(
-                    "cannot read {}: {e}; check --config",
-                    file.display()
-                )));
-            }
-        }
-        let dotenv = read_dotenv(&directory.join(".env"))?;
-        settings.read_environment(&dotenv, ".env")?;
-        settings.read_environment(&environment, "the environment")?;
-        if lookup(&environment, "AWS_ACCESS_KEY_ID").is_none() {
+        settings.read_file(directory, flags)?;
+        let dotenv = dotenv::read(&directory.join(".env"))?;
+        let environment = settings.without_service_links(environment);
+        let mut shared = Shared::default();
+        settings.read_variables(&dotenv, ".env", &mut shared)?;
+        settings.read_variables(&environment, "the environment", &mut shared)?;
+        settings.read_flags(flags);
+        settings.read_shared(&shared)?;
+        if settings.backend() == Backend::Aws && lookup(&environment, AWS_ACCESS_KEY_ID).is_none() {
             settings.aws_credentials = AwsCredentials::read(&dotenv)?;
         }
-        settings.read_flags(flags);
         settings.check()?;
         Ok(settings)
     }
@@ -106,6 +89,21 @@ impl Settings {
             (None, Some(_)) => Backend::Aws,
             (None, None) => Backend::Embedded,
         }
+    }
+
+    fn read_file(&mut self, directory: &Path, flags: &Flags) -> Result<(), ConfigError> {
+        let default = directory.join("config/flux.toml");
+        let file = flags.config.as_ref().unwrap_or(&default);
+        let wrong = |why: &dyn Display| {
+            ConfigError(format!("cannot read {}: {why}; check --config", file.display()))
+        };
+        let bytes = match dotenv::read_if_there(file).map_err(|e| wrong(&e))? {
+            Some(bytes) => bytes,
+            None if flags.config.is_none() => return Ok(()),
+            None => return Err(wrong(&std::io::Error::from(std::io::ErrorKind::NotFound))),
+        };
+        let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is not UTF-8"))?;
+        self.read_toml(&text, &file.display())
     }
 
     fn read_toml(&mut self, text: &str, file: &dyn Display) -> Result<(), ConfigError> {
@@ -124,6 +122,10 @@ impl Settings {
             }
             let read = match value.get_ref() {
                 DeValue::String(text) => self.set(key, text),
+                // `1_0` and `1.10` would not come out as they are written.
+                DeValue::Integer(_) | DeValue::Float(_) if keys::ACCESS_TEXTS.contains(&&**key) => {
+                    Err("must be a text in quotes".to_owned())
+                }
                 DeValue::Integer(n) if n.radix() == 10 => self.set(key, n.as_str()),
                 // In its plainest form: `1e3` is a text like any other to a key that takes texts.
                 DeValue::Float(n) => match n.as_str().parse() {
@@ -133,34 +135,6 @@ impl Settings {
                 _ => Err("must be a text in quotes or a number".to_owned()),
             };
             read.map_err(|e| ConfigError(format!("{place}: `{key}` {e}")))?;
-        }
-        Ok(())
-    }
-
-    /// Takes what is ours; a shared name first, so that `FLUX_` wins over it.
-    fn read_environment(
-        &mut self,
-        variables: &[(String, String)],
-        source: &str,
-    ) -> Result<(), ConfigError> {
-        let mut set = |name: &str, key: &str, value: &str| {
-            self.set(key, value).map_err(|e| ConfigError(format!("{source}: {name} {e}")))
-        };
-        for (name, key) in SHARED_NAMES {
-            if let Some(value) = lookup(variables, name) {
-                set(name, key, value)?;
-            }
-        }
-        for (name, value) in variables {
-            let Some(key) = name.strip_prefix("FLUX_") else { continue };
-            let key = key.to_ascii_lowercase();
-            if !Self::KEYS.contains(&key.as_str()) || *name != name.to_ascii_uppercase() {
-                let what = format!("{name} is not a setting of flux: {UNKNOWN}");
-                return Err(ConfigError(format!("{source}: {what}")));
-            }
-            if !value.is_empty() {
-                set(name, &key, value)?;
-            }
         }
         Ok(())
     }
@@ -177,36 +151,22 @@ impl Settings {
 }
 
 impl AwsCredentials {
-    fn read(dotenv: &[(String, String)]) -> Result<Option<Self>, ConfigError> {
-        let Some(id) = lookup(dotenv, "AWS_ACCESS_KEY_ID") else { return Ok(None) };
-        let Some(secret) = lookup(dotenv, "AWS_SECRET_ACCESS_KEY") else {
-            let what = "add AWS_SECRET_ACCESS_KEY or remove AWS_ACCESS_KEY_ID";
-            return Err(ConfigError(format!(".env: half a pair of AWS credentials: {what}")));
+    fn read(dotenv: &[Variable]) -> Result<Option<Self>, ConfigError> {
+        let id = lookup(dotenv, AWS_ACCESS_KEY_ID);
+        let secret = lookup(dotenv, AWS_SECRET_ACCESS_KEY);
+        let half = |has: &str, lacks: &str| {
+            let what = format!("half a pair of AWS credentials: add {lacks} or remove {has}");
+            Err(ConfigError(format!(".env: {what}")))
         };
-        Ok(Some(Self {
-            access_key_id: id.to_owned(),
-            secret_access_key: secret.into(),
-            session_token: lookup(dotenv, "AWS_SESSION_TOKEN").map(SecretString::from),
-        }))
+        match (id, secret) {
+            (None, None) => Ok(None),
+            (Some(_), None) => half(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY),
+            (None, Some(_)) => half(AWS_SECRET_ACCESS_KEY, AWS_ACCESS_KEY_ID),
+            (Some(id), Some(secret)) => Ok(Some(Self {
+                access_key_id: id.to_owned(),
+                secret_access_key: secret.into(),
+                session_token: lookup(dotenv, AWS_SESSION_TOKEN).map(SecretString::from),
+            })),
+        }
     }
-}
-
-/// The variables of a `.env` file; none without a file.
-fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-    // dotenvy's own message for a bad line quotes it, secrets and all.
-    let message = |e: dotenvy::Error| match e {
-        dotenvy::Error::Io(e) => ConfigError(format!("cannot read .env: {e}; mend or remove it")),
-        _ => ConfigError(".env: a line is not NAME=VALUE (quote values with spaces)".to_owned()),
-    };
-    match dotenvy::from_path_iter(file) {
-        Ok(lines) => lines.collect::<Result<_, _>>().map_err(message),
-        Err(e) if e.not_found() => Ok(Vec::new()),
-        Err(e) => Err(message(e)),
-    }
-}
-
-/// A variable's last value; an empty one counts as absent, as container tools pass them.
-fn lookup<'a>(variables: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let last = variables.iter().rev().find(|(n, _)| n == name);
-    last.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
 }

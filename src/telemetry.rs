@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogFormat, Settings};
@@ -20,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Starts the log. The filter has been checked with the settings.
 pub fn start_log(settings: &Settings) {
-    let filter = EnvFilter::builder().parse_lossy(&settings.log);
+    let filter = filter(&settings.log);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -43,6 +44,18 @@ pub fn start_log(settings: &Settings) {
     }
 }
 
+/// The AWS SDK logs access key ids at `info`, and signed requests below that. Its lines are shown
+/// from `warn` on, unless the filter names a target of it that is longer, like `aws_config=debug`.
+const SDK: &str = "aws=warn";
+
+fn filter(log: &str) -> EnvFilter {
+    let wanted = EnvFilter::builder().parse_lossy(log);
+    match wanted.max_level_hint() {
+        Some(most) if most <= LevelFilter::WARN => wanted,
+        _ => EnvFilter::builder().parse_lossy(format!("{SDK},{log}")),
+    }
+}
+
 /// Changes what is logged.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
@@ -55,7 +68,7 @@ fn reload_with<S: 'static>(handle: reload::Handle<EnvFilter, S>) {
 /// Logs by another filter from now on. The filter has been checked with the settings.
 pub fn set_log_filter(filter: &str) {
     if let Some(set) = SET_FILTER.get() {
-        set(EnvFilter::builder().parse_lossy(filter));
+        set(self::filter(filter));
     }
 }
 

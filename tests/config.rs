@@ -2,7 +2,7 @@ mod reference;
 
 use std::path::Path;
 
-use flux::config::{Backend, Flags, LogFormat, Settings};
+use flux::config::{Backend, Flags, Key, LogFormat, Settings};
 use flux::load::Prices;
 use secrecy::ExposeSecret;
 
@@ -51,8 +51,18 @@ fn every_file_in_config_parses_and_the_example_has_exactly_the_keys_with_their_d
         .collect();
     let keys: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(keys, Settings::KEYS, "same keys, same order");
+    // Those are refused when they are empty.
+    let guards: Vec<&str> =
+        Settings::keys().iter().filter(|key| key.guards_access).map(|key| key.name).collect();
+    let lines: Vec<&str> = lines
+        .into_iter()
+        .filter(|line| {
+            !line.ends_with("\"\"") || !guards.contains(&line.split(' ').next().unwrap())
+        })
+        .collect();
     let settings = load(&[("config/flux.toml", &lines.join("\n"))], &[]).unwrap();
     assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
+    load(&[("config/flux.toml", &example)], &[]).unwrap();
 }
 
 #[test]
@@ -99,17 +109,25 @@ fn names_that_other_tools_use_are_taken_as_they_are() {
 #[test]
 fn credentials_in_dotenv_are_for_the_sdk_unless_the_environment_has_some() {
     let dotenv = (".env", "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY='s e'\n");
-    let credentials = load(&[dotenv], &[]).unwrap().aws_credentials.unwrap();
+    let on_aws = ("FLUX_BACKEND", "aws");
+    let credentials = load(&[dotenv], &[on_aws]).unwrap().aws_credentials.unwrap();
     assert_eq!(credentials.access_key_id, "id");
     assert_eq!(credentials.secret_access_key.expose_secret(), "s e");
-    let environment = [("AWS_ACCESS_KEY_ID", "other")];
+    let environment = [on_aws, ("AWS_ACCESS_KEY_ID", "other")];
     assert!(load(&[dotenv], &environment).unwrap().aws_credentials.is_none());
-    assert!(error(&[(".env", "AWS_ACCESS_KEY_ID=id")], &[]).contains("AWS_SECRET_ACCESS_KEY"));
+    for half in ["AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=", "AWS_SECRET_ACCESS_KEY=id"] {
+        let said = error(&[(".env", half)], &[on_aws]);
+        assert!(said.contains("half a pair") && said.contains("add AWS_"), "{said}");
+        assert!(load(&[(".env", half)], &[]).is_ok(), "the embedded backend needs none");
+    }
 }
 
 #[test]
 fn what_is_wrong_is_named_in_one_line() {
     let toml = |text| error(&[("config/flux.toml", text)], &[]);
+    let on_aws = |name, value| {
+        error(&[], &[("SQS_QUEUE_URL", "http://q/1"), ("REDIS_HOST", "r"), (name, value)])
+    };
     let cases = [
         (toml("\nlease = 5\n"), "flux.toml, line 2: `lease` is not a key"),
         (toml("[queue]\nx = 5"), "line 1: `queue` is not a key"),
@@ -121,8 +139,10 @@ fn what_is_wrong_is_named_in_one_line() {
         (toml("backend = \"kafka\""), "must be embedded or aws"),
         (error(&[], &[("FLUX_LEASE", "5")]), "FLUX_LEASE is not a setting"),
         (error(&[], &[("FLUX_lease_ms", "5")]), "FLUX_lease_ms is not a setting"),
+        (error(&[], &[("flux_buy_key", "x")]), "flux_buy_key is not a setting"),
         (error(&[(".env", "FLUX_LEASE=5")], &[]), ".env: FLUX_LEASE is not a setting"),
-        (error(&[], &[("REDIS_PORT", "tcp://10.0.0.1:6379")]), "REDIS_PORT must be a port number"),
+        (on_aws("REDIS_PORT", "x"), "REDIS_PORT must be a port number"),
+        (error(&[], &[("FLUX_REDIS_PORT", "x")]), "FLUX_REDIS_PORT must be a port number"),
         (error(&[], &[("FLUX_LEASE_MS", "30000")]), "must be below visibility_timeout_ms"),
         (error(&[], &[("FLUX_GRACE_MS", "4000")]), "receive_wait_ms (5000) must be below grace_ms"),
         (error(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
@@ -134,8 +154,8 @@ fn what_is_wrong_is_named_in_one_line() {
         ),
         (error(&[], &[("FLUX_JWT_ISSUER", "x")]), "jwt_issuer and jwt_audience are of use with"),
         (error(&[], &[("FLUX_LOG", "a=b=c")]), "use error, warn, info"),
-        (error(&[], &[("DYNAMODB_TABLE", "a b c")]), "dynamodb_table must be 3-249"),
-        (error(&[], &[("REDIS_URL", "localhost:6379")]), "must begin with redis://"),
+        (on_aws("DYNAMODB_TABLE", "a b c"), "dynamodb_table must be 3-249"),
+        (on_aws("REDIS_URL", "localhost:6379"), "must begin with redis://"),
     ];
     for (error, part) in cases {
         assert!(error.contains(part), "{error:?} does not say {part:?}");
@@ -148,30 +168,195 @@ fn what_is_wrong_is_named_in_one_line() {
 #[test]
 fn no_secret_is_shown() {
     let sesame = "open-sesame";
-    let names = [
-        "FLUX_ORDER_KEY",
-        "FLUX_ADMIN_KEY",
-        "FLUX_BUY_KEY",
-        "FLUX_JWT_SECRET",
-        "REDIS_PASSWORD",
-        "REDIS_URL",
-    ];
+    let secret = |name: &str| format!("{sesame} for {name} and for nothing else");
     let url = format!("redis://:{sesame}@localhost");
-    let long = sesame.repeat(3);
-    let value = |name| match name {
-        "REDIS_URL" => url.as_str(),
-        "FLUX_JWT_SECRET" => long.as_str(),
-        _ => sesame,
-    };
-    let environment = names.map(|name| (name, value(name)));
+    let names =
+        ["FLUX_ORDER_KEY", "FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "FLUX_JWT_SECRET", "REDIS_PASSWORD"];
+    let secrets = names.map(|name| (name, secret(name)));
+    let mut environment: Vec<(&str, &str)> =
+        secrets.iter().map(|(name, secret)| (*name, secret.as_str())).collect();
+    environment.extend([("REDIS_URL", url.as_str()), ("FLUX_BACKEND", "aws")]);
     let dotenv = (".env", "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=open-sesame\n");
     let settings = load(&[dotenv], &environment).unwrap();
+    assert_eq!(settings.redis_password.as_ref().unwrap().expose_secret(), secret("REDIS_PASSWORD"));
     assert!(!format!("{settings:?}").contains(sesame));
     for text in
         ["order_key = open-sesame", "order_key = [\"open-sesame\"]", "order_key = 'open-sesame"]
     {
         assert!(!error(&[("config/flux.toml", text)], &[]).contains(sesame), "{text}");
     }
-    assert!(!error(&[], &[("REDIS_URL", "http://:open-sesame@localhost")]).contains(sesame));
-    assert!(!error(&[(".env", "FLUX_ADMIN_KEY=open-sesame x y")], &[]).contains(sesame));
+    let http = [("FLUX_BACKEND", "aws"), ("REDIS_URL", "http://:open-sesame@localhost")];
+    assert!(!error(&[], &http).contains(sesame));
+    for line in ["FLUX_ADMIN_KEY=open-sesame", "FLUX_BUY_KEY='open-sesame", "A open-sesame"] {
+        assert!(!error(&[(".env", line)], &[]).contains(sesame), "{line}");
+    }
+}
+
+/// What `name` says in each of the three sources: the error, if any.
+fn in_each_source(name: &str, value: &str) -> [Result<Settings, String>; 3] {
+    let key = name.strip_prefix("FLUX_").unwrap_or(name).to_ascii_lowercase();
+    let toml = format!("{key} = {}", toml::Value::String(value.to_owned()));
+    [
+        load(&[("config/flux.toml", &toml)], &[]),
+        load(&[(".env", &format!("{name}=\"{value}\""))], &[]),
+        load(&[], &[(name, value)]),
+    ]
+}
+
+#[test]
+fn access_setting_without_a_value_is_refused_by_name() {
+    let guards: Vec<Key> = Settings::keys().into_iter().filter(|key| key.guards_access).collect();
+    assert!(guards.len() > 12);
+    for key in guards {
+        let name = format!("FLUX_{}", key.name.to_ascii_uppercase());
+        for value in ["", " \t"] {
+            for said in in_each_source(&name, value) {
+                let said = said.unwrap_err();
+                let named = said.contains(&name) || said.contains(&format!("`{}`", key.name));
+                assert!(named && said.contains("is empty"), "{said}");
+            }
+        }
+        // An earlier source has one: the later one does not take it away.
+        let both = error(&[(".env", &format!("{name}=5"))], &[(&name, "")]);
+        assert!(both.contains("the environment: ") && both.contains(&name), "{both}");
+    }
+    let valued = "0123456789abcdef";
+    for list in ["FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "FLUX_TRUSTED_PROXIES", "FLUX_CORS_ORIGINS"] {
+        for value in [",", " , ", &format!("{valued},"), &format!("{valued},,{valued}x")] {
+            for said in in_each_source(list, value) {
+                let said = said.unwrap_err();
+                assert!(said.contains("has an empty entry"), "{list}={value:?}: {said}");
+            }
+        }
+    }
+    let aws = [("SQS_QUEUE_URL", "http://q"), ("REDIS_HOST", "r"), ("REDIS_PASSWORD", "")];
+    assert!(error(&[], &aws).contains("REDIS_PASSWORD is empty"));
+    assert!(load(&[], &[("FLUX_REDIS_HOST", ""), ("FLUX_JWT_JWKS", "f")]).is_ok());
+    for number in ["buy_key = 12345678901234567890", "buy_key = 1234567890123456.10"] {
+        let said = error(&[("config/flux.toml", number)], &[]);
+        assert!(said.contains("`buy_key` must be a text in quotes"), "{said}");
+    }
+}
+
+#[test]
+fn key_that_is_short_or_serves_twice_is_refused() {
+    let long = "0123456789abcdef";
+    for name in ["FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "FLUX_ORDER_KEY"] {
+        for good in in_each_source(name, long) {
+            good.unwrap();
+        }
+        for said in in_each_source(name, "0123456789abcde") {
+            let said = said.unwrap_err();
+            assert!(said.contains("a key of 15 bytes") && said.contains("at least 16"), "{said}");
+        }
+    }
+    for short in [format!("{long},short"), "a-key,with-a-comma-in-it".to_owned()] {
+        let said = error(&[], &[("FLUX_BUY_KEY", &short)]);
+        assert!(said.starts_with("buy_key contains a key of 5 bytes") && said.contains("commas"));
+    }
+    let webhook = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let bare = webhook.strip_prefix("whsec_").unwrap();
+    let shop = ("FLUX_WEBHOOK_URL", "https://shop.example/");
+    let two_keys = format!("{bare}, {long}");
+    let secret = format!("{long}{long}");
+    for (one, other) in [
+        (("FLUX_ADMIN_KEY", long), ("FLUX_BUY_KEY", long)),
+        (("FLUX_ADMIN_KEY", long), ("FLUX_BUY_KEY", two_keys.as_str())),
+        (("FLUX_BUY_KEY", long), ("FLUX_ORDER_KEY", long)),
+        (("FLUX_ADMIN_KEY", secret.as_str()), ("FLUX_JWT_SECRET", secret.as_str())),
+        (("FLUX_ADMIN_KEY", long), ("FLUX_REDIS_PASSWORD", long)),
+        (("FLUX_BUY_KEY", two_keys.as_str()), ("FLUX_WEBHOOK_SECRET", webhook)),
+    ] {
+        let said = error(&[], &[shop, ("FLUX_WEBHOOK_SECRET", webhook), one, other]);
+        assert!(said.contains("contain the same secret"), "{one:?} {other:?}: {said}");
+        assert!(!said.contains(long) && !said.contains(bare), "{said}");
+    }
+    assert!(error(&[], &[("FLUX_BUY_KEY", "a key with a \u{7} in it")]).contains("control"));
+}
+
+#[test]
+fn service_links_of_kubernetes_are_no_settings() {
+    let links = [
+        ("FLUX_SERVICE_HOST", "10.0.0.1"),
+        ("FLUX_SERVICE_PORT", "5000"),
+        ("FLUX_SERVICE_PORT_HTTP", "5000"),
+        ("FLUX_PORT", "tcp://10.0.0.1:5000"),
+        ("FLUX_PORT_5000_TCP", "tcp://10.0.0.1:5000"),
+        ("FLUX_PORT_5000_TCP_PROTO", "tcp"),
+        ("FLUX_PORT_5000_TCP_PORT", "5000"),
+        ("FLUX_PORT_5000_TCP_ADDR", "10.0.0.1"),
+        ("FLUX_WORK_SERVICE_HOST", "fd00::1"),
+        ("FLUX_WORK_PORT", "udp://[fd00::1]:53"),
+        ("FLUX_WORK_PORT_53_UDP", "udp://[fd00::1]:53"),
+        ("FLUX_REDIS_PORT", "tcp://10.0.0.2:6379"),
+        ("FLUX_REDIS_SERVICE_HOST", "10.0.0.2"),
+        ("REDIS_SERVICE_HOST", "10.0.0.2"),
+        ("REDIS_PORT", "tcp://10.0.0.2:6379"),
+    ];
+    let ours = [("SQS_QUEUE_URL", "http://q"), ("REDIS_HOST", "redis"), ("FLUX_WORKERS", "3")];
+    let settings = load(&[], &[&links[..], &ours[..]].concat()).unwrap();
+    assert_eq!((settings.workers, settings.redis_port), (3, 6379));
+    assert_eq!(settings.redis_host.as_deref(), Some("redis"));
+    let ignored = &settings.ignored;
+    assert!(
+        ignored.contains(&"FLUX_PORT".to_owned()) && ignored.contains(&"REDIS_PORT".to_owned())
+    );
+    for (name, value) in [
+        ("FLUX_PORT", "5000"),
+        ("FLUX_SERVICE_HOST", "flux.example"),
+        ("FLUX_SERVICE_PORT", "tcp"),
+        ("FLUX_PORT_5000_TCP", "5000"),
+        ("FLUX_PORT_5000_TCP_HOST", "10.0.0.1"),
+        ("FLUX_WORKER", "3"),
+        ("FLUX_REDIS_PORT", "http://10.0.0.2:6379"),
+    ] {
+        assert!(error(&[], &[(name, value)]).contains(name), "{name}");
+    }
+    assert!(error(&[(".env", "FLUX_PORT=tcp://10.0.0.1:5000")], &[]).contains("FLUX_PORT"));
+}
+
+#[test]
+fn shared_name_is_judged_only_where_it_is_used() {
+    let foreign = [
+        ("REDIS_PORT", "default"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_PASSWORD", ""),
+        ("DYNAMODB_TABLE", "a b c"),
+        ("OTEL_SERVICE_NAME", "shop"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "?"),
+    ];
+    let settings = load(&[], &foreign).unwrap();
+    assert_eq!(settings.service_name, "flux");
+    assert!(settings.redis_url.is_none() && settings.ignored.len() == 6, "{settings:?}");
+
+    let queue = ("SQS_QUEUE_URL", "http://q");
+    let no_host = load(&[], &[queue, ("REDIS_PORT", "default"), ("REDIS_PASSWORD", "")]).unwrap();
+    assert_eq!(no_host.redis_port, 6379);
+    let url = [queue, ("REDIS_URL", "redis://r:1"), ("REDIS_PORT", "default")];
+    assert!(load(&[], &url).is_ok(), "the URL names the port");
+    let own = [queue, ("REDIS_HOST", "r"), ("REDIS_PORT", "default"), ("FLUX_REDIS_PORT", "7")];
+    assert_eq!(load(&[], &own).unwrap().redis_port, 7);
+    let used = [queue, ("REDIS_HOST", "r"), ("REDIS_PORT", "default")];
+    assert!(error(&[], &used).contains("REDIS_PORT must be a port number"));
+    let later = load(&[(".env", "FLUX_REDIS_HOST=one\nSQS_QUEUE_URL=q")], &[("REDIS_HOST", "two")]);
+    assert_eq!(later.unwrap().redis_host.as_deref(), Some("two"));
+}
+
+#[test]
+fn file_that_cannot_be_read_is_not_taken_for_absent() {
+    for name in [".env", "config/flux.toml"] {
+        let directory = directory(&[]);
+        let file = directory.path().join(name);
+        let load = || {
+            let read = Settings::load_from(directory.path(), vec![], &Flags::default());
+            read.unwrap_err().to_string()
+        };
+        std::os::unix::fs::symlink("nowhere", &file).unwrap();
+        assert!(load().contains("cannot read"), "{}", load());
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, b"log = \"a\"\n\xff\xfeF\0").unwrap();
+        assert!(load().contains("not UTF-8"), "{}", load());
+    }
+    let marked = "\u{feff}FLUX_LOG=warn\r\n";
+    assert_eq!(load(&[(".env", marked)], &[]).unwrap().log, "warn");
 }

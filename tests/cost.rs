@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flux::config::{Backend, Settings};
 use flux::core::calls::{Calls, Service, Usage};
+use flux::core::clear_text::Tls;
 use flux::core::connection::redis::{Redis, RedisSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
@@ -112,7 +113,8 @@ async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too
 async fn redis_is_counted_by_round_trip_and_command() {
     let calls = Arc::new(Calls::default());
     let url = address("FLUX_TEST_REDIS");
-    let settings = RedisSettings { url, password: None, prefix: fresh_name("cost") };
+    let settings =
+        RedisSettings { url, password: None, tls: Tls::Auto, prefix: fresh_name("cost") };
     let redis = Redis::connect(settings, calls.clone()).await.unwrap();
     let (lock, token, lease) = (RedisLock::new(redis.clone()), Token(1), Duration::from_secs(5));
     lock.acquire(&item("hot"), token, lease).await.unwrap();

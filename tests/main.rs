@@ -18,6 +18,7 @@ mod order_key;
 mod packaging;
 mod provision;
 mod redis_away;
+mod redis_tls;
 mod sale;
 mod scaling;
 mod simulation;

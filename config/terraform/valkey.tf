@@ -17,5 +17,6 @@ resource "aws_elasticache_replication_group" "valkey" {
   subnet_group_name          = aws_elasticache_subnet_group.valkey[0].name
   security_group_ids         = var.valkey.security_group_ids
   at_rest_encryption_enabled = true
+  # Its name has dots, so flux speaks TLS to it whatever the URL's scheme (redis_tls).
   transit_encryption_enabled = true
 }

@@ -8,9 +8,11 @@ use flux::config::{Flags, Settings};
 
 /// A word that stands for a secret where a secret stands.
 const SESAME: &str = "sesame";
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 8] = [
     "order_key",
     "admin_key",
+    "buy_key",
+    "jwt_secret",
     "redis_url",
     "redis_password",
     "aws_secret_access_key",
@@ -62,7 +64,7 @@ fn load(toml: &str, dotenv: &str, environment: Vec<(String, String)>) -> Result<
 
 fn names_the_place(error: &str) {
     assert!(!error.contains('\n'), "{error}");
-    let in_a_file = error.contains("flux.toml, line ") || error.contains(".env: ");
+    let in_a_file = error.contains("flux.toml, line ") || error.contains(".env");
     let in_a_variable = error.starts_with("the environment: ");
     let by_its_key = Settings::KEYS.iter().any(|key| error.starts_with(key));
     assert!(

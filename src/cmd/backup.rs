@@ -24,7 +24,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
     backup::embedded_only(&settings, "backup")?;
     super::has_store(&settings)?;
-    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
     let file = args.file.display().to_string();
     let contents = backup::backup(&settings, args.file, stop).await?;
     say(format_args!("{file}: {contents}"))?;

@@ -82,7 +82,7 @@ struct CourseArgs {
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     args.check()?;
     let settings = super::settings_of_a_store(flags)?;
-    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
     let ports = wiring::open(&settings, wiring::KeyUse::Read).await?;
     let (which, deed, course) = match args.action {
         Action::List { reason, json } => {

@@ -157,6 +157,9 @@ impl AllFlags {
 fn settings(flags: &Flags) -> Result<Settings> {
     let settings = Settings::load(flags)?;
     crate::telemetry::start_log(&settings);
+    for name in &settings.ignored {
+        tracing::debug!("{name} in the environment is not read: a Kubernetes Service's, or unused");
+    }
     Ok(settings)
 }
 

@@ -26,7 +26,7 @@ pub struct Args {
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
     backup::embedded_only(&settings, "restore")?;
-    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
     let file = args.file.display().to_string();
     let data = settings.data.display();
     let restored = backup::restore(&settings, args.file, args.replace, stop).await?;

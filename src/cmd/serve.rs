@@ -10,7 +10,7 @@ use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::http::Access;
 use crate::telemetry::Terminal;
-use crate::wiring::reload;
+use crate::wiring::reload::{self, Hangups, Serving};
 use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
@@ -32,17 +32,21 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
     let traces = Traces::of(&settings)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let hangups = Hangups::listen()?;
     let listener = http::listen(&settings.listen).await.map_err(|e| {
         let listen = &settings.listen;
         Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
     })?;
-    let access = Access::new(wiring::access::rules(&settings).await?);
+    let mut jwks = None;
+    let access = Access::new(wiring::access::rules(&settings, &mut jwks).await?);
     let ports = wiring::start(&settings).await?;
     let (ports, export) = traces.start(ports);
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}");
     reload::warn_if_open(&access, address);
-    let reloading = reload::on_hangup(flags, settings.clone(), &access, address, stop.clone());
+    let serving = Serving { access: access.clone(), jwks, address };
+    let reloading =
+        reload::on_hangup(hangups, flags, settings.clone(), Some(serving), stop.clone());
     let serving = wiring::serve(&settings, ports.clone(), access.clone(), listener, stop.clone());
     let deciding = async {
         if settings.workers > 0 {
@@ -53,8 +57,8 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
             tokio::join!(working, sending);
         }
     };
-    let all = async { tokio::join!(serving, deciding, reloading).2 };
-    while_beating(&ports, Kind::Serve, settings.workers, all).await?;
+    let all = async { tokio::join!(serving, deciding, reloading) };
+    while_beating(&ports, Kind::Serve, settings.workers, all).await;
     export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

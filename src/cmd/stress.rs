@@ -97,7 +97,7 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
         return Err(Usage("--without needs more --users than --stock".to_owned()).into());
     }
     let workers = usize::from(args.workers.unwrap_or(1));
-    let stopped = stop::on_signal(grace)?;
+    let stopped = stop::on_signal_or_hangup(grace)?;
     let (rehearsal, target) = match args.target {
         Some(address) => (None, Target { address: to_buy_at(address, &settings)?, own: None }),
         None => {

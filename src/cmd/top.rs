@@ -51,7 +51,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
         return Err(Usage("top needs a terminal: use --once for text".to_owned()).into());
     }
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
     top.watch(colour, stop).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use crate::config::Flags;
 use crate::core::order::worker::Worker;
 use crate::core::pulses::{Kind, while_beating};
 use crate::telemetry::Terminal;
+use crate::wiring::reload::{self, Hangups};
 use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
@@ -26,6 +27,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
     let traces = Traces::of(&settings)?;
     let stop = stop::on_signal(Duration::from_millis(settings.grace_ms))?;
+    let hangups = Hangups::listen()?;
     let metrics = match &settings.metrics_listen {
         None => None,
         Some(address) => Some(http::listen(address).await.map_err(|e| {
@@ -47,8 +49,9 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
         }
     };
     let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
-    let both = async { tokio::join!(worker.run(stop.clone()), measuring, sending) };
-    while_beating(&ports, Kind::Work, concurrency, both).await;
+    let reloading = reload::on_hangup(hangups, flags, settings.clone(), None, stop.clone());
+    let all = async { tokio::join!(worker.run(stop.clone()), measuring, sending, reloading) };
+    while_beating(&ports, Kind::Work, concurrency, all).await;
     export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -1,12 +1,14 @@
 //! What the settings must be, beyond their types.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{ConfigError, Settings};
+use crate::core::clear_text::{Tls, confidential_url};
 use crate::core::webhooks::{Endpoint, Kinds, Secrets};
 
 impl Settings {
@@ -25,6 +27,7 @@ impl Settings {
         }
         self.check_names()?;
         self.check_webhooks()?;
+        self.check_secrets()?;
         self.check_tokens()?;
         let addresses =
             [("listen", Some(&self.listen)), ("metrics_listen", self.metrics_listen.as_ref())];
@@ -40,15 +43,15 @@ impl Settings {
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
         let wrong = |what: &str| Err(ConfigError(what.to_owned()));
-        for (key, value) in [("admin_key", &self.admin_key), ("buy_key", &self.buy_key)] {
-            let text = value.as_ref().map(|value| value.expose_secret());
-            if text.is_some_and(|text| text.split(',').all(|key| key.trim().is_empty())) {
-                return wrong(&format!("{key} holds no key: give one, or remove it"));
-            }
-        }
         if self.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
             // RFC 7518, 3.2: no shorter than the hash.
             return wrong("jwt_secret must be at least 32 bytes: openssl rand -hex 32 makes one");
+        }
+        if let Some(place) = &self.jwt_jwks
+            && place.contains("://")
+            && let Err(e) = confidential_url(place, "https://idp.example/keys")
+        {
+            return wrong(&format!("jwt_jwks must be {e}, or a file"));
         }
         let checked = self.jwt_issuer.is_some() || self.jwt_audience.is_some();
         if checked && self.jwt_secret.is_none() && self.jwt_jwks.is_none() {
@@ -75,6 +78,15 @@ impl Settings {
         if url.is_some_and(|url| !is_redis(url)) {
             let what = "redis_url must begin with redis://, or rediss:// for TLS (or \
                         redis-cluster://, rediss-cluster://)";
+            return Err(ConfigError(what.to_owned()));
+        }
+        if self.redis_tls == Tls::Off && url.is_some_and(|url| url.starts_with("rediss")) {
+            let what = "redis_tls = off contradicts rediss:// in redis_url: change one of them";
+            return Err(ConfigError(what.to_owned()));
+        }
+        if self.redis_host.as_ref().is_some_and(|host| !is_host(host)) {
+            let what = "redis_host must be a host's name or address alone, like 10.0.0.7 (its port \
+                        is redis_port)";
             return Err(ConfigError(what.to_owned()));
         }
         if let Err(e) = EnvFilter::builder().parse(&self.log) {
@@ -119,6 +131,13 @@ pub(super) fn within<T: PartialOrd + Display>(
     }
     let (from, to) = range.into_inner();
     Err(ConfigError(format!("{key} is {value}; it must be from {from} to {to}")))
+}
+
+/// A name, or an address with or without brackets.
+fn is_host(text: &str) -> bool {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    bare.parse::<IpAddr>().is_ok() || text.chars().all(fits)
 }
 
 fn below(small: (&str, u64), large: (&str, u64)) -> Result<(), ConfigError> {

@@ -7,8 +7,52 @@ use secrecy::SecretString;
 
 use super::check::within;
 use super::values::{Backend, LogFormat, Setting};
-use super::{AwsCredentials, ConfigError, SHARED_NAMES};
+use super::{AwsCredentials, ConfigError};
+use crate::core::clear_text::Tls;
 use crate::core::order::MAX_STOCK;
+
+/// Names that other tools use too, taken as they are, each with the key that it sets. The URL and
+/// host of Redis come before its port and password, which are read only with them.
+pub(super) const SHARED_NAMES: [(&str, &str); 13] = [
+    ("AWS_REGION", "aws_region"),
+    ("AWS_ENDPOINT_URL", "aws_endpoint_url"),
+    ("AWS_ENDPOINT_URL_SQS", "aws_endpoint_url_sqs"),
+    ("AWS_ENDPOINT_URL_DYNAMODB", "aws_endpoint_url_dynamodb"),
+    ("SQS_QUEUE_URL", "sqs_queue_url"),
+    ("DYNAMODB_TABLE", "dynamodb_table"),
+    ("REDIS_URL", "redis_url"),
+    ("REDIS_HOST", "redis_host"),
+    ("REDIS_PORT", "redis_port"),
+    ("REDIS_PASSWORD", "redis_password"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "otlp_headers"),
+    ("OTEL_SERVICE_NAME", "service_name"),
+];
+
+/// Texts that decide who may do what, or that events and locks depend on. Written, they must say
+/// something: one that comes out empty would let everybody in.
+pub(super) const ACCESS_TEXTS: &[&str] = &[
+    "admin_key",
+    "buy_key",
+    "jwt_secret",
+    "jwt_jwks",
+    "jwt_issuer",
+    "jwt_audience",
+    "trusted_proxies",
+    "cors_origins",
+    "order_key",
+    "webhook_url",
+    "webhook_secret",
+    "redis_password",
+];
+
+/// The same, as numbers.
+const ACCESS_NUMBERS: &[&str] = &["rate_per_user", "rate_per_address", "rate_burst"];
+
+/// Whether an empty text is refused for this key instead of being none.
+pub(super) fn guards_access(key: &str) -> bool {
+    ACCESS_TEXTS.contains(&key) || ACCESS_NUMBERS.contains(&key)
+}
 
 /// A setting as the reference describes it.
 #[derive(Debug, Clone)]
@@ -24,6 +68,8 @@ pub struct Key {
     pub bounds: Option<(String, String)>,
     /// Never shown, and better in `.env` or the environment than in a file that is kept.
     pub secret: bool,
+    /// Refused when it is written and empty.
+    pub guards_access: bool,
     /// What it means, in lines without markup but backticks.
     pub about: &'static [&'static str],
 }
@@ -62,11 +108,14 @@ macro_rules! settings {
             $($($(#[doc = $about])+ pub $key: $type,)+)+
             /// From `.env`, for the SDK; `None` where the SDK's own chain is to find them.
             pub aws_credentials: Option<AwsCredentials>,
+            /// Variables of the environment that have the name of a setting and are none, or are
+            /// not used here. Only their names.
+            pub ignored: Vec<String>,
         }
 
         impl Default for Settings {
             fn default() -> Self {
-                Self { $($($key: $default,)+)+ aws_credentials: None }
+                Self { $($($key: $default,)+)+ aws_credentials: None, ignored: Vec::new() }
             }
         }
 
@@ -75,7 +124,7 @@ macro_rules! settings {
 
             /// All of them, described.
             pub fn keys() -> Vec<Key> {
-                let Self { $($($key,)+)+ aws_credentials: _ } = Self::default();
+                let Self { $($($key,)+)+ aws_credentials: _, ignored: _ } = Self::default();
                 vec![$($(Key {
                     section: $section,
                     name: stringify!($key),
@@ -83,6 +132,7 @@ macro_rules! settings {
                     default: $key.toml(),
                     bounds: [$(bounds::<$type>($bounds))?].into_iter().next(),
                     secret: <$type as Setting>::SECRET,
+                    guards_access: guards_access(stringify!($key)),
                     about: &[$($about),+],
                 }),+),+]
             }
@@ -99,6 +149,9 @@ macro_rules! settings {
 
             /// Sets a key that is one of [`Settings::KEYS`]; the error says what it must be.
             pub(super) fn set(&mut self, key: &str, text: &str) -> Result<(), String> {
+                if guards_access(key) && text.trim().is_empty() {
+                    return Err("is empty: give it a value, or remove it".to_owned());
+                }
                 match key {
                     $($(stringify!($key) => self.$key = <$type as Setting>::read(text)?,)+)+
                     _ => return Err("is not a setting".to_owned()),
@@ -144,10 +197,10 @@ settings! {
         /// `HOST:PORT` where `flux serve` listens; port 0 takes a free one.
         listen: String = "127.0.0.1:5000".to_owned();
         /// Lets the admin in, to `PUT /items/ID` for one (`Authorization: Bearer ...`); without one
-        /// that is closed. Several, separated by commas, are all as good.
+        /// that is closed. Several, separated by commas, are all as good. At least 16 bytes each.
         admin_key: Option<SecretString> = None;
         /// With it, buying takes a key: its holder, a shop's own server, buys for any user and sees
-        /// any order, and owners are shown to the admin only. Several as above.
+        /// any order, and owners are shown to the admin only. Several, and as long, as above.
         buy_key: Option<SecretString> = None;
         /// `HOST:PORT` where `flux work`, which has no API, serves `/metrics` and `/healthz`;
         /// by default nowhere.
@@ -155,12 +208,13 @@ settings! {
         /// With it, buying takes a key or a token (JWT) signed with this secret (HS256), whose
         /// subject is the `user_id` that it may buy for. At least 32 bytes.
         jwt_secret: Option<SecretString> = None;
-        /// A file or URL with the public keys (JWKS) of who signs the users' tokens (RS256, ES256,
-        /// EdDSA). Read again for an unknown key, but not more often than every 30 seconds.
+        /// A file with the public keys (JWKS) of who signs the users' tokens (RS256, ES256, EdDSA), or
+        /// its URL: `https://...`, or `http://...` on this machine. Read again for an unknown key, but not more often than every 30 seconds.
         jwt_jwks: Option<String> = None;
         /// What a token's `iss` must be, if it is to be checked.
         jwt_issuer: Option<String> = None;
-        /// What must be among a token's `aud`, if it is to be checked.
+        /// What must be among a token's `aud`. Without it, tokens that the same issuer made for other
+        /// services are accepted too.
         jwt_audience: Option<String> = None;
         /// Orders a second that one user may send, repeats too; 0 is no limit. Beyond it 429 with
         /// Retry-After.
@@ -198,7 +252,7 @@ settings! {
         unlisted_stock: u64 = 1, 0..=MAX_STOCK;
         /// Names orders and seals decisions: the same for every process, unchanged during a sale.
         /// By default drawn once and kept in the store: in the file (embedded), or in `TABLE_meta`
-        /// (aws).
+        /// (aws). At least 16 bytes.
         order_key: Option<SecretString> = None;
         /// How long a lock is held without being renewed; it is renewed at a third of that. Below
         /// `visibility_timeout_ms`.
@@ -235,7 +289,7 @@ settings! {
         /// Base URL of a collector that takes OTLP over HTTP, like `http://127.0.0.1:4318`. Without
         /// one nothing is recorded; a caller's trace is passed on all the same.
         otlp_endpoint: Option<String> = None;
-        /// Headers for the collector, like `NAME=VALUE,NAME=VALUE`.
+        /// Headers for the collector, like `NAME=VALUE,NAME=VALUE`: over `https`, or to a private host.
         otlp_headers: Option<SecretString> = None;
         /// The share of requests without a trace that begin one. A caller's trace is followed if it
         /// is sampled.
@@ -266,14 +320,19 @@ settings! {
         max_receive_count: u64 = 100, 1..=1_000;
     }
     "Redis or Valkey, for the lock on AWS" {
-        /// `redis://...`, or `rediss://...` for TLS. Wins over host, port and password. Without a
+        /// `redis://...`, or `rediss://...` for TLS in any case. Wins over host and port. Without a
         /// URL or a host the AWS backend sells without a lock.
         redis_url: Option<SecretString> = None;
         /// Its host, in place of a URL.
         redis_host: Option<String> = None;
         /// Its port.
         redis_port: u16 = 6379;
-        /// Its password, if it wants one.
+        /// Its password, if it wants one; wins over one in the URL.
         redis_password: Option<SecretString> = None;
+        /// Whether Redis is spoken to over TLS. `auto`: yes, unless its host is this machine, a
+        /// private, link-local or shared address (RFC 1918, 3927, 4193, 6598), or a name without
+        /// dots; names are not looked up for that, and `redis://` changes nothing about it. `off`:
+        /// never; then the password goes over the network unencrypted.
+        redis_tls: Tls = Tls::Auto;
     }
 }

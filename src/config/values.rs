@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::core::clear_text::Tls;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     Embedded,
@@ -149,6 +151,11 @@ words! {
     Backend: "`embedded` or `aws`", "must be embedded or aws" {
         "embedded" => Embedded,
         "aws" => Aws,
+    }
+    Tls: "`auto`, `on` or `off`", "must be auto, on or off" {
+        "auto" => Auto,
+        "on" => On,
+        "off" => Off,
     }
     LogFormat: "`text` or `json`", "must be text or json" {
         "text" => Text,

@@ -5,6 +5,7 @@
 //! share.
 
 pub mod calls;
+pub mod clear_text;
 pub mod connection;
 pub mod ledger;
 pub mod lock;

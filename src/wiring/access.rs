@@ -1,6 +1,7 @@
 //! Who may do what in the API, by the settings.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -25,28 +26,49 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// An identity provider is asked for its keys no more often than this.
 const ASK_PAUSE: Duration = Duration::from_secs(30);
 
-/// Reads what the settings name: an identity provider that does not answer is asked again when the
-/// first token comes, a file that cannot be read is an error.
-pub async fn rules(settings: &Settings) -> Result<AccessRules> {
+/// The key set in force, which a reload goes on with.
+#[derive(Debug, Clone)]
+pub struct Jwks {
+    /// The value of `jwt_jwks`.
+    place: String,
+    keys: Arc<KeySet>,
+}
+
+/// Reads what the settings name. At the start an identity provider that does not answer is asked
+/// again when the first token comes, and a file that cannot be read is an error. At a reload
+/// `known` keeps its keys while the same place cannot be read; another place that cannot be read is
+/// an error. After an error `known` is as before.
+pub async fn rules(settings: &Settings, known: &mut Option<Jwks>) -> Result<AccessRules> {
     let keys = |keys: &Option<SecretString>| keys.as_ref().map(Keys::parse).unwrap_or_default();
     let rate = |per_second| Rate::new(per_second as u32, settings.rate_burst as u32);
+    let trusted_proxies = parsed("trusted_proxies", &settings.trusted_proxies, Proxies::parse)?;
+    let origins = parsed("cors_origins", &settings.cors_origins, Origins::parse)?;
+    let public_url = settings.public_url.as_deref().map(public_url).transpose()?;
+    let jwks = match &settings.jwt_jwks {
+        Some(place) => Some(key_set(place, known.as_ref()).await?),
+        None => None,
+    };
+    if settings.jwt_audience.is_none() && (settings.jwt_secret.is_some() || jwks.is_some()) {
+        tracing::warn!(
+            "jwt_audience is not set: a token that was made for another service is accepted here \
+             too; set it to what the tokens of this service have as `aud`"
+        );
+    }
+    known.clone_from(&jwks);
     Ok(AccessRules {
         admin_keys: keys(&settings.admin_key),
         buy_keys: keys(&settings.buy_key),
         tokens: TokenRules {
             secret: settings.jwt_secret.clone(),
-            keys: match &settings.jwt_jwks {
-                Some(place) => Some(key_set(place).await?),
-                None => None,
-            },
+            keys: jwks.map(|jwks| jwks.keys),
             issuer: settings.jwt_issuer.clone(),
             audience: settings.jwt_audience.clone(),
         },
         user_rate: rate(settings.rate_per_user),
         address_rate: rate(settings.rate_per_address),
-        trusted_proxies: parsed("trusted_proxies", &settings.trusted_proxies, Proxies::parse)?,
-        origins: parsed("cors_origins", &settings.cors_origins, Origins::parse)?,
-        public_url: settings.public_url.as_deref().map(public_url).transpose()?,
+        trusted_proxies,
+        origins,
+        public_url,
         listen_host: settings.listen.rsplit_once(':').map(|(host, _)| host.to_owned()),
         connections: None,
     })
@@ -65,21 +87,36 @@ fn parsed<T: Default>(
     parsed.map(Option::unwrap_or_default).map_err(|e| Usage(format!("{key}: {e}")))
 }
 
-async fn key_set(place: &str) -> Result<std::sync::Arc<KeySet>> {
-    let is_url = place.starts_with("https://") || place.starts_with("http://");
-    let source = if is_url {
-        let url = place.parse().map_err(|e| Usage(format!("jwt_jwks is not a URL: {e}")))?;
-        at_url(url)
-    } else {
-        in_file(place.to_owned())
+async fn key_set(place: &str, known: Option<&Jwks>) -> Result<Jwks> {
+    let same = known.filter(|known| known.place == place);
+    let jwks = match same {
+        Some(known) => known.clone(),
+        None => Jwks { place: place.to_owned(), keys: KeySet::new(source(place)?, ASK_PAUSE) },
     };
-    let keys = KeySet::new(source, ASK_PAUSE);
-    match keys.load().await {
+    match jwks.keys.load().await {
         Ok(count) => tracing::info!("{count} keys for tokens"),
-        Err(e) if is_url => tracing::warn!("no keys for tokens yet: jwt_jwks: {e}"),
+        Err(e) if same.is_some() => {
+            let count = jwks.keys.count();
+            tracing::warn!("JWKS refresh failed; keeping {count} cached keys: jwt_jwks: {e}");
+        }
+        Err(e) if known.is_none() && is_url(place) => {
+            tracing::warn!("no keys for tokens yet: jwt_jwks: {e}");
+        }
         Err(e) => return Err(Usage(format!("jwt_jwks: {place}: {e}")).into()),
     }
-    Ok(keys)
+    Ok(jwks)
+}
+
+fn is_url(place: &str) -> bool {
+    place.contains("://")
+}
+
+fn source(place: &str) -> Result<KeySource, Usage> {
+    if !is_url(place) {
+        return Ok(in_file(place.to_owned()));
+    }
+    let url = place.parse().map_err(|e| Usage(format!("jwt_jwks is not a URL: {e}")))?;
+    Ok(at_url(url))
 }
 
 fn in_file(file: String) -> KeySource {
@@ -106,6 +143,9 @@ fn at_url(url: Uri) -> KeySource {
             match reply.status {
                 StatusCode::OK if !reply.cut => Ok(reply.body),
                 StatusCode::OK => Err("the answer is longer than 1 MiB".to_owned()),
+                status if status.is_redirection() => {
+                    Err(format!("the answer is {status}, and redirects are not followed"))
+                }
                 status => Err(format!("the answer is {status}")),
             }
         };

@@ -154,7 +154,7 @@ async fn order_key(
 async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> {
     let url = match (&settings.redis_url, &settings.redis_host) {
         (Some(url), _) => url.expose_secret().to_owned(),
-        (None, Some(host)) => format!("redis://{host}:{}", settings.redis_port),
+        (None, Some(host)) => at_host(host, settings.redis_port),
         (None, None) => {
             tracing::warn!(
                 "no REDIS_HOST or REDIS_URL: deciding without a lock, which is as safe and slower \
@@ -165,6 +165,15 @@ async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> 
     };
     let password = settings.redis_password.as_ref().map(|p| p.expose_secret().to_owned());
     let prefix = format!("flux:{}", settings.dynamodb_table);
-    let redis = Redis::connect(RedisSettings { url, password, prefix }, calls).await;
-    Ok(Some(redis.map_err(Usage)?))
+    let redis = RedisSettings { url, password, tls: settings.redis_tls, prefix };
+    Ok(Some(Redis::connect(redis, calls).await.map_err(Usage)?))
+}
+
+fn at_host(host: &str, port: u16) -> String {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.contains(':') {
+        format!("redis://[{bare}]:{port}")
+    } else {
+        format!("redis://{bare}:{port}")
+    }
 }

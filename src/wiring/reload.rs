@@ -1,19 +1,21 @@
-//! SIGHUP: the settings are read again, and those that can be changed in a running server are.
+//! SIGHUP: the settings are read again, and those that can be changed in a running process are.
 
 use std::fs::File;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::access::Jwks;
 use super::{access, descriptors};
 use crate::config::{Flags, Settings};
 use crate::http::Access;
-use crate::telemetry;
+use crate::{stop, telemetry};
 
 /// What a running server can change.
-const LIVE: &[&str] = &[
+const OF_A_SERVER: &[&str] = &[
     "admin_key",
     "buy_key",
     "jwt_secret",
@@ -27,35 +29,62 @@ const LIVE: &[&str] = &[
     "cors_origins",
     "public_url",
     "connections_max",
-    "log",
 ];
+
+/// What every running process can change.
+const OF_EACH: &[&str] = &["log"];
+
+/// A running `flux serve`, as far as a reload changes it.
+pub struct Serving {
+    pub access: Arc<Access>,
+    pub jwks: Option<Jwks>,
+    pub address: SocketAddr,
+}
+
+/// The SIGHUPs of this process from now on.
+pub struct Hangups {
+    signals: Signal,
+    /// A terminal that is closed sends SIGHUP too, and ends this process.
+    end_with_terminal: bool,
+}
+
+impl Hangups {
+    pub fn listen() -> std::io::Result<Hangups> {
+        let end_with_terminal = has_terminal() && !stop::ignores_hangup();
+        Ok(Hangups { signals: signal(SignalKind::hangup())?, end_with_terminal })
+    }
+}
+
+fn has_terminal() -> bool {
+    File::open("/dev/tty").is_ok()
+}
 
 /// Reads the settings again at each SIGHUP until stopped. What is wrong with them is logged, and
 /// then all stays as it is. A terminal that was closed sends the same signal; then it is a wish to
-/// stop, as it would be without this.
+/// stop, as it would be without this, unless the process was started to outlive it (nohup).
+/// `serving` is `None` for a process without an API.
 pub async fn on_hangup(
+    mut hangups: Hangups,
     flags: &Flags,
     mut settings: Settings,
-    access: &Access,
-    address: SocketAddr,
+    mut serving: Option<Serving>,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let mut hangups = signal(SignalKind::hangup())?;
-    let terminal = || File::open("/dev/tty").is_ok();
-    let had_terminal = terminal();
+) {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = hangups.recv() => {}
+            () = stop.cancelled() => return,
+            _ = hangups.signals.recv() => {}
         }
-        if had_terminal && !terminal() {
+        if hangups.end_with_terminal && !has_terminal() {
             tracing::info!("stopping: the terminal was closed");
             stop.cancel();
-            return Ok(());
+            return;
         }
-        match reload(flags, &settings, access, address).await {
-            Ok(read) => settings = read,
-            Err(e) => tracing::error!("the settings stay as they were: {e:#}"),
+        let reloading = reload(flags, &settings, serving.as_mut());
+        match stop.run_until_cancelled(reloading).await {
+            Some(Ok(read)) => settings = read,
+            Some(Err(e)) => tracing::error!("the settings stay as they were: {e:#}"),
+            None => return,
         }
     }
 }
@@ -63,23 +92,32 @@ pub async fn on_hangup(
 async fn reload(
     flags: &Flags,
     before: &Settings,
-    access: &Access,
-    address: SocketAddr,
+    serving: Option<&mut Serving>,
 ) -> Result<Settings> {
     let flags = flags.clone();
     let settings = tokio::task::spawn_blocking(move || Settings::load(&flags)).await??;
-    let mut rules = access::rules(&settings).await?;
-    rules.connections = Some(descriptors::connections(settings.connections_max));
-    access.replace(rules);
+    let is_server = serving.is_some();
+    if let Some(Serving { access, jwks, address }) = serving {
+        let mut rules = access::rules(&settings, jwks).await?;
+        rules.connections = Some(descriptors::connections(settings.connections_max));
+        access.replace(rules);
+        warn_if_open(access, *address);
+    }
     telemetry::set_log_filter(&settings.log);
-    let (live, fixed): (Vec<_>, Vec<_>) =
-        before.differing(&settings).into_iter().partition(|key| LIVE.contains(key));
+    let mut live = Vec::new();
+    let mut fixed = Vec::new();
+    for key in before.differing(&settings) {
+        if OF_EACH.contains(&key) || is_server && OF_A_SERVER.contains(&key) {
+            live.push(key);
+        } else if !OF_A_SERVER.contains(&key) {
+            fixed.push(key);
+        }
+    }
     let changed = if live.is_empty() { "nothing".to_owned() } else { live.join(", ") };
     tracing::warn!("settings read again; changed: {changed}");
     if !fixed.is_empty() {
         tracing::warn!("changed, but needs a restart: {}", fixed.join(", "));
     }
-    warn_if_open(access, address);
     Ok(settings)
 }
 

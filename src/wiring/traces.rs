@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Usage;
 use crate::config::Settings;
 use crate::core::Ports;
+use crate::core::clear_text::is_private;
 use crate::core::connection::web::Web;
 use crate::core::trace::Tracer;
 use crate::core::trace::otlp::{Otlp, OtlpSettings, parse_headers};
@@ -34,9 +35,17 @@ impl Traces {
         let Some(endpoint) = &settings.otlp_endpoint else { return Ok(Traces(None)) };
         let headers = settings.otlp_headers.as_ref().map_or("", |headers| headers.expose_secret());
         let wrong = "otlp_headers (OTEL_EXPORTER_OTLP_HEADERS) must be like NAME=VALUE,NAME=VALUE";
+        let url = traces_url(endpoint)?;
+        let headers = parse_headers(headers).ok_or_else(|| Usage(wrong.to_owned()))?;
+        let is_near = url.scheme_str() == Some("https") || url.host().is_some_and(is_private);
+        if !headers.is_empty() && !is_near {
+            let key = "otlp_headers (OTEL_EXPORTER_OTLP_HEADERS)";
+            let what = "are not sent unencrypted to a host that is not private";
+            return Err(Usage(format!("{key} {what}: use https:// in otlp_endpoint")).into());
+        }
         let otlp = OtlpSettings {
-            url: traces_url(endpoint)?,
-            headers: parse_headers(headers).ok_or_else(|| Usage(wrong.to_owned()))?,
+            url,
+            headers,
             service: settings.service_name.clone(),
             instance: uuid::Uuid::new_v4().to_string(),
         };

@@ -122,8 +122,8 @@ test("a refused order can be mended and sent again", async (t) => {
 });
 
 test("with keys on, a token comes from the address or from its field", async (t) => {
-  const shop = await Shop.open(t, { environment: { FLUX_BUY_KEY: "a-key" }, items: { hall_A: 9 } });
-  const invited = await visit(browser, shop, "/buy/hall_A#token=a-key");
+  const shop = await Shop.open(t, { environment: { FLUX_BUY_KEY: "a-key-of-the-shop" }, items: { hall_A: 9 } });
+  const invited = await visit(browser, shop, "/buy/hall_A#token=a-key-of-the-shop");
   assert.equal(new URL(invited.url()).hash, "", "the token does not stay in the address");
   await buy(invited, "ann");
   await says(invited, "#state", "It is yours");
@@ -132,7 +132,7 @@ test("with keys on, a token comes from the address or from its field", async (t)
   const stranger = await visit(browser, shop, "/buy/hall_A");
   await buy(stranger, "bob");
   await says(stranger, "#refused", "key");
-  await stranger.getByLabel("Access token").fill("a-key");
+  await stranger.getByLabel("Access token").fill("a-key-of-the-shop");
   await stranger.getByRole("button", { name: "Buy" }).click();
   await says(stranger, "#state", "It is yours");
   await leave(stranger, { faults: [/Failed to load resource.*40/] });

@@ -15,7 +15,7 @@ const installed = createRequire(`${BROWSER_MODULES}/`);
 const { chromium } = installed("playwright-core");
 const AXE = readFileSync(installed.resolve("axe-core/axe.min.js"), "utf8");
 
-export const ADMIN_KEY = "the-admins-key";
+export const ADMIN_KEY = "the-admins-own-key";
 /** For whatever has to come about in the end, on a machine that is busy. */
 export const PATIENCE_MS = 60_000;
 

@@ -1,5 +1,6 @@
 //! docs/api.md does what it says, command by command.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::Desk;
@@ -49,7 +50,9 @@ fn alike(written: &str, said: &str) -> bool {
 fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
     let page = std::fs::read_to_string("docs/api.md").unwrap();
     let (open, keyed) = (Desk::new(), Desk::new());
-    let keyed = keyed.with("FLUX_ADMIN_KEY", "open-admin").with("FLUX_BUY_KEY", "open-shop");
+    let keyed = keyed
+        .with("FLUX_ADMIN_KEY", "open-admin-of-this-page")
+        .with("FLUX_BUY_KEY", "open-shop-of-this-page");
     open.run("provision --item hall_A --stock 3");
     let (_open, open) = open.serve("--workers 50");
     let (_keyed, keyed) = keyed.serve("--workers 50");
@@ -73,4 +76,31 @@ fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
         let Example { command, answer } = example;
         assert!(alike(answer, said), "$ {command}\nthe page:\n{answer}\nthe server:\n{said}");
     }
+}
+
+/// Runs lines of bash where flux is on the path and listens at `address`; what they print.
+fn bash(desk: &Desk, lines: &str, address: &str) -> String {
+    let bin = Path::new(env!("CARGO_BIN_EXE_flux")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["-ec", &lines.replace("localhost:5000", address)]);
+    bash.current_dir(&desk.directory).env_clear().env("PATH", path);
+    desk.run_command(bash)
+}
+
+#[test]
+fn example_with_keys_in_the_readme_works_as_printed() {
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    let mut blocks = readme.split("\n```\n").filter(|block| block.contains("FLUX_BUY_KEY="));
+    let block = blocks.next().unwrap();
+    assert!(blocks.next().is_none(), "another example with keys");
+    let (first, second) = block.split_once("flux serve ").unwrap();
+    let (_comment, second) = second.split_once('\n').unwrap();
+    let desk = Desk::new();
+    bash(&desk, first, "");
+    let (_serve, address) = desk.serve("");
+    let printed = bash(&desk, second, &address);
+    assert!(printed.contains("order_id"), "{printed}");
+    let without_key = second.replace("$FLUX_BUY_KEY", "another");
+    assert!(bash(&desk, &without_key, &address).contains("401"));
 }

@@ -5,10 +5,13 @@ mod api;
 mod aws;
 mod backup;
 mod board;
+mod hangup;
 mod items;
+mod jwks;
 mod letters;
 mod pages;
 mod proxy;
+mod redis;
 mod refusals;
 mod signals;
 mod store;
@@ -31,7 +34,7 @@ use crate::conformance::{address, fresh_name};
 /// For whatever has to come about in the end, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Stands for every secret, and may never be shown.
-const SESAME: &str = "open-sesame";
+const SESAME: &str = "open-sesame-please";
 
 /// A working directory of its own, and the environment in which flux runs there: nothing else.
 struct Desk {

@@ -1,6 +1,8 @@
 //! Whatever is wrong is said in one line, with exit code 2.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStringExt;
 use std::process::Stdio;
 
 use rusqlite::Connection;
@@ -20,7 +22,7 @@ fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
 
 #[test]
 fn wrong_arguments() {
-    let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame\nopen-sesame\n")];
+    let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame-please\nopen-sesame-please\n")];
     let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
     refuses(
         &desk,
@@ -58,12 +60,15 @@ fn wrong_arguments() {
             ("stress --item a --without lock --stock 9 --users 9", &["--users", "--stock"]),
             ("stress --item a --target localhost", &["http://HOST:PORT"]),
             ("stress --item a --target http://127.0.0.1:1", &["flux serve", "--target"]),
-            ("stress --item a --target http://ann:open-sesame@shop", &["--target", "password"]),
-            ("top --once --target http://ann:open-sesame@shop", &["--target", "password"]),
-            ("health --target http://ann:open-sesame@shop", &["--target", "password"]),
+            (
+                "stress --item a --target http://ann:open-sesame-please@shop",
+                &["--target", "password"],
+            ),
+            ("top --once --target http://ann:open-sesame-please@shop", &["--target", "password"]),
+            ("health --target http://ann:open-sesame-please@shop", &["--target", "password"]),
             ("top --once --key-file empty.key", &["--key-file", "no key"]),
             ("top --once --key-file two-lines.key", &["--key-file", "one line"]),
-            ("top http://ann:open-sesame@shop", &["unexpected argument"]),
+            ("top http://ann:open-sesame-please@shop", &["unexpected argument"]),
             ("stress --item a --report no/report.json", &["--report", "no/report.json"]),
             ("audit", &["there is no ./flux.db", "FLUX_DATA"]),
             ("dlq list", &["there is no ./flux.db", "FLUX_DATA"]),
@@ -83,11 +88,15 @@ fn wrong_settings() {
         (Desk::new().with("FLUX_WORKERS", "x"), "FLUX_WORKERS must be a whole number"),
         (Desk::new().with("FLUX_BACKEND", "kafka"), "FLUX_BACKEND must be embedded or aws"),
         (Desk::new().with("FLUX_LOG", "a=b=c"), "log is not a filter"),
-        (Desk::new().with("REDIS_PORT", "x"), "REDIS_PORT must be a port number"),
-        (Desk::new().with("REDIS_URL", SESAME), "redis_url must begin with redis://"),
-        (Desk::new().with_file(".env", format!("A = {SESAME} x")), ".env: a line is not"),
+        (Desk::new().with("FLUX_REDIS_PORT", "x"), "FLUX_REDIS_PORT must be a port number"),
+        (Desk::new().with("FLUX_REDIS_URL", SESAME), "redis_url must begin with redis://"),
+        (Desk::new().with("FLUX_BUY_KEY", ""), "the environment: FLUX_BUY_KEY is empty"),
+        (Desk::new().with_file(".env", format!("A {SESAME} x")), ".env, line 1: the line is not"),
         (Desk::new().with_file(".env", "FLUX_LEASE=5"), ".env: FLUX_LEASE is not a setting"),
-        (Desk::new().with_file(".env", "AWS_ACCESS_KEY_ID=a"), "add AWS_SECRET_ACCESS_KEY"),
+        (
+            Desk::new().with("FLUX_BACKEND", "aws").with_file(".env", "AWS_ACCESS_KEY_ID=a"),
+            "add AWS_SECRET_ACCESS_KEY",
+        ),
         (Desk::new().with_file(".env/x", ""), "cannot read .env"),
         (Desk::new().with_file("config/flux.toml", "\nleas = 5"), "flux.toml, line 2: `leas`"),
         (Desk::new().with_file("config/flux.toml/x", ""), "cannot read ./config/flux.toml"),
@@ -98,6 +107,28 @@ fn wrong_settings() {
             assert!(line.contains(part), "flux {command}: {line:?} does not say {part:?}");
         }
     }
+}
+
+#[test]
+fn variable_that_is_not_utf8_is_refused_if_it_is_ours() {
+    let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let desk = Desk::new();
+    let run = |name: &[u8], value: &[u8]| {
+        let mut command = desk.command("health --target http://127.0.0.1:1");
+        command.env(text(name), text(value));
+        command
+    };
+    for (name, value, part) in [
+        (&b"FLUX_BUY_KEY"[..], &b"sec\xffret-sec\xffret"[..], "FLUX_BUY_KEY is not UTF-8"),
+        (b"FLUX_BUY\xff_KEY", b"x", "is not a setting of flux"),
+    ] {
+        let output = run(name, value).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+    }
+    let mut foreign = run(b"OTHER\xff", b"\xff");
+    foreign.env(text(b"REDIS_PASSWORD"), text(b"\xff"));
+    assert_eq!(foreign.output().unwrap().status.code(), Some(1), "no server, but good settings");
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn on_the_embedded_backend() {
 
 #[test]
 fn on_aws_without_redis() {
-    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame@127.0.0.1:1");
+    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
     let (desk, done) = provisioned(desk, "");
     assert_eq!(done.matches(" made\n").count(), 6, "{done}");
     let logged = tour(&desk, false);
@@ -94,7 +94,7 @@ fn on_aws_without_redis() {
 
 #[test]
 fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
-    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame@127.0.0.1:1");
+    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
     let (desk, _) = provisioned(desk, "");
     let (_serve, address) = desk.serve("");
     let (status, ready) = http(&address, "GET /readyz", "");

@@ -104,7 +104,7 @@ fn follow_an_order(desk: Desk) {
     let collector = Collector::start();
     let desk = desk
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
-        .with("OTEL_EXPORTER_OTLP_HEADERS", "x-sesame=open%2Dsesame")
+        .with("OTEL_EXPORTER_OTLP_HEADERS", "x-sesame=open%2Dsesame%2Dplease")
         .with("OTEL_SERVICE_NAME", "the shop")
         .with("FLUX_TRACE_RATIO", "0")
         .with("FLUX_LOG", "info,flux::calls=debug");
@@ -118,7 +118,7 @@ fn follow_an_order(desk: Desk) {
     let untraced = buy_with(&address, &header, "bob");
     assert_eq!(decided(&address, &untraced)["status"], "rejected");
     let logged = [end(serve), end(work)].concat().concat();
-    assert!(!logged.contains("open-sesame") && !logged.contains("WARN"), "{logged}");
+    assert!(!logged.contains("open-sesame-please") && !logged.contains("WARN"), "{logged}");
 
     let only = |name| match &collector.find(name)[..] {
         [one] => one.clone(),
@@ -152,8 +152,9 @@ fn follow_an_order(desk: Desk) {
     let (begun, ended) = (nanos(&request, "startTimeUnixNano"), nanos(&decide, "endTimeUnixNano"));
     assert!(begun < ended && ended - begun < PATIENCE.as_nanos() as u64, "{begun} {ended}");
     let heads = collector.heads.lock().unwrap();
-    let is_right =
-        |head: &&String| head.starts_with("POST /v1/traces ") && head.contains("open-sesame");
+    let is_right = |head: &&String| {
+        head.starts_with("POST /v1/traces ") && head.contains("open-sesame-please")
+    };
     assert_eq!(heads.iter().filter(is_right).count(), heads.len());
 }
 
@@ -195,9 +196,9 @@ fn a_wrong_collector_or_ratio_is_refused_in_one_line_without_a_secret() {
         assert!(line.contains("otlp_endpoint") && line.contains("http://127.0.0.1:4318"), "{line}");
     };
     endpoint("127.0.0.1:4318");
-    endpoint("http://me:open-sesame@127.0.0.1:4318");
+    endpoint("http://me:open-sesame-please@127.0.0.1:4318");
     let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
-    let line = desk.with("OTEL_EXPORTER_OTLP_HEADERS", "open-sesame").refused("work");
+    let line = desk.with("OTEL_EXPORTER_OTLP_HEADERS", "open-sesame-please").refused("work");
     assert!(line.contains("NAME=VALUE"), "{line}");
     assert!(refused("FLUX_TRACE_RATIO", "1.5").contains("from 0 to 1"));
     assert!(refused("FLUX_TRACE_RATIO", "some").contains("number"));

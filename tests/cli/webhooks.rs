@@ -219,11 +219,11 @@ fn webhooks_that_cannot_be_are_refused() {
         assert!(line.contains(part), "{line}");
     };
     let (url, secret) = ("FLUX_WEBHOOK_URL", "FLUX_WEBHOOK_SECRET");
-    let shop = "https://shop.example/open-sesame";
+    let shop = "https://shop.example/open-sesame-please";
     refused(&[(url, shop)], "webhook_url needs a webhook_secret");
     refused(&[(secret, SECRET)], "webhook_secret needs a webhook_url");
     refused(&[(url, "http://shop.example/"), (secret, SECRET)], "webhook_url must be https://");
-    let login = "https://ann:open-sesame@shop.example/";
+    let login = "https://ann:open-sesame-please@shop.example/";
     refused(&[(url, login), (secret, SECRET)], "without a user and password");
     refused(&[(url, shop), (secret, SESAME)], "webhook_secret must be whsec_");
     let both = [(url, shop), (secret, SECRET)];

@@ -14,14 +14,33 @@ Made from `src/config/keys.rs` by `scripts/docs`.
 Each is looked up in this sequence, and the last one found wins: the built-in default,
 `config/flux.toml` in the working directory (or the file that `--config` names), `.env` in the
 working directory, the environment, a flag (`--listen`, `--workers`, `--concurrency`, `--backend`,
-`--log-format`). An empty text is the same as none. What is unknown or out of bounds is refused
-with one line that names it, its place, and what it must be.
+`--log-format`). What is unknown or out of bounds is refused with one line that names it, its place,
+and what it must be.
+
+An empty text is the same as none, except for settings that guard access or that events and the lock
+depend on (keys, `jwt_...`, `rate_...`, `trusted_proxies`, `cors_origins`, `webhook_...`,
+`redis_password`): there it is refused, because one that was meant to be set would leave the server
+open. In a compose file `FLUX_ADMIN_KEY: ${FLUX_ADMIN_KEY}` passes an empty text when the variable is
+not set; write `FLUX_ADMIN_KEY:` without a value to pass the variable only if it is set, or
+`${FLUX_ADMIN_KEY:?}` to require it.
+
+`.env` has one `NAME=VALUE` a line, with or without `export` before it, and comments on lines of their
+own. Values are taken literally: no `$NAME`, no backslash and no comment behind a value is
+interpreted; the spaces around a value, then one pair of quotes around it, are removed. A value that
+another program would end at a ` #` is refused until it is in quotes.
+
+Names without `FLUX_` belong to other programs too, so they are read only where they are used: those
+of AWS and Redis on the `aws` backend, `REDIS_PORT` and `REDIS_PASSWORD` with a host or URL of Redis,
+those of OpenTelemetry with an endpoint. In one source the name with `FLUX_` wins. Variables that
+Kubernetes sets for a Service (`FLUX_SERVICE_HOST`, `FLUX_PORT=tcp://...`) are no settings; the log
+shows at `debug` which were skipped.
 ";
 
 const TOML_HEAD: &str = "\
 # Every setting of flux with its default. Take the # away to change one.
 # .env, then the environment (FLUX_LISTEN for `listen`, and so on), then flags win over this file.
-# An empty text is the same as none. Made from src/config/keys.rs by scripts/docs.
+# An empty text is the same as none, but refused for keys and whatever else guards access.
+# Made from src/config/keys.rs by scripts/docs.
 ";
 
 fn sections() -> Vec<(&'static str, Vec<Key>)> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flux::core::calls::Calls;
+use flux::core::clear_text::Tls;
 use flux::core::connection::redis::{Redis, RedisSettings};
 use flux::core::lock::redis::RedisLock;
 use flux::core::marks::redis::RedisMarks;
@@ -16,7 +17,7 @@ async fn connect(prefix: String) -> Redis {
 }
 
 pub async fn connect_to(url: &str, prefix: String) -> Redis {
-    let settings = RedisSettings { url: url.to_owned(), password: None, prefix };
+    let settings = RedisSettings { url: url.to_owned(), password: None, tls: Tls::Auto, prefix };
     Redis::connect(settings, Arc::new(Calls::default())).await.unwrap()
 }
 

@@ -14,7 +14,7 @@ mod pages;
 mod routes;
 pub mod shop;
 mod sites;
-mod tokens;
+pub mod tokens;
 
 use std::time::Duration;
 

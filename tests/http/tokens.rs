@@ -24,7 +24,7 @@ fn encoded(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn now() -> u64 {
+pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -49,7 +49,7 @@ fn anns() -> Value {
 }
 
 /// A provider's key pairs, and the set that it publishes of them.
-struct Provider {
+pub struct Provider {
     rsa: RsaKeyPair,
     ec: EcdsaKeyPair,
     ed: Ed25519KeyPair,
@@ -57,7 +57,7 @@ struct Provider {
 }
 
 impl Provider {
-    fn new() -> Provider {
+    pub fn new() -> Provider {
         let random = SystemRandom::new();
         let ec = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
         let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
@@ -70,7 +70,7 @@ impl Provider {
         }
     }
 
-    fn set(&self) -> Value {
+    pub fn set(&self) -> Value {
         let RsaPublicKeyComponents { n, e } =
             RsaPublicKeyComponents::<Vec<u8>>::from(self.rsa.public());
         let (x, y) = self.ec.public_key().as_ref()[1..].split_at(32);
@@ -84,7 +84,7 @@ impl Provider {
         ]})
     }
 
-    fn token(&self, algorithm: &str, kid: &str, claims: &Value) -> String {
+    pub fn token(&self, algorithm: &str, kid: &str, claims: &Value) -> String {
         let sign = |message: &[u8]| match algorithm {
             "RS256" => {
                 let mut signature = vec![0; self.rsa.public().modulus_len()];

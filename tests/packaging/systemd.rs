@@ -19,6 +19,7 @@ fn the_units_start_flux_sandboxed_and_leave_it_time_to_stop() {
         let mut command = get("ExecStart").split(' ');
         assert_eq!(command.next(), Some("/usr/local/bin/flux"));
         assert_taken(command);
+        assert_eq!(get("ExecReload"), "/bin/kill -HUP $MAINPID");
         let stop: u64 = get("TimeoutStopSec").parse().unwrap();
         assert!(stop * 1_000 > number("grace_ms"), "{name}: killed before it has drained");
         assert_eq!((get("Restart"), get("RestartPreventExitStatus")), ("on-failure", "2"));

@@ -6,13 +6,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use fred::clients::{Client, SubscriberClient};
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
-use fred::types::config::{Config, ReconnectPolicy, ServerConfig};
+use fred::types::config::{
+    Config, CredentialProvider, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector,
+};
 use fred::types::{Builder, Expiration};
 use tokio::time::Instant;
 
+use super::web::client_tls;
 use crate::core::calls::{Calls, Service, Usage};
+use crate::core::clear_text::{Tls, is_private};
 
 /// After this a command has failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,6 +43,9 @@ pub struct RedisSettings {
     pub url: String,
     /// Takes the place of a password in the URL.
     pub password: Option<String>,
+    /// Under `Auto` no password is sent unencrypted to a host that is not private, whatever the
+    /// URL's scheme. `rediss://` is TLS in any case.
+    pub tls: Tls,
     /// Begins the name of every key and channel: sales with different ones do not meet.
     pub prefix: String,
 }
@@ -69,13 +78,8 @@ impl Redis {
     /// Starts connecting and waits at most [`START_TIMEOUT`] for it. An absent Redis is a warning
     /// in the log, not an error; the error is an address that nobody could connect to.
     pub async fn connect(settings: RedisSettings, calls: Arc<Calls>) -> Result<Self, String> {
-        let mut config = Config::from_url(&settings.url)
-            .map_err(|e| format!("the address of Redis is not a redis:// URL: {}", e.details()))?;
-        // Otherwise the first failure to connect would be the last attempt.
-        config.fail_fast = false;
-        if settings.password.is_some() {
-            config.password = settings.password;
-        }
+        let secured = Secured::config(&settings)?;
+        let config = secured.config;
         let address = address(&config.server);
         let mut builder = Builder::from_config(config);
         let (from, to, factor) = RECONNECT;
@@ -97,9 +101,10 @@ impl Redis {
         let connected = tokio::time::timeout(START_TIMEOUT, client.wait_for_connect()).await;
         if !matches!(connected, Ok(Ok(()))) {
             let cause = errors.try_recv().map_or("no answer".to_owned(), |(e, _)| e.to_string());
+            let hint = secured.hint;
             tracing::warn!(
                 "no Redis at {address} ({cause}): the sale goes on without it, slower; still \
-                 trying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL"
+                 trying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL{hint}"
             );
         }
         let failover = Arc::default();
@@ -165,6 +170,91 @@ impl Redis {
     /// The name of a key or channel.
     pub fn name(&self, rest: &str) -> String {
         format!("{}:{rest}", self.prefix)
+    }
+}
+
+/// fred's configuration with the decision whether to use TLS made.
+struct Secured {
+    config: Config,
+    /// What to change if Redis does not answer, when TLS may be the reason.
+    hint: String,
+}
+
+impl Secured {
+    fn config(settings: &RedisSettings) -> Result<Secured, String> {
+        let (url, named_tls) = match settings.url.strip_prefix("rediss") {
+            Some(rest) => (format!("redis{rest}"), true),
+            None => (settings.url.clone(), false),
+        };
+        let mut config = Config::from_url(&url)
+            .map_err(|e| format!("the address of Redis is not a redis:// URL: {}", e.details()))?;
+        // Otherwise the first failure to connect would be the last attempt.
+        config.fail_fast = false;
+        // By the hosts as fred read them: another reader of the URL might find others.
+        let hosts = config.server.hosts();
+        let public = hosts.iter().find(|server| !is_private(&server.host));
+        let public = public.map(|server| server.host.to_string());
+        let tls = match settings.tls {
+            Tls::On => true,
+            Tls::Off => named_tls,
+            Tls::Auto => named_tls || public.is_some(),
+        };
+        let password = settings.password.clone().or(config.password.take());
+        let mut hint = String::new();
+        match (&public, settings.tls) {
+            (Some(host), Tls::Auto) if !named_tls => {
+                hint = format!(
+                    ". TLS is used because {host} is not a private address: if Redis has none there \
+                     and the network is your own, set redis_tls = off"
+                );
+            }
+            (Some(host), Tls::Off) if !tls && password.is_some() => tracing::warn!(
+                "the password of Redis is sent unencrypted to {host}, as redis_tls = off demands"
+            ),
+            _ => {}
+        }
+        if tls {
+            let (client, _) = client_tls();
+            config.tls = Some(TlsConfig::from(TlsConnector::from(client)));
+        }
+        let username = config.username.take();
+        let to_private_only = !tls && settings.tls == Tls::Auto;
+        config.credential_provider = Some(Arc::new(Login { username, password, to_private_only }));
+        Ok(Secured { config, hint })
+    }
+}
+
+/// Gives a connection its credentials, which is the last moment to keep them back: a cluster names
+/// further nodes, and they may be anywhere.
+struct Login {
+    username: Option<String>,
+    password: Option<String>,
+    to_private_only: bool,
+}
+
+#[async_trait]
+impl CredentialProvider for Login {
+    async fn fetch(
+        &self,
+        server: Option<&Server>,
+    ) -> Result<(Option<String>, Option<String>), Error> {
+        let is_private = server.is_some_and(|server| is_private(&server.host));
+        if self.password.is_some() && self.to_private_only && !is_private {
+            let host = server.map_or("a host without a name", |server| &server.host);
+            let what = "the password is not sent unencrypted to a host that is not private: use \
+                        rediss-cluster://, or set redis_tls = off";
+            // Of a kind after which fred tries again.
+            return Err(Error::new(ErrorKind::Auth, format!("{host}: {what}")));
+        }
+        Ok((self.username.clone(), self.password.clone()))
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login")
+            .field("to_private_only", &self.to_private_only)
+            .finish_non_exhaustive()
     }
 }
 

@@ -60,17 +60,8 @@ pub struct Web {
 impl Web {
     /// Reads the system's roots (blocking, some milliseconds). Without any, only `http` works.
     pub fn new() -> Web {
-        let provider = ring::default_provider();
-        let versions = ClientConfig::builder_with_provider(provider.into());
-        let versions = versions.with_safe_default_protocol_versions();
-        let versions = versions.expect("ring has ciphers for TLS 1.2 and 1.3");
-        match versions.clone().with_native_roots() {
-            Ok(rooted) => Self::with(rooted.with_no_client_auth(), true),
-            Err(_) => {
-                let none = versions.with_root_certificates(RootCertStore::empty());
-                Self::with(none.with_no_client_auth(), false)
-            }
-        }
+        let (tls, has_roots) = client_tls();
+        Self::with(tls, has_roots)
     }
 
     fn with(tls: ClientConfig, has_roots: bool) -> Web {
@@ -121,6 +112,21 @@ impl Web {
             (Some("https"), Some(_)) if self.has_roots => Ok(()),
             (Some("https"), Some(_)) => Err(WebError::Unusable(NO_ROOTS.to_owned())),
             _ => Err(WebError::Unusable("the URL must begin with https:// or http://".to_owned())),
+        }
+    }
+}
+
+/// TLS that trusts the system's roots (blocking, some milliseconds), and whether there are any.
+pub(super) fn client_tls() -> (ClientConfig, bool) {
+    let provider = ring::default_provider();
+    let versions = ClientConfig::builder_with_provider(provider.into());
+    let versions = versions.with_safe_default_protocol_versions();
+    let versions = versions.expect("ring has ciphers for TLS 1.2 and 1.3");
+    match versions.clone().with_native_roots() {
+        Ok(rooted) => (rooted.with_no_client_auth(), true),
+        Err(_) => {
+            let none = versions.with_root_certificates(RootCertStore::empty());
+            (none.with_no_client_auth(), false)
         }
     }
 }

@@ -60,6 +60,11 @@ impl KeySet {
         Ok(count)
     }
 
+    /// How many keys are known.
+    pub fn count(&self) -> usize {
+        self.keys.load().len()
+    }
+
     /// The key with this id; without an id, the only one for the algorithm. A key that is not known
     /// may be new: then the source is asked, and all who wait for it get what it says.
     pub(super) async fn find(
@@ -96,15 +101,15 @@ impl KeySet {
             return;
         }
         if let Err(e) = self.load().await {
-            let left = self.keys.load().len();
-            tracing::warn!("jwt_jwks cannot be read, the {left} keys of before stay: {e}");
+            let count = self.count();
+            tracing::warn!("JWKS refresh failed; keeping {count} cached keys: jwt_jwks: {e}");
         }
     }
 }
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeySet").field("keys", &self.keys.load().len()).finish_non_exhaustive()
+        f.debug_struct("KeySet").field("keys", &self.count()).finish_non_exhaustive()
     }
 }
 

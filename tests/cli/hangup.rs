@@ -1,0 +1,84 @@
+//! SIGHUP, which reloads what runs for long and ends what ends with its terminal.
+
+use std::process::Stdio;
+
+use super::{Desk, Process};
+
+#[test]
+fn worker_reloads_its_log_filter_and_works_on() {
+    let file = "config/flux.toml";
+    let desk = Desk::new().with_file(file, "log = \"info\"");
+    let mut work = desk.start("work");
+    work.log_line("working on");
+    let desk = desk.with_file(file, "log = \"debug\"\nlease_ms = 4000\nrate_per_user = 1");
+    work.signal("HUP");
+    work.log_line("settings read again; changed: log");
+    let restart = work.log_line("needs a restart: ");
+    assert!(restart.ends_with("needs a restart: lease_ms"), "{restart}");
+    let _wrong = desk.with_file(file, "buy_key = \"\"");
+    work.signal("HUP");
+    let line = work.log_line("the settings stay as they were");
+    assert!(line.contains("`buy_key` is empty"), "{line}");
+    work.signal("TERM");
+    work.log_line("stopped");
+    assert_eq!(work.end().0.code(), Some(0));
+}
+
+#[test]
+fn hangup_ends_a_rehearsal_in_order_unless_it_was_started_to_outlive_it() {
+    let race = "stress --item t --stock 9 --users 100000 --rate 50 --connections 4";
+    let temporary = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(temporary.path()).unwrap().count();
+    for outlives in [false, true] {
+        let desk = Desk::new().with("TMPDIR", temporary.path().to_str().unwrap());
+        let flux = desk.command(race);
+        let mut command = std::process::Command::new("sh");
+        let script = if outlives { "trap '' HUP; exec \"$@\"" } else { "exec \"$@\"" };
+        command.args(["-c", script, "sh"]).arg(flux.get_program()).args(flux.get_args());
+        command.current_dir(desk.directory.path()).env_clear();
+        command.envs(flux.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut race = Process::new(child);
+        while left() == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        race.signal("HUP");
+        if outlives {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            assert_eq!(race.child.try_wait().unwrap(), None, "{:?}", race.logged);
+            race.signal("INT");
+        }
+        race.log_line("stopping");
+        assert_eq!(race.end().0.code(), Some(1));
+        assert_eq!(left(), 0, "the throw-away store is left over");
+    }
+}
+
+#[test]
+fn lines_of_the_sdk_show_no_credentials() {
+    let id = "AKIAIOSFODNN7EXAMPLE";
+    let profile = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = x\n");
+    let desk = Desk::on_aws().with_file("credentials", profile);
+    let file = desk.path("credentials");
+    let mut desk = desk.with("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap());
+    let chain = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    desk.environment.retain(|(name, _)| !chain.contains(&name.as_str()));
+    for (log, shows) in
+        [("info", false), ("debug", false), ("trace", false), ("warn,aws_config=info", true)]
+    {
+        let desk = Desk { directory: tempfile::tempdir().unwrap(), ..clone(&desk) };
+        let output = desk
+            .with("FLUX_LOG", log)
+            .command("provision --backend aws --dry-run")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains(id), shows, "{log}: {said}");
+    }
+}
+
+fn clone(desk: &Desk) -> Desk {
+    Desk { directory: tempfile::tempdir().unwrap(), environment: desk.environment.clone() }
+}
