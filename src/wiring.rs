@@ -92,6 +92,7 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
     while let Err(away) = check(&ports).await {
         patience.wait(away).await?;
     }
+    ports.ledger.check_writers().await.map_err(|e| Usage(e.to_string()))?;
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
     }
@@ -177,7 +178,8 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);
     let webhooks = webhooks::embedded(settings, &store, &clock).await?;
-    let queue = SqliteQueue::new(store.clone(), clock.clone(), visibility, settings.backlog_max);
+    let backlog_max = settings.backlog_max;
+    let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
     Ok(Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),

@@ -73,8 +73,9 @@ impl Shop {
     async fn audit(&self) -> AuditReport {
         let report = audit(&*self.ports.ledger, None).await.unwrap();
         let one = audit(&*self.ports.ledger, Some(&self.item)).await.unwrap();
-        assert_eq!(report, one);
-        assert_eq!(report.verdict == Verdict::Pass, report.total.faults().is_empty());
+        assert_eq!((&report.total, &report.items), (&one.total, &one.items));
+        let sound = report.total.faults().is_empty() && report.findings.is_empty();
+        assert_eq!(report.verdict == Verdict::Pass, sound);
         report
     }
 }
@@ -125,21 +126,23 @@ async fn a_unit_that_is_gone_is_found() {
         stranded_units: 1,
         unaccounted_units: 1,
         missing_orders: 1,
+        undone_decisions: 1,
         ..sound()
     };
     assert_eq!(found, expected);
     let found = after("UPDATE items SET sold = sold - 1").await;
-    assert_eq!(found, Figures { uncounted_units: 1, unbalanced_units: 1, ..sound() });
+    let changed = Figures { changed_items: 1, ..sound() };
+    assert_eq!(found, Figures { uncounted_units: 1, unbalanced_units: 1, ..changed.clone() });
     let found = after("UPDATE items SET stock = stock + 1").await;
-    let expected = Figures { stock: 3, stranded_units: 1, unbalanced_units: 1, ..sound() };
+    let expected = Figures { stock: 3, stranded_units: 1, unbalanced_units: 1, ..changed.clone() };
     assert_eq!(found, expected);
     let found = after("UPDATE items SET free = 1, sold = 1").await;
-    assert_eq!(found, Figures { free: 1, uncounted_units: 1, ..sound() });
+    assert_eq!(found, Figures { free: 1, uncounted_units: 1, ..changed });
 }
 
 #[tokio::test]
 async fn a_changed_decision_is_found() {
-    for change in ["state = 22", "state = 10", "state = 77", "user = 'bob'", "accepted_at = 1"] {
+    for change in ["state = 22", "state = 10", "user = 'bob'", "accepted_at = 1"] {
         let found = after(&format!("UPDATE orders SET {change} WHERE {ONE_REJECTED}")).await;
         assert_eq!(found.changed_decisions, 1, "{change}");
     }
@@ -150,13 +153,15 @@ async fn a_changed_decision_is_found() {
 #[tokio::test]
 async fn a_missing_order_is_found_and_so_is_one_that_was_slipped_in() {
     let found = after(&format!("DELETE FROM orders WHERE {ONE_REJECTED}")).await;
-    assert_eq!(found, Figures { orders: 4, rejected: 2, missing_orders: 1, ..sound() });
+    let gone = Figures { missing_orders: 1, undone_decisions: 1, ..sound() };
+    assert_eq!(found, Figures { orders: 4, rejected: 2, ..gone });
     let found = after(&format!(
         "INSERT INTO orders SELECT place + 1000, x'00112233445566778899aabbccddeeff', user,
          quantity, accepted_at, 10, decided_at, zeroblob(8), trace FROM orders WHERE {ONE_REJECTED}"
     ))
     .await;
-    assert_eq!(found, Figures { orders: 6, undecided: 1, unexpected_orders: 1, ..sound() });
+    let foreign = Figures { unexpected_orders: 1, changed_decisions: 1, ..sound() };
+    assert_eq!(found, Figures { orders: 6, undecided: 1, ..foreign });
 }
 
 #[tokio::test]
@@ -211,7 +216,7 @@ async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found
     let closed = shop.read().await;
     let by_the_book = Item { closed_at: None, version: closed.version, ..open };
     shop.commit(&by_the_book, vec![shop.order(1, later)], Expect::Anything).await;
-    shop.tamper(&format!("UPDATE items SET closed_at = {}", closed.closed_at.unwrap().0));
+    shop.ports.ledger.set_item(&shop.item, ItemChange::closed(true)).await.unwrap();
     let found = shop.audit().await;
     assert_eq!((found.verdict, found.total.sold_when_closed), (Verdict::Fail, 1));
     shop.ports.ledger.set_item(&shop.item, ItemChange::closed(false)).await.unwrap();

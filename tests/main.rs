@@ -11,6 +11,7 @@ mod faults;
 mod fuzz;
 mod house;
 mod http;
+mod integrity;
 mod liar;
 mod model;
 mod nginx;

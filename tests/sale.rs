@@ -129,7 +129,12 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
     old.execute_batch(
-        "DROP INDEX dead_letters_by_age;
+        "ALTER TABLE items DROP COLUMN decided; ALTER TABLE items DROP COLUMN dead;
+         ALTER TABLE items DROP COLUMN mac_from; ALTER TABLE items DROP COLUMN mac;
+         ALTER TABLE dead_letters DROP COLUMN mac; ALTER TABLE counts RENAME TO totals;
+         ALTER TABLE totals DROP COLUMN writes; ALTER TABLE totals DROP COLUMN letters;
+         ALTER TABLE totals DROP COLUMN old_items; ALTER TABLE totals DROP COLUMN old_letters;
+         ALTER TABLE totals DROP COLUMN mac; DROP INDEX dead_letters_by_age;
          ALTER TABLE items DROP COLUMN closed_at; ALTER TABLE orders DROP COLUMN trace;
          DROP TABLE decisions; DROP TABLE pulses;
          PRAGMA user_version = 2",

@@ -11,9 +11,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
-use super::figures::{AuditReport, Figures, ItemAudit};
-use crate::core::ledger::{AuditedItem, AuditedOrder, Ledger, LedgerError, OrderState};
-use crate::core::order::{Decision, Item, ItemId, Order, Quantity, Reason, Timestamp};
+use super::figures::{AuditReport, Figures, Findings, ItemAudit};
+use crate::core::ledger::{
+    AuditedItem, AuditedOrder, ItemCounts, Ledger, LedgerError, OrderRecord, OrderState, StoreAudit,
+};
+use crate::core::order::{Decision, Item, ItemId, MacCheck, Order, Quantity, Reason, Timestamp};
 
 /// How often a page that the ledger is too busy to give is asked for.
 const READ_ATTEMPTS: u32 = 7;
@@ -34,44 +36,105 @@ pub async fn audit_seeing(
     item: Option<&ItemId>,
     see: &mut (dyn FnMut(&AuditedOrder) + Send),
 ) -> Result<AuditReport, LedgerError> {
+    let store_before = patiently(|| ledger.audit_store()).await?;
+    let mut findings = Findings::default();
     let mut tallies: HashMap<ItemId, Tally> = HashMap::new();
     each_item(ledger, item, |before| {
-        let id = before.item.id.clone();
-        tallies.insert(id, Tally { before: Some(before), ..Tally::default() });
+        if let Ok(item) = before.item {
+            let before = ItemSeen { item, counts: before.counts, mac: before.mac };
+            tallies
+                .insert(before.item.id.clone(), Tally { before: Some(before), ..Tally::default() });
+        }
     })
     .await?;
+    let mut decided: HashMap<Decision, u64> = HashMap::new();
     each_order(ledger, item, |row| {
         see(row);
-        tallies.entry(row.record.order.item.clone()).or_default().add(row);
+        match &row.record {
+            Ok(record) => {
+                if let OrderState::Decided { decision, .. } = record.state {
+                    *decided.entry(decision).or_default() += 1;
+                }
+                tallies.entry(record.order.item.clone()).or_default().add(record, row.mac);
+            }
+            Err(why) => findings.add(why.clone()),
+        }
     })
     .await?;
     let mut items = Vec::with_capacity(tallies.len());
     let mut lines = HashMap::new();
-    let mut settle = |after: AuditedItem, tally: Tally| {
+    let mut settle = |after: ItemSeen, tally: Tally| {
         if let Some(line) = tally.line_was_jumped(&after) {
             lines.insert(after.item.id.clone(), line);
         }
-        let (item_id, status) = (after.item.id.clone(), after.item.status());
-        items.push(ItemAudit { item_id, status, figures: tally.figures(&after) });
+        let status = after.item.status();
+        let figures = tally.figures(&after);
+        items.push(ItemAudit { item_id: after.item.id, status, figures });
     };
-    each_item(ledger, item, |after| {
-        settle(after.clone(), tallies.remove(&after.item.id).unwrap_or_default());
+    each_item(ledger, item, |after| match after.item {
+        Ok(item) => {
+            let tally = tallies.remove(&item.id).unwrap_or_default();
+            settle(ItemSeen { item, counts: after.counts, mac: after.mac }, tally);
+        }
+        Err(why) => findings.add(why),
     })
     .await?;
     for (id, tally) in tallies {
         let nothing = Item::new(id, 0);
-        settle(AuditedItem { item: nothing, orders: None }, tally);
+        settle(ItemSeen { item: nothing, counts: None, mac: MacCheck::Fits }, tally);
     }
     items.sort_by(|a, b| a.item_id.cmp(&b.item_id));
     count_inversions(ledger, item, &lines, &mut items).await?;
-    Ok(AuditReport::of(items))
+    let store = patiently(|| ledger.audit_store()).await?;
+    if item.is_none() {
+        compare_decisions(&decided, &store_before, &store, &mut findings);
+    }
+    store.findings.into_iter().for_each(|line| findings.add(line));
+    Ok(AuditReport::of(items, findings, store.old_rule))
+}
+
+/// Holds the store's table of decisions against the order rows, of which each was read between the
+/// two readings of the table.
+fn compare_decisions(
+    rows: &HashMap<Decision, u64>,
+    before: &StoreAudit,
+    after: &StoreAudit,
+    findings: &mut Findings,
+) {
+    let (Some(before), Some(after)) = (&before.decided, &after.decided) else { return };
+    let counted = |table: &[(Decision, u64)], decision| {
+        let found = table.iter().find(|(counted, _)| *counted == decision);
+        found.map_or(0, |(_, orders)| *orders)
+    };
+    for decision in Decision::all() {
+        let orders = rows.get(&decision).copied().unwrap_or(0);
+        let least = counted(before, decision);
+        let most = counted(after, decision);
+        if !(least..=most).contains(&orders) {
+            let reason = decision.reason().map_or("", Reason::as_str);
+            findings.add(format!(
+                "{orders} orders are {} {reason}, and the table decisions has {most}",
+                decision.status()
+            ));
+        }
+    }
+}
+
+/// An item that can be read, as it was at one time.
+struct ItemSeen {
+    item: Item,
+    counts: Option<ItemCounts>,
+    mac: MacCheck,
 }
 
 /// What the rows of one item say, and what the item said before they were read.
 #[derive(Default)]
 struct Tally {
-    before: Option<AuditedItem>,
+    before: Option<ItemSeen>,
     rows: Figures,
+    decided: u64,
+    /// The item's owner has a sold order.
+    owner_bought: bool,
     /// Per quantity: the first to be told `sold_out` since the last restock, and the last to buy.
     spans: BTreeMap<Quantity, Span>,
 }
@@ -83,11 +146,12 @@ struct Span {
 }
 
 impl Tally {
-    fn add(&mut self, row: &AuditedOrder) {
-        let order = &row.record.order;
+    fn add(&mut self, record: &OrderRecord, mac: MacCheck) {
+        let order = &record.order;
         self.rows.orders += 1;
-        self.rows.changed_decisions += u64::from(!row.sealed);
-        match row.record.state {
+        self.rows.changed_decisions += u64::from(mac == MacCheck::Wrong);
+        self.rows.old_rule_orders += u64::from(mac == MacCheck::OldRule);
+        match record.state {
             OrderState::Queued => self.rows.undecided += 1,
             OrderState::DeadLettered => self.rows.dead_lettered += 1,
             OrderState::Decided { decision, .. } => self.decided(order, decision),
@@ -95,8 +159,11 @@ impl Tally {
     }
 
     fn decided(&mut self, order: &Order, decision: Decision) {
+        self.decided += 1;
         match decision {
             Decision::Sold => {
+                let owner = self.before.as_ref().and_then(|before| before.item.owner.as_ref());
+                self.owner_bought |= owner == Some(&order.user);
                 self.rows.sold += order.quantity.units();
                 self.rows.sold_when_closed += u64::from(self.since_close(order));
                 let last = &mut self.spans.entry(order.quantity).or_default().last_sold;
@@ -130,11 +197,10 @@ impl Tally {
     }
 
     /// Holds the rows against the item as it was before and after they were read.
-    fn figures(&self, after: &AuditedItem) -> Figures {
+    fn figures(&self, after: &ItemSeen) -> Figures {
         let item = &after.item;
         let rows = &self.rows;
-        let (sold_before, orders_before) =
-            self.before.as_ref().map_or((0, None), |b| (b.item.sold, b.orders));
+        let sold_before = self.before.as_ref().map_or(0, |before| before.item.sold);
         let moved = item.sold.saturating_sub(sold_before);
         let taken = item.held.saturating_add(rows.sold).saturating_add(moved);
         let open = item.stock.saturating_sub(taken);
@@ -150,24 +216,61 @@ impl Tally {
             unaccounted_units: sold_before.min(item.sold).saturating_sub(rows.sold),
             uncounted_units: rows.sold.saturating_sub(item.sold),
             unbalanced_units: counted.abs_diff(item.stock),
-            missing_orders: orders_before.map_or(0, |must| must.saturating_sub(rows.orders)),
+            changed_items: u64::from(after.mac == MacCheck::Wrong),
+            old_rule_items: u64::from(after.mac == MacCheck::OldRule),
+            wrong_owners: u64::from(self.owner_is_wrong(after)),
             sold_when_closed: if self.closed_at() == item.closed_at {
                 rows.sold_when_closed
             } else {
                 0
             },
-            unexpected_orders: after.orders.map_or(0, |must| rows.orders.saturating_sub(must)),
+            ..self.counted(after)
+        }
+    }
+
+    /// The rows' figures, held against what the store counts. Between the two readings orders may
+    /// arrive and be decided, and leave their place for a later one, or for another item's line.
+    fn counted(&self, after: &ItemSeen) -> Figures {
+        let rows = &self.rows;
+        let Some(now) = after.counts else { return rows.clone() };
+        let before = self.before.as_ref().and_then(|before| before.counts);
+        let before = before.unwrap_or(ItemCounts {
+            orders: 0,
+            moved: now.moved,
+            decided: 0,
+            dead_lettered: 0,
+        });
+        let moved = now.moved.saturating_sub(before.moved);
+        let dead_may_change =
+            self.before.is_none() || moved > 0 || before.dead_lettered != now.dead_lettered;
+        Figures {
+            missing_orders: before.orders.saturating_sub(rows.orders).saturating_sub(moved),
+            unexpected_orders: rows.orders.saturating_sub(now.orders).saturating_sub(moved),
+            undone_decisions: before.decided.saturating_sub(self.decided),
+            uncounted_decisions: self.decided.saturating_sub(now.decided),
+            miscounted_dead_letters: match dead_may_change {
+                true => 0,
+                false => rows.dead_lettered.abs_diff(now.dead_lettered),
+            },
             ..rows.clone()
         }
     }
 
-    fn restocked_meanwhile(&self, after: &AuditedItem) -> bool {
+    /// Whether the item has an owner, had the same before the orders were read, and none of its
+    /// sold orders is the owner's.
+    fn owner_is_wrong(&self, after: &ItemSeen) -> bool {
+        let before = self.before.as_ref().map(|before| &before.item);
+        let unchanged = before.is_some_and(|before| before.owner == after.item.owner);
+        unchanged && after.item.owner.is_some() && !self.owner_bought
+    }
+
+    fn restocked_meanwhile(&self, after: &ItemSeen) -> bool {
         self.before.is_some() && self.restocked_at() != after.item.restocked_at
     }
 
     /// When somebody bought who came after one that was told `sold_out`: from when on buyers were
     /// too late.
-    fn line_was_jumped(&self, after: &AuditedItem) -> Option<Line> {
+    fn line_was_jumped(&self, after: &ItemSeen) -> Option<Line> {
         let mut late_from = Line::default();
         let mut earliest = None;
         let mut jumped = false;
@@ -200,8 +303,9 @@ async fn count_inversions(
     let mut inversions: HashMap<&ItemId, u64> = HashMap::new();
     let only = if lines.len() == 1 { lines.keys().next() } else { item };
     each_order(ledger, only, |row| {
-        let order = &row.record.order;
-        let sold = matches!(row.record.state, OrderState::Decided { decision: Decision::Sold, .. });
+        let Ok(record) = &row.record else { return };
+        let order = &record.order;
+        let sold = matches!(record.state, OrderState::Decided { decision: Decision::Sold, .. });
         if let (true, Some((id, line))) = (sold, lines.get_key_value(&order.item))
             && line.0.get(&order.quantity).is_some_and(|late| order.accepted_at > *late)
         {
@@ -225,7 +329,7 @@ async fn each_item(
         let page = patiently(|| ledger.audit_items(after.as_deref())).await?;
         page.rows
             .into_iter()
-            .filter(|i| wanted.is_none_or(|w| *w == i.item.id))
+            .filter(|i| i.item.as_ref().map_or(true, |i| wanted.is_none_or(|w| *w == i.id)))
             .for_each(&mut each);
         match page.next {
             Some(next) => after = Some(next),

@@ -9,6 +9,8 @@ use crate::core::order::ItemId;
 
 /// How many items without a finding are listed in text; those with one always are.
 const LISTED: usize = 20;
+/// How many findings in words are kept.
+const FINDINGS_KEPT: usize = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,8 +59,18 @@ pub struct Figures {
     pub uncounted_units: u64,
     /// By how much free + held + sold differs from the stock.
     pub unbalanced_units: u64,
-    /// P4: decided rows that do not bear the seal of what they say.
+    /// P4: order rows that do not fit their MAC, whatever they say.
     pub changed_decisions: u64,
+    /// Decisions that the item counts, and no order row has any more.
+    pub undone_decisions: u64,
+    /// Decisions of order rows that the item does not count.
+    pub uncounted_decisions: u64,
+    /// By how much the item's count of dead-lettered orders differs from its rows.
+    pub miscounted_dead_letters: u64,
+    /// Items whose row does not fit its MAC.
+    pub changed_items: u64,
+    /// One-of-a-kind items whose owner bought no unit by the order rows.
+    pub wrong_owners: u64,
     /// P3: order rows that the store says there are, and are not there.
     pub missing_orders: u64,
     /// Order rows beyond those that the store says there are.
@@ -69,6 +81,10 @@ pub struct Figures {
     /// last restock, that was rejected `sold_out`. Reported, no fault: a standard queue does not
     /// keep the order of arrival, and neither do the clocks of several API processes.
     pub inversions: u64,
+    /// Items and orders from before MACs, or written by a process from before: they were checked by
+    /// the old rule, which finds less. No fault.
+    pub old_rule_items: u64,
+    pub old_rule_orders: u64,
 }
 
 impl Figures {
@@ -80,7 +96,12 @@ impl Figures {
             ("sold units that no order accounts for", self.unaccounted_units),
             ("units of sold orders that the item does not count", self.uncounted_units),
             ("units by which free + held + sold differs from the stock", self.unbalanced_units),
-            ("decisions changed after they were made", self.changed_decisions),
+            ("orders changed by something other than flux", self.changed_decisions),
+            ("decisions that are gone", self.undone_decisions),
+            ("decisions that the item does not count", self.uncounted_decisions),
+            ("dead-lettered orders more or less than counted", self.miscounted_dead_letters),
+            ("items changed by something other than flux", self.changed_items),
+            ("owners who bought nothing", self.wrong_owners),
             ("orders missing", self.missing_orders),
             ("orders that the store never counted", self.unexpected_orders),
             ("orders sold after the sale was closed", self.sold_when_closed),
@@ -107,10 +128,17 @@ impl AddAssign<&Figures> for Figures {
         self.uncounted_units += other.uncounted_units;
         self.unbalanced_units += other.unbalanced_units;
         self.changed_decisions += other.changed_decisions;
+        self.undone_decisions += other.undone_decisions;
+        self.uncounted_decisions += other.uncounted_decisions;
+        self.miscounted_dead_letters += other.miscounted_dead_letters;
+        self.changed_items += other.changed_items;
+        self.wrong_owners += other.wrong_owners;
         self.missing_orders += other.missing_orders;
         self.unexpected_orders += other.unexpected_orders;
         self.sold_when_closed += other.sold_when_closed;
         self.inversions += other.inversions;
+        self.old_rule_items += other.old_rule_items;
+        self.old_rule_orders += other.old_rule_orders;
     }
 }
 
@@ -150,24 +178,55 @@ impl fmt::Display for ItemAudit {
 /// The outcome of an audit: the sums over all items, and each item by its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
-    /// `fail` when any of [`Figures::faults`] is there. Orders that wait, dead letters and
-    /// inversions are reported and fail nothing here.
+    /// `fail` when any of [`Figures::faults`] or `findings` is there. Orders that wait, dead letters,
+    /// inversions and what was checked by the old rule are reported and fail nothing here.
     pub verdict: Verdict,
     #[serde(flatten)]
     pub total: Figures,
+    /// What is wrong with the store as a whole, and rows that cannot be read; the first of many.
+    pub findings: Vec<String>,
+    /// Dead letters from before MACs.
+    pub old_rule_letters: u64,
     pub items: Vec<ItemAudit>,
 }
 
 impl AuditReport {
-    pub(super) fn of(items: Vec<ItemAudit>) -> Self {
+    pub(super) fn of(items: Vec<ItemAudit>, findings: Findings, old_rule_letters: u64) -> Self {
         let mut total = Figures::default();
         items.iter().for_each(|item| total += &item.figures);
-        Self { verdict: Verdict::passed_if(total.faults().is_empty()), total, items }
+        let findings = findings.into_lines();
+        let passed = total.faults().is_empty() && findings.is_empty();
+        let verdict = Verdict::passed_if(passed);
+        Self { verdict, total, findings, old_rule_letters, items }
     }
 
     /// Nothing was wrong because nothing was there: no items, or no orders.
     pub fn is_of_nothing(&self) -> bool {
         self.verdict == Verdict::Pass && (self.items.is_empty() || self.total.orders == 0)
+    }
+}
+
+/// Findings in words, of which only the first are kept.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    lines: Vec<String>,
+    more: u64,
+}
+
+impl Findings {
+    pub fn add(&mut self, line: String) {
+        if self.lines.len() < FINDINGS_KEPT {
+            self.lines.push(line);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn into_lines(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.lines.push(format!("and {} more findings", self.more));
+        }
+        self.lines
     }
 }
 
@@ -196,7 +255,18 @@ impl fmt::Display for AuditReport {
                 writeln!(f, "    {amount} {name}")?;
             }
         }
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
         let total = &self.total;
+        let old_rule = total.old_rule_items + total.old_rule_orders + self.old_rule_letters;
+        if old_rule > 0 {
+            writeln!(
+                f,
+                "checked by the old rule: {old_rule} (items {}, orders {}, dead letters {})",
+                total.old_rule_items, total.old_rule_orders, self.old_rule_letters
+            )?;
+        }
         write!(
             f,
             "{}: items {}, orders {}, oversold {}, stranded {}, undecided {}",
@@ -210,6 +280,10 @@ impl fmt::Display for AuditReport {
         let known = ["oversold units", "stranded units"];
         let mut others = total.faults();
         others.retain(|(name, _)| !known.contains(name));
-        others.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))
+        others.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))?;
+        match self.findings.len() {
+            0 => Ok(()),
+            findings => write!(f, ", {findings} other findings"),
+        }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::core::Ports;
 use crate::core::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, Page, Tally,
+    OrderRecord, Page, StoreAudit, Tally,
 };
 use crate::core::order::worker::{Rules, Story, Worker};
 use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
@@ -354,6 +354,10 @@ impl Ledger for HeldLedger {
         after: Option<&str>,
     ) -> Result<Page<AuditedOrder>, LedgerError> {
         self.real.audit_orders(item, after).await
+    }
+
+    async fn audit_store(&self) -> Result<StoreAudit, LedgerError> {
+        self.real.audit_store().await
     }
 
     async fn check(&self) -> Result<(), LedgerError> {

@@ -250,9 +250,10 @@ impl Stress {
         let (mut changed, mut last_decision) = (0, None);
         let (mut counts, mut sold) = (Counts::default(), Counts::default());
         let mut see = |row: &AuditedOrder| {
-            let order = &row.record.order;
+            let Ok(record) = &row.record else { return };
+            let order = &record.order;
             let first = reading.get(order.id);
-            let decided = match row.record.state {
+            let decided = match record.state {
                 OrderState::Decided { decision, decided_at } => Some((decision, decided_at)),
                 OrderState::Queued | OrderState::DeadLettered => None,
             };
@@ -267,7 +268,7 @@ impl Stress {
                 counts.at(at.since(held.times.started_at)).decided += 1;
                 last_decision = last_decision.max(Some(at));
             }
-            let now = Sight::from(row.record.state);
+            let now = Sight::from(record.state);
             changed += u64::from(matches!(first, Sight::Decided(_)) && first != now);
         };
         let report = audit_seeing(&*own.ports.ledger, Some(&self.plan.item), &mut see).await?;

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use flux::config::Settings;
+use flux::core::queue::DeadLetter;
+use flux::wiring::{self, KeyUse};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
@@ -137,14 +140,26 @@ fn buried_in_the_file(desk: &Desk) {
         let (_serve, address) = desk.serve("");
         (0..BURIED).for_each(|n| drop(buy(&address, &format!("user{n}"), "hall_A")));
     }
-    let file = Connection::open(desk.path("flux.db")).unwrap();
-    file.execute_batch(
-        "INSERT INTO dead_letters SELECT id, 'received too often',
-             json_object('user_id', user, 'item_id', 'hall_A'), accepted_at FROM orders;
-         UPDATE orders SET state = 11;
-         UPDATE totals SET dead = (SELECT count(*) FROM orders)",
-    )
-    .unwrap();
+    let settings = Settings { data: desk.path("flux.db"), ..Settings::default() };
+    let bury = async {
+        let queue = wiring::open(&settings, KeyUse::Read).await.unwrap().queue;
+        let mut buried = 0;
+        while buried < BURIED {
+            let came = queue.receive(BURIED, Duration::ZERO).await.unwrap();
+            for (_, order) in came.iter().flat_map(|delivery| &delivery.orders) {
+                let letter = DeadLetter {
+                    order_id: order.id,
+                    reason: "received too often".to_owned(),
+                    body: json!({"user_id": order.user, "item_id": order.item}).to_string(),
+                    at: order.accepted_at,
+                };
+                queue.dead_letter(&[letter]).await.unwrap();
+                buried += 1;
+            }
+        }
+        queue.release(&[]).await.unwrap();
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(bury);
 }
 
 async fn buried_on_aws(desk: &Desk) {

@@ -29,7 +29,8 @@ mod queues {
     async fn bench() -> super::queue::Bench {
         let (names, visibility) = (super::names(), super::Duration::from_secs(2));
         let clock = super::Arc::new(super::SystemClock);
-        let queue = super::SqliteQueue::new(super::store(), clock, visibility, 1_000_000);
+        let queue =
+            super::SqliteQueue::new(super::store(), super::key(), clock, visibility, 1_000_000);
         super::queue::Bench { queue: super::Arc::new(queue), names, visibility }
     }
     super::queue::queue_contract!(bench);
@@ -124,7 +125,8 @@ async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_want
     all.begin().await.unwrap();
     let mut refused = verdict(&names, "refused");
     refused.decided.push(Decided { order: came[0].order.clone(), ..refused.decided[1].clone() });
-    let queue = SqliteQueue::new(store.clone(), Arc::new(SystemClock), Duration::from_secs(5), 100);
+    let clock = Arc::new(SystemClock);
+    let queue = SqliteQueue::new(store.clone(), key(), clock, Duration::from_secs(5), 100);
     let orders: Vec<_> = refused.decided[..2].iter().map(|one| one.order.clone()).collect();
     flux::core::queue::Queue::send(&queue, &orders).await;
     let answer = ledger.commit(&refused).await.unwrap();

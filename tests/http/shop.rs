@@ -166,7 +166,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
     let names = Arc::new(OrderNames::new(key, 1));
     let clock = Arc::new(SystemClock);
     let visibility = Duration::from_secs(30);
-    let queue = SqliteQueue::new(store.clone(), clock.clone(), visibility, backlog_max);
+    let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
     Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key)),

@@ -6,8 +6,13 @@
 
 mod backup;
 mod checkpoint;
+pub mod counts;
 mod errors;
 mod files;
+pub mod items;
+pub mod letters;
+pub mod objects;
+pub mod orders;
 mod restore;
 mod schema;
 mod threads;
@@ -330,25 +335,6 @@ pub mod state {
             assert_eq!(decision(of(decided)), Some(decided));
         }
     }
-}
-
-/// The row number of an item, made on first sight. Inside a transaction.
-pub fn item_no(tx: &Connection, item: &str) -> rusqlite::Result<i64> {
-    let found = tx
-        .prepare_cached("SELECT no FROM items WHERE id = ?")?
-        .query_row([item], |row| row.get(0))
-        .optional()?;
-    if let Some(no) = found {
-        return Ok(no);
-    }
-    tx.prepare_cached("INSERT INTO items (id) VALUES (?)")?.insert([item])
-}
-
-/// Takes the next `count` places in an item's line; returns the last. Inside a transaction.
-pub fn take_places(tx: &Connection, item_no: i64, count: i64) -> rusqlite::Result<i64> {
-    tx.prepare_cached("UPDATE items SET arrivals = arrivals + ? WHERE no = ? RETURNING arrivals")?
-        .query_row(params![count, item_no], |row| row.get::<_, i64>(0))
-        .map(|last| item_no << 32 | last)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::core::connection::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, OrderId, OrderKey, SystemClock, UserId,
+    Clock, Decided, Item, ItemChange, ItemId, MacKeys, OrderId, OrderKey, SystemClock, UserId,
 };
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
@@ -46,6 +46,7 @@ pub struct DynamoLedger {
     orders: String,
     items: String,
     key: OrderKey,
+    keys: MacKeys,
 }
 
 /// What a scan leaves out: an expression, its names and its values.
@@ -58,7 +59,13 @@ struct Filter {
 impl DynamoLedger {
     /// Calls nothing yet; [`Ledger::check`] does.
     pub fn new(aws: &Aws, table: &str, key: OrderKey) -> Self {
-        Self { client: aws.dynamodb(), orders: table.to_owned(), items: items_table(table), key }
+        Self {
+            client: aws.dynamodb(),
+            orders: table.to_owned(),
+            items: items_table(table),
+            key,
+            keys: MacKeys::new(&key),
+        }
     }
 
     /// Which of these orders have a decision.
@@ -229,7 +236,7 @@ impl Ledger for DynamoLedger {
             async move { request.send().await.map_err(|e| Fault::of(&e)) }
         });
         let answer = read.await.map_err(|fault| self.error(fault))?;
-        let found = answer.item().map(rows::read_item).transpose();
+        let found = answer.item().map(|row| rows::read_item(row, &self.keys)).transpose();
         found.map_err(|e| self.damaged(&self.items, e))
     }
 
@@ -295,7 +302,8 @@ impl Ledger for DynamoLedger {
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
-        self.scan((&self.items, ITEM_ID), (after, limit), None, rows::read_item).await
+        let read = |row: &Row| rows::read_item(row, &self.keys);
+        self.scan((&self.items, ITEM_ID), (after, limit), None, read).await
     }
 
     async fn inventory(
@@ -309,13 +317,14 @@ impl Ledger for DynamoLedger {
             values: HashMap::from([(":one".to_owned(), number(1))]),
         };
         let table = (self.items.as_str(), ITEM_ID);
-        let page = self.scan(table, (after, limit), Some(filter), rows::read_item).await?;
+        let read = |row: &Row| rows::read_item(row, &self.keys);
+        let page = self.scan(table, (after, limit), Some(filter), read).await?;
         let sold = page.rows.into_iter().filter_map(|item| Some((item.id, item.owner?)));
         Ok(Page { rows: sold.collect(), next: page.next })
     }
 
     async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
-        let read = |row: &Row| Ok(AuditedItem { item: rows::read_item(row)?, orders: None });
+        let read = |row: &Row| Ok(rows::audit_item(row, &self.keys));
         self.scan((&self.items, ITEM_ID), (after, PAGE), None, read).await
     }
 
@@ -329,7 +338,7 @@ impl Ledger for DynamoLedger {
             names: &[("#item", ITEM_ID)],
             values: HashMap::from([(":item".to_owned(), text(item.as_str()))]),
         });
-        let read = |row: &Row| rows::audit_order(row, &self.key);
+        let read = |row: &Row| Ok(rows::audit_order(row, &self.keys, &self.key));
         self.scan((&self.orders, ORDER_ID), (after, PAGE), filter, read).await
     }
 

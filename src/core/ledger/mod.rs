@@ -8,7 +8,7 @@ use std::fmt::{Debug, Display};
 use async_trait::async_trait;
 
 use crate::core::order::{
-    Decided, Decision, Item, ItemChange, ItemId, Order, OrderId, Timestamp, UserId,
+    Decided, Decision, Item, ItemChange, ItemId, MacCheck, Order, OrderId, Timestamp, UserId,
 };
 
 /// What to do about a failed call.
@@ -92,16 +92,41 @@ pub enum OrderState {
 /// An order row as the audit reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditedOrder {
-    pub record: OrderRecord,
-    /// Whether the seal of a decided row fits what the row says, and any other row has none.
-    pub sealed: bool,
+    /// Or which row cannot be read, and why.
+    pub record: Result<OrderRecord, String>,
+    pub mac: MacCheck,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditedItem {
-    pub item: Item,
-    /// How many order rows the item must have, where the store counts them.
-    pub orders: Option<u64>,
+    /// Or which row cannot be read, and why.
+    pub item: Result<Item, String>,
+    /// `None` where the store does not count.
+    pub counts: Option<ItemCounts>,
+    pub mac: MacCheck,
+}
+
+/// What a store counts of an item's orders, under the MAC of the item's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ItemCounts {
+    /// How many order rows the item must have.
+    pub orders: u64,
+    /// Orders that left their place in the line for a later one: the rows of a page may be met
+    /// again on a later one.
+    pub moved: u64,
+    pub decided: u64,
+    pub dead_lettered: u64,
+}
+
+/// What the audit reads of the store as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoreAudit {
+    /// What is not as flux wrote it, in words.
+    pub findings: Vec<String>,
+    /// Rows from before MACs that are neither items nor orders.
+    pub old_rule: u64,
+    /// How many orders have which decision, where the store counts.
+    pub decided: Option<Vec<(Decision, u64)>>,
 }
 
 /// What a store has counted since it was made.
@@ -203,6 +228,17 @@ pub trait Ledger: Debug + Display + Send + Sync {
         item: Option<&ItemId>,
         after: Option<&str>,
     ) -> Result<Page<AuditedOrder>, LedgerError>;
+
+    /// For the audit: what is neither an item nor an order. Nothing, where there is nothing else.
+    async fn audit_store(&self) -> Result<StoreAudit, LedgerError> {
+        Ok(StoreAudit::default())
+    }
+
+    /// Before a process serves or decides: `Broken` names what in the store would change what is
+    /// written to it, and how to remove that. Nothing can, where there are no triggers.
+    async fn check_writers(&self) -> Result<(), LedgerError> {
+        Ok(())
+    }
 
     /// Answers when the ledger can be used: for `/readyz` and at start. `Broken` names what is
     /// missing and what to do.

@@ -1,33 +1,38 @@
 //! The ledger on the embedded store: decisions are written into the rows of the orders that the
 //! queue put there.
 
+mod audit;
+mod write;
+
 use std::fmt;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row, params};
 
 use super::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, ItemSet, Ledger, LedgerError, OrderRecord,
+    OrderState, Page, StoreAudit, Tally,
 };
-use crate::core::connection::sqlite::{Store, StoreError, item_no, state, take_places};
+use crate::core::connection::sqlite::counts::Counts;
+use crate::core::connection::sqlite::items::ItemRow;
+use crate::core::connection::sqlite::orders::OrderRow;
+use crate::core::connection::sqlite::{Store, StoreError, objects, state};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, Order, OrderId, OrderKey, Quantity, SystemClock,
-    Timestamp, UserId,
+    Clock, Decided, Item, ItemChange, ItemId, MacKeys, MacState, OrderId, OrderKey, SystemClock,
+    UserId,
 };
-
-/// Rows in one page of an audit: a snapshot of a few milliseconds.
-const AUDIT_PAGE: usize = 1_000;
 
 #[derive(Debug)]
 pub struct SqliteLedger {
     store: Store,
     key: OrderKey,
+    keys: MacKeys,
 }
 
 impl SqliteLedger {
     pub fn new(store: Store, key: OrderKey) -> Self {
-        Self { store, key }
+        Self { store, key, keys: MacKeys::new(&key) }
     }
 }
 
@@ -55,7 +60,8 @@ impl Ledger for SqliteLedger {
 
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
         let item = item.clone();
-        Ok(self.store.read(move |c| read_item(c, &item)).await?)
+        let keys = self.keys;
+        Ok(self.store.read(move |c| read_item(c, &keys, &item)).await?)
     }
 
     async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
@@ -65,22 +71,29 @@ impl Ledger for SqliteLedger {
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
-        let (commit, key) = (commit.clone(), self.key);
-        Ok(self.store.write(move |tx| write_commit(tx, &commit, &key)).await?)
+        let commit = commit.clone();
+        let keys = self.keys;
+        Ok(self.store.write(move |tx| write::commit(tx, &commit, &keys)).await?)
     }
 
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
-        let (rejected, key) = (rejected.to_vec(), self.key);
-        Ok(self.store.write(move |tx| write_rejections(tx, &rejected, &key)).await?)
+        let rejected = rejected.to_vec();
+        let keys = self.keys;
+        Ok(self.store.write(move |tx| write::rejections(tx, &rejected, &keys)).await?)
     }
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         let item = item.clone();
+        let keys = self.keys;
         let set = move |tx: &Connection| {
-            let read = read_item(tx, &item)?;
+            let read = read_item(tx, &keys, &item)?;
             let set = ItemSet::plan(&item, read.as_ref(), change, SystemClock.now());
             if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
-                write_item(tx, item)?;
+                let mut counts = Counts::read(tx, &keys)?;
+                let mut row = ItemRow::find_or_insert(tx, &keys, item.id.as_str())?;
+                row.set(item, &mut counts)?;
+                row.save(tx, &keys, &mut counts)?;
+                counts.save(tx, &keys)?;
             }
             Ok(set)
         };
@@ -89,13 +102,17 @@ impl Ledger for SqliteLedger {
 
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
         let read = |c: &Connection| {
-            let accepted = c.prepare_cached("SELECT accepted FROM totals")?;
+            let accepted = c.prepare_cached("SELECT accepted FROM counts")?;
             let accepted = { accepted }.query_row([], |row| row.get(0))?;
             let mut decided = c.prepare_cached("SELECT state, orders FROM decisions")?;
             let rows = decided.query_map([], |row| {
-                Ok(state::decision(row.get(0)?).zip(Some(row.get::<_, u64>(1)?)))
+                let decision = state::decision(row.get(0)?).ok_or_else(|| {
+                    let why = "no such state of an order in decisions";
+                    rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, why.into())
+                })?;
+                Ok((decision, row.get::<_, u64>(1)?))
             })?;
-            let decided = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
+            let decided = rows.collect::<rusqlite::Result<_>>()?;
             Ok(Some(Tally { accepted, decided }))
         };
         Ok(self.store.read(read).await?)
@@ -103,11 +120,10 @@ impl Ledger for SqliteLedger {
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
         let after = after.unwrap_or_default().to_owned();
-        let sql = format!("{ITEM} WHERE version > 0 AND id > ? ORDER BY id LIMIT ?");
+        let keys = self.keys;
         let read = move |c: &Connection| {
-            let mut items = c.prepare_cached(&sql)?;
-            let rows = items.query_map(params![after, limit as i64], item_row)?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let rows = ItemRow::page(c, &keys, &after, limit)?;
+            rows.iter().map(ItemRow::item).collect::<rusqlite::Result<Vec<_>>>()
         };
         let rows = self.store.read(read).await?;
         Ok(page(rows, limit, |item| item.id.to_string()))
@@ -134,19 +150,9 @@ impl Ledger for SqliteLedger {
     }
 
     async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError> {
-        let after = after.unwrap_or_default().to_owned();
-        let read = move |c: &Connection| {
-            let sql = format!("{ITEM} WHERE id > ? ORDER BY id LIMIT ?");
-            let mut items = c.prepare_cached(&sql)?;
-            let rows = items.query_map(params![after, AUDIT_PAGE as i64], |row| {
-                let (arrivals, moved) = (row.get::<_, u64>("arrivals")?, row.get("moved")?);
-                let orders = Some(arrivals.saturating_sub(moved));
-                Ok(AuditedItem { item: item_row(row)?, orders })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let rows = self.store.read(read).await?;
-        Ok(page(rows, AUDIT_PAGE, |audited| audited.item.id.to_string()))
+        let after = cursor(after);
+        let keys = self.keys;
+        Ok(self.store.read(move |c| audit::items(c, &keys, after)).await?)
     }
 
     async fn audit_orders(
@@ -154,43 +160,35 @@ impl Ledger for SqliteLedger {
         item: Option<&ItemId>,
         after: Option<&str>,
     ) -> Result<Page<AuditedOrder>, LedgerError> {
-        let (item, key) = (item.cloned(), self.key);
-        let after: i64 = after.and_then(|a| a.parse().ok()).unwrap_or(0);
-        let read = move |c: &Connection| {
-            let (from, to) = match &item {
-                None => (after, i64::MAX),
-                Some(item) => {
-                    let no = c
-                        .prepare_cached("SELECT no FROM items WHERE id = ?")?
-                        .query_row([item.as_str()], |row| row.get::<_, i64>(0))
-                        .optional()?;
-                    no.map_or((0, 0), |no| (after.max(no << 32), (no + 1) << 32))
-                }
-            };
-            let sql = format!("{ORDER} WHERE place > ? AND place < ? ORDER BY place LIMIT ?");
-            let mut orders = c.prepare_cached(&sql)?;
-            let rows = orders.query_map(params![from, to, AUDIT_PAGE as i64], |row| {
-                Ok((row.get::<_, i64>("place")?, audited_row(row, &key)?))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        let rows = self.store.read(read).await?;
-        let places = page(rows, AUDIT_PAGE, |(place, _)| place.to_string());
-        let rows = places.rows.into_iter().map(|(_, order)| order).collect();
-        Ok(Page { rows, next: places.next })
+        let item = item.cloned();
+        let after = cursor(after);
+        let keys = audit::Keys { mac: self.keys, old: self.key };
+        Ok(self.store.read(move |c| audit::orders(c, &keys, item.as_ref(), after)).await?)
+    }
+
+    async fn audit_store(&self) -> Result<StoreAudit, LedgerError> {
+        let keys = self.keys;
+        Ok(self.store.read(move |c| audit::store(c, &keys)).await?)
+    }
+
+    async fn check_writers(&self) -> Result<(), LedgerError> {
+        let foreign = self.store.read(objects::foreign_triggers).await?;
+        match foreign.first() {
+            None => Ok(()),
+            Some(first) => Err(LedgerError::Broken(format!("{}: {first}", self.store))),
+        }
     }
 
     async fn check(&self) -> Result<(), LedgerError> {
-        let read = |c: &Connection| c.query_row("SELECT 1 FROM totals", [], |_| Ok(()));
+        let read = |c: &Connection| c.query_row("SELECT 1 FROM counts", [], |_| Ok(()));
         Ok(self.store.read(read).await?)
     }
 }
 
-const ITEM: &str =
-    "SELECT id, stock, free, held, sold, owner, version, arrivals, moved, restocked_at, closed_at
-    FROM items";
-const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at, seal,
-    items.id AS item FROM orders LEFT JOIN items ON items.no = place >> 32";
+/// Behind which row number a page of the audit begins; what is no number begins anew.
+fn cursor(after: Option<&str>) -> i64 {
+    after.and_then(|after| after.parse().ok()).unwrap_or(i64::MIN)
+}
 
 fn page<T>(rows: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
     let next = if rows.len() < limit { None } else { rows.last().map(key) };
@@ -203,209 +201,30 @@ fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
     column: usize,
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> rusqlite::Result<T> {
-    parse(row.get_ref(column)?.as_str()?).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
-    })
+    parse(row.get_ref(column)?.as_str()?)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }
 
-fn read_item(connection: &Connection, item: &ItemId) -> rusqlite::Result<Option<Item>> {
-    let sql = format!("{ITEM} WHERE id = ? AND version > 0");
-    connection.prepare_cached(&sql)?.query_row([item.as_str()], item_row).optional()
-}
-
-fn item_row(row: &Row<'_>) -> rusqlite::Result<Item> {
-    let owner = match row.get_ref(5)? {
-        rusqlite::types::ValueRef::Null => None,
-        _ => Some(parsed(row, 5, UserId::parse)?),
-    };
-    Ok(Item {
-        id: parsed(row, 0, ItemId::parse)?,
-        stock: row.get(1)?,
-        free: row.get(2)?,
-        held: row.get(3)?,
-        sold: row.get(4)?,
-        owner,
-        restocked_at: row.get::<_, Option<u64>>("restocked_at")?.map(Timestamp),
-        closed_at: row.get::<_, Option<u64>>("closed_at")?.map(Timestamp),
-        version: row.get(6)?,
-    })
-}
-
-fn write_item(tx: &Connection, item: &Item) -> rusqlite::Result<()> {
-    let no = item_no(tx, item.id.as_str())?;
-    let owner = item.owner.as_ref().map(UserId::as_str);
-    let [restocked_at, closed_at] = [item.restocked_at, item.closed_at].map(|at| at.map(|at| at.0));
-    let (stock, free, held, sold) = (item.stock, item.free, item.held, item.sold);
-    tx.prepare_cached(
-        "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, restocked_at = ?,
-         closed_at = ?, version = ? WHERE no = ?",
-    )?
-    .execute(params![
-        stock,
-        free,
-        held,
-        sold,
-        owner,
-        restocked_at,
-        closed_at,
-        item.version,
-        no
-    ])?;
-    Ok(())
+fn read_item(
+    connection: &Connection,
+    keys: &MacKeys,
+    item: &ItemId,
+) -> rusqlite::Result<Option<Item>> {
+    let item = ItemRow::find(connection, keys, item.as_str())?.map(|row| row.item()).transpose()?;
+    Ok(item.filter(|item| item.version > 0))
 }
 
 fn find_one(connection: &Connection, id: &OrderId) -> rusqlite::Result<Option<OrderRecord>> {
-    let sql = format!("{ORDER} WHERE orders.id = ?");
-    connection.prepare_cached(&sql)?.query_row([id.as_bytes()], order_row).optional()
+    Ok(OrderRow::find(connection, id)?.map(OrderRecord::from))
 }
 
-fn order_row(row: &Row<'_>) -> rusqlite::Result<OrderRecord> {
-    let order = Order {
-        id: OrderId::from_bytes(row.get(1)?),
-        user: parsed(row, 2, UserId::parse)?,
-        quantity: Quantity::new(row.get(3)?).unwrap_or(Quantity::ONE),
-        accepted_at: Timestamp(row.get(4)?),
-        item: parsed(row, 8, ItemId::parse)?,
-        trace: None,
-    };
-    let decided_at = Timestamp(row.get(6)?);
-    let state = match row.get::<_, i64>(5)? {
-        state::DEAD_LETTERED => OrderState::DeadLettered,
-        code => state::decision(code)
-            .map_or(OrderState::Queued, |decision| OrderState::Decided { decision, decided_at }),
-    };
-    Ok(OrderRecord { order, state })
-}
-
-fn audited_row(row: &Row<'_>, key: &OrderKey) -> rusqlite::Result<AuditedOrder> {
-    let record = order_row(row)?;
-    let seal: [u8; 8] = row.get(7)?;
-    let sealed = match record.state {
-        OrderState::Decided { decision, decided_at } => {
-            let decided = Decided { order: record.order.clone(), decision, decided_at };
-            decided.seal(key).to_be_bytes() == seal
-        }
-        OrderState::Queued => row.get::<_, i64>(5)? == state::QUEUED && seal == [0; 8],
-        OrderState::DeadLettered => seal == [0; 8],
-    };
-    Ok(AuditedOrder { record, sealed })
-}
-
-fn write_commit(tx: &Connection, commit: &Commit, key: &OrderKey) -> rusqlite::Result<Committed> {
-    let Commit { item, expect, decided } = commit;
-    let version = read_item(tx, &item.id)?.map_or(0, |item| item.version);
-    let item_moved = match expect {
-        Expect::Version(read) => *read != version,
-        Expect::Anything => false,
-    };
-    let written = if item_moved { 0 } else { write_decisions(tx, decided, key)? };
-    if item_moved || written < decided.len() {
-        undo_decisions(tx, &decided[..written])?;
-        let NotWaiting { seen, absent } = not_waiting(tx, decided)?;
-        if item_moved || !seen.is_empty() {
-            return Ok(Committed::Refused { item_moved, seen });
-        }
-        absent.into_iter().try_for_each(|order| insert_order(tx, order))?;
-        write_decisions(tx, decided, key)?;
+impl From<OrderRow> for OrderRecord {
+    fn from(row: OrderRow) -> Self {
+        let state = match row.state {
+            MacState::Queued => OrderState::Queued,
+            MacState::DeadLettered => OrderState::DeadLettered,
+            MacState::Decided(decision) => OrderState::Decided { decision, decided_at: row.at },
+        };
+        OrderRecord { order: row.order, state }
     }
-    write_item(tx, item)?;
-    count_decided(tx, decided)?;
-    Ok(Committed::Written)
-}
-
-/// Writes those that wait, and returns the others that have a decision.
-fn write_rejections(
-    tx: &Connection,
-    rejected: &[Decided],
-    key: &OrderKey,
-) -> rusqlite::Result<Vec<OrderId>> {
-    let (mut left, mut seen) = (rejected, Vec::new());
-    loop {
-        let written = write_decisions(tx, left, key)?;
-        count_decided(tx, &left[..written])?;
-        let Some(next) = left.get(written) else { return Ok(seen) };
-        let found = not_waiting(tx, std::slice::from_ref(next))?;
-        found.absent.into_iter().try_for_each(|order| insert_order(tx, order))?;
-        left = &left[written + found.seen.len()..];
-        seen.extend(found.seen);
-    }
-}
-
-/// Writes decisions into rows that wait, as far as the first that does not; returns how many.
-fn write_decisions(
-    tx: &Connection,
-    decided: &[Decided],
-    key: &OrderKey,
-) -> rusqlite::Result<usize> {
-    let mut update = tx.prepare_cached(
-        "UPDATE orders SET state = ?, decided_at = ?, seal = ? WHERE id = ? AND state = 10",
-    )?;
-    for (written, decided) in decided.iter().enumerate() {
-        let (state, seal) = (state::of(decided.decision), decided.seal(key).to_be_bytes());
-        let id = decided.order.id.as_bytes();
-        if update.execute(params![state, decided.decided_at.0, seal, id])? == 0 {
-            return Ok(written);
-        }
-    }
-    Ok(decided.len())
-}
-
-fn undo_decisions(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<()> {
-    let mut undo = tx.prepare_cached(
-        "UPDATE orders SET state = 10, decided_at = accepted_at, seal = zeroblob(8) WHERE id = ?",
-    )?;
-    decided.iter().try_for_each(|d| undo.execute([d.order.id.as_bytes()]).map(drop))
-}
-
-fn count_decided(tx: &Connection, decided: &[Decided]) -> rusqlite::Result<()> {
-    let all = decided.len() as i64;
-    tx.prepare_cached("UPDATE totals SET decided = decided + ?")?.execute([all])?;
-    let mut count = tx.prepare_cached(
-        "INSERT INTO decisions VALUES (?, ?)
-         ON CONFLICT (state) DO UPDATE SET orders = orders + excluded.orders",
-    )?;
-    // Most batches say one thing, or two of which each is a run.
-    let runs = decided.chunk_by(|a, b| a.decision == b.decision);
-    runs.into_iter().try_for_each(|run| {
-        count.execute(params![state::of(run[0].decision), run.len() as i64]).map(drop)
-    })
-}
-
-struct NotWaiting<'a> {
-    /// Decided, or dead-lettered.
-    seen: Vec<OrderId>,
-    /// The queue never had it.
-    absent: Vec<&'a Order>,
-}
-
-fn not_waiting<'a>(tx: &Connection, decided: &'a [Decided]) -> rusqlite::Result<NotWaiting<'a>> {
-    let mut find = tx.prepare_cached("SELECT state FROM orders WHERE id = ?")?;
-    let mut found = NotWaiting { seen: Vec::new(), absent: Vec::new() };
-    for Decided { order, .. } in decided {
-        let state = find.query_row([order.id.as_bytes()], |row| row.get(0)).optional()?;
-        match state {
-            None => found.absent.push(order),
-            Some(state::QUEUED) => {}
-            Some(_) => found.seen.push(order.id),
-        }
-    }
-    Ok(found)
-}
-
-fn insert_order(tx: &Connection, order: &Order) -> rusqlite::Result<()> {
-    let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
-    tx.prepare_cached("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(8), ?)")?.execute(
-        params![
-            place,
-            order.id.as_bytes(),
-            order.user.as_str(),
-            order.quantity.units(),
-            order.accepted_at.0,
-            state::QUEUED,
-            order.accepted_at.0,
-            order.trace.as_ref().map(|trace| trace.to_bytes())
-        ],
-    )?;
-    tx.prepare_cached("UPDATE totals SET accepted = accepted + 1")?.execute([])?;
-    Ok(())
 }

@@ -37,6 +37,10 @@ pub struct Item {
     pub closed_at: Option<Timestamp>,
     /// Counts the writes to this item; 0 is an item the ledger has no row of yet.
     pub version: u64,
+    /// True if the row that this was read from did not fit its MAC. Kept by all that is written
+    /// after it, so that the audit finds the change; a ledger that looks at the row when it writes
+    /// leaves it false.
+    pub altered: bool,
 }
 
 impl Item {
@@ -52,6 +56,7 @@ impl Item {
             restocked_at: None,
             closed_at: None,
             version: 0,
+            altered: false,
         }
     }
 

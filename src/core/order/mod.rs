@@ -6,6 +6,7 @@ pub mod guards;
 mod ids;
 pub mod intake;
 mod item;
+mod mac;
 pub mod message;
 mod timestamp;
 pub mod worker;
@@ -20,6 +21,7 @@ use crate::core::trace::TraceContext;
 pub use decide::{Verdict, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
 pub use item::{Item, ItemChange, MAX_STOCK};
+pub use mac::{BROKEN, Mac, MacCheck, MacKeys, MacState, MacWriter};
 pub use timestamp::{as_rfc3339, rfc3339};
 
 /// How long a decision is remembered, and so the age past which an order is answered `expired`.
@@ -137,6 +139,11 @@ pub enum Decision {
 }
 
 impl Decision {
+    pub fn all() -> impl Iterator<Item = Decision> {
+        let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
+        rejected.chain([Decision::Sold, Decision::Expired])
+    }
+
     pub fn status(self) -> &'static str {
         match self {
             Decision::Sold => "sold",
@@ -175,8 +182,7 @@ pub struct Decided {
 }
 
 impl Decided {
-    /// A keyed digest of the whole row, stored beside it, by which the audit notices a row that
-    /// was changed by anyone but flux.
+    /// The old rule: the keyed digest in rows from before [`MacKeys`]. Nothing writes it any more.
     pub fn seal(&self, key: &OrderKey) -> u64 {
         let mut bytes = Vec::with_capacity(160);
         bytes.extend_from_slice(self.order.id.as_bytes());

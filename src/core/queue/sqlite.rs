@@ -24,13 +24,14 @@ use super::{
     QueueError, QueueLimits, Receipt, Sent,
 };
 use crate::core::connection::sqlite::{Store, StoreError};
-use crate::core::order::{Clock, Order, OrderId};
+use crate::core::order::{Clock, MacKeys, Order, OrderId, OrderKey};
 use claims::{CLAIM, Claim, longest_claim, places, receipt};
 use fresh::{Fresh, LOOK_AGAIN};
 
 #[derive(Debug)]
 pub struct SqliteQueue {
     store: Store,
+    keys: rows::Keys,
     clock: Arc<dyn Clock>,
     visibility: Duration,
     backlog_max: u64,
@@ -48,6 +49,7 @@ impl SqliteQueue {
     /// `visibility`: see [`Queue::receive`]. `backlog_max`: orders that may wait (P8).
     pub fn new(
         store: Store,
+        key: OrderKey,
         clock: Arc<dyn Clock>,
         visibility: Duration,
         backlog_max: u64,
@@ -55,6 +57,7 @@ impl SqliteQueue {
         let me = (uuid::Uuid::new_v4().as_u128() >> 65) as i64;
         Self {
             store,
+            keys: rows::Keys { mac: MacKeys::new(&key), old: key },
             clock,
             visibility,
             backlog_max,
@@ -173,7 +176,8 @@ impl SqliteQueue {
             return Ok(());
         }
         let buried = letters.clone();
-        let bury = move |tx: &Connection| buried.iter().try_for_each(|l| rows::bury(tx, l));
+        let keys = self.keys;
+        let bury = move |tx: &Connection| buried.iter().try_for_each(|l| rows::bury(tx, &keys, l));
         self.store.write(bury).await?;
         super::letters::tell(&letters);
         Ok(())
@@ -256,8 +260,10 @@ impl Queue for SqliteQueue {
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
-        let (batch, backlog_max) = (orders.to_vec(), self.backlog_max);
-        match self.store.write(move |tx| rows::insert(tx, batch, backlog_max)).await {
+        let batch = orders.to_vec();
+        let backlog_max = self.backlog_max;
+        let keys = self.keys.mac;
+        match self.store.write(move |tx| rows::insert(tx, &keys, batch, backlog_max)).await {
             Ok(Ok(inserted)) => {
                 {
                     let claims = self.claims();
@@ -341,7 +347,7 @@ impl Queue for SqliteQueue {
         letters: &Letters,
         visitor: &mut dyn LetterVisitor,
     ) -> Result<bool, QueueError> {
-        letters::walk(&self.store, letters, visitor).await
+        letters::walk(&self.store, self.keys, letters, visitor).await
     }
 
     async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {

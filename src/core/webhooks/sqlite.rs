@@ -11,11 +11,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::time::Instant;
 
 use super::{Due, Kinds, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError, is_meant};
+use crate::core::connection::sqlite::objects::{WEBHOOKS_PUT, webhook_triggers};
 use crate::core::connection::sqlite::{Store, StoreError, state};
 use crate::core::order::dead_letters::Which;
-use crate::core::order::{
-    Clock, Decided, Decision, ItemId, Order, OrderId, Quantity, Reason, Timestamp, UserId,
-};
+use crate::core::order::{Clock, Decided, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 
 /// How often it is asked whether this process has written anything.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -67,22 +66,6 @@ impl SqliteWebhooks {
     }
 }
 
-/// A decision that is undone in its own transaction takes its event along.
-fn triggers(kinds: Kinds) -> String {
-    let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
-    let all = rejected.chain([Decision::Sold, Decision::Expired]);
-    let wanted = all.filter(|decision| kinds.want(*decision));
-    let codes: Vec<String> = wanted.map(|decision| state::of(decision).to_string()).collect();
-    format!(
-        "CREATE TRIGGER webhooks_put AFTER UPDATE OF state ON orders WHEN new.state IN ({}) BEGIN \
-         INSERT OR IGNORE INTO webhooks (place, due) VALUES (new.place, new.decided_at); END;
-         CREATE TRIGGER webhooks_take_back AFTER UPDATE OF state ON orders WHEN new.state = {} \
-         BEGIN DELETE FROM webhooks WHERE place = new.place; END;",
-        codes.join(", "),
-        state::QUEUED
-    )
-}
-
 impl fmt::Display for SqliteWebhooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "webhooks in {}", self.store)
@@ -101,18 +84,17 @@ impl From<StoreError> for WebhooksError {
 #[async_trait]
 impl Webhooks for SqliteWebhooks {
     async fn begin(&self) -> Result<(), WebhooksError> {
-        let wanted = triggers(self.kinds);
+        let kinds = self.kinds;
+        let wanted = webhook_triggers(|decision| kinds.want(decision));
         let switch_on = move |tx: &Connection| {
-            let found: Option<String> = tx
-                .query_row("SELECT sql FROM sqlite_schema WHERE name = 'webhooks_put'", [], |row| {
-                    row.get(0)
-                })
-                .optional()?;
-            if found.is_some_and(|found| wanted.starts_with(&found)) {
+            let find = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?";
+            let found: Option<String> =
+                tx.query_row(find, [WEBHOOKS_PUT], |row| row.get(0)).optional()?;
+            if found.is_some_and(|found| found == wanted[0]) {
                 return Ok(());
             }
             tx.execute_batch(NO_TRIGGERS)?;
-            tx.execute_batch(&wanted)
+            tx.execute_batch(&wanted.join(";\n"))
         };
         Ok(self.store.write(switch_on).await?)
     }

@@ -8,17 +8,44 @@ use super::errors::{StoreError, not_a_store, other_schema};
 
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 6;
+const SCHEMA_VERSION: i32 = 7;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 4] = [
+const UPGRADES: [&str; 5] = [
     "ALTER TABLE items ADD COLUMN closed_at INTEGER",
     "ALTER TABLE orders ADD COLUMN trace BLOB",
     "CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
     INSERT INTO decisions SELECT state, count(*) FROM orders WHERE state >= 20 GROUP BY state;
     CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID",
     "CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id)",
+    MACS,
 ];
+
+/// From seals to MACs. What is there keeps its seal and is checked by the old rule: an order that
+/// comes now is the first of its item with a MAC. `totals` gets another name so that a process of an
+/// older version which still has the file open can write no order or decision without a MAC.
+const MACS: &str = "
+ALTER TABLE items ADD COLUMN decided INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN mac_from INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE items ADD COLUMN mac BLOB;
+UPDATE items SET mac_from = arrivals + 1,
+    decided = (SELECT count(*) FROM orders
+        WHERE place > no << 32 AND place < (no + 1) << 32 AND state >= 20),
+    dead = (SELECT count(*) FROM orders
+        WHERE place > no << 32 AND place < (no + 1) << 32 AND state = 11);
+ALTER TABLE dead_letters ADD COLUMN mac BLOB;
+ALTER TABLE totals RENAME TO counts;
+ALTER TABLE counts ADD COLUMN writes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counts ADD COLUMN letters INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counts ADD COLUMN old_items INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counts ADD COLUMN old_letters INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE counts ADD COLUMN mac BLOB;
+UPDATE counts SET writes = (SELECT coalesce(sum(version), 0) FROM items),
+    old_items = (SELECT count(*) FROM items),
+    letters = (SELECT count(*) FROM dead_letters),
+    old_letters = (SELECT count(*) FROM dead_letters);
+";
 
 /// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
 /// together, in their order of arrival. The columns that a decision changes have the same width
@@ -39,7 +66,11 @@ CREATE TABLE items (
     restocked_at INTEGER,
     claimed_by INTEGER NOT NULL DEFAULT 0,
     claimed_until INTEGER NOT NULL DEFAULT 0,
-    closed_at INTEGER
+    closed_at INTEGER,
+    decided INTEGER NOT NULL DEFAULT 0,
+    dead INTEGER NOT NULL DEFAULT 0,
+    mac_from INTEGER NOT NULL DEFAULT 1,
+    mac BLOB
 );
 CREATE TABLE orders (
     place INTEGER PRIMARY KEY,
@@ -58,7 +89,8 @@ CREATE TABLE dead_letters (
     order_id BLOB PRIMARY KEY,
     reason TEXT NOT NULL,
     body TEXT NOT NULL,
-    at INTEGER NOT NULL
+    at INTEGER NOT NULL,
+    mac BLOB
 );
 CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id);
 CREATE TABLE locks (
@@ -68,8 +100,17 @@ CREATE TABLE locks (
     until INTEGER NOT NULL,
     wanted_until INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE totals (accepted INTEGER NOT NULL, decided INTEGER NOT NULL, dead INTEGER NOT NULL);
-INSERT INTO totals VALUES (0, 0, 0);
+CREATE TABLE counts (
+    accepted INTEGER NOT NULL,
+    decided INTEGER NOT NULL,
+    dead INTEGER NOT NULL,
+    writes INTEGER NOT NULL DEFAULT 0,
+    letters INTEGER NOT NULL DEFAULT 0,
+    old_items INTEGER NOT NULL DEFAULT 0,
+    old_letters INTEGER NOT NULL DEFAULT 0,
+    mac BLOB
+);
+INSERT INTO counts (accepted, decided, dead) VALUES (0, 0, 0);
 CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
 CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID;
 ";

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use crate::core::ledger::{AuditedOrder, OrderRecord, OrderState};
+use crate::core::ledger::{AuditedItem, AuditedOrder, OrderRecord, OrderState};
 use crate::core::order::{
-    DECISION_RETENTION, Decided, Decision, Item, ItemId, Order, OrderId, OrderKey, Quantity,
-    Timestamp, UserId,
+    DECISION_RETENTION, Decided, Decision, Item, ItemId, Mac, MacCheck, MacKeys, MacWriter, Order,
+    OrderId, OrderKey, Quantity, Timestamp, UserId,
 };
 
 /// Key of the table of orders.
@@ -27,6 +27,9 @@ const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
 pub type Row = HashMap<String, AttributeValue>;
 
+/// What is before the digits of a MAC: the version of what it covers, and how.
+const MAC_VERSION: &str = "2:";
+
 /// The names of the attributes that are not keys.
 mod name {
     pub const USER: &str = "user_id";
@@ -35,6 +38,9 @@ mod name {
     pub const STATUS: &str = "status";
     pub const REASON: &str = "reason";
     pub const DECIDED_AT: &str = "decided_at";
+    /// `2:` and 16 hex digits: the MAC over all other attributes of the row.
+    pub const MAC: &str = "mac";
+    /// In orders' rows from before there was `mac`.
     pub const SEAL: &str = "seal";
     pub const STOCK: &str = "stock";
     pub const FREE: &str = "free";
@@ -59,7 +65,7 @@ pub fn key(name: &str, value: impl Into<String>) -> Row {
     HashMap::from([(name.to_owned(), text(value))])
 }
 
-pub fn item_row(item: &Item) -> Row {
+pub fn item_row(item: &Item, keys: &MacKeys) -> Row {
     let mut row = key(ITEM_ID, item.id.as_str());
     for (name, units) in [
         (name::STOCK, item.stock),
@@ -79,10 +85,13 @@ pub fn item_row(item: &Item) -> Row {
             row.insert(name.to_owned(), number(at.0));
         }
     }
+    let check = if item.altered { MacCheck::Wrong } else { MacCheck::Fits };
+    let mac = check.carry_on(|| mac_of(&row, keys.item_row()));
+    row.insert(name::MAC.to_owned(), mac_text(mac));
     row
 }
 
-pub fn order_row(decided: &Decided, seal_key: &OrderKey) -> Row {
+pub fn order_row(decided: &Decided, keys: &MacKeys) -> Row {
     let Decided { order, decision, decided_at } = decided;
     let mut row = key(ORDER_ID, order.id.to_string());
     let expires = decided_at.plus(DECISION_RETENTION + MARGIN).0 / 1000;
@@ -93,7 +102,6 @@ pub fn order_row(decided: &Decided, seal_key: &OrderKey) -> Row {
         (name::ACCEPTED_AT, number(order.accepted_at.0)),
         (name::STATUS, text(decision.status())),
         (name::DECIDED_AT, number(decided_at.0)),
-        (name::SEAL, text(format!("{:016x}", decided.seal(seal_key)))),
         (EXPIRES_AT, number(expires)),
     ] {
         row.insert(name.to_owned(), value);
@@ -101,7 +109,43 @@ pub fn order_row(decided: &Decided, seal_key: &OrderKey) -> Row {
     if let Some(reason) = decision.reason() {
         row.insert(name::REASON.to_owned(), text(reason.as_str()));
     }
+    let mac = mac_of(&row, keys.order_row());
+    row.insert(name::MAC.to_owned(), mac_text(mac));
     row
+}
+
+/// Over every attribute but the MAC itself, those that a later version adds as well.
+fn mac_of(row: &Row, mut mac: MacWriter) -> Mac {
+    let mut names: Vec<&String> = row.keys().filter(|name| *name != name::MAC).collect();
+    names.sort_unstable();
+    for name in names {
+        mac.text(name);
+        match &row[name] {
+            AttributeValue::S(text) => mac.text(text),
+            AttributeValue::N(number) => mac.bytes(number.as_bytes()),
+            // flux writes no others.
+            other => mac.text(&format!("{other:?}")),
+        };
+    }
+    mac.finish()
+}
+
+fn mac_text(mac: Mac) -> AttributeValue {
+    text(format!("{MAC_VERSION}{:016x}", u64::from_be_bytes(mac)))
+}
+
+/// `None` for a row without a MAC.
+fn check_mac(row: &Row, writer: MacWriter) -> Option<MacCheck> {
+    let found = row.get(name::MAC)?;
+    Some(match *found == mac_text(mac_of(row, writer)) {
+        true => MacCheck::Fits,
+        false => MacCheck::Wrong,
+    })
+}
+
+/// A row without a MAC was written by a process of an older version, which drops it.
+fn check_item(row: &Row, keys: &MacKeys) -> MacCheck {
+    check_mac(row, keys.item_row()).unwrap_or(MacCheck::OldRule)
 }
 
 /// What is wrong with a row that flux did not write like this.
@@ -134,7 +178,7 @@ fn time_of(row: &Row, name: &str) -> Result<Option<Timestamp>, Damaged> {
     }
 }
 
-pub fn read_item(row: &Row) -> Result<Item, Damaged> {
+pub fn read_item(row: &Row, keys: &MacKeys) -> Result<Item, Damaged> {
     let owner = match row.contains_key(name::OWNER) {
         true => Some(parse(row, name::OWNER, UserId::parse)?),
         false => None,
@@ -149,7 +193,13 @@ pub fn read_item(row: &Row) -> Result<Item, Damaged> {
         restocked_at: time_of(row, name::RESTOCKED_AT)?,
         closed_at: time_of(row, name::CLOSED_AT)?,
         version: number_of(row, VERSION)?,
+        altered: check_item(row, keys) == MacCheck::Wrong,
     })
+}
+
+pub fn audit_item(row: &Row, keys: &MacKeys) -> AuditedItem {
+    let item = read_item(row, keys).map_err(|e| e.to_string());
+    AuditedItem { item, counts: None, mac: check_item(row, keys) }
 }
 
 pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
@@ -172,18 +222,19 @@ pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
     Ok(OrderRecord { order, state: OrderState::Decided { decision, decided_at } })
 }
 
-/// The order, and whether its seal fits it.
-pub fn audit_order(row: &Row, seal_key: &OrderKey) -> Result<AuditedOrder, Damaged> {
-    let record = read_order(row)?;
-    let sealed = match record.state {
-        OrderState::Decided { decision, decided_at } => {
-            let order = record.order.clone();
-            let seal = Decided { order, decision, decided_at }.seal(seal_key);
-            text_of(row, name::SEAL).is_ok_and(|found| found == format!("{seal:016x}"))
-        }
-        OrderState::Queued | OrderState::DeadLettered => true,
-    };
-    Ok(AuditedOrder { record, sealed })
+/// The order, and what its MAC says about the row; or the seal, where there is only that.
+pub fn audit_order(row: &Row, keys: &MacKeys, old: &OrderKey) -> AuditedOrder {
+    let record = read_order(row);
+    let mac = check_mac(row, keys.order_row()).unwrap_or_else(|| match &record {
+        Ok(record) if is_sealed(row, record, old) => MacCheck::OldRule,
+        _ => MacCheck::Wrong,
+    });
+    AuditedOrder { record: record.map_err(|e| e.to_string()), mac }
+}
+
+fn is_sealed(row: &Row, record: &OrderRecord, key: &OrderKey) -> bool {
+    let Some(decided) = record.clone().decided() else { return false };
+    text_of(row, name::SEAL).is_ok_and(|found| found == format!("{:016x}", decided.seal(key)))
 }
 
 fn parse<T, E: ToString>(

@@ -47,7 +47,7 @@ impl DynamoLedger {
     pub(super) fn put_order(&self, decided: &Decided) -> TransactWriteItem {
         let put = Put::builder()
             .table_name(&self.orders)
-            .set_item(Some(rows::order_row(decided, &self.key)))
+            .set_item(Some(rows::order_row(decided, &self.keys)))
             .condition_expression("attribute_not_exists(#order)")
             .expression_attribute_names("#order", ORDER_ID)
             .build()
@@ -56,7 +56,8 @@ impl DynamoLedger {
     }
 
     pub(super) fn put_item(&self, item: &Item, expect: Expect) -> TransactWriteItem {
-        let put = Put::builder().table_name(&self.items).set_item(Some(rows::item_row(item)));
+        let put =
+            Put::builder().table_name(&self.items).set_item(Some(rows::item_row(item, &self.keys)));
         let put = match expect {
             Expect::Anything => put,
             Expect::Version(0) => put

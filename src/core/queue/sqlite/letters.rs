@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{Became, DeadLetter, LetterPlace, LetterVisitor, Letters, QueueError, Wish};
-use super::rows;
+use super::rows::{self, Keys};
 use crate::core::connection::sqlite::Store;
 use crate::core::order::{OrderId, Timestamp};
 
@@ -15,6 +15,7 @@ const LETTER: &str = "SELECT order_id, reason, body, at FROM dead_letters";
 /// met too.
 pub async fn walk(
     store: &Store,
+    keys: Keys,
     letters: &Letters,
     visitor: &mut dyn LetterVisitor,
 ) -> Result<bool, QueueError> {
@@ -44,7 +45,7 @@ pub async fn walk(
         let wishes = visitor.judge(&page).await?;
         let work: Vec<(OrderId, Wish)> =
             page.iter().map(|letter| letter.order_id).zip(wishes).collect();
-        do_all(store, work, visitor).await?;
+        do_all(store, keys, work, visitor).await?;
     }
 }
 
@@ -77,6 +78,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 /// All in one transaction, or none.
 async fn do_all(
     store: &Store,
+    keys: Keys,
     mut work: Vec<(OrderId, Wish)>,
     visitor: &mut dyn LetterVisitor,
 ) -> Result<(), QueueError> {
@@ -86,7 +88,8 @@ async fn do_all(
     }
     let orders: Vec<OrderId> = work.iter().map(|(id, _)| *id).collect();
     let write = move |tx: &Connection| {
-        work.iter().map(|(id, wish)| do_one(tx, *id, wish)).collect::<rusqlite::Result<Vec<_>>>()
+        let done = work.iter().map(|(id, wish)| do_one(tx, &keys, *id, wish));
+        done.collect::<rusqlite::Result<Vec<_>>>()
     };
     match store.write(write).await {
         Ok(became) => {
@@ -101,11 +104,11 @@ async fn do_all(
     }
 }
 
-fn do_one(tx: &Connection, id: OrderId, wish: &Wish) -> rusqlite::Result<Became> {
+fn do_one(tx: &Connection, keys: &Keys, id: OrderId, wish: &Wish) -> rusqlite::Result<Became> {
     let (was_there, became) = match wish {
         Wish::Keep => (true, Became::Gone),
-        Wish::Drop => (rows::drop_letter(tx, id)?, Became::Dropped),
-        Wish::Send(order) => (rows::redrive(tx, order)?, Became::Sent),
+        Wish::Drop => (rows::drop_letter(tx, keys, id)?, Became::Dropped),
+        Wish::Send(order) => (rows::redrive(tx, keys, order)?, Became::Sent),
     };
     Ok(if was_there { became } else { Became::Gone })
 }

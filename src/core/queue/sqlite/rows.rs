@@ -2,11 +2,20 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde_json::Value as Json;
 
 use super::super::{DeadLetter, Line, Sent};
-use crate::core::connection::sqlite::{item_no, state, take_places};
-use crate::core::order::{InvalidId, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
+use crate::core::connection::sqlite::counts::Counts;
+use crate::core::connection::sqlite::items::ItemRow;
+use crate::core::connection::sqlite::letters::{self, LetterRow};
+use crate::core::connection::sqlite::orders::{self, OrderRow};
+use crate::core::connection::sqlite::state;
+use crate::core::order::{
+    BROKEN, InvalidId, ItemId, MacCheck, MacKeys, MacState, Order, OrderId, OrderKey, Quantity,
+    Timestamp, UserId,
+};
 use crate::core::trace::TraceContext;
 
 /// What one look at the file found.
@@ -25,9 +34,16 @@ pub struct Waiting {
     pub order: Result<Order, DeadLetter>,
 }
 
+/// The keys under which rows are written, and checked if they are from before.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    pub mac: MacKeys,
+    pub old: OrderKey,
+}
+
 pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached("SELECT accepted - decided - dead FROM totals")?
+        .prepare_cached("SELECT accepted - decided - dead FROM counts")?
         .query_row([], |row| row.get(0))
 }
 
@@ -43,8 +59,10 @@ pub fn oldest(connection: &Connection, items_max: usize) -> rusqlite::Result<Opt
         let head =
             next.query_row([place], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
         let Some((at, accepted_at)) = head.optional()? else { break };
-        let accepted_at = Timestamp(u64::try_from(accepted_at).unwrap_or(0));
-        oldest = Some(oldest.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
+        // A row with a time that flux never writes is on its way to the dead letters.
+        if let Ok(accepted_at) = u64::try_from(accepted_at).map(Timestamp) {
+            oldest = Some(oldest.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
+        }
         let no = at >> 32;
         place = ((no + 1) << 32) - 1;
     }
@@ -62,10 +80,12 @@ pub struct Inserted {
 /// Inserts a batch whole, or answers how many orders wait when there is no room for it.
 pub fn insert(
     tx: &Connection,
+    keys: &MacKeys,
     orders: Vec<Order>,
     backlog_max: u64,
 ) -> rusqlite::Result<Result<Inserted, u64>> {
-    let waiting = waiting(tx)?;
+    let mut counts = Counts::read(tx, keys)?;
+    let waiting = counts.waiting();
     if waiting + orders.len() as u64 > backlog_max {
         return Ok(Err(waiting));
     }
@@ -76,38 +96,23 @@ pub fn insert(
         by_item.entry(order.item.clone()).or_default().push((index, order));
     }
     for (item, orders) in by_item {
-        let no = item_no(tx, item.as_str())?;
-        let first = take_places(tx, no, 0)?;
+        let mut row = ItemRow::find_or_insert(tx, keys, item.as_str())?;
+        let first = row.last_place()?;
         let mut place = first;
         for (index, order) in orders {
-            if insert_order(tx, place + 1, &order)? {
+            if orders::insert(tx, keys, place + 1, &order, true)? {
                 place += 1;
                 rows.push((place, order));
             } else {
                 sent[index] = compare(tx, &order)?;
             }
         }
-        take_places(tx, no, place - first)?;
+        row.add_arrivals(place - first)?;
+        row.save(tx, keys, &mut counts)?;
     }
-    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?")?.execute([rows.len() as i64])?;
+    counts.accepted += rows.len() as i64;
+    counts.save(tx, keys)?;
     Ok(Ok(Inserted { sent, rows }))
-}
-
-fn insert_order(tx: &Connection, place: i64, order: &Order) -> rusqlite::Result<bool> {
-    let inserted = tx
-        .prepare_cached(
-            "INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, 10, ?, zeroblob(8), ?)",
-        )?
-        .execute(params![
-            place,
-            order.id.as_bytes(),
-            order.user.as_str(),
-            order.quantity.units(),
-            order.accepted_at.0,
-            order.accepted_at.0,
-            order.trace.as_ref().map(|trace| trace.to_bytes())
-        ])?;
-    Ok(inserted == 1)
 }
 
 /// What to say of an order whose id is known.
@@ -200,35 +205,55 @@ fn read_item(
     )?;
     let mut rows = orders.query(params![cursor, (no + 1) << 32, max as i64])?;
     while let Some(row) = rows.next()? {
-        let (place, user, quantity) = (row.get(0)?, row.get_ref(2)?, row.get::<_, i64>(3)?);
         // A row without a name cannot even be dead-lettered; the audit says so.
         let Ok(id) = row.get(1).map(OrderId::from_bytes) else { continue };
-        let at = Timestamp(u64::try_from(row.get::<_, i64>(4)?).unwrap_or(0));
-        let user = String::from_utf8_lossy(user.as_bytes().unwrap_or_default());
         let trace = row.get_ref(5)?.as_blob().ok().and_then(TraceContext::from_bytes);
-        let checked = || -> Result<Order, InvalidId> {
-            Ok(Order {
-                id,
-                user: UserId::parse(&user)?,
-                item: item.clone()?,
-                quantity: Quantity::new(u64::try_from(quantity).unwrap_or(0))?,
-                accepted_at: at,
-                trace: trace.clone().map(Box::new),
-            })
-        };
-        let order = checked().map_err(|e| {
+        let order = waiting_order(row, id, &item, trace.clone()).map_err(|why| {
+            let text = |column| row.get::<_, Value>(column).map_or(Json::Null, readable);
             let item = item.as_ref().map_or("", ItemId::as_str);
-            let mut body = serde_json::json!({"user_id": user, "item_id": item,
-                "quantity": quantity, "order_id": id});
+            let mut body = serde_json::json!({"user_id": text(2), "item_id": item,
+                "quantity": text(3), "order_id": id});
             if let Some(trace) = &trace {
                 body["traceparent"] = trace.to_string().into();
                 body["tracestate"] = trace.state().into();
             }
-            DeadLetter { order_id: id, reason: e.to_string(), body: body.to_string(), at }
+            let at = Timestamp(row.get(4).unwrap_or_default());
+            DeadLetter { order_id: id, reason: why.0.to_owned(), body: body.to_string(), at }
         });
-        found.push(Waiting { place, order });
+        found.push(Waiting { place: row.get(0)?, order });
     }
     Ok(())
+}
+
+/// Reads `place, id, user, quantity, accepted_at`. What flux never writes is refused.
+fn waiting_order(
+    row: &Row<'_>,
+    id: OrderId,
+    item: &Result<ItemId, InvalidId>,
+    trace: Option<TraceContext>,
+) -> Result<Order, InvalidId> {
+    let user = row.get::<_, String>(2).map_err(|_| InvalidId("user_id is no text"))?;
+    let units = row.get(3).map_err(|_| InvalidId("quantity is no whole number from 1 to 100"))?;
+    let accepted_at = row.get(4).map_err(|_| InvalidId("accepted_at is no time"))?;
+    Ok(Order {
+        id,
+        user: UserId::parse(&user)?,
+        item: item.clone()?,
+        quantity: Quantity::new(units)?,
+        accepted_at: Timestamp(accepted_at),
+        trace: trace.map(Box::new),
+    })
+}
+
+/// A value for a dead letter's body.
+fn readable(value: Value) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Integer(number) => number.into(),
+        Value::Real(number) => number.into(),
+        Value::Text(text) => text.into(),
+        Value::Blob(bytes) => String::from_utf8_lossy(&bytes).into(),
+    }
 }
 
 /// Where an order stands in its item's line: places count up from 1 behind the item's number.
@@ -249,38 +274,75 @@ pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<
     Ok(Some(Line { ahead, passed }))
 }
 
-pub fn bury(tx: &Connection, letter: &DeadLetter) -> rusqlite::Result<()> {
-    let id = letter.order_id.as_bytes();
-    let buried = tx
-        .prepare_cached("UPDATE orders SET state = ? WHERE id = ? AND state = 10")?
-        .execute(params![state::DEAD_LETTERED, id])?;
-    tx.prepare_cached("UPDATE totals SET dead = dead + ?")?.execute([buried as i64])?;
-    tx.prepare_cached("INSERT OR REPLACE INTO dead_letters VALUES (?, ?, ?, ?)")?
-        .execute(params![id, letter.reason, letter.body, letter.at.0])?;
-    Ok(())
+/// Writes the letter, and that the order is dead-lettered if it waits.
+pub fn bury(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Result<()> {
+    let mut counts = Counts::read(tx, &keys.mac)?;
+    let id = letter.order_id;
+    let place = tx
+        .prepare_cached("SELECT place FROM orders WHERE id = ? AND state = 10")?
+        .query_row([id.as_bytes()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    if let Some(place) = place {
+        let mac = match OrderRow::find(tx, &id) {
+            Ok(Some(row)) => {
+                let check = row.check(&keys.mac, &keys.old);
+                check.carry_on(|| row.mac(&keys.mac, MacState::DeadLettered))
+            }
+            // Somebody else changed the row to what no order is.
+            _ => BROKEN,
+        };
+        tx.prepare_cached("UPDATE orders SET state = ?, seal = ? WHERE place = ?")?
+            .execute(params![state::DEAD_LETTERED, mac, place])?;
+        counts.dead += 1;
+        if let Some(mut item) = ItemRow::numbered(tx, &keys.mac, place >> 32)? {
+            item.add_dead(1)?;
+            item.save(tx, &keys.mac, &mut counts)?;
+        }
+    }
+    let row = LetterRow { order: id, reason: &letter.reason, body: &letter.body, at: letter.at };
+    row.save(tx, &keys.mac, &mut counts)?;
+    counts.save(tx, &keys.mac)
 }
 
 /// Queues a dead-lettered order again, as a new arrival; `false` when its letter is gone.
-pub fn redrive(tx: &Connection, order: &Order) -> rusqlite::Result<bool> {
-    let id = order.id.as_bytes();
-    if !drop_letter(tx, order.id)? {
+pub fn redrive(tx: &Connection, keys: &Keys, order: &Order) -> rusqlite::Result<bool> {
+    let mac = &keys.mac;
+    let mut counts = Counts::read(tx, mac)?;
+    let Some(letter) = letters::remove(tx, mac, &mut counts, order.id)? else {
         return Ok(false);
-    }
+    };
+    let mut sound = letter != MacCheck::Wrong;
+    let old = OrderRow::find(tx, &order.id);
+    sound &= old.as_ref().is_ok_and(|row| {
+        row.as_ref().is_none_or(|row| row.check(mac, &keys.old) != MacCheck::Wrong)
+    });
     let old = tx
         .prepare_cached("DELETE FROM orders WHERE id = ? AND state = ? RETURNING place >> 32")?
-        .query_row(params![id, state::DEAD_LETTERED], |row| row.get::<_, i64>(0))
+        .query_row(params![order.id.as_bytes(), state::DEAD_LETTERED], |row| row.get::<_, i64>(0))
         .optional()?;
-    let (accepted, dead) = if old.is_some() { (0, 1) } else { (1, 0) };
-    tx.prepare_cached("UPDATE items SET moved = moved + 1 WHERE no = ?")?.execute([old])?;
-    let place = take_places(tx, item_no(tx, order.item.as_str())?, 1)?;
-    insert_order(tx, place, order)?;
-    tx.prepare_cached("UPDATE totals SET accepted = accepted + ?, dead = dead - ?")?
-        .execute([accepted, dead])?;
+    match old {
+        None => counts.accepted += 1,
+        Some(no) => {
+            counts.dead -= 1;
+            if let Some(mut item) = ItemRow::numbered(tx, mac, no)? {
+                item.add_dead(-1)?;
+                item.add_moved(1)?;
+                item.save(tx, mac, &mut counts)?;
+            }
+        }
+    }
+    let mut item = ItemRow::find_or_insert(tx, mac, order.item.as_str())?;
+    item.add_arrivals(1)?;
+    orders::insert(tx, mac, item.last_place()?, order, sound)?;
+    item.save(tx, mac, &mut counts)?;
+    counts.save(tx, mac)?;
     Ok(true)
 }
 
 /// Whether there was one.
-pub fn drop_letter(tx: &Connection, order: OrderId) -> rusqlite::Result<bool> {
-    let mut drop = tx.prepare_cached("DELETE FROM dead_letters WHERE order_id = ?")?;
-    Ok(drop.execute([order.as_bytes()])? > 0)
+pub fn drop_letter(tx: &Connection, keys: &Keys, order: OrderId) -> rusqlite::Result<bool> {
+    let mut counts = Counts::read(tx, &keys.mac)?;
+    let was_there = letters::remove(tx, &keys.mac, &mut counts, order)?.is_some();
+    counts.save(tx, &keys.mac)?;
+    Ok(was_there)
 }
