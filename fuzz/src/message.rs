@@ -1,5 +1,6 @@
 //! The queue's message, as any producer may have written it.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use flux::core::order::message::{Origin, decode, encode};
@@ -10,7 +11,9 @@ use flux::core::queue::DeadLetter;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: Timestamp(77) };
+/// A time at which the seeds' times of acceptance are plausible.
+const NOW: Timestamp = Timestamp(1_700_000_000_077);
+const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: NOW };
 /// What `queue/sqs/pack.rs` counts for an order.
 const ORDER_BYTES: usize = 700;
 
@@ -39,6 +42,7 @@ fn again(body: &str) -> (Vec<Order>, Vec<DeadLetter>) {
 }
 
 fn each_entry_is_one_of_both(body: &str, orders: &[Order], letters: &[DeadLetter]) {
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let array = serde_json::from_str::<Vec<&RawValue>>(body);
     let entries = array.map_or(vec![body], |all| all.into_iter().map(RawValue::get).collect());
     assert_eq!(entries.len(), orders.len() + letters.len());
@@ -53,11 +57,19 @@ fn each_entry_is_one_of_both(body: &str, orders: &[Order], letters: &[DeadLetter
 
 fn says(entry: &str, order: &Order) {
     assert!(entry.trim_start().starts_with('{'), "an order made of {entry}");
+    let raw = serde_json::from_str::<HashMap<String, &RawValue>>(entry).expect("an object");
+    for (key, id) in [("user_id", order.user.as_str()), ("item_id", order.item.as_str())] {
+        let text = serde_json::from_str::<String>(raw[key].get());
+        // A number is taken as it is written.
+        assert_eq!(text.as_deref().unwrap_or(raw[key].get()), id);
+    }
     // serde_json reads values to a depth of 128; what flux ignores may be deeper.
     let Ok(entry) = serde_json::from_str::<Value>(entry) else { return };
-    assert_eq!(entry["user_id"], order.user.as_str());
-    assert_eq!(entry["item_id"], order.item.as_str());
-    assert_eq!(entry.get("quantity").map_or(Some(1), Value::as_u64), Some(order.quantity.units()));
+    let quantity = entry.get("quantity").map_or(Some(1.0), Value::as_f64);
+    assert_eq!(quantity, Some(order.quantity.units() as f64));
+    if let Some(at) = entry.get("accepted_at").and_then(Value::as_f64) {
+        assert_eq!(at, order.accepted_at.0 as f64);
+    }
     if let Some(id) = entry["order_id"].as_str() {
         assert_eq!(OrderId::parse(id), Ok(order.id));
     }
@@ -66,11 +78,11 @@ fn says(entry: &str, order: &Order) {
 
 fn costs_only_itself(body: &str) {
     let good = |user: &str| Order {
-        id: NAMES.fresh(Timestamp(5)),
+        id: NAMES.fresh(NOW),
         user: UserId::parse(user).expect("valid"),
         item: ItemId::parse("ticket_001").expect("valid"),
         quantity: Quantity::ONE,
-        accepted_at: Timestamp(5),
+        accepted_at: NOW,
         trace: None,
     };
     let neighbours = [good("ann"), good("Zoë \"\\ 🎟")];

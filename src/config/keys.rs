@@ -10,6 +10,7 @@ use super::values::{Backend, LogFormat, Setting};
 use super::{AwsCredentials, ConfigError};
 use crate::core::clear_text::Tls;
 use crate::core::order::MAX_STOCK;
+use crate::core::order::message::MAX_ORDERS;
 
 /// Names that other tools use too, taken as they are, each with the key that it sets. The URL and
 /// host of Redis come before its port and password, which are read only with them.
@@ -315,6 +316,10 @@ settings! {
         retention_days: u64 = 4, 1..=14;
         /// How long SQS keeps dead letters.
         dlq_retention_days: u64 = 14, 1..=14;
+        /// Orders that one message of `flux serve` carries at most. Beyond 1 it is an array of them
+        /// when several orders arrive together: cheaper, and nothing for other consumers that read
+        /// one order per message.
+        orders_per_message: usize = MAX_ORDERS, 1..=MAX_ORDERS;
         // Amazon SQS Developer Guide, "Using dead-letter queues": maxReceiveCount, 1 to 1,000.
         /// Receives after which SQS itself moves a message to the dead-letter queue.
         max_receive_count: u64 = 100, 1..=1_000;

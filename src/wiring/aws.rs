@@ -58,6 +58,7 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
         queue_url,
         dead_letter_queue_url: None,
         visibility: Duration::from_millis(settings.visibility_timeout_ms),
+        orders_per_message: settings.orders_per_message,
     };
     let key = match order_key(&aws, settings, key_use).await {
         Ok(key) => key,

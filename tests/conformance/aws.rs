@@ -7,7 +7,7 @@ use flux::core::calls::Calls;
 use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::core::ledger::dynamodb::DynamoLedger;
 use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::order::Timestamp;
+use flux::core::order::{Timestamp, message};
 use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use flux::core::queue::sqs::{SqsQueue, SqsSettings};
 use flux::core::queue::{DeadLetter, QueueError};
@@ -53,8 +53,17 @@ pub async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> Stri
 }
 
 pub fn open_queue(aws: &Aws, queue_url: String) -> queue::Bench {
+    open_queue_of(aws, queue_url, message::MAX_ORDERS)
+}
+
+fn open_queue_of(aws: &Aws, queue_url: String, orders_per_message: usize) -> queue::Bench {
     let names = names();
-    let settings = SqsSettings { queue_url, dead_letter_queue_url: None, visibility: VISIBILITY };
+    let settings = SqsSettings {
+        queue_url,
+        dead_letter_queue_url: None,
+        visibility: VISIBILITY,
+        orders_per_message,
+    };
     let queue = Arc::new(SqsQueue::new(aws, settings, names.clone()));
     queue::Bench { queue, names, visibility: VISIBILITY }
 }
@@ -73,6 +82,23 @@ mod fifo_queue {
         super::open_queue(&aws, super::make_queue(&aws, ".fifo", 100).await)
     }
     super::queue::queue_contract!(bench);
+}
+
+#[tokio::test]
+async fn each_order_is_a_message_of_its_own_where_other_consumers_need_it() {
+    let aws = stand_ins().await;
+    for suffix in ["", ".fifo"] {
+        let url = make_queue(&aws, suffix, 100).await;
+        let bench = open_queue_of(&aws, url.clone(), 1);
+        let orders = ["ann", "bob", "cid"].map(|user| order(&bench.names, "x", user));
+        assert!(bench.queue.send(&orders).await.iter().all(Result::is_ok));
+        assert_eq!(bench.queue.backlog().await.unwrap().waiting, 3);
+        let read = aws.sqs().receive_message().queue_url(&url).max_number_of_messages(10);
+        let messages = read.send().await.unwrap().messages.unwrap_or_default();
+        let bodies: Vec<&str> = messages.iter().filter_map(|message| message.body()).collect();
+        assert!(!bodies.is_empty());
+        assert!(bodies.iter().all(|body| body.starts_with("{\"user_id\":")), "{bodies:?}");
+    }
 }
 
 /// An outbox beside a queue of orders, which need not be there.

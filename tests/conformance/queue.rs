@@ -12,7 +12,7 @@ use flux::core::queue::{
     Sent, Wish,
 };
 
-use super::{ids, order, traced};
+use super::{ids, now, order, traced};
 
 /// A queue of its own with its dead-letter queue.
 pub struct Bench {
@@ -339,10 +339,11 @@ pub async fn a_letter_that_is_no_order_stays_until_it_is_sent_as_one(bench: Benc
     assert_eq!(queue.dead_letters(10).await.unwrap().len(), 1);
 
     let mended = r#"{"user_id":"ann","item_id":"a"}"#;
-    let mended = mend(mended, id, Timestamp(9), &bench.names).unwrap();
+    let at = now();
+    let mended = mend(mended, id, at, &bench.names).unwrap();
     assert_eq!(redrive(queue, &mended).await, [(id, "sent")]);
     let came = in_line(receive(queue, 1).await);
-    assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, Timestamp(9), "a"));
+    assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, at, "a"));
     assert!(queue.dead_letters(10).await.unwrap().is_empty());
 }
 

@@ -2,7 +2,10 @@
 //! as an array of such objects.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
 
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -13,30 +16,81 @@ use crate::core::trace::TraceContext;
 /// The most orders in one message.
 pub const MAX_ORDERS: usize = 99;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long before its message another producer may have accepted an order. What is older than
+/// decisions are kept is `expired`; what is older than this is a mistake, like seconds in place of
+/// milliseconds.
+const BEFORE_MAX: Duration = DAY.saturating_mul(366);
+/// How long after its message, by the clock of another producer.
+const AFTER_MAX: Duration = DAY;
+
+/// The greatest whole number up to which a float can tell all of them apart.
+const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
+
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text_or_number")]
     user_id: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text_or_number")]
     item_id: Cow<'a, str>,
     #[serde(default = "one")]
-    quantity: u64,
+    quantity: Whole,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     order_id: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    accepted_at: Option<u64>,
+    accepted_at: Option<Whole>,
     #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
     traceparent: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
     tracestate: Option<Cow<'a, str>>,
 }
 
-fn one() -> u64 {
-    1
+fn one() -> Whole {
+    Whole(1)
+}
+
+/// A whole number; `1.0` is one too, as some producers write all their numbers.
+#[derive(Clone, Copy, Serialize)]
+#[serde(transparent)]
+struct Whole(u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number from 0")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+                if number.fract() == 0.0 && (0.0..=EXACT_FLOAT).contains(&number) {
+                    return Ok(Whole(number as u64));
+                }
+                Err(E::invalid_value(Unexpected::Float(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
 }
 
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A string, or a number as it is written: ids are numbers in other people's databases.
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?.get();
+    if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return Ok(raw.into());
+    }
+    let text = serde_json::from_str::<Text<'de>>(raw);
+    text.map(|text| text.0).map_err(|_| D::Error::custom("user_id and item_id must be texts"))
+}
 
 /// A string, or `None` in place of anything else: an order is not lost over its trace.
 fn loose<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
@@ -49,9 +103,9 @@ impl<'a> From<&'a Order> for Wire<'a> {
         Wire {
             user_id: order.user.as_str().into(),
             item_id: order.item.as_str().into(),
-            quantity: order.quantity.units(),
+            quantity: Whole(order.quantity.units()),
             order_id: Some(order.id.to_string().into()),
-            accepted_at: Some(order.accepted_at.0),
+            accepted_at: Some(Whole(order.accepted_at.0)),
             traceparent: order.trace.as_ref().map(|trace| trace.to_string().into()),
             tracestate: order.trace.as_ref().and_then(|trace| trace.state()).map(Cow::from),
         }
@@ -81,8 +135,10 @@ pub struct Origin<'a> {
     pub sent_at: Timestamp,
 }
 
-/// Reads a message. What is no order becomes a dead letter; its neighbours are none the worse.
+/// Reads a message; a byte order mark before it is skipped. What is no order becomes a dead letter;
+/// its neighbours are none the worse.
 pub fn decode(body: &str, origin: Origin<'_>, names: &OrderNames) -> (Vec<Order>, Vec<DeadLetter>) {
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {
         Ok(entries) => entries.into_iter().map(RawValue::get).collect(),
         Err(_) => vec![body],
@@ -123,17 +179,37 @@ fn decode_one(
             .filter(|id| names.verify(*id))
             .ok_or((foreign, "order_id was not made with this order_key".to_owned()))?,
     };
+    let accepted_at = match (wire.accepted_at, &wire.order_id) {
+        (None, _) => origin.sent_at,
+        // By a flux, whatever its clock says: its buyer has a 202.
+        (Some(Whole(at)), Some(_)) => Timestamp(at),
+        (Some(Whole(at)), None) => {
+            plausible(Timestamp(at), origin.sent_at).map_err(|reason| (id, reason))?
+        }
+    };
     let checked = || {
         Ok(Order {
             id,
             user: UserId::parse(&wire.user_id)?,
             item: ItemId::parse(&wire.item_id)?,
-            quantity: Quantity::new(wire.quantity)?,
-            accepted_at: wire.accepted_at.map_or(origin.sent_at, Timestamp),
+            quantity: Quantity::new(wire.quantity.0)?,
+            accepted_at,
             trace: wire.trace(),
         })
     };
     checked().map_err(|e: super::InvalidId| (id, e.to_string()))
+}
+
+/// A time that an order in a message of this time can have been accepted at. A wrong one would
+/// expire the order at once, or put it behind all others for ever.
+fn plausible(at: Timestamp, sent_at: Timestamp) -> Result<Timestamp, String> {
+    if sent_at.since(at) <= BEFORE_MAX && at.since(sent_at) <= AFTER_MAX {
+        return Ok(at);
+    }
+    Err(format!(
+        "accepted_at {} is no plausible time: give milliseconds since 1970, or leave it out",
+        at.0
+    ))
 }
 
 /// The order that a dead letter's text says, or a text in its place, as a new arrival under the
@@ -204,6 +280,73 @@ mod tests {
         let read = || decode(r#"{"user_id":"ann","item_id":"x"}"#, ORIGIN, &names).0.remove(0);
         assert_eq!(read(), read());
         assert_eq!((read().quantity, read().accepted_at), (Quantity::ONE, Timestamp(77)));
+    }
+
+    #[test]
+    fn other_spellings_of_an_order_are_read() {
+        let read = |body: &str| {
+            let (mut orders, letters) = decode(body, ORIGIN, &names());
+            assert_eq!(letters, [], "{body}");
+            orders.remove(0)
+        };
+        let plain = read(r#"{"user_id":"7","item_id":"42","accepted_at":70}"#);
+        for body in [
+            r#"{"user_id":7,"item_id":42,"accepted_at":70,"quantity":1}"#,
+            r#"{"user_id":7,"item_id":"42","accepted_at":70.0,"quantity":1.0}"#,
+            "\u{feff}{\"user_id\":\"7\",\"item_id\":42,\"accepted_at\":7e1,\"quantity\":1e0}",
+            "\u{feff}[{\"user_id\":\"7\",\"item_id\":42,\"accepted_at\":70}]",
+        ] {
+            assert_eq!(read(body), plain, "{body}");
+            let mended = mend(body, plain.id, ORIGIN.sent_at, &names()).unwrap();
+            assert_eq!((mended.user, mended.quantity), (plain.user.clone(), plain.quantity));
+        }
+        let long = read(r#"{"user_id":123456789012345678901234567890,"item_id":"x"}"#);
+        assert_eq!(long.user.as_str(), "123456789012345678901234567890");
+    }
+
+    #[test]
+    fn numbers_that_mean_no_order_are_dead_letters() {
+        for wrong in [
+            r#""quantity":1.5"#,
+            r#""quantity":-1"#,
+            r#""quantity":"1""#,
+            r#""quantity":1e99"#,
+            r#""quantity":null"#,
+            r#""accepted_at":-1"#,
+            r#""accepted_at":"now""#,
+            r#""user_id":true"#,
+            r#""user_id":null"#,
+            r#""user_id":["ann"]"#,
+        ] {
+            let user = if wrong.contains("user_id") { "" } else { r#""user_id":"ann","# };
+            let body = format!(r#"{{{user}"item_id":"x",{wrong}}}"#);
+            assert_eq!(decode(&body, ORIGIN, &names()).1.len(), 1, "{wrong}");
+            assert!(mend(&body, names().fresh(Timestamp(1)), ORIGIN.sent_at, &names()).is_err());
+        }
+    }
+
+    #[test]
+    fn implausible_time_of_acceptance_is_a_dead_letter_that_says_so() {
+        let now = Timestamp(1_795_872_274_000);
+        let day = DAY.as_millis() as u64;
+        let names = names();
+        let read = |at: u64, own: bool| {
+            let id = if own { names.fresh(now).to_string() } else { String::new() };
+            let id = if own { format!(r#","order_id":"{id}""#) } else { id };
+            let body = format!(r#"{{"user_id":"ann","item_id":"x","accepted_at":{at}{id}}}"#);
+            decode(&body, Origin { message_id: "m-1", sent_at: now }, &names).1.pop()
+        };
+        // Seconds, microseconds, nothing, everything, a year and a half ago, the day after next.
+        let wrong = [now.0 / 1_000, now.0 * 1_000, 0, u64::MAX, now.0 - 500 * day, now.0 + 2 * day];
+        for at in wrong {
+            let reason = read(at, false).unwrap().reason;
+            assert!(reason.contains(&format!("accepted_at {at} is no plausible time")), "{reason}");
+        }
+        for at in [now.0, now.0 - 60 * day, now.0 + day / 2] {
+            assert_eq!(read(at, false), None, "{at}");
+        }
+        // A flux whose clock was set forward gave a 202.
+        assert_eq!(read(now.0 + 31 * day, true), None);
     }
 
     #[test]

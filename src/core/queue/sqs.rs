@@ -25,8 +25,8 @@ use super::{
     QueueLimits, Receipt, Sent,
 };
 use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
-use crate::core::order::message::{self, MAX_ORDERS, Origin};
-use crate::core::order::{Order, OrderId, OrderNames, Timestamp};
+use crate::core::order::message::{self, Origin};
+use crate::core::order::{Clock, Order, OrderId, OrderNames, SystemClock, Timestamp};
 use answers::{entry_error, queue_error, settle};
 
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
@@ -45,6 +45,8 @@ pub struct SqsSettings {
     pub dead_letter_queue_url: Option<String>,
     /// Whole seconds, 1 s to 12 h.
     pub visibility: Duration,
+    /// Orders that one message carries at most: 1 to [`message::MAX_ORDERS`]. Any number is read.
+    pub orders_per_message: usize,
 }
 
 #[derive(Debug)]
@@ -255,14 +257,14 @@ impl fmt::Display for SqsQueue {
 impl Queue for SqsQueue {
     fn limits(&self) -> QueueLimits {
         QueueLimits {
-            send: BATCH * MAX_ORDERS,
+            send: BATCH * self.settings.orders_per_message,
             sends_in_flight: REQUESTS_IN_FLIGHT,
             letters_in_order: false,
         }
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
-        let messages = pack::pack(orders, self.fifo);
+        let messages = pack::pack(orders, self.settings.orders_per_message, self.fifo);
         let requests = messages.chunks(BATCH).map(|chunk| {
             let entries = chunk.iter().enumerate();
             let entries = entries.map(|(n, indices)| self.entry(n, orders, indices)).collect();
@@ -409,7 +411,7 @@ fn attribute(message: &Message, name: MessageSystemAttributeName) -> Option<u128
 
 fn sent_at(message: &Message) -> Timestamp {
     let sent = attribute(message, MessageSystemAttributeName::SentTimestamp);
-    Timestamp(sent.map_or(0, |ms| ms as u64))
+    sent.map_or_else(|| SystemClock.now(), |ms| Timestamp(ms as u64))
 }
 
 /// By acceptance; within a millisecond by the order id, which ascends within a process.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::core::order::message::MAX_ORDERS;
 use crate::core::order::{ItemId, Order};
 
 /// Messages that fit one request; up to here every item gets messages of its own.
@@ -10,10 +9,10 @@ const FEW_MESSAGES: usize = 10;
 /// An item's share of a send that is worth a message of its own when there are many items.
 const ENOUGH: usize = 10;
 
-/// Which orders go into which message, by their indices: at most [`MAX_ORDERS`] each, of one item
-/// each on a FIFO queue. On a standard queue the leavings of many items share messages. An order
+/// Which orders go into which message, by their indices: at most `most` each, of one item each on a
+/// FIFO queue. On a standard queue the leavings of many items share messages. An order
 /// takes less than 1,000 bytes, so ten full messages stay under the 1 MiB of a request.
-pub fn pack(orders: &[Order], fifo: bool) -> Vec<Vec<usize>> {
+pub fn pack(orders: &[Order], most: usize, fifo: bool) -> Vec<Vec<usize>> {
     let mut places: HashMap<&ItemId, usize> = HashMap::new();
     let mut by_item: Vec<Vec<usize>> = Vec::new();
     for (index, order) in orders.iter().enumerate() {
@@ -24,7 +23,7 @@ pub fn pack(orders: &[Order], fifo: bool) -> Vec<Vec<usize>> {
         by_item[place].push(index);
     }
     let messages: Vec<Vec<usize>> =
-        by_item.iter().flat_map(|all| all.chunks(MAX_ORDERS)).map(<[usize]>::to_vec).collect();
+        by_item.iter().flat_map(|all| all.chunks(most)).map(<[usize]>::to_vec).collect();
     if fifo || messages.len() <= FEW_MESSAGES {
         return messages;
     }
@@ -32,7 +31,7 @@ pub fn pack(orders: &[Order], fifo: bool) -> Vec<Vec<usize>> {
         messages.into_iter().partition(|message| message.len() >= ENOUGH);
     let mut leavings = few.concat();
     leavings.sort_unstable();
-    packed.extend(leavings.chunks(MAX_ORDERS).map(<[usize]>::to_vec));
+    packed.extend(leavings.chunks(most).map(<[usize]>::to_vec));
     packed
 }
 
@@ -58,6 +57,7 @@ pub fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::order::message::MAX_ORDERS;
     use crate::core::order::{OrderId, Quantity, Timestamp, UserId, message};
     use crate::core::trace::TraceContext;
 
@@ -75,9 +75,11 @@ mod tests {
     #[test]
     fn a_hot_item_fills_its_messages_and_keeps_its_order() {
         let orders: Vec<_> = (0..200).map(|n| order(n, "hot")).collect();
-        let packed = pack(&orders, false);
+        let packed = pack(&orders, MAX_ORDERS, false);
         assert_eq!(packed.iter().map(Vec::len).collect::<Vec<_>>(), [99, 99, 2]);
         assert_eq!(packed.concat(), (0..200).collect::<Vec<_>>());
+        let alone = pack(&orders, 1, false);
+        assert_eq!(alone, (0..200).map(|n| vec![n]).collect::<Vec<_>>());
     }
 
     #[test]
@@ -100,8 +102,8 @@ mod tests {
     #[test]
     fn the_leavings_of_many_items_share_messages_only_on_a_standard_queue() {
         let orders: Vec<_> = (0..300).map(|n| order(n, &format!("item-{}", n % 150))).collect();
-        assert_eq!(pack(&orders, false).len(), 4);
-        let fifo = pack(&orders, true);
+        assert_eq!(pack(&orders, MAX_ORDERS, false).len(), 4);
+        let fifo = pack(&orders, MAX_ORDERS, true);
         assert_eq!(fifo.len(), 150);
         assert!(fifo.iter().all(|m| m.iter().all(|&n| orders[n].item == orders[m[0]].item)));
     }
