@@ -48,8 +48,14 @@ fn is_mended_and_decided_once(desk: &Desk, address: &str, order: &str, quantity:
     assert_eq!(again, format!("{order} already decided: not sent again\n1 already decided\n"));
     assert_eq!(decided(address, order), first);
     letters(desk, 0);
-    let audit = desk.run("audit");
+    let (_, audit) = audited(desk);
     assert!(audit.contains("ticket_001: stock 10: free 0, held 0, sold 10;"), "{audit}");
+}
+
+/// The audit's exit code, and what it printed.
+fn audited(desk: &Desk) -> (Option<i32>, String) {
+    let output = desk.command("audit").output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
 #[test]
@@ -80,10 +86,15 @@ fn a_poisoned_row_of_the_embedded_store() {
     assert_eq!(drop(&desk), format!("{} dropped\n1 dropped\n", orders[2]));
     let gone = format!("{} not in the dead-letter queue\n1 not there\n", orders[2]);
     assert_eq!(drop(&desk), gone);
-    desk.run("audit");
+    let (code, audit) = audited(&desk);
+    assert_eq!(code, Some(1), "{audit}");
+    assert_eq!(audit.matches("order at place").count(), 2, "quantities of 500 are named: {audit}");
     assert_eq!(letters(&desk, 1), found[..1]);
     assert_eq!(decided(&address, &orders[0])["status"], "dead_lettered");
     is_mended_and_decided_once(&desk, &address, &orders[0], 9);
+    let (code, audit) = audited(&desk);
+    assert_eq!(code, Some(1), "{audit}");
+    assert!(audit.contains("    1 orders changed by something other than flux"), "{audit}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
