@@ -1,29 +1,37 @@
 //! When to stop: the first SIGTERM or SIGINT asks, the second does not wait.
 
+use std::io;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A process group's signal often comes twice, from the terminal or `timeout` and from the parent
 /// that passes it on: what comes so soon after the first is the same wish to stop.
 const ECHO: Duration = Duration::from_millis(100);
+/// How long the last log line may take.
+const LAST_LINE_WITHIN: Duration = Duration::from_millis(100);
 /// SIGHUP in a mask of signals, where signal n is bit n - 1.
 const SIGHUP_BIT: u64 = 1;
 
 /// A token that is cancelled at the first SIGTERM or SIGINT. Everything has `grace` from then on to
 /// finish; after that, or at a second signal, the process leaves at once. Nothing is lost either
 /// way: what was not acknowledged is decided by another worker.
-pub fn on_signal(grace: Duration) -> std::io::Result<CancellationToken> {
-    on_signals(grace, None)
+///
+/// Signals are waited for on a thread of their own, because all others may hang: in a look-up in
+/// DNS, in a disk that does not answer, or in a write to a log that nobody reads.
+pub fn on_signal(grace: Duration) -> io::Result<CancellationToken> {
+    on_signals(grace, false)
 }
 
 /// [`on_signal`], and at a SIGHUP: for commands that end with their terminal, unless they were
 /// started to outlive it (nohup).
-pub fn on_signal_or_hangup(grace: Duration) -> std::io::Result<CancellationToken> {
-    let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
-    on_signals(grace, hangup)
+pub fn on_signal_or_hangup(grace: Duration) -> io::Result<CancellationToken> {
+    on_signals(grace, !ignores_hangup())
 }
 
 /// Whether this process was started with SIGHUP ignored and has not asked for it yet.
@@ -34,45 +42,83 @@ pub fn ignores_hangup() -> bool {
     ignored.is_some_and(|mask| mask & SIGHUP_BIT != 0)
 }
 
-fn on_signals(grace: Duration, hangup: Option<Signal>) -> std::io::Result<CancellationToken> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
+/// The signals, and the runtime that waits for them.
+struct Signals {
+    runtime: Runtime,
+    term: Signal,
+    int: Signal,
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn register(at_hangup: bool) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let term = signal(SignalKind::terminate())?;
+        let int = signal(SignalKind::interrupt())?;
+        let hangup = at_hangup.then(|| signal(SignalKind::hangup())).transpose()?;
+        drop(entered);
+        Ok(Self { runtime, term, int, hangup })
+    }
+}
+
+fn on_signals(grace: Duration, at_hangup: bool) -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let (registered, registering) = channel();
+    thread::Builder::new().name("flux-signals".to_owned()).spawn(
+        move || match Signals::register(at_hangup) {
+            Ok(Signals { runtime, term, int, hangup }) => {
+                let _told = registered.send(Ok(()));
+                runtime.block_on(listen(term, int, hangup, grace, token));
+            }
+            Err(e) => drop(registered.send(Err(e))),
+        },
+    )?;
+    registering.recv().unwrap_or_else(|e| Err(io::Error::other(e)))?;
+    Ok(stop)
+}
+
+async fn listen(
+    mut term: Signal,
+    mut int: Signal,
+    hangup: Option<Signal>,
+    grace: Duration,
+    token: CancellationToken,
+) {
     let hangup = async {
         match hangup {
             Some(mut hangup) => hangup.recv().await,
             None => std::future::pending().await,
         }
     };
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-            _ = hangup => {}
-        }
-        tracing::info!("stopping; a second signal leaves at once");
-        token.cancel();
-        // A thread, so that it also bounds the end of the runtime and the closing of the store.
-        let late = std::thread::Builder::new().name("flux-grace".to_owned()).spawn(move || {
-            std::thread::sleep(grace);
-            leave("grace period over");
-        });
-        if let Err(e) = late {
-            tracing::warn!("the grace period is not enforced: {e}");
-        }
-        tokio::time::sleep(ECHO).await;
-        let _echo = (term.recv().now_or_never(), int.recv().now_or_never());
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        leave("second signal");
-    });
-    Ok(stop)
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        _ = hangup => {}
+    }
+    token.cancel();
+    log(|| tracing::info!("stopping; a second signal leaves at once"));
+    let over = tokio::time::sleep(grace);
+    tokio::time::sleep(ECHO.min(grace)).await;
+    let _echo = (term.recv().now_or_never(), int.recv().now_or_never());
+    let why = tokio::select! {
+        _ = term.recv() => "second signal",
+        _ = int.recv() => "second signal",
+        () = over => "grace period over",
+    };
+    let line = format!("leaving at once: {why}; undecided orders stay in the queue");
+    let _hangs = log(move || tracing::warn!("{line}")).recv_timeout(LAST_LINE_WITHIN);
+    std::process::exit(0);
 }
 
-fn leave(why: &str) -> ! {
-    tracing::warn!("leaving at once: {why}; undecided orders stay in the queue");
-    std::process::exit(0);
+/// Logs on a thread of its own; something arrives when that is done.
+fn log(line: impl FnOnce() + Send + 'static) -> Receiver<()> {
+    let (logged, done) = channel();
+    // Without a thread there is no line.
+    let _started = thread::Builder::new().spawn(move || {
+        line();
+        let _waited_for = logged.send(());
+    });
+    done
 }

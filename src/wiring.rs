@@ -206,6 +206,12 @@ fn names(key: OrderKey) -> Arc<OrderNames> {
     Arc::new(OrderNames::new(key, process))
 }
 
+/// Waits until the embedded stores that this process had open are closed, some seconds at most, though
+/// its other threads may hang. Blocks.
+pub fn wait_for_stores() {
+    sqlite::wait_until_closed();
+}
+
 /// Serves the API until stopped; ends when all that was accepted is in the queue.
 pub async fn serve(
     settings: &Settings,
@@ -228,6 +234,7 @@ pub async fn serve(
         limits: Limits {
             connections: descriptors::connections(settings.connections_max),
             read_timeout: Duration::from_millis(settings.read_timeout_ms),
+            idle_timeout: Duration::from_millis(settings.idle_timeout_ms),
             pages: PAGES_AT_ONCE,
             drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
         },

@@ -18,6 +18,7 @@ mod work;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::error::{ContextValue, ErrorKind};
@@ -27,7 +28,10 @@ use secrecy::SecretString;
 use crate::client::Address;
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
 use crate::http::Keys;
-use crate::wiring::Usage;
+use crate::wiring::{self, Usage};
+
+/// How long the threads of a command that is done may take to end.
+const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
 #[derive(Debug, Parser)]
@@ -100,8 +104,15 @@ pub fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
-        // On the runtime's own threads, which this one would have to wake and be woken by.
-        Ok(runtime) => runtime.block_on(runtime.spawn(cli.run())).unwrap_or_else(|e| Err(e.into())),
+        Ok(runtime) => {
+            // On the runtime's own threads, which this one would have to wake and be woken by.
+            let ended = runtime.block_on(runtime.spawn(cli.run()));
+            // All that matters is done. A thread may still be in a call that cannot be cancelled,
+            // like a look-up in DNS.
+            runtime.shutdown_timeout(THREADS_END_WITHIN);
+            wiring::wait_for_stores();
+            ended.unwrap_or_else(|e| Err(e.into()))
+        }
         Err(e) => Err(e.into()),
     };
     result.unwrap_or_else(|e| {

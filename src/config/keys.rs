@@ -243,6 +243,10 @@ settings! {
         /// Time a client has to send a request's head, again for its body, and to read on in an
         /// answer.
         read_timeout_ms: u64 = 10_000, 100..=600_000;
+        /// How long a connection is kept while no request is on it; a balancer in front must close
+        /// its own sooner. While fewer than a tenth of `connections_max` are free, those idle
+        /// longest are closed first, down to 5 seconds.
+        idle_timeout_ms: u64 = 75_000, 1_000..=3_600_000;
     }
     "Deciding" {
         /// Items that `flux serve` decides at once in its own process; 0 leaves it to `flux work`.

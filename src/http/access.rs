@@ -347,9 +347,14 @@ impl Server {
         addresses.take(rules.address(peer, &head.headers)).map_err(|wait| too_many(what, wait))
     }
 
+    /// The address that a client counts as, of IPv6 its network.
+    pub(super) fn counted_address(&self, head: &request::Parts, peer: IpAddr) -> IpAddr {
+        self.api.access.rules.load().address(peer, &head.headers)
+    }
+
     /// Tells pages of other sites' whether they may read an answer.
-    pub(super) fn allow_origin(&self, head: &request::Parts, answered: &mut HeaderMap) {
-        self.api.access.rules.load().origins.allow(&head.headers, answered);
+    pub(super) fn allow_origin(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
+        self.api.access.rules.load().origins.allow(asked, answered);
     }
 
     /// Lets those in who may see some order, and tells the others at once that a key is needed:

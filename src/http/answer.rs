@@ -1,26 +1,85 @@
 //! What an answer is made of: bytes that are there, or a stream of those that come.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use hyper::Response;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::mpsc;
 
+use super::stream::AnswerEnd;
+
 pub(super) type Answer = Response<AnswerBody>;
 
 #[derive(Debug)]
-pub(super) enum AnswerBody {
+pub(super) struct AnswerBody {
+    content: Content,
+    end: Option<AnswerEnd>,
+}
+
+#[derive(Debug)]
+enum Content {
     Whole(Option<Bytes>),
-    /// Ends when its sender is dropped. Who cannot keep up with it holds up the sender, or is
-    /// skipped by it, as the sender likes.
-    Stream(mpsc::Receiver<Bytes>),
+    Stream(Events),
+}
+
+/// Events as they come, until their sender is dropped or the client has gone. A client that cannot
+/// keep up holds up the sender, or is skipped by it, as the sender likes.
+struct Events {
+    coming: mpsc::Receiver<Bytes>,
+    /// Resolves when the client has gone.
+    gone: BoxFuture<'static, ()>,
+    /// True once the client was sent something.
+    begun: bool,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("begun", &self.begun).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Poll::Ready(next) = self.coming.poll_recv(cx) {
+            self.begun = true;
+            return Poll::Ready(next);
+        }
+        // A client that only stopped sending is told the present state before the end.
+        if self.begun {
+            ready!(self.gone.as_mut().poll(cx));
+            self.coming.close();
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
 }
 
 impl AnswerBody {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()))
+        let content = Content::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()));
+        Self { content, end: None }
+    }
+
+    /// Ends when the events' sender is dropped, or after an event when `gone` resolves.
+    pub fn stream(coming: mpsc::Receiver<Bytes>, gone: BoxFuture<'static, ()>) -> Self {
+        Self { content: Content::Stream(Events { coming, gone, begun: false }), end: None }
+    }
+
+    /// Drops `end` when all of this was sent or is not needed any more.
+    pub fn end_with(&mut self, end: AnswerEnd) {
+        self.end = Some(end);
+    }
+
+    /// All of it that is there.
+    pub fn into_bytes(self) -> Bytes {
+        match self.content {
+            Content::Whole(bytes) => bytes.unwrap_or_default(),
+            Content::Stream(_) => Bytes::new(),
+        }
     }
 }
 
@@ -32,22 +91,23 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut *self {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(bytes) => {
-                bytes.poll_recv(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
-            }
-        }
+        let next = match &mut self.content {
+            Content::Whole(bytes) => bytes.take(),
+            Content::Stream(events) => ready!(events.poll(cx)),
+        };
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(None))
+        matches!(self.content, Content::Whole(None))
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream(_) => SizeHint::default(),
+        match &self.content {
+            Content::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Content::Stream(_) => SizeHint::default(),
         }
     }
 }

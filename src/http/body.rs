@@ -70,6 +70,11 @@ impl RequestBody {
         Ok(if joined.is_empty() { first } else { joined.into() })
     }
 
+    /// Whether some of it was not read.
+    pub fn is_coming(&self) -> bool {
+        !self.incoming.is_end_stream()
+    }
+
     /// Reads and forgets what is left. False when there is too much of it, or it does not come:
     /// then the connection is of no further use.
     pub async fn drain(mut self) -> bool {

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use hyper::Response;
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request;
+use tokio::sync::mpsc;
 
+use super::access::Caller;
 use super::answer::{Answer, AnswerBody};
-use super::problem::Problem;
+use super::connection::Client;
 use super::server::Server;
+use super::waits::WaitPlace;
+
+/// A proxy must neither keep events nor change them: one that compresses holds them back.
+const NOT_KEPT: &str = "no-cache, no-store, no-transform";
+/// To nginx, which holds answers back until its buffer is full.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Events that one client has not read yet; whoever sends the next waits.
 const UNREAD_MAX: usize = 8;
@@ -18,24 +26,40 @@ const UNREAD_MAX: usize = 8;
 /// and what stands in between keeps the connection.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 
+/// When an EventSource asks again after its stream has ended, and after it got no place to wait.
+pub(super) const RETRY: Duration = Duration::from_secs(2);
+const RETRY_FULL: Duration = Duration::from_secs(5);
+
 /// What is still to be told to one client. Its answer ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct EventStream {
     /// Free again before the client sees the end.
-    _place: OwnedSemaphorePermit,
+    _place: WaitPlace,
     events: mpsc::Sender<Bytes>,
 }
 
 impl Server {
-    /// Begins a stream. Half of the connections at most are streams, so that those who follow
-    /// keep nobody from buying; the next is answered 503.
-    pub fn event_stream(&self) -> Result<(EventStream, Answer), Problem> {
-        let place = self.stream_places.clone().try_acquire_owned().map_err(|_| {
-            let what = "too many event streams are open; ask with ?wait, or try again in a moment";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-        })?;
+    /// Begins a stream, which ends when its client has gone; `None` if its client has as many
+    /// waits as it may, or all together have.
+    pub fn event_stream(
+        &self,
+        head: &request::Parts,
+        client: &Client,
+    ) -> Option<(EventStream, Answer)> {
+        let place = self.place_to_wait(head, client)?;
         let (events, unread) = mpsc::channel(UNREAD_MAX);
-        Ok((EventStream { _place: place, events }, answer(AnswerBody::Stream(unread))))
+        let body = AnswerBody::stream(unread, Box::pin(client.gone()));
+        Some((EventStream { _place: place, events }, answer(body)))
+    }
+
+    /// A place among those who wait for something to happen, while there is one for this client.
+    pub fn place_to_wait(&self, head: &request::Parts, client: &Client) -> Option<WaitPlace> {
+        let address = match self.caller(head) {
+            // They wait for many.
+            Caller::Admin | Caller::Shop => None,
+            _ => Some(self.counted_address(head, client.peer)),
+        };
+        self.waits.take(address, self.connections_max())
     }
 }
 
@@ -56,6 +80,19 @@ impl EventStream {
     }
 }
 
+/// A stream of one event, for a client that has no place to wait: it asks again after [`RETRY_FULL`].
+pub(super) fn only(event: &Bytes) -> Answer {
+    let mut answer = answer(AnswerBody::whole(with_retry(RETRY_FULL, event)));
+    let seconds = HeaderValue::from(RETRY_FULL.as_secs());
+    answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+    answer
+}
+
+/// An event that also says after which pause an EventSource asks again when its stream has ended.
+pub(super) fn with_retry(pause: Duration, event: &[u8]) -> Bytes {
+    [format!("retry: {}\n", pause.as_millis()).as_bytes(), event].concat().into()
+}
+
 /// The head of a stream alone, as HEAD asks for it.
 pub(super) fn answer_to_head() -> Answer {
     answer(AnswerBody::whole(Bytes::new()))
@@ -65,7 +102,8 @@ fn answer(body: AnswerBody) -> Answer {
     let mut answer = Response::new(body);
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NOT_KEPT));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     answer
 }
 
@@ -87,13 +125,12 @@ pub(super) fn beat() -> Bytes {
 mod tests {
     use std::sync::Arc;
 
-    use tokio::sync::Semaphore;
-
+    use super::super::waits::Waits;
     use super::*;
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_skipped_until_it_reads_on() {
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Arc::new(Waits::default()).take(None, 1).unwrap();
         let (events, mut unread) = mpsc::channel(UNREAD_MAX);
         let stream = EventStream { _place: place, events };
         for number in 0..100 {

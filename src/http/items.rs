@@ -1,5 +1,7 @@
 //! `/items` and `/items/ID`.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
@@ -9,16 +11,30 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::Answer;
 use super::body::RequestBody;
+use super::lists;
 use super::problem::{Problem, json, json_bytes, json_text};
 use super::query;
 use super::server::Server;
-use crate::core::ledger::ItemSet;
+use super::shared::Shared;
+use super::tag;
+use crate::core::ledger::{ItemSet, LedgerError};
 use crate::core::order::{Item, ItemChange, ItemId, MAX_STOCK};
 
 const ITEMS_PAGE: usize = 100;
 pub(super) const PAGE_MAX: usize = 1_000;
 /// What changes an item.
 const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
+
+/// Single items that were looked at lately, and for how long one look is shown: for a moment only,
+/// because a buyer looks before and after buying.
+pub(super) type ItemLooks = Shared<ItemId, Result<Option<Item>, LedgerError>>;
+const ITEM_LOOKS_MAX: usize = 1_024;
+const ITEM_FRESH: Duration = Duration::from_millis(100);
+
+pub(super) fn item_looks() -> ItemLooks {
+    // An item that is missing may be listed the next moment, in any process.
+    Shared::new(ITEM_LOOKS_MAX, ITEM_FRESH, |look| !matches!(look, Ok(None)))
+}
 
 /// A page's text, which keeps its place among [`super::Limits::pages`] for as long as it is in memory.
 struct Page {
@@ -76,32 +92,48 @@ enum SaleJson {
 }
 
 impl Server {
-    pub async fn items(&self, query: Option<&str>) -> Result<Answer, Problem> {
+    /// The admin sees what is there; others may see what was there within the last second.
+    pub async fn items(&self, head: &request::Parts) -> Result<Answer, Problem> {
+        let query = head.uri.query();
         let after = after(query)?;
         let limit = query::limit(query, ITEMS_PAGE, PAGE_MAX)?;
-        let place = self.place_for_page()?;
-        let page = self.api.ports.ledger.items(after.as_deref(), limit).await?;
+        let page = if self.is_admin(head) {
+            self.read_items(after.as_deref(), limit, self.place_for_page()?).await?
+        } else {
+            let name = format!("{limit} {}", after.as_deref().unwrap_or_default());
+            let read = |place| self.read_items(after.as_deref(), limit, place);
+            self.list_page(&self.item_list, name, read).await?
+        };
+        Ok(json_text(StatusCode::OK, page.text))
+    }
+
+    async fn read_items(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        place: OwnedSemaphorePermit,
+    ) -> Result<lists::Page, LedgerError> {
+        let page = self.api.ports.ledger.items(after, limit).await?;
         let items = page.rows.iter().map(shown).collect();
         let text = in_place(place, &ItemsJson { items, next: page.next });
-        Ok(json_text(StatusCode::OK, text))
+        Ok(lists::Page { tag: tag::of(&text), text, next: None })
     }
 
-    pub fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = self.pages.clone().try_acquire_owned().or_else(|_| {
-            self.inventory.forget();
-            self.pages.clone().try_acquire_owned()
-        });
-        place.map_err(|_| {
-            let what = "too many lists are being read; try again in a moment";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-        })
-    }
-
-    pub async fn item(&self, id: &str) -> Result<Answer, Problem> {
+    pub async fn item(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
         let id = ItemId::parse(id).map_err(|e| Problem::not_found(e.0))?;
-        let item = self.api.ports.ledger.item(&id).await?;
-        let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
+        let read = self.api.ports.ledger.item(&id);
+        let item = match self.is_admin(head) {
+            true => read.await,
+            false => self.item_looks.get(&id, None, read).await,
+        };
+        let item = item?.ok_or_else(|| Problem::not_found("there is no such item"))?;
         Ok(json(StatusCode::OK, &shown(&item)))
+    }
+
+    /// Whoever asks from now on sees the items as they are written by now.
+    fn forget_items(&self) {
+        self.item_list.forget();
+        self.item_looks.forget();
     }
 
     /// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
@@ -122,7 +154,10 @@ impl Server {
         }
         let change = serde_json::from_slice(&bytes)
             .map_err(|e| Problem::bad_request(format!("the body is not {CHANGE}: {e}")))?;
-        let (status, item) = match self.api.ports.ledger.set_item(&id, checked(change)?).await? {
+        let set = self.api.ports.ledger.set_item(&id, checked(change)?).await;
+        // A write that was not answered may have been made.
+        self.forget_items();
+        let (status, item) = match set? {
             ItemSet::Created(item) => (StatusCode::CREATED, item),
             ItemSet::Changed(item) | ItemSet::Unchanged(item) => (StatusCode::OK, item),
             ItemSet::BelowTaken(taken) => {

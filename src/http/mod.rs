@@ -1,18 +1,21 @@
 //! The HTTP API: reads requests, asks the intake and the ledger, answers JSON.
 //!
-//! Answers are `application/json`, errors `application/problem+json` (RFC 9457). What cannot be
-//! read as HTTP at all is answered by hyper with a bare status, and the connection is closed.
+//! Answers are `application/json`, errors `application/problem+json` (RFC 9457), to what cannot be
+//! read as HTTP too.
 
 mod access;
 mod answer;
 mod board;
 mod body;
 mod buy;
+mod connection;
 mod dead_letters;
 mod event_stream;
+mod idle;
 mod inventory;
 mod items;
 mod known;
+mod lists;
 mod metrics;
 mod openapi;
 mod orders;
@@ -21,13 +24,16 @@ mod page;
 mod pages;
 mod problem;
 mod query;
+mod raw;
 mod request_id;
 mod routes;
 mod server;
+mod shared;
 mod status;
 mod stream;
 mod tag;
 mod trace;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,9 +55,12 @@ pub use server::listen;
 pub struct Limits {
     /// Open connections; the next is answered 503 and closed.
     pub connections: usize,
-    /// Time to send a whole request head, and again its body. Also how long a connection may be
-    /// idle between two requests, and how long an answer may wait for the client to read on.
+    /// Time to send a whole request head, from its first byte, and again its body. Also how long an
+    /// answer may wait for the client to read on.
     pub read_timeout: Duration,
+    /// How long a connection may be idle: before its first request, and between two. Shorter while
+    /// fewer than a tenth of the connections are free.
+    pub idle_timeout: Duration,
     /// Pages of items or of the inventory on their way at once, until the client has read them; the
     /// next is answered 503. A page is up to some 400 KB, and while the ledger reads it, workers
     /// and buyers wait.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use hyper::{Method, Response, StatusCode};
 use schemars::JsonSchema;
@@ -11,14 +13,18 @@ use tokio::time::Instant;
 
 use super::access::Session;
 use super::answer::{Answer, AnswerBody};
-use super::event_stream::{self, EventStream, SILENCE_MAX};
+use super::connection::Client;
+use super::event_stream::{self, EventStream, RETRY, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
 use super::query;
 use super::server::Server;
-use crate::core::ledger::{OrderRecord, OrderState};
+use super::shared::Shared;
+use crate::core::ledger::{LedgerError, OrderRecord, OrderState};
 use crate::core::order::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
 
 const WAIT_MAX_S: u64 = 30;
+/// When a client that got no place to wait is to ask again.
+const ASK_AGAIN_S: u64 = 2;
 /// Hints can be lost, so a waiting buyer's order is looked at this often anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is followed at most; who still wants to know asks again.
@@ -70,6 +76,18 @@ struct LineJson {
     estimated_wait_s: Option<u64>,
 }
 
+/// What the ledger has of an order.
+type Look = Result<Option<OrderRecord>, LedgerError>;
+/// Looks that are shown to everybody who asks for the order within a second: on AWS, where each is
+/// paid for, and where queued orders that the ledger does not know look like it too.
+pub(super) type OrderLooks = Shared<OrderId, Look>;
+/// Orders whose last look is kept, at most twice as many: some 5 MB.
+const LOOKS_MAX: usize = 8_192;
+
+pub(super) fn order_looks() -> OrderLooks {
+    Shared::new(LOOKS_MAX, LOOK_EVERY, |_| true)
+}
+
 /// What is known of an order that somebody asked for.
 struct Seen {
     id: OrderId,
@@ -95,21 +113,41 @@ impl Seen {
         };
         OrderJson { line: self.is_open().then_some(self.line), ..known }
     }
+
+    fn event(&self) -> Bytes {
+        let id = (!self.is_open()).then_some(END);
+        event_stream::event("order", id, &json_bytes(&self.shown()))
+    }
 }
 
 impl Server {
     /// With keys on, a caller without a good credential is answered 401 whatever the id, and one who
     /// may not see the order as if there were none.
-    pub async fn order(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
+    pub async fn order(
+        &self,
+        id: &str,
+        head: &request::Parts,
+        client: &Client,
+    ) -> Result<Answer, Problem> {
         self.admit_to_orders(self.caller(head))?;
         let wait = wait(head.uri.query())?;
         let id = order_id(id)?;
         let mut session = self.session(head);
-        let seen = if wait.is_zero() {
-            self.see(id, &mut session).await?
-        } else {
-            self.wait_for_decision(id, session, wait).await?
+        if wait.is_zero() {
+            let seen = self.see(id, &mut session, None).await?;
+            return Ok(json(StatusCode::OK, &seen.shown()));
+        }
+        let Some(_place) = self.place_to_wait(head, client) else {
+            let seen = self.see(id, &mut session, None).await?;
+            let mut answer = json(StatusCode::OK, &seen.shown());
+            if seen.is_open() {
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ASK_AGAIN_S));
+            }
+            return Ok(answer);
         };
+        // An answer nobody waits for any more is the one that is there.
+        let gone = client.gone();
+        let seen = self.wait_for_decision(id, session, wait, gone).await?;
         Ok(json(StatusCode::OK, &seen.shown()))
     }
 
@@ -119,10 +157,11 @@ impl Server {
         self: &Arc<Self>,
         id: &str,
         head: &request::Parts,
+        client: &Client,
     ) -> Result<Answer, Problem> {
         self.admit_to_orders(self.caller(head))?;
         let mut session = self.session(head);
-        let seen = self.see(order_id(id)?, &mut session).await?;
+        let seen = self.see(order_id(id)?, &mut session, None).await?;
         if head.method == Method::HEAD {
             return Ok(event_stream::answer_to_head());
         }
@@ -133,7 +172,9 @@ impl Server {
             *over.status_mut() = StatusCode::NO_CONTENT;
             return Ok(over);
         }
-        let (events, answer) = self.event_stream()?;
+        let Some((events, answer)) = self.event_stream(head, client) else {
+            return Ok(event_stream::only(&seen.event()));
+        };
         let server = self.clone();
         self.streams.spawn(async move {
             tokio::select! {
@@ -153,12 +194,15 @@ impl Server {
         loop {
             let hint = waiting.hint();
             let mut open = true;
-            match self.see(id, &mut session).await {
+            match self.see(id, &mut session, waiting.hinted_at()).await {
                 Ok(seen) => {
                     open = seen.is_open();
                     let now = json_bytes(&seen.shown());
                     if now != told {
-                        let event = event_stream::event("order", (!open).then_some(END), &now);
+                        let mut event = seen.event();
+                        if told.is_empty() {
+                            event = event_stream::with_retry(RETRY, &event);
+                        }
                         if !events.send(event).await {
                             return;
                         }
@@ -186,9 +230,18 @@ impl Server {
     }
 
     /// What there is to show of an order, to who may see it now; 404 when there is no such order.
-    /// An order of somebody else costs the same look, and is answered the same.
-    async fn see(&self, id: OrderId, session: &mut Session) -> Result<Seen, Problem> {
-        let record = self.look(id).await?;
+    /// An order of somebody else costs the same look, and is answered the same. On AWS the look may
+    /// have been somebody's within the last second, but not one from before `since`.
+    async fn see(
+        &self,
+        id: OrderId,
+        session: &mut Session,
+        since: Option<Instant>,
+    ) -> Result<Seen, Problem> {
+        let record = match self.api.backend {
+            "aws" => self.order_looks.get(&id, since, self.look(id)).await?,
+            _ => self.look(id).await?,
+        };
         let caller = session.caller(&self.api.access).await;
         self.admit_to_orders(caller)?;
         let there = match &record {
@@ -202,7 +255,7 @@ impl Server {
         Ok(if seen.is_open() { self.in_line(seen).await } else { seen })
     }
 
-    async fn look(&self, id: OrderId) -> Result<Option<OrderRecord>, Problem> {
+    async fn look(&self, id: OrderId) -> Look {
         Ok(self.api.ports.ledger.find(&[id]).await?.pop().flatten())
     }
 
@@ -222,25 +275,28 @@ impl Server {
         Seen { line, ..seen }
     }
 
-    /// What there is to show once the order is decided, or the time is over, or the server stops,
-    /// or waiting is of no use.
+    /// What there is to show once the order is decided, or the time is over, or the client has gone,
+    /// or the server stops.
     async fn wait_for_decision(
         &self,
         id: OrderId,
         mut session: Session,
         wait: Duration,
+        gone: impl Future<Output = ()>,
     ) -> Result<Seen, Problem> {
+        let mut gone = std::pin::pin!(gone);
         let deadline = Instant::now() + wait;
         let waiting = self.api.waiters.wait_for(id);
         loop {
             let hint = waiting.hint();
-            let seen = self.see(id, &mut session).await?;
+            let seen = self.see(id, &mut session, waiting.hinted_at()).await?;
             let now = Instant::now();
             if !seen.is_open() || now >= deadline || self.stop.is_cancelled() {
                 return Ok(seen);
             }
             tokio::select! {
                 () = hint => {}
+                () = &mut gone => return Ok(seen),
                 () = tokio::time::sleep_until(deadline.min(now + LOOK_EVERY)) => {}
                 () = self.stop.cancelled() => {}
             }

@@ -105,17 +105,6 @@ impl Problem {
         answer
     }
 
-    /// The whole answer as it goes over the wire, where no request was read.
-    pub fn into_bytes(self) -> Vec<u8> {
-        let json = self.json();
-        let (status, length) = (self.status, json.len());
-        let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {length}\r\n\
-             retry-after: 1\r\nconnection: close\r\n\r\n"
-        );
-        [head.into_bytes(), json].concat()
-    }
-
     fn json(&self) -> Vec<u8> {
         let problem = ProblemJson {
             r#type: "about:blank",

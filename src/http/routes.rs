@@ -1,20 +1,23 @@
 //! Which request goes where.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
+use super::connection::{Client, Refusal};
 use super::problem::Problem;
 use super::query;
+use super::raw;
 use super::request_id::{self, X_REQUEST_ID};
 use super::server::Server;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Route {
@@ -88,36 +91,73 @@ impl Route {
 }
 
 impl Server {
-    /// Answers one request. With the answer, whether the connection has to be closed because the
-    /// rest of the request was not read.
-    pub async fn answer(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        peer: IpAddr,
-    ) -> (Answer, bool) {
+    /// Answers one request.
+    pub async fn answer(self: &Arc<Self>, request: Request<Incoming>, client: &Client) -> Answer {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let (mut head, incoming) = request.into_parts();
         let id = request_id::of(&head.headers, self.process, number);
         let mut body = RequestBody::new(incoming, &head, self.api.limits.read_timeout);
         let answering = async {
-            self.identify(&mut head, peer).await?;
-            self.dispatch(&head, peer, &mut body).await
+            if let Some(refusal) = client.refusal
+                && !self.is_answered_always(refusal, &head)
+            {
+                return Err(refusal.problem());
+            }
+            self.identify(&mut head, client.peer).await?;
+            self.dispatch(&head, client, &mut body).await
         };
         let answered = request_id::scope(id.clone(), answering).await;
         let mut answer = answered.unwrap_or_else(Problem::into_answer);
-        self.allow_origin(&head, answer.headers_mut());
-        answer.headers_mut().insert(X_REQUEST_ID, id);
-        let unread = !body.drain().await;
+        let unread = match client.refusal {
+            Some(_) => body.is_coming(),
+            None => !body.drain().await,
+        };
         if unread {
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            client.leave_unread();
         }
-        (answer, unread)
+        self.finish(&head.headers, id, answer.headers_mut());
+        let headers = answer.headers_mut();
+        if unread || client.is_ending() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        } else if is_kept_alive(&head)
+            && let Some(keep_alive) = self.keep_alive()
+        {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+            headers.insert(KEEP_ALIVE, keep_alive);
+        }
+        answer
+    }
+
+    /// An answer, as it goes over the wire, to a request of which only the beginning of the head is
+    /// known. The connection ends after it.
+    pub fn answer_unread(&self, problem: Problem, head: &[u8]) -> Bytes {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let asked = raw::headers(head);
+        let id = request_id::of(&asked, self.process, number);
+        let mut answer = problem.into_answer();
+        self.finish(&asked, id, answer.headers_mut());
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        raw::bytes(answer, head)
+    }
+
+    /// Whether a connection that is refused gets this answer all the same: a browser asks first
+    /// whether its page may read the refusal, and a full process is not a dead one.
+    fn is_answered_always(&self, refusal: Refusal, head: &request::Parts) -> bool {
+        let is_alive = refusal == Refusal::Full && self.path(head) == "/healthz";
+        is_alive || head.method == Method::OPTIONS
+    }
+
+    /// What every answer carries.
+    fn finish(&self, asked: &HeaderMap, id: HeaderValue, answered: &mut HeaderMap) {
+        self.allow_origin(asked, answered);
+        answered.insert(X_REQUEST_ID, id);
+        answered.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
 
     async fn dispatch(
         self: &Arc<Self>,
         head: &request::Parts,
-        peer: IpAddr,
+        client: &Client,
         body: &mut RequestBody,
     ) -> Result<Answer, Problem> {
         if let Some(location) = self.base_without_slash(head) {
@@ -130,20 +170,19 @@ impl Server {
         let id = query::decode(id).ok_or_else(nothing)?;
         let read = matches!(head.method, Method::GET | Method::HEAD);
         let post = head.method == Method::POST;
-        let query = head.uri.query();
         if !found.value.is_health() {
-            self.admit_host(head, peer)?;
+            self.admit_host(head, client.peer)?;
         }
         match *found.value {
-            Route::Buy if post => self.buy(head, peer, body).await,
+            Route::Buy if post => self.buy(head, client.peer, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
             Route::BoardPage if read => Ok(self.board_page(head)),
             Route::BuyPage if read => self.buy_page(&id, head),
             Route::Asset if read => self.asset(&id, head),
-            Route::Order if read => self.order(&id, head).await,
-            Route::OrderEvents if read => self.order_events(&id, head).await,
-            Route::Items if read => self.items(query).await,
-            Route::Item if read => self.item(&id).await,
+            Route::Order if read => self.order(&id, head, client).await,
+            Route::OrderEvents if read => self.order_events(&id, head, client).await,
+            Route::Items if read => self.items(head).await,
+            Route::Item if read => self.item(&id, head).await,
             Route::Inventory if read => self.inventory(head).await,
             Route::DeadLetters if read => self.list_letters(head).await,
             Route::Redrive if post => self.redrive_letters(head, body).await,
@@ -151,7 +190,7 @@ impl Server {
             Route::Openapi if read => Ok(self.openapi(head)),
             Route::Docs if read => Ok(self.docs(head)),
             Route::Stats if read => Ok(self.stats().await),
-            Route::Events if read => self.events(head),
+            Route::Events if read => self.events(head, client),
             Route::Metrics if read => Ok(self.metrics()),
             Route::Healthz if read => Ok(self.healthz()),
             Route::Readyz if read => self.readyz().await,
@@ -171,6 +210,17 @@ fn moved(location: HeaderValue) -> Answer {
     *answer.status_mut() = StatusCode::PERMANENT_REDIRECT;
     answer.headers_mut().insert(header::LOCATION, location);
     answer
+}
+
+/// Whether the client wants the connection to go on after this request (RFC 9112, 9.3).
+fn is_kept_alive(head: &request::Parts) -> bool {
+    let lines = head.headers.get_all(header::CONNECTION).iter();
+    let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut options = options.map(<[u8]>::trim_ascii);
+    match head.version {
+        Version::HTTP_11 => !options.any(|option| option.eq_ignore_ascii_case(b"close")),
+        _ => options.any(|option| option.eq_ignore_ascii_case(b"keep-alive")),
+    }
 }
 
 /// What a path takes; [`Server::allow_origin`] adds what other sites' pages may do there.

@@ -1,17 +1,13 @@
 //! Accepts connections, within bounds, and runs them.
 
-use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hyper::header::HeaderValue;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,26 +18,29 @@ use uuid::Uuid;
 
 use super::Api;
 use super::board::Board;
-use super::inventory::Inventory;
+use super::connection::{self, Refusal};
+use super::idle::{IDLE_LEAST, OpenConnections, spare};
+use super::items::{ItemLooks, item_looks};
 use super::known::KnownItems;
+use super::lists::List;
+use super::orders::{OrderLooks, order_looks};
 use super::pace::Paces;
 use super::problem::Problem;
 use super::routes::Route;
-use super::stream::BoundedStream;
+use super::status::{Checks, StoreCounts, checks, store_counts};
+use super::stream::Activity;
+use super::waits::Waits;
 
-/// The most bytes of a request's head, and of what is buffered per connection.
-const HEAD_MAX: usize = 16 * 1024;
-/// Connections over the bound that are being told so; the next is closed without a word.
+/// Connections that are being refused; the next is closed without an answer.
 const REFUSALS_MAX: usize = 64;
-/// How long, and for how many bytes, a closed connection is still read from: closing with unread
-/// bytes resets it, and the client may lose the answer.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 8 * 1024 * 1024;
 /// Connections that wait in the kernel to be accepted: what Linux allows (`net.core.somaxconn`,
 /// listen(2)), not the 1,024 of a plain bind, so that a burst loses no packets.
 const LISTEN_MAX: u32 = 4_096;
 /// Pause after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients are told to keep an idle connection for this much less than the server does, so that no
+/// request is on its way to a connection that is being closed.
+const KEEP_LESS: Duration = Duration::from_secs(1);
 
 /// What the connections of one server share.
 #[derive(Debug)]
@@ -50,7 +49,12 @@ pub(super) struct Server {
     pub routes: matchit::Router<Route>,
     pub known: KnownItems,
     pub paces: Paces,
-    pub inventory: Inventory,
+    pub inventory: List,
+    pub item_list: List,
+    pub item_looks: ItemLooks,
+    pub order_looks: OrderLooks,
+    pub checks: Checks,
+    pub store_counts: StoreCounts,
     pub stop: CancellationToken,
     pub started: Instant,
     pub requests: AtomicU64,
@@ -64,15 +68,25 @@ pub(super) struct Server {
     pub pages: Arc<Semaphore>,
     /// Has one place: whose is the look at the dead letters.
     pub letter_look: Arc<Semaphore>,
-    /// For [`Server::event_stream`].
-    pub stream_places: Arc<Semaphore>,
+    /// Long polls and event streams.
+    pub waits: Arc<Waits>,
+    /// For `Keep-Alive`: when there is room, and when idle connections make room.
+    keep_alive: [Option<HeaderValue>; 2],
     /// What tells the clients of event streams; ends with the connections.
     pub streams: TaskTracker,
 }
 
 impl Server {
-    fn connections_max(&self) -> usize {
+    pub fn connections_max(&self) -> usize {
         self.api.access.connections_max().unwrap_or(self.api.limits.connections)
+    }
+
+    /// How long an idle connection is kept, as its client is told; `None` if that is too short to
+    /// count on.
+    pub fn keep_alive(&self) -> Option<HeaderValue> {
+        let places = self.connections_max();
+        let full = places.saturating_sub(self.connections()) < spare(places);
+        self.keep_alive[usize::from(full)].clone()
     }
 
     pub fn connections(&self) -> usize {
@@ -94,12 +108,25 @@ pub async fn listen(address: &str) -> io::Result<TcpListener> {
     Err(refused.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
+/// The value of `Keep-Alive` for connections that are kept idle for so long.
+fn keep_alive(idle: Duration) -> Option<HeaderValue> {
+    let seconds = idle.saturating_sub(KEEP_LESS).as_secs();
+    let value = HeaderValue::try_from(format!("timeout={seconds}"));
+    value.ok().filter(|_| seconds > 0)
+}
+
 pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
     let started = Instant::now();
+    let idle = api.limits.idle_timeout;
     let server = Arc::new(Server {
         known: KnownItems::new(api.ports.ledger.clone()),
         paces: Paces::default(),
-        inventory: Inventory::default(),
+        inventory: List::default(),
+        item_list: List::default(),
+        item_looks: item_looks(),
+        order_looks: order_looks(),
+        checks: checks(),
+        store_counts: store_counts(),
         routes: Route::table(),
         stop: stop.clone(),
         started,
@@ -110,7 +137,8 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         open: Arc::default(),
         pages: Arc::new(Semaphore::new(api.limits.pages)),
         letter_look: Arc::new(Semaphore::new(1)),
-        stream_places: Arc::new(Semaphore::new(api.limits.connections.div_ceil(2))),
+        waits: Arc::default(),
+        keep_alive: [keep_alive(idle), keep_alive(idle.min(IDLE_LEAST))],
         streams: TaskTracker::new(),
         api,
     });
@@ -118,58 +146,40 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         let (server, stop) = (server.clone(), stop.clone());
         tokio::spawn(async move { server.board.run(stop).await })
     };
-    let mut connections = JoinSet::new();
-    let mut refusals = JoinSet::new();
+    let mut connections = Connections::new(server.clone());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            Some(()) = connections.ended() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    if server.connections() < server.connections_max() {
-                        let (place, served) = (server.open.clone(), server.clone());
-                        let running = connection(stream, peer.ip(), served, stop.child_token());
-                        connections.spawn(async move {
-                            running.await;
-                            drop(place);
-                        });
-                    } else if refusals.len() < REFUSALS_MAX {
-                        let what = "too many connections; try again in a moment";
-                        let busy = Problem::new(StatusCode::SERVICE_UNAVAILABLE, what);
-                        refusals.spawn(last_words(stream, busy.into_bytes()));
-                    }
-                }
+                Ok((stream, _)) => connections.take(stream, &stop),
                 Err(e) => {
                     tracing::warn!("cannot accept a connection: {e}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
-            Some(_) = refusals.join_next() => {}
         }
     }
     // Who comes now is told so, until the last request that is here is done.
     let drained = async {
-        loop {
+        while !connections.served.is_empty() {
             tokio::select! {
                 biased;
-                ended = connections.join_next() => if ended.is_none() { break },
+                Some(()) = connections.ended() => {}
                 Ok((stream, _)) = listener.accept() => {
-                    if refusals.len() < REFUSALS_MAX {
-                        refusals.spawn(last_words(stream, stopping().into_bytes()));
-                    }
+                    connections.refuse(stream, Refusal::Stopping);
                 }
-                Some(_) = refusals.join_next() => {}
             }
         }
     };
     if timeout(server.api.limits.drain, drained).await.is_err() {
-        tracing::warn!("cut {} connections that did not end in time", connections.len());
+        tracing::warn!("cut {} connections that did not end in time", connections.served.len());
     }
     drop(listener);
-    connections.shutdown().await;
+    connections.served.shutdown().await;
     let _ended = boarding.await;
-    refusals.shutdown().await;
+    connections.refused.shutdown().await;
     server.streams.close();
     server.streams.wait().await;
 }
@@ -179,54 +189,61 @@ pub(super) fn stopping() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping: ask another process")
 }
 
-async fn connection(stream: TcpStream, peer: IpAddr, server: Arc<Server>, stop: CancellationToken) {
-    // Answers are small; one that waited for more to send with it would be late.
-    let _ = stream.set_nodelay(true);
-    let stream = BoundedStream::new(stream, server.api.limits.read_timeout);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(server.api.limits.read_timeout)
-        .half_close(true)
-        .max_buf_size(HEAD_MAX);
-    let shared = Arc::new((server, AtomicBool::new(false)));
-    let service = service_fn(|request| {
-        let shared = shared.clone();
-        async move {
-            let (answer, unread) = shared.0.answer(request, peer).await;
-            if unread {
-                shared.1.store(true, Ordering::Relaxed);
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let mut running = http.serve_connection(stream, service);
-    let ended = tokio::select! {
-        ended = &mut running => ended,
-        () = stop.cancelled() => {
-            std::pin::Pin::new(&mut running).graceful_shutdown();
-            (&mut running).await
-        }
-    };
-    let parts = running.into_parts();
-    let stream = parts.io.into_inner();
-    match ended {
-        Err(e) if e.is_timeout() && !parts.read_buf.is_empty() => {
-            let what = "the request's head did not come in time";
-            let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, what);
-            last_words(stream, slow.into_bytes()).await;
-        }
-        Ok(()) if shared.1.load(Ordering::Relaxed) => last_words(stream, Vec::new()).await,
-        _ => {}
-    }
+/// The connections of a server, which end with this.
+struct Connections {
+    server: Arc<Server>,
+    served: JoinSet<()>,
+    open: OpenConnections,
+    refused: JoinSet<()>,
 }
 
-/// Sends a last answer, then reads on for a moment, so that the client gets to read it.
-async fn last_words(mut stream: TcpStream, words: Vec<u8>) {
-    let speak = async {
-        stream.write_all(&words).await?;
-        let _ = stream.shutdown().await;
-        let mut rest = stream.take(LINGER_BYTES);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    let _ = timeout(LINGER, speak).await;
+impl Connections {
+    fn new(server: Arc<Server>) -> Self {
+        Self {
+            server,
+            served: JoinSet::new(),
+            open: OpenConnections::new(),
+            refused: JoinSet::new(),
+        }
+    }
+
+    /// Serves a new connection, or refuses it if all places are taken.
+    fn take(&mut self, stream: TcpStream, stop: &CancellationToken) {
+        let places = self.server.connections_max();
+        self.open.make_room(places);
+        if self.server.connections() >= places {
+            return self.refuse(stream, Refusal::Full);
+        }
+        let place = self.server.open.clone();
+        let activity = Activity::new();
+        let stop = stop.child_token();
+        let server = self.server.clone();
+        let running = connection::run(stream, None, server, activity.clone(), stop.clone());
+        let task = self.served.spawn(async move {
+            running.await;
+            drop(place);
+        });
+        self.open.add(task.id(), activity, stop);
+    }
+
+    fn refuse(&mut self, stream: TcpStream, refusal: Refusal) {
+        if self.refused.len() < REFUSALS_MAX {
+            let server = self.server.clone();
+            let stop = CancellationToken::new();
+            let running = connection::run(stream, Some(refusal), server, Activity::new(), stop);
+            self.refused.spawn(running);
+        }
+    }
+
+    /// Resolves when a connection has ended; `None` while there is none. Safe to cancel.
+    async fn ended(&mut self) -> Option<()> {
+        tokio::select! {
+            Some(ended) = self.served.join_next_with_id() => {
+                self.open.remove(ended.map_or_else(|e| e.id(), |(id, ())| id));
+                Some(())
+            }
+            Some(_) = self.refused.join_next() => Some(()),
+            else => None,
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::answer::Answer;
 use super::problem::{self, Problem};
 use super::request_id;
 use super::server::{Server, stopping};
+use super::shared::Shared;
 use crate::core::Ports;
 use crate::core::ledger::LedgerError;
 use crate::core::meters::Counter;
@@ -56,14 +57,9 @@ pub(super) struct StatsJson {
 
 impl Server {
     pub async fn stats(&self) -> Answer {
-        let Ports { queue, meters, clock, .. } = &self.api.ports;
-        let backlog = timeout(CHECK_TIMEOUT, queue.backlog()).await.ok().and_then(Result::ok);
-        let webhooks = match &self.api.ports.webhooks {
-            None => None,
-            Some(outbox) => {
-                Some(timeout(CHECK_TIMEOUT, outbox.waiting()).await.ok().and_then(Result::ok))
-            }
-        };
+        let Ports { meters, clock, .. } = &self.api.ports;
+        let counted = self.store_counts.get(&(), None, count_stores(&self.api.ports)).await;
+        let (backlog, webhooks) = counted;
         let oldest = backlog.as_ref().and_then(|backlog| backlog.oldest);
         problem::json(
             StatusCode::OK,
@@ -100,25 +96,11 @@ impl Server {
         if self.stop.is_cancelled() {
             return Err(stopping());
         }
-        let ports = &self.api.ports;
-        let lock = async {
-            match &ports.lock {
-                None => "none: the sale goes on without".to_owned(),
-                Some(lock) => besides(timeout(CHECK_TIMEOUT, lock.check()).await),
-            }
-        };
-        let (ledger, queue, lock, outcomes) = tokio::join!(
-            timeout(CHECK_TIMEOUT, ports.ledger.check()),
-            timeout(CHECK_TIMEOUT, ports.queue.check()),
-            lock,
-            timeout(CHECK_TIMEOUT, ports.outcomes.check()),
-        );
-        let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
-        let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
-        let (ledger, queue) = (needed("ledger", ledger), needed("queue", queue));
+        let check = check(&self.api.ports);
+        let Checked { ledger, queue, lock, outcomes } = self.checks.get(&(), None, check).await;
         let parts = [("ledger", ledger.err().unwrap_or(OK)), ("queue", queue.err().unwrap_or(OK))];
-        let others = [("lock", lock), ("outcomes", besides(outcomes))];
-        let parts = parts.map(|(part, says)| (part, says.to_owned())).into_iter().chain(others);
+        let others = [("lock", lock), ("outcomes", outcomes)];
+        let parts = parts.into_iter().chain(others);
         if ledger.is_ok() && queue.is_ok() {
             let mut ready = json!({ "status": "ready" });
             parts.for_each(|(part, says)| ready[part] = says.into());
@@ -132,19 +114,72 @@ impl Server {
     }
 }
 
-type Checked<E> = Result<Result<(), E>, tokio::time::error::Elapsed>;
+/// What the parts of a sale say of themselves; an error says why one that is needed cannot be used.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Checked {
+    ledger: Result<(), &'static str>,
+    queue: Result<(), &'static str>,
+    lock: &'static str,
+    outcomes: &'static str,
+}
+
+/// Everybody may ask for these, so they are read once a second at most.
+pub(super) type Checks = Shared<(), Checked>;
+pub(super) type StoreCounts = Shared<(), (Option<Backlog>, Option<Option<Waiting>>)>;
+const FRESH: Duration = Duration::from_secs(1);
+
+pub(super) fn checks() -> Checks {
+    Shared::new(1, FRESH, |_| true)
+}
+
+pub(super) fn store_counts() -> StoreCounts {
+    Shared::new(1, FRESH, |_| true)
+}
+
+async fn count_stores(ports: &Ports) -> (Option<Backlog>, Option<Option<Waiting>>) {
+    let backlog = timeout(CHECK_TIMEOUT, ports.queue.backlog()).await.ok().and_then(Result::ok);
+    let webhooks = match &ports.webhooks {
+        None => None,
+        Some(outbox) => {
+            Some(timeout(CHECK_TIMEOUT, outbox.waiting()).await.ok().and_then(Result::ok))
+        }
+    };
+    (backlog, webhooks)
+}
+
+async fn check(ports: &Ports) -> Checked {
+    let lock = async {
+        match &ports.lock {
+            None => "none: the sale goes on without",
+            Some(lock) => besides(timeout(CHECK_TIMEOUT, lock.check()).await),
+        }
+    };
+    let (ledger, queue, lock, outcomes) = tokio::join!(
+        timeout(CHECK_TIMEOUT, ports.ledger.check()),
+        timeout(CHECK_TIMEOUT, ports.queue.check()),
+        lock,
+        timeout(CHECK_TIMEOUT, ports.outcomes.check()),
+    );
+    let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
+    let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
+    Checked {
+        ledger: needed("ledger", ledger),
+        queue: needed("queue", queue),
+        lock,
+        outcomes: besides(outcomes),
+    }
+}
+
+type InTime<E> = Result<Result<(), E>, tokio::time::error::Elapsed>;
 
 /// What a part is that a sale can go on without.
-fn besides<E>(checked: Checked<E>) -> String {
+fn besides<E>(checked: InTime<E>) -> &'static str {
     let well = matches!(checked, Ok(Ok(())));
-    if well { OK } else { "not available: the sale goes on without, slower" }.to_owned()
+    if well { OK } else { "not available: the sale goes on without, slower" }
 }
 
 /// Why a part that is needed cannot be used. The log says more than the caller may know.
-fn needed(
-    part: &'static str,
-    checked: Checked<(&'static str, String)>,
-) -> Result<(), &'static str> {
+fn needed(part: &'static str, checked: InTime<(&'static str, String)>) -> Result<(), &'static str> {
     let (cause, more) = match checked {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(told)) => told,

@@ -242,6 +242,8 @@ impl Stress {
     async fn audit(&self, held: &Held, before: Option<ItemShown>) -> Result<Findings, StressError> {
         let reading = &held.reading;
         let Some(own) = &self.target.own else {
+            // The server may show what it read a moment ago.
+            tokio::time::sleep(window::SHOWN_LATE).await;
             let after = window::item(&self.target.address, &self.plan.item).await?;
             let figures = window::figures(reading, before, after);
             let (counts, sold) = Default::default();

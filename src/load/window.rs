@@ -21,7 +21,9 @@ use crate::core::order::ItemId;
 /// Looks at an item that are kept, at most; then every second one is forgotten, and looks come
 /// half as often.
 const LOOKS: usize = 128;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// A server shows an item as it was within this time.
+pub(super) const SHOWN_LATE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub(super) struct ItemShown {

@@ -13,6 +13,7 @@ mod pages;
 mod proxy;
 mod redis;
 mod refusals;
+mod shared_reads;
 mod signals;
 mod store;
 mod story;
@@ -167,13 +168,9 @@ impl Process {
     /// Waits for the end; how it ended, and how long that took.
     fn end(&mut self) -> (ExitStatus, Duration) {
         let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (status, begun.elapsed());
-            }
-            assert!(begun.elapsed() < PATIENCE, "does not end: {:#?}", self.logged);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let ended = wait_for(&mut self.child);
+        let status = ended.unwrap_or_else(|| panic!("does not end: {:#?}", self.logged));
+        (status, begun.elapsed())
     }
 }
 
@@ -181,6 +178,22 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         self.child.wait().unwrap();
+    }
+}
+
+/// How a process ends; one that does not end is killed.
+fn wait_for(child: &mut Child) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -1,10 +1,11 @@
 //! When told to stop.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Desk, Process};
+use super::{Desk, Process, wait_for};
 
 /// An idle process leaves within a second; a machine full of tests may take longer.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -67,4 +68,56 @@ fn one_wish_to_stop_that_comes_twice_is_no_second_signal() {
     assert_eq!(serve.child.try_wait().unwrap(), None, "it waits for its client");
     serve.signal("TERM");
     leaves_at_once(serve);
+}
+
+#[test]
+fn call_that_hangs_does_not_hold_up_the_end() {
+    let file = "config/flux.toml";
+    let desk = Desk::new().with_file(file, "log = \"info\"");
+    let (mut serve, _) = desk.serve("");
+    std::fs::remove_file(desk.path(file)).unwrap();
+    // Whoever opens it waits until somebody writes, in a call that cannot be cancelled.
+    assert!(Command::new("mkfifo").arg(desk.path(file)).status().unwrap().success());
+    serve.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    serve.signal("TERM");
+    serve.log_line("stopped");
+    leaves_at_once(serve);
+}
+
+#[test]
+fn log_that_nobody_reads_does_not_hold_up_the_end() {
+    let desk = Desk::new()
+        .with("FLUX_LOG", "debug")
+        .with("FLUX_GRACE_MS", "1000")
+        .with("FLUX_RECEIVE_WAIT_MS", "100");
+    let mut serve = desk.command("serve --listen 127.0.0.1:0");
+    let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(serve.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on http://") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let address = line.trim_end().split_once("http://").unwrap().1;
+    let body = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+    let request = format!(
+        "POST /buy HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // More lines of the log than a pipe holds.
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+            let _stuck = client.write_all(request.repeat(1_000).as_bytes());
+            client
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let killed = Command::new("kill").arg(serve.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(wait_for(&mut serve).and_then(|status| status.code()), Some(0));
+    drop((clients, log));
 }

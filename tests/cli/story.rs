@@ -103,6 +103,8 @@ fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
         assert!(ready[part].as_str().unwrap().starts_with("not available"), "{ready}");
     }
     desk.run("provision --destroy --yes --force");
+    // One answer is shown for a second.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let (status, not_ready) = http(&address, "GET /readyz", "");
     assert_eq!((status, &not_ready["detail"]), (503, &"not ready".into()));
     for part in ["ledger", "queue"] {

@@ -178,8 +178,9 @@ async fn talk(
         };
         if ask.method != "HEAD" {
             reply.keeps_the_contract();
-            // Every path answers OPTIONS alike, so the document leaves it out.
-            if (ask.method, reply.status) != ("OPTIONS", 204) {
+            // Every path answers OPTIONS, and what is not HTTP, alike: the document leaves them out.
+            let options = (ask.method, reply.status) == ("OPTIONS", 204);
+            if !options && !reply.text().contains("the request is not valid HTTP/1.1") {
                 document.describes(ask.method, &ask.target, &reply);
             }
         }
@@ -190,7 +191,10 @@ async fn talk(
         }
         assert!(!ask.is_good_order() || [202, 503].contains(&reply.status), "{}", reply.text());
         if reply.header("connection") == Some("close") {
-            assert!(client.is_closed().await);
+            // What cannot be parsed has no method, so its answer has a body.
+            if (ask.method, reply.status) != ("HEAD", 400) {
+                assert!(client.is_closed().await);
+            }
             client = shop.connect().await;
             break;
         }

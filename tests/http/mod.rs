@@ -4,6 +4,7 @@ mod access;
 mod bad_input;
 mod board;
 mod bounds;
+mod connections;
 mod contract;
 mod document;
 mod follow;

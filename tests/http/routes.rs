@@ -252,3 +252,16 @@ async fn a_dead_lettered_order_says_so() {
     let shown = shop.get(&format!("/orders/{id}?wait=30")).await.json();
     assert_eq!((&shown["order_id"], &shown["status"]), (&json!(id), &json!("dead_lettered")));
 }
+
+#[tokio::test]
+async fn change_of_an_item_is_seen_by_whoever_asks_next() {
+    let shop = Shop::open().await;
+    for stock in 1..=5 {
+        shop.put_stock("a", stock).await;
+        for _ in 0..2 {
+            assert_eq!(shop.get("/items/a").await.json()["stock"], stock);
+            assert_eq!(shop.get("/items").await.json()["items"][0]["stock"], stock);
+            assert_eq!(shop.get("/items?limit=1").await.json()["items"][0]["stock"], stock);
+        }
+    }
+}

@@ -231,8 +231,8 @@ async fn all_taken(watcher: &mut Client, connections: usize) {
     loop {
         let stats = watcher.ask("GET", "/stats", "", "").await.expect("it has a connection");
         let open = stats.body["connections"].as_u64().unwrap() as usize;
-        // Some of them are always between two connections.
-        if open + connections / 20 >= connections {
+        // Some of them are always between two connections, and a tenth is kept free of idle ones.
+        if open + connections / 20 + connections / 10 >= connections {
             return;
         }
         assert!(begun.elapsed() < 3 * PATIENCE, "{open} of {connections} connections");
@@ -302,12 +302,15 @@ async fn a_process_without_descriptors_for_all_connections_allows_fewer() {
     let seen = Seen::default();
     assert!(seen.order(&mut inside, "inside").await);
     let mut idle = Vec::new();
-    for _ in 0..400 {
-        idle.push(Client::connect(sale.port).await);
+    for _ in 0..20 {
+        for _ in 0..20 {
+            idle.push(Client::connect(sale.port).await);
+        }
+        // Not to be taken for idle itself.
+        assert!(seen.order(&mut inside, "inside").await);
     }
     newcomers(sale.port).await;
-    assert!(seen.order(&mut inside, "inside").await);
-    assert_eq!(seen.accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(seen.accepted.load(Ordering::Relaxed), 21);
     assert_eq!(sale.place.logged("cannot accept"), [""; 0]);
     assert_eq!(sale.place.logged("at most 44 connections").len(), 1);
     sale.processes[0].stop().await;

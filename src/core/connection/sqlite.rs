@@ -37,7 +37,8 @@ use files::Identity;
 pub use files::is_readable_by_all;
 pub use restore::{Restored, delete, restore};
 use schema::create;
-use threads::{Closing, Threads};
+pub use threads::wait_until_closed;
+use threads::{Closing, Open, Threads};
 use writer::{Job, WriteJob, write_all};
 
 use crate::core::order::OrderKey;
@@ -149,7 +150,7 @@ impl Store {
             readers: Mutex::new(Vec::new()),
             reading: Semaphore::new(READERS),
             changes: changes.clone(),
-            closing: Closing { path: file, threads, changes },
+            closing: Closing { path: file, threads, changes, _open: Open::counted() },
         })))
     }
 

@@ -7,10 +7,11 @@ pub mod sqlite;
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Display};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::order::OrderId;
@@ -18,7 +19,16 @@ use crate::core::order::OrderId;
 /// Who waits in this process, and for which orders.
 #[derive(Debug, Default)]
 pub struct Waiters {
-    waiting: Mutex<HashMap<OrderId, (usize, Arc<Notify>)>>,
+    waiting: Mutex<HashMap<OrderId, Waited>>,
+}
+
+/// An order that is waited for.
+#[derive(Debug, Default)]
+struct Waited {
+    waits: usize,
+    notify: Arc<Notify>,
+    /// When the last hint was given.
+    hinted: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A wait for one order; ends when dropped.
@@ -27,6 +37,7 @@ pub struct Wait<'a> {
     waiters: &'a Waiters,
     order: OrderId,
     notify: Arc<Notify>,
+    hinted: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Waiters {
@@ -35,8 +46,9 @@ impl Waiters {
     pub fn wait_for(&self, order: OrderId) -> Wait<'_> {
         let mut waiting = self.lock();
         let entry = waiting.entry(order).or_default();
-        entry.0 += 1;
-        Wait { waiters: self, order, notify: entry.1.clone() }
+        entry.waits += 1;
+        let notify = entry.notify.clone();
+        Wait { waiters: self, order, notify, hinted: entry.hinted.clone() }
     }
 
     /// Wakes whoever waits for these orders.
@@ -46,8 +58,10 @@ impl Waiters {
             return;
         }
         for order in orders {
-            if let Some((_, notify)) = waiting.get(&order) {
-                notify.notify_waiters();
+            if let Some(waited) = waiting.get(&order) {
+                let mut hinted = waited.hinted.lock().unwrap_or_else(PoisonError::into_inner);
+                *hinted = Some(Instant::now());
+                waited.notify.notify_waiters();
             }
         }
     }
@@ -57,7 +71,7 @@ impl Waiters {
         self.lock().keys().copied().collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OrderId, (usize, Arc<Notify>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrderId, Waited>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -67,14 +81,20 @@ impl Wait<'_> {
     pub fn hint(&self) -> tokio::sync::futures::OwnedNotified {
         self.notify.clone().notified_owned()
     }
+
+    /// When the last hint was given while somebody waited: a look that began earlier may have
+    /// missed the decision.
+    pub fn hinted_at(&self) -> Option<Instant> {
+        *self.hinted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let mut waiting = self.waiters.lock();
         if let Some(entry) = waiting.get_mut(&self.order) {
-            entry.0 -= 1;
-            if entry.0 == 0 {
+            entry.waits -= 1;
+            if entry.waits == 0 {
                 waiting.remove(&self.order);
             }
         }

@@ -2,10 +2,12 @@
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-/// What a page may send along, and read of an answer.
-const SENT: &str = "authorization, content-type, idempotency-key, last-event-id, traceparent, \
-                    x-request-id";
-const READ: &str = "location, retry-after, x-request-id, etag, link";
+/// What a page may send along: what the API reads, and what common clients add by themselves.
+const SENT: &str = "accept, authorization, baggage, cache-control, content-type, idempotency-key, \
+                    if-none-match, last-event-id, pragma, traceparent, tracestate, x-request-id, \
+                    x-requested-with";
+/// What a page may read of an answer, beyond what it always may.
+const READ: &str = "allow, date, etag, link, location, retry-after, www-authenticate, x-request-id";
 /// How long a browser need not ask again, in seconds: the most that Chromium takes.
 const MAX_AGE: &str = "7200";
 

@@ -10,14 +10,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::Method;
 use hyper::body::Bytes;
 use hyper::http::request;
+use hyper::{Method, StatusCode};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Session};
 use super::answer::Answer;
+use super::connection::Client;
 use super::event_stream::{self, EventStream, SILENCE_MAX};
 use super::problem::Problem;
 use super::server::Server;
@@ -164,11 +165,14 @@ impl Board {
 impl Server {
     /// `GET /events`: the board as server-sent events, each with names for those who may see them by
     /// then.
-    pub fn events(&self, head: &request::Parts) -> Result<Answer, Problem> {
+    pub fn events(&self, head: &request::Parts, client: &Client) -> Result<Answer, Problem> {
         if head.method == Method::HEAD {
             return Ok(event_stream::answer_to_head());
         }
-        let (events, answer) = self.event_stream()?;
+        let (events, answer) = self.event_stream(head, client).ok_or_else(|| {
+            let what = "too many clients are waiting here; try again in a moment";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+        })?;
         self.board.show(events, self.session(head));
         Ok(answer)
     }

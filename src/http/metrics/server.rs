@@ -8,7 +8,6 @@ use hyper::header;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioTimer;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::answer::Answer;
 use super::super::problem::{self, Problem};
-use super::super::stream::BoundedStream;
+use super::super::stream::{Activity, BoundedStream, Patience};
 use crate::core::Ports;
 
 /// Open connections (P8); the next is closed.
@@ -48,13 +47,18 @@ pub async fn serve_metrics(listener: TcpListener, ports: Ports, stop: Cancellati
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let ports = ports.clone();
         connections.spawn(async move {
+            let activity = Activity::new();
             let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-                let answered = answer(request.method(), request.uri().path(), &ports);
+                let end = activity.answering();
+                let mut answered = answer(request.method(), request.uri().path(), &ports);
+                answered.body_mut().end_with(end);
                 std::future::ready(Ok::<_, Infallible>(answered))
             });
+            let (reader, writer) = stream.into_split();
+            let patience = Patience { idle: TIMEOUT, head: TIMEOUT, write: TIMEOUT };
+            let stream = BoundedStream::new(Arc::new(reader), writer, activity.clone(), patience);
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-            let _cut = http.serve_connection(BoundedStream::new(stream, TIMEOUT), service).await;
+            let _cut = http.header_read_timeout(None).serve_connection(stream, service).await;
             drop(place);
         });
     }

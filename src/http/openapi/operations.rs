@@ -21,6 +21,7 @@ pub(super) const TAGS: [(&str, &str); 4] = [
 ];
 
 const JSON: &str = "application/json";
+const WAIT: &str = "Seconds to wait for the decision; none while too many wait (Retry-After).";
 const EVENTS: &str = "text/event-stream";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -271,15 +272,16 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             )
             .who(For::Buyers)
             .order()
-            .takes("query", "wait", wait, json!(10), "Seconds to wait for the decision.")
+            .takes("query", "wait", wait, json!(10), WAIT)
             .answers(200, JSON, order, sold, "The order.")
             .problems(&[400, 401, 404])
             .done,
         draft(schemas, 0, ("get", "/orders/{id}/events"), "followOrder", "Follow an order")
             .about(
                 "Server-sent events named `order`, each with the order as JSON, whenever it \
-                 changes; the last has the id `end`. The stream ends early when the caller's key \
-                 is withdrawn or the token expires.",
+                 changes; the last has the id `end`. While too many wait, the stream ends after \
+                 one event, with a Retry-After; and when the caller's key is withdrawn or the \
+                 token expires.",
             )
             .who(For::Buyers)
             .order()

@@ -210,6 +210,8 @@ function send() {
 async function follow(id) {
   let streams = true;
   for (;;) {
+    // A server with no place to wait answers at once, and says when to ask again.
+    let ms = 250;
     const order = await persist(async (refused) => {
       const { answer, alive, over } = await ask(`orders/${id}${streams ? "/events" : "?wait=20"}`);
       try {
@@ -219,6 +221,7 @@ async function follow(id) {
           streams = false;
           return void refused(answer);
         }
+        if (answer.headers.has("Retry-After")) ms = pause(0, answer);
         return await look(answer, streams, alive);
       } catch (e) {
         streams = false;
@@ -229,7 +232,7 @@ async function follow(id) {
     });
     if (order.status !== "queued") return order;
     streams = true;
-    await sleep(250);
+    await sleep(ms);
   }
 }
 

@@ -1,10 +1,11 @@
 //! The threads that have connections to the file, and how they end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -62,12 +63,41 @@ impl Threads {
     }
 }
 
+/// Stores of this process that are open or being closed.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a store as open until it is dropped, after all else of the store.
+pub struct Open(());
+
+impl Open {
+    pub fn counted() -> Self {
+        OPEN.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Waits until every store of this process is closed, at most for as long as closing one may take.
+/// Blocks.
+pub fn wait_until_closed() {
+    let begun = Instant::now();
+    while OPEN.load(Ordering::Acquire) > 0 && begun.elapsed() < CLOSE_WITHIN {
+        std::thread::sleep(CLOSE_AGAIN[0]);
+    }
+}
+
 /// Dropped as the last of a store, waits until its connections are closed. SQLite then moves the
 /// log into the file, and removes it, if no other process has the file open.
 pub struct Closing {
     pub path: PathBuf,
     pub threads: Threads,
     pub changes: Arc<Changes>,
+    pub _open: Open,
 }
 
 impl Drop for Closing {
