@@ -32,6 +32,9 @@ impl PublicUrl {
         if text.contains(['?', '#', '@']) || uri.host().is_none_or(str::is_empty) {
             return Err(wrong());
         }
+        if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+            return Err(wrong());
+        }
         let host = authority.host().to_ascii_lowercase();
         let port = authority.port_u16().filter(|port| *port != default_port);
         let port = port.map_or_else(String::new, |port| format!(":{port}"));
