@@ -1,7 +1,7 @@
 //! What a person sees: the log on stderr, and on stdout the story of each order.
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::config::{LogFormat, Settings};
 use crate::core::order::worker::Story;
 use crate::core::order::{Decided, Decision, ItemId, Reason};
+use crate::core::text::{visible, visible_but};
 
 /// Lines a second that a person could read along; above that, one summary a second.
 const LINES_PER_SECOND: u32 = 20;
@@ -24,7 +25,7 @@ pub fn start_log(settings: &Settings) {
     let filter = filter(&settings.log);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogWriter)
         // A line that a full disk does not take is lost. Complaining of that on the same disk
         // would panic.
         .log_internal_errors(false)
@@ -53,6 +54,25 @@ fn filter(log: &str) -> EnvFilter {
     match wanted.max_level_hint() {
         Some(most) if most <= LevelFilter::WARN => wanted,
         _ => EnvFilter::builder().parse_lossy(format!("{SDK},{log}")),
+    }
+}
+
+/// Writes one line for each record, whatever text from outside is in it.
+struct LogWriter;
+
+impl Write for LogWriter {
+    /// Takes a whole record, as `tracing_subscriber` formats it.
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(record);
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        // The formatter colours its lines, and has escaped this character in what it formats.
+        let line = visible_but(line, &['\u{1b}']);
+        writeln!(io::stderr(), "{line}")?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -87,9 +107,17 @@ pub fn banner(text: &str) {
     let _unread = write!(std::io::stderr(), "{bar}\n{lines}!!! {line}\n{bar}\n");
 }
 
-/// Prints what a command was asked for on stdout; an error when nobody reads it any more.
-pub fn say(line: impl Display) -> std::io::Result<()> {
-    writeln!(std::io::stdout(), "{line}")
+/// Prints what a command was asked for on stdout; an error when nobody reads it any more. No
+/// character but those that a person sees reaches the terminal, whoever wrote them.
+pub fn say(text: impl Display) -> io::Result<()> {
+    let text = text.to_string();
+    writeln!(io::stdout(), "{}", visible_but(&text, &['\n', '\t']))
+}
+
+/// Prints why a command failed, on one line of stderr.
+pub fn complain(why: impl Display) {
+    // With nobody to read it, there is nobody to tell.
+    let _unread = writeln!(io::stderr(), "flux: {}", visible(&why.to_string()));
 }
 
 /// Tells nothing: for servers and workers that nobody watches.
@@ -217,7 +245,7 @@ fn print(lines: &Receiver<String>, tally: &Mutex<Tally>) {
         let summary = tally.lock().unwrap_or_else(PoisonError::into_inner).sum_up();
         let mut out = std::io::stdout().lock();
         for line in line.into_iter().chain(summary) {
-            if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+            if writeln!(out, "{}", visible(&line)).and_then(|()| out.flush()).is_err() {
                 return;
             }
         }

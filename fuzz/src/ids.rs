@@ -28,6 +28,9 @@ pub fn any(bytes: &[u8]) {
         assert!((1..=128).contains(&text.len()) && !text.chars().any(char::is_control));
         reads_itself(&user);
     }
+    if UserId::parse_new(&text).is_ok() {
+        assert!(UserId::parse(&text).is_ok() && flux::core::text::visible(&text) == text);
+    }
     if let Ok(units) = text.parse::<u64>() {
         assert_eq!(Quantity::new(units).is_ok(), (1..=100).contains(&units));
         assert!(

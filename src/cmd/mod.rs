@@ -28,6 +28,7 @@ use secrecy::SecretString;
 use crate::client::Address;
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
 use crate::http::Keys;
+use crate::telemetry::complain;
 use crate::wiring::{self, Usage};
 
 /// How long the threads of a command that is done may take to end.
@@ -96,7 +97,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => match one_line(&e) {
             Some(line) => {
-                eprintln!("flux: {line}");
+                complain(line);
                 return ExitCode::from(2);
             }
             None => e.exit(),
@@ -119,7 +120,7 @@ pub fn main() -> ExitCode {
         // Who reads the answer has seen enough: `flux dlq list | head`.
         let closed = e.downcast_ref::<io::Error>().map(io::Error::kind);
         if closed != Some(io::ErrorKind::BrokenPipe) {
-            eprintln!("flux: {e:#}");
+            complain(format_args!("{e:#}"));
         }
         exit_code(&e)
     })

@@ -15,6 +15,7 @@ pub mod order;
 pub mod outcomes;
 pub mod pulses;
 pub mod queue;
+pub mod text;
 pub mod trace;
 pub mod webhooks;
 

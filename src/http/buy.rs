@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::body::RequestBody;
+use super::openapi::NewUserId;
 use super::problem::{Problem, json_text};
 use super::server::Server;
 use super::trace;
@@ -65,7 +66,7 @@ impl Server {
         let wish: Wish = serde_json::from_slice(&bytes)
             .map_err(|e| Problem::bad_request(format!("the body is not an order: {e}")))?;
         let request = Request {
-            user: UserId::parse(&wish.user_id)?,
+            user: UserId::parse_new(&wish.user_id)?,
             item: ItemId::parse(&wish.item_id)?,
             quantity: Quantity::new(wish.quantity)?,
             key,
@@ -127,7 +128,7 @@ fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Prob
 #[derive(schemars::JsonSchema)]
 #[schemars(rename = "OrderRequest")]
 pub(super) struct Wish<'a> {
-    #[schemars(with = "UserId")]
+    #[schemars(with = "NewUserId")]
     user_id: Cow<'a, str>,
     #[schemars(with = "ItemId")]
     item_id: Cow<'a, str>,

@@ -15,6 +15,7 @@ use hyper::http::request;
 use serde_json::{Map, Value, json};
 
 use self::operations::Operation;
+pub(super) use self::schemas::NewUserId;
 use self::schemas::Schemas;
 use super::answer::Answer;
 use super::page::page;

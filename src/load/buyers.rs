@@ -139,7 +139,7 @@ impl Sale {
         let Some(order) = order else {
             let body = String::from_utf8_lossy(&answer.body);
             let short: String = body.chars().take(200).collect();
-            return tally.surprise(format!("POST /buy: {} {short}", answer.status));
+            return tally.surprise(&format!("POST /buy: {} {short}", answer.status));
         };
         tally.accept(order, scheduled, shot.keyed.then_some(shot.buyer));
         if shot.waits() {

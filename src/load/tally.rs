@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::course::Counts;
 use crate::core::order::OrderId;
+use crate::core::text::visible;
 
 /// Bars of a histogram, for each factor of ten.
 const BINS_PER_DECADE: f64 = 20.0;
@@ -88,9 +89,10 @@ impl Tally {
         twin.is_none()
     }
 
-    pub fn surprise(&mut self, answer: String) {
+    /// `answer` is another server's text.
+    pub fn surprise(&mut self, answer: &str) {
         self.unexpected += 1;
-        self.first_unexpected.get_or_insert(answer);
+        self.first_unexpected.get_or_insert_with(|| visible(answer).into_owned());
     }
 }
 

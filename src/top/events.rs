@@ -32,7 +32,9 @@ impl Events {
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                events.extend(self.take_line(String::from_utf8_lossy(&line).trim_end()));
+                let line = String::from_utf8_lossy(&line);
+                // Nothing else of the line goes: its text may end in white space of any kind.
+                events.extend(self.take_line(line.trim_end_matches(['\r', '\n'])));
             }
         }
         Ok(events)
@@ -69,15 +71,18 @@ mod tests {
 
     #[test]
     fn events_are_whole_whatever_the_pieces_they_come_in() {
-        let stream =
-            ": hello\n\nevent: board\r\nid: 7\ndata: {\"a\":\ndata: 1}\n\ndata: x\n\nevent: cut";
+        let stream = ": hello\n\nevent: board\r\nid: 7\ndata: {\"a\":\ndata: 1}\n\ndata: x\u{2028}\n\nevent: cut";
         for size in 1..stream.len() {
             let mut events = Events::default();
             let pieces = stream.as_bytes().chunks(size);
             let all: Vec<Event> = pieces.flat_map(|piece| events.take(piece).unwrap()).collect();
             let event =
                 |name: &str, data: &str| Event { name: name.to_owned(), data: data.to_owned() };
-            assert_eq!(all, [event("board", "{\"a\":\n1}"), event("", "x")], "pieces of {size}");
+            assert_eq!(
+                all,
+                [event("board", "{\"a\":\n1}"), event("", "x\u{2028}")],
+                "pieces of {size}"
+            );
         }
     }
 

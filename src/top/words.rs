@@ -1,5 +1,7 @@
 //! Numbers, times and other people's text as they are shown.
 
+use crate::core::text::is_hidden;
+
 /// What nobody knows.
 const UNKNOWN: &str = "?";
 
@@ -56,24 +58,15 @@ pub fn clock(instant: &str) -> String {
     shown(time.split(['.', 'Z', '+']).next().unwrap_or(time), 8)
 }
 
-/// Text from outside, which shows only itself: what could move the cursor, colour, turn the line
-/// around or be invisible becomes a dot. At most `most` characters, the last one then a `…`.
+/// Text from outside, which shows only itself: a hidden character becomes a dot. At most `most` characters, the last one then a `…`.
 pub fn shown(text: &str, most: usize) -> String {
-    let plain = |c: char| if is_plain(c) { c } else { '·' };
+    let plain = |c: char| if is_hidden(c) { '·' } else { c };
     let mut kept: String = text.chars().take(most).map(plain).collect();
     if text.chars().nth(most).is_some() {
         kept.pop();
         kept.push('…');
     }
     kept
-}
-
-/// Not a control, and none of the Unicode format characters that change what is around them.
-fn is_plain(c: char) -> bool {
-    let formats = matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !c.is_control() && !formats
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::core::Ports;
 use crate::core::order::OrderId;
 use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
 use crate::core::queue::DeadLetter;
+use crate::core::text::visible;
 use crate::telemetry::say;
 
 /// Characters of a letter's text that a person is shown.
@@ -39,12 +40,9 @@ fn print(letter: &DeadLetter, json: bool) -> Result<()> {
         return Ok(());
     }
     let DeadLetter { order_id, reason, body, .. } = letter;
-    let mut text: String =
-        body.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.len() < body.len() {
-        text.push('…');
-    }
-    say(format_args!("{order_id} {reason}: {text}"))?;
+    let cut = body.char_indices().nth(SHOWN).map_or(body.len(), |(end, _)| end);
+    let more = if cut < body.len() { "…" } else { "" };
+    say(format_args!("{order_id} {}: {}{more}", visible(reason), visible(&body[..cut])))?;
     Ok(())
 }
 
@@ -84,7 +82,8 @@ pub async fn act(
         let line = if json {
             say(serde_json::to_string(&Line { order_id, fate: &fate, dry_run }).unwrap_or_default())
         } else {
-            say(format_args!("{order_id} {}", Words { fate: &fate, dry_run }))
+            let words = Words { fate: &fate, dry_run }.to_string();
+            say(format_args!("{order_id} {}", visible(&words)))
         };
         if line.is_err() && printed.is_ok() {
             course.stop.cancel();

@@ -17,6 +17,7 @@ mod shared_reads;
 mod signals;
 mod store;
 mod story;
+mod terminal;
 mod traces;
 mod webhooks;
 

@@ -132,6 +132,16 @@ async fn buys(shop: &Shop, token: &str, user: &str) -> Reply {
 }
 
 #[tokio::test]
+async fn a_subject_with_invisible_characters_is_nobody() {
+    let shop = shop_with_secret().await;
+    for subject in ["ann\u{2028}", "an\u{200b}n", "\u{202e}nna", " "] {
+        let token = hs256(&json!({ "sub": subject, "exp": now() + 600 }));
+        let detail = buys(&shop, &token, "ann").await.problem(401);
+        assert!(detail.contains("subject"), "{subject:?}: {detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_user_buys_for_themselves_only_and_sees_their_own_orders_only() {
     let shop = shop_with_secret().await;
     let ann = hs256(&anns());

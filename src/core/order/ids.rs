@@ -10,6 +10,7 @@ use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24x128};
 
 use super::Timestamp;
+use crate::core::text::{is_blank, is_hidden};
 
 /// What is wrong with an id, in words a buyer's engineer can act on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,12 +38,30 @@ impl ItemId {
     }
 }
 
-/// A buyer: 1-128 bytes of UTF-8 without control characters.
+/// A buyer: 1-128 bytes of UTF-8. What a new order may call itself is narrower than what is read
+/// from a store, a queue or a dead letter, which may be of an older version.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserId(Arc<str>);
 
 impl UserId {
+    /// The user of a new order, or a token's subject: no character that is invisible or reorders
+    /// text, and something to see. A name that cannot be told from another's is of use only to
+    /// somebody who wants to be taken for another.
+    pub fn parse_new(text: &str) -> Result<Self, InvalidId> {
+        let user = Self::parse(text)?;
+        if text.chars().any(is_hidden) {
+            let what = "user_id must not contain characters that are invisible or reorder text \
+                        (control, format or private-use characters, line separators)";
+            return Err(InvalidId(what));
+        }
+        if is_blank(text) {
+            return Err(InvalidId("user_id must not be blank"));
+        }
+        Ok(user)
+    }
+
+    /// The user of an order that was accepted before: from a store, a queue or a dead letter.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let fits = (1..=128).contains(&text.len());
         if fits && !text.chars().any(char::is_control) {
@@ -337,6 +356,17 @@ mod tests {
         assert!(UserId::parse("Zoë 🎟").is_ok());
         for bad in [0, 101, 256, 257, u64::MAX] {
             assert!(Quantity::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn new_orders_have_visible_users_and_stored_ones_are_read_as_before() {
+        for old in ["ann\u{2028}", "\u{202e}nna", "an\u{200b}n", "\u{feff}ann", " ", "\u{3000}"] {
+            assert!(UserId::parse(old).is_ok() && UserId::parse_new(old).is_err(), "{old:?}");
+        }
+        for good in ["ann", "Zoë 🎟", "👩\u{200d}👧", "می\u{200c}خواهم", "葛\u{e0100}", " ann "]
+        {
+            assert!(UserId::parse_new(good).is_ok(), "{good:?}");
         }
     }
 }

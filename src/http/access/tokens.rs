@@ -122,7 +122,7 @@ impl Tokens {
             }
             _ => return Err("tokens of this algorithm are not taken here"),
         };
-        let user = UserId::parse(&claims.sub);
+        let user = UserId::parse_new(&claims.sub);
         let user = user.map_err(|_| "this token's subject cannot be a user_id")?;
         Ok((user, left(claims.exp)))
     }

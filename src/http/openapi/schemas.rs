@@ -90,6 +90,35 @@ ids! {
     };
 }
 
+/// The `user_id` of a new order, by the rule of [`UserId::parse_new`].
+pub struct NewUserId;
+
+impl JsonSchema for NewUserId {
+    fn schema_name() -> Cow<'static, str> {
+        "NewUserId".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 128,
+            "pattern": format!("^(?=.*[^{BLANK}])(?:[^{HIDDEN}]|[\\u200C\\u200D])+$"),
+            "examples": ["ann"],
+            "description": "A buyer: 1-128 bytes of UTF-8, not blank, without characters that are \
+                invisible or reorder text (control, format and private-use characters, line \
+                separators). The joiners U+200C and U+200D are allowed.",
+        })
+    }
+}
+
+/// What a name may contain and not consist of.
+const BLANK: &str = "\\s\\u200C\\u200D\\u2800\\uFE00-\\uFE0F";
+/// What a name must not contain. The characters beyond the categories are the ignorable ones, and
+/// the noncharacters of the first plane: those of the others are left to the server.
+const HIDDEN: &str = "\\p{Cc}\\p{Cf}\\p{Co}\\p{Zl}\\p{Zp}\\u034F\\u115F\\u1160\\u17B4\\u17B5\\u3164\
+    \\uFDD0-\\uFDEF\\uFFA0\\uFFF0-\\uFFFB\\uFFFE\\uFFFF";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +137,20 @@ mod tests {
             assert_eq!(allows::<ItemId>(&value), ItemId::parse(text).is_ok(), "{text:?}");
             assert_eq!(allows::<OrderId>(&value), OrderId::parse(text).is_ok(), "{text:?}");
             assert_eq!(allows::<UserId>(&value), UserId::parse(text).is_ok(), "{text:?}");
+        }
+        for text in [
+            "ann",
+            "a b",
+            " ",
+            "\u{3000}",
+            "\u{2028}",
+            "a\u{202e}",
+            "\u{e0041}a",
+            "👩\u{200d}👧",
+            "\u{fe0f}",
+        ] {
+            let value = Value::from(text);
+            assert_eq!(allows::<NewUserId>(&value), UserId::parse_new(text).is_ok(), "{text:?}");
         }
         for units in [0, 1, 100, 101] {
             assert_eq!(allows::<Quantity>(&units.into()), Quantity::new(units).is_ok(), "{units}");

@@ -195,7 +195,7 @@ function showDecisions() {
     return make("tr", { className: "new" },
       make("td", { textContent: clock(one.decided_at) }), make("td", {}, chip),
       make("td", { className: "cut", textContent: `${one.item_id}${units}`, title: one.item_id }),
-      make("td", { className: "cut", textContent: buyer, title: buyer }));
+      make("td", { className: "cut", title: buyer }, make("bdi", { textContent: buyer })));
   });
   const reasons = Object.entries(board.rejected_by_reason ?? {}).sort((a, b) => b[1] - a[1]);
   write($("reasons"), reasons.map(([reason, n]) => `${plain(reason)} ${count(n)}`).join(" · "));
@@ -215,7 +215,7 @@ function showLetters() {
     return make("li", { className: "letter", data: { order: id } },
       make("span", { className: "soft figure", textContent: clock(letter.at) }),
       make("span", { className: "mono", textContent: id }),
-      make("span", { className: "reason", textContent: letter.reason }),
+      make("bdi", { className: "reason", textContent: letter.reason }),
       make("div", { className: "acts for-admin" },
         make("button", { textContent: "Send again", data: { act: "redrive" }, aria: { label: `Send again: order ${id}` } }),
         make("button", { textContent: "Drop", data: { act: "drop" }, aria: { label: `Drop order ${id}` } })));

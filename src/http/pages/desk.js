@@ -91,8 +91,10 @@ function fates({ dead_letters: all = [], left }) {
   ];
   const words = parts.filter(([, some]) => some.length).map(([word, some]) => `${count(some.length)} ${word}`);
   const why = of("kept", "failed")[0]?.why;
+  // Isolated: a reason may quote text that runs from right to left.
+  const reason = why ? ` (\u2068${why}\u2069)` : "";
   const rest = left && all.length > 1 ? `; ${count(left)} are left` : "";
-  return `${words.join(", ") || "There was nothing to do"}${why ? ` (${why})` : ""}${rest}.`;
+  return `${words.join(", ") || "There was nothing to do"}${reason}${rest}.`;
 }
 
 const letters = (what, body) => send("POST", `dead-letters/${what}`, body, fates);

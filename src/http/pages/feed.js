@@ -22,12 +22,25 @@ export async function readEvents(answer, on, heard = () => {}) {
     text += value;
     let end;
     while ((end = text.indexOf("\n\n")) >= 0) {
-      const fields = text.slice(0, end).split("\n").map((line) => line.match(/^(\w+): ?(.*)$/));
+      const { event = "message", data } = fieldsOf(text.slice(0, end));
       text = text.slice(end + 2);
-      const field = (name) => fields.find((match) => match?.[1] === name)?.[2];
-      if (field("data") !== undefined) on(field("event") ?? "message", JSON.parse(field("data")));
+      if (data !== undefined) on(event, JSON.parse(data));
     }
   }
+}
+
+/**
+ * The fields of one event by name (HTML, "Server-sent events"). Only line feeds end lines: data may
+ * contain U+2028, which ends a line for a regular expression.
+ */
+function fieldsOf(event) {
+  const fields = {};
+  for (const line of event.split("\n")) {
+    const [name, ...rest] = line.split(":");
+    const value = rest.join(":").replace(/^ /, "");
+    fields[name] = name === "data" && "data" in fields ? `${fields.data}\n${value}` : value;
+  }
+  return fields;
 }
 
 /** Headers that carry a key, if there is one. */

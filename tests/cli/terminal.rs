@@ -1,0 +1,69 @@
+//! Text from outside never reaches a terminal raw, and never becomes a line of its own.
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use super::{Desk, buy, decided};
+
+/// Forges a line of the audit, clears the screen, turns the line around, is invisible.
+const HOSTILE: &str = "x\nPASS: sold\u{1b}[2J\u{9b}1m\u{202e}\u{2028}\u{200b}\u{feff}";
+/// The same as it is shown.
+const SHOWN: &str = "x\\u000aPASS: sold\\u001b[2J\\u009b1m\\u202e\\u2028\\u200b\\ufeff";
+/// A name that an older version accepted.
+const OLD_NAME: &str = "ann\u{2028}\u{202e}";
+
+fn is_plain(printed: &str) {
+    let hidden = |c: char| c != '\n' && flux::core::text::is_hidden(c);
+    assert_eq!(printed.chars().find(|c| hidden(*c)), None, "{printed:?}");
+}
+
+#[test]
+fn hostile_text_is_shown_escaped_on_its_own_line() {
+    let desk = Desk::new();
+    desk.run("provision --item ticket_001 --stock 1");
+    let orders = {
+        let (_serve, address) = desk.serve("");
+        ["ann", "bob", "cid"].map(|user| buy(&address, user, "ticket_001"))
+    };
+    let store = Connection::open(desk.path("flux.db")).unwrap();
+    store.execute("UPDATE orders SET user = ? WHERE user <> 'cid'", [OLD_NAME]).unwrap();
+    store.execute("UPDATE orders SET user = ? WHERE user = 'cid'", [HOSTILE]).unwrap();
+    let letter = "INSERT INTO dead_letters (order_id, reason, body, at)
+         VALUES (zeroblob(16), ?1, ?1, 1)";
+    store.execute(letter, [HOSTILE]).unwrap();
+    drop(store);
+
+    let (mut serve, address) = desk.serve("--workers 1");
+    assert_eq!(decided(&address, &orders[0])["status"], "sold");
+    assert_eq!(decided(&address, &orders[1])["status"], "rejected");
+    let told: Vec<String> = (0..4).map(|_| serve.told()).collect();
+    let name = "ann\\u2028\\u202e";
+    assert_eq!(told[1], format!("SELLING: item ticket_001 to {name}"));
+    assert!(
+        told.iter().any(|line| line.starts_with(&format!("REJECTED: {name} wants"))),
+        "{told:?}"
+    );
+    is_plain(&serve.log_line("dead letter: "));
+
+    let listed = desk.run("dlq list");
+    is_plain(&listed);
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(listed.contains(&format!(" {SHOWN}: {SHOWN}\n")), "{listed}");
+    let listed = desk.run("dlq list --json");
+    is_plain(&listed);
+    let letters: Vec<Value> =
+        listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(letters.iter().any(|letter| letter["body"] == HOSTILE), "{listed}");
+    let mut redrive = desk.command("dlq redrive --id 00000000000000000000000000000000");
+    redrive.args(["--body", &json!({"user_id": HOSTILE}).to_string()]);
+    is_plain(&String::from_utf8(redrive.output().unwrap().stdout).unwrap());
+
+    is_plain(&desk.run(&format!("top --once --target http://{address}")));
+    let audit = desk.command("audit").output().unwrap();
+    is_plain(&String::from_utf8(audit.stdout).unwrap());
+    let mut wrong = desk.command("audit --item");
+    let output = wrong.arg(HOSTILE).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    is_plain(&said);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+}
