@@ -47,6 +47,10 @@ const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 /// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
 const PAGES_AT_ONCE: usize = 64;
 
+/// Units of an item that nobody listed, as a worker decides it by default. Its orders come from
+/// other producers: what the API accepts is up to `flux serve`.
+const UNLISTED_STOCK: u64 = 1;
+
 /// How long a process that starts waits for a queue or ledger that does not answer. Shorter than the
 /// grace period, so that who is told to stop meanwhile leaves within it.
 const START_PATIENCE: Duration = Duration::from_secs(5);
@@ -249,7 +253,7 @@ pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
     let wait = Duration::from_millis(settings.receive_wait_ms);
     let grace = Duration::from_millis(settings.grace_ms);
     Rules {
-        unlisted_stock: settings.unlisted_stock,
+        unlisted_stock: settings.unlisted_stock.unwrap_or(UNLISTED_STOCK),
         concurrency,
         lease: Duration::from_millis(settings.lease_ms),
         visibility: Duration::from_millis(settings.visibility_timeout_ms),

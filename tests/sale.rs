@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use flux::config::Settings;
 use flux::core::Ports;
 use flux::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, ItemSet, Ledger, LedgerError, OrderRecord,
-    OrderState, Page, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, Ledger, LedgerError,
+    OrderRecord, OrderState, Page, Tally,
 };
 use flux::core::order::intake::{Intake, Refused, Request};
 use flux::core::order::worker::{Rules, Story, Worker};
 use flux::core::order::{
-    Decided, Decision, IdempotencyKey, Item, ItemChange, ItemId, OrderId, Quantity, Reason, UserId,
+    Decided, Decision, IdempotencyKey, Item, ItemChange, ItemId, Listing, OrderId, Quantity,
+    Reason, UserId,
 };
 use flux::telemetry::Silent;
 use flux::wiring;
@@ -129,7 +130,8 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
     old.execute_batch(
-        "ALTER TABLE items DROP COLUMN decided; ALTER TABLE items DROP COLUMN dead;
+        "DROP INDEX unlisted_items; ALTER TABLE items DROP COLUMN listing;
+         ALTER TABLE items DROP COLUMN decided; ALTER TABLE items DROP COLUMN dead;
          ALTER TABLE items DROP COLUMN mac_from; ALTER TABLE items DROP COLUMN mac;
          ALTER TABLE dead_letters DROP COLUMN mac; ALTER TABLE counts RENAME TO totals;
          ALTER TABLE totals DROP COLUMN writes; ALTER TABLE totals DROP COLUMN letters;
@@ -143,7 +145,8 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     drop(old);
 
     let (_, ports) = ports(directory.path()).await;
-    assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "open");
+    let read = ports.ledger.item(&item).await.unwrap().unwrap();
+    assert_eq!((read.status(), read.listing), ("open", Listing::Listed));
     assert_eq!(ports.ledger.tally().await.unwrap(), Some(counted));
     ports.ledger.set_item(&item, ItemChange::closed(true)).await.unwrap();
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
@@ -190,6 +193,10 @@ impl Ledger for Breaking {
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         self.real.set_item(item, change).await
+    }
+
+    async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError> {
+        self.real.remove_item(item).await
     }
 
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {

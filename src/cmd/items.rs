@@ -7,7 +7,7 @@ use crate::config::Flags;
 use crate::core::order::{ItemChange, ItemId, MAX_STOCK};
 use crate::wiring::{self, KeyUse, items};
 
-/// List items, close their sale, open it again, change their stock
+/// List items, close their sale, open it again, change their stock, remove them
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -29,6 +29,11 @@ enum Action {
     },
     /// Go on with the sale of items that were closed
     Open {
+        #[command(flatten)]
+        which: WhichArgs,
+    },
+    /// Remove items that have no orders; a stock brings them back
+    Remove {
         #[command(flatten)]
         which: WhichArgs,
     },
@@ -60,6 +65,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
         Action::Open { which } => {
             items::change(&*ledger, &which.items, ItemChange::closed(false)).await?;
         }
+        Action::Remove { which } => items::remove(&*ledger, &which.items).await?,
         Action::Restock { item, stock } => {
             items::change(&*ledger, &[item], ItemChange::stock(stock)).await?;
         }

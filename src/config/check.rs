@@ -121,14 +121,13 @@ impl Settings {
     }
 }
 
+/// Whether a number that is set is within its bounds.
 pub(super) fn within<T: PartialOrd + Display>(
     key: &str,
-    value: T,
+    value: Option<T>,
     range: RangeInclusive<T>,
 ) -> Result<(), ConfigError> {
-    if range.contains(&value) {
-        return Ok(());
-    }
+    let Some(value) = value.filter(|value| !range.contains(value)) else { return Ok(()) };
     let (from, to) = range.into_inner();
     Err(ConfigError(format!("{key} is {value}; it must be from {from} to {to}")))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 use super::check::within;
-use super::values::{Backend, LogFormat, Setting};
+use super::values::{Backend, LogFormat, Number, Setting};
 use super::{AwsCredentials, ConfigError};
 use crate::core::clear_text::Tls;
 use crate::core::order::MAX_STOCK;
@@ -131,7 +131,7 @@ macro_rules! settings {
                     name: stringify!($key),
                     kind: <$type as Setting>::KIND,
                     default: $key.toml(),
-                    bounds: [$(bounds::<$type>($bounds))?].into_iter().next(),
+                    bounds: [$(bounds::<<$type as Number>::Value>($bounds))?].into_iter().next(),
                     secret: <$type as Setting>::SECRET,
                     guards_access: guards_access(stringify!($key)),
                     about: &[$($about),+],
@@ -171,7 +171,7 @@ macro_rules! settings {
 
             /// Whether each number is within its bounds.
             pub(super) fn check_bounds(&self) -> Result<(), ConfigError> {
-                $($($(within(stringify!($key), self.$key, $bounds)?;)?)+)+
+                $($($(within(stringify!($key), self.$key.value(), $bounds)?;)?)+)+
                 Ok(())
             }
         }
@@ -253,8 +253,10 @@ settings! {
         workers: usize = 0, 0..=10_000;
         /// Items that `flux work` decides at once.
         concurrency: usize = 50, 1..=10_000;
-        /// Units of an item that nobody listed; 0 refuses orders for it with 404.
-        unlisted_stock: u64 = 1, 0..=MAX_STOCK;
+        /// Units of an item that nobody listed; 0 refuses orders for it with 404. By default 1;
+        /// in `flux serve` 0 where keys are on (`buy_key`, `jwt_secret`, `jwt_jwks`) or `listen` is
+        /// not on loopback. At most 1,000 items are made so.
+        unlisted_stock: Option<u64> = None, 0..=MAX_STOCK;
         /// Names orders and seals decisions: the same for every process, unchanged during a sale.
         /// By default drawn once and kept in the store: in the file (embedded), or in `TABLE_meta`
         /// (aws). At least 16 bytes.

@@ -125,6 +125,36 @@ parsed! {
     u16, "port number", "must be a port number from 0 to 65535";
 }
 
+/// A setting that may have bounds.
+pub(super) trait Number: Setting {
+    type Value;
+
+    /// `None` for none.
+    fn value(&self) -> Option<Self::Value>;
+}
+
+macro_rules! numbers {
+    ($($type:ty),*) => {
+        $(impl Number for $type {
+            type Value = $type;
+
+            fn value(&self) -> Option<$type> {
+                Some(*self)
+            }
+        })*
+    };
+}
+
+numbers!(u64, usize, f64);
+
+impl<T: Number> Number for Option<T> {
+    type Value = T::Value;
+
+    fn value(&self) -> Option<T::Value> {
+        self.as_ref().and_then(T::value)
+    }
+}
+
 /// One of a few words.
 macro_rules! words {
     ($($type:ident: $kind:literal, $what:literal { $($word:literal => $variant:ident,)* })*) => {

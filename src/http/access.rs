@@ -192,15 +192,24 @@ impl Access {
         self.rules.load().connections
     }
 
+    /// Whether a server at this address is somebody's own: buying takes no key, and nobody else
+    /// reaches it.
+    pub(super) fn is_private(&self, address: Option<SocketAddr>) -> bool {
+        is_alone(address) && !self.rules.load().keys_on()
+    }
+
     /// What whoever runs a server at this address has to know: buying takes no key, and others
     /// reach it.
     pub fn warning(&self, address: Option<SocketAddr>) -> Option<&'static str> {
-        let alone = address.is_none_or(|address| address.ip().to_canonical().is_loopback());
-        (!alone && !self.rules.load().keys_on()).then_some(
+        (!is_alone(address) && !self.rules.load().keys_on()).then_some(
             "anybody who reaches this address may buy in anybody's name and see who bought what: \
              set buy_key, jwt_secret or jwt_jwks, or listen on 127.0.0.1",
         )
     }
+}
+
+fn is_alone(address: Option<SocketAddr>) -> bool {
+    address.is_none_or(|address| address.ip().to_canonical().is_loopback())
 }
 
 impl Access {
@@ -303,6 +312,12 @@ impl Server {
 
     pub(super) fn names_are_public(&self) -> bool {
         !self.api.access.rules.load().keys_on()
+    }
+
+    /// Whether orders for items that nobody listed are accepted.
+    pub(super) fn sells_unlisted(&self) -> bool {
+        let by_default = || self.api.access.is_private(self.address);
+        self.api.unlisted_stock.map_or_else(by_default, |stock| stock > 0)
     }
 
     /// Lets those in who see names.

@@ -73,9 +73,7 @@ impl Server {
             trace,
         };
         self.admit_buyer_for(&request.user, head)?;
-        if self.api.unlisted_stock == 0 && !self.known.contains(&request.item).await {
-            return Err(Problem::not_found("there is no such item"));
-        }
+        self.known.admit(&request.item, self.sells_unlisted()).await?;
         self.api.intake.accept(request).await.map_err(Problem::from)
     }
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request;
+use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Answer;
+use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
 use super::lists;
 use super::problem::{Problem, json, json_bytes, json_text};
@@ -17,8 +17,8 @@ use super::query;
 use super::server::Server;
 use super::shared::Shared;
 use super::tag;
-use crate::core::ledger::{ItemSet, LedgerError};
-use crate::core::order::{Item, ItemChange, ItemId, MAX_STOCK};
+use crate::core::ledger::{ItemRemoved, ItemSet, LedgerError};
+use crate::core::order::{Item, ItemChange, ItemId, Listing, MAX_STOCK};
 
 const ITEMS_PAGE: usize = 100;
 pub(super) const PAGE_MAX: usize = 1_000;
@@ -59,6 +59,10 @@ pub(super) struct ItemJson<'a> {
     sold: u64,
     #[schemars(extend("enum" = ["open", "sold_out", "closed"]))]
     status: &'static str,
+    /// True where an order made the item, and nobody listed it; else absent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(extend("const" = true))]
+    unlisted: bool,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -126,7 +130,8 @@ impl Server {
             true => read.await,
             false => self.item_looks.get(&id, None, read).await,
         };
-        let item = item?.ok_or_else(|| Problem::not_found("there is no such item"))?;
+        let item = item?.filter(|item| !item.is_removed());
+        let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
         Ok(json(StatusCode::OK, &shown(&item)))
     }
 
@@ -169,7 +174,31 @@ impl Server {
                 return Err(Problem::not_found(detail));
             }
         };
+        if item.listing == Listing::Listed {
+            self.known.list(&id);
+        }
         Ok(json(status, &shown(&item)))
+    }
+
+    /// Takes an item without orders out of the sale. Idempotent.
+    pub async fn remove_item(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
+        self.admit_admin(head)?;
+        let id = ItemId::parse(id)?;
+        let removed = self.api.ports.ledger.remove_item(&id).await;
+        // A write that was not answered may have been made.
+        self.forget_items();
+        match removed? {
+            ItemRemoved::Removed(_) | ItemRemoved::Already => {}
+            ItemRemoved::HasOrders => {
+                let detail = "an item that has orders stays: close its sale instead";
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            }
+            ItemRemoved::Unlisted => return Err(Problem::not_found("there is no such item")),
+        }
+        self.known.forget(&id);
+        let mut answer = Response::new(AnswerBody::whole(""));
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        Ok(answer)
     }
 }
 
@@ -201,5 +230,6 @@ pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
 
 pub(super) fn shown(item: &Item) -> ItemJson<'_> {
     let Item { stock, free, held, sold, .. } = *item;
-    ItemJson { item_id: &item.id, stock, free, held, sold, status: item.status() }
+    let unlisted = item.listing == Listing::Unlisted;
+    ItemJson { item_id: &item.id, stock, free, held, sold, status: item.status(), unlisted }
 }

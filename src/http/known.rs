@@ -1,46 +1,129 @@
-//! Which items are listed, so that the hot path need not ask the ledger for each order.
+//! Which items may be ordered, so that the hot path need not ask the ledger for each order.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use hyper::StatusCode;
+
+use super::problem::Problem;
 use super::request_id;
 use crate::core::ledger::Ledger;
-use crate::core::order::ItemId;
+use crate::core::order::{ItemId, Listing};
 
-/// How many items are remembered; past it, all are forgotten and asked for anew.
+/// How many listed items are remembered; past it, all are forgotten and asked for anew.
 const KNOWN_MAX: usize = 65_536;
+/// Items that nobody listed and that are sold all the same, where that is allowed: of the whole
+/// store if it counts them, else of those that this process knows.
+const UNLISTED_MAX: usize = 1_000;
 
-/// Remembers only that an item is listed: an item, once listed, stays so.
+/// Why an order for an item is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotForSale {
+    Unlisted,
+    TooManyUnlisted,
+    /// The ledger does not say whether there is such an item.
+    Unknown,
+}
+
+/// Remembers items that may be ordered. One that is removed from the command line is remembered on:
+/// the decision knows.
 #[derive(Debug)]
 pub(super) struct KnownItems {
     ledger: Arc<dyn Ledger>,
     listed: RwLock<HashSet<ItemId>>,
+    unlisted: Mutex<HashSet<ItemId>>,
 }
 
 impl KnownItems {
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger, listed: RwLock::default() }
+        Self { ledger, listed: RwLock::default(), unlisted: Mutex::default() }
     }
 
-    /// Whether the item is listed. Yes when the ledger cannot say: the decision will.
-    pub async fn contains(&self, item: &ItemId) -> bool {
+    /// Whether an order for the item may be accepted; `any`: also if nobody listed it.
+    pub async fn admit(&self, item: &ItemId, any: bool) -> Result<(), NotForSale> {
         if self.listed.read().unwrap_or_else(PoisonError::into_inner).contains(item) {
-            return true;
+            return Ok(());
+        }
+        if any && self.unlisted().contains(item) {
+            return Ok(());
         }
         match self.ledger.item(item).await {
-            Ok(None) => return false,
-            Ok(Some(_)) => {}
+            Ok(Some(found)) => match found.listing {
+                Listing::Listed => {
+                    self.list(item);
+                    Ok(())
+                }
+                Listing::Unlisted if any => {
+                    self.remember_unlisted(item);
+                    Ok(())
+                }
+                Listing::Unlisted | Listing::Removed => Err(NotForSale::Unlisted),
+            },
+            Ok(None) if any => self.admit_unlisted(item).await,
+            Ok(None) => Err(NotForSale::Unlisted),
             Err(e) => {
                 let request_id = request_id::current();
-                tracing::warn!(request_id, item_id = %item, "took an order without knowing its item: {e}");
-                return true;
+                tracing::warn!(request_id, item_id = %item, "item lookup failed: {e}");
+                if any { self.admit_unlisted(item).await } else { Err(NotForSale::Unknown) }
             }
         }
+    }
+
+    /// An order for an item without a row.
+    async fn admit_unlisted(&self, item: &ItemId) -> Result<(), NotForSale> {
+        // A store that does not answer does not count.
+        let stored = self.ledger.unlisted_items().await.ok().flatten();
+        let count = stored.unwrap_or(self.unlisted().len() as u64);
+        if count >= UNLISTED_MAX as u64 {
+            return Err(NotForSale::TooManyUnlisted);
+        }
+        self.remember_unlisted(item);
+        Ok(())
+    }
+
+    fn remember_unlisted(&self, item: &ItemId) {
+        let mut unlisted = self.unlisted();
+        if unlisted.len() >= UNLISTED_MAX {
+            // Only where the store counts: some of these were listed since.
+            unlisted.clear();
+        }
+        unlisted.insert(item.clone());
+    }
+
+    /// The item was listed.
+    pub fn list(&self, item: &ItemId) {
+        self.unlisted().remove(item);
         let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
         if listed.len() >= KNOWN_MAX {
             listed.clear();
         }
         listed.insert(item.clone());
-        true
+    }
+
+    /// The item was removed.
+    pub fn forget(&self, item: &ItemId) {
+        self.listed.write().unwrap_or_else(PoisonError::into_inner).remove(item);
+        self.unlisted().remove(item);
+    }
+
+    fn unlisted(&self) -> MutexGuard<'_, HashSet<ItemId>> {
+        self.unlisted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<NotForSale> for Problem {
+    fn from(why: NotForSale) -> Self {
+        const LIST_IT: &str = "list it with flux provision --item ID --stock N, or PUT /items/ID";
+        match why {
+            NotForSale::Unlisted => Problem::not_found(format!("there is no such item: {LIST_IT}")),
+            NotForSale::TooManyUnlisted => Problem::not_found(format!(
+                "there is no such item, and orders have made {UNLISTED_MAX} items already that \
+                 nobody listed: {LIST_IT}"
+            )),
+            NotForSale::Unknown => {
+                let what = "the ledger does not say whether there is such an item; try again";
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+            }
+        }
     }
 }

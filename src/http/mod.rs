@@ -75,7 +75,9 @@ pub struct Api {
     pub ports: Ports,
     pub intake: Intake,
     pub waiters: Arc<Waiters>,
-    pub unlisted_stock: u64,
+    /// Units of an item that nobody listed; 0 refuses orders for it. `None`: none where keys are on
+    /// or others reach the server.
+    pub unlisted_stock: Option<u64>,
     pub access: Arc<Access>,
     /// `embedded` or `aws`, for `/stats`; on `aws` only the queue knows an undecided order.
     pub backend: &'static str,

@@ -79,7 +79,7 @@ impl Route {
     pub fn allow(self) -> &'static str {
         match self {
             Route::Buy | Route::Redrive | Route::DropLetters => "POST",
-            Route::Item => "GET, HEAD, PUT",
+            Route::Item => "GET, HEAD, PUT, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -176,6 +176,7 @@ impl Server {
         match *found.value {
             Route::Buy if post => self.buy(head, client.peer, body).await,
             Route::Item if head.method == Method::PUT => self.put_item(&id, head, body).await,
+            Route::Item if head.method == Method::DELETE => self.remove_item(&id, head).await,
             Route::BoardPage if read => Ok(self.board_page(head)),
             Route::BuyPage if read => self.buy_page(&id, head),
             Route::Asset if read => self.asset(&id, head),

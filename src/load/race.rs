@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use crate::core::Ports;
 use crate::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, Page, StoreAudit, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
+    LedgerError, OrderRecord, Page, StoreAudit, Tally,
 };
 use crate::core::order::worker::{Rules, Story, Worker};
 use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
@@ -326,6 +326,10 @@ impl Ledger for HeldLedger {
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         self.real.set_item(item, change).await
+    }
+
+    async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError> {
+        self.real.remove_item(item).await
     }
 
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {

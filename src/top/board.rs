@@ -95,6 +95,8 @@ pub struct Item {
     pub held: u64,
     pub sold: u64,
     pub status: String,
+    /// Nobody listed it.
+    pub unlisted: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

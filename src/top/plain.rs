@@ -63,7 +63,11 @@ fn write_lists(page: &mut String, board: &Board) -> std::fmt::Result {
         let (id, status) = (shown(&item.item_id, NAME), shown(&item.status, NAME));
         let (sold, held) = (count(item.sold), count(item.held));
         let (free, stock) = (count(item.free), count(item.stock));
-        writeln!(page, "item {id}: {sold} sold, {held} held, {free} free of {stock}, {status}")?;
+        let unlisted = if item.unlisted { ", nobody listed it" } else { "" };
+        writeln!(
+            page,
+            "item {id}: {sold} sold, {held} held, {free} free of {stock}, {status}{unlisted}"
+        )?;
     }
     if board.items_more {
         writeln!(page, "item ...: there are more")?;

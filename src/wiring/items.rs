@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Usage;
-use crate::core::ledger::{ItemSet, Ledger};
-use crate::core::order::{Item, ItemChange, ItemId};
+use crate::core::ledger::{ItemRemoved, ItemSet, Ledger};
+use crate::core::order::{Item, ItemChange, ItemId, Listing};
 use crate::telemetry::say;
 
 /// Items read at a time.
@@ -17,15 +17,20 @@ pub async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
         let page = ledger.items(after.as_deref(), PAGE).await?;
         for item in &page.rows {
             let Item { id, stock, free, held, sold, .. } = item;
-            let status = item.status();
+            let (status, unlisted) = (item.status(), item.listing == Listing::Unlisted);
             if json {
-                say(serde_json::json!({
+                let mut line = serde_json::json!({
                     "item_id": id, "stock": stock, "free": free, "held": held, "sold": sold,
                     "status": status,
-                }))?;
+                });
+                if unlisted {
+                    line["unlisted"] = true.into();
+                }
+                say(line)?;
             } else {
+                let unlisted = if unlisted { "; nobody listed it" } else { "" };
                 say(format_args!(
-                    "{id}: {status}; stock {stock}: free {free}, held {held}, sold {sold}"
+                    "{id}: {status}; stock {stock}: free {free}, held {held}, sold {sold}{unlisted}"
                 ))?;
             }
         }
@@ -50,6 +55,24 @@ pub async fn change(ledger: &dyn Ledger, items: &[ItemId], change: ItemChange) -
         say(format_args!(
             "item {id} is {status}{already}; stock {stock}: free {free}, sold {sold}"
         ))?;
+    }
+    Ok(())
+}
+
+/// Removes items without orders, and stops at the first that cannot be removed: those before it are
+/// gone, and the same again goes on from there.
+pub async fn remove(ledger: &dyn Ledger, items: &[ItemId]) -> Result<()> {
+    for id in items {
+        let already = match ledger.remove_item(id).await? {
+            ItemRemoved::Removed(_) => "",
+            ItemRemoved::Already => " already",
+            ItemRemoved::HasOrders => {
+                let what = format!("{id} has orders: close its sale with `flux items close {id}`");
+                return Err(Usage(what).into());
+            }
+            ItemRemoved::Unlisted => return Err(Usage(format!("there is no item {id}")).into()),
+        };
+        say(format_args!("item {id} is removed{already}"))?;
     }
     Ok(())
 }

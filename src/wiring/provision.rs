@@ -242,7 +242,7 @@ pub fn read_catalog(file: &Path) -> Result<Vec<Listing>, Usage> {
 pub async fn list_items(ledger: &dyn Ledger, items: &[Listing], dry_run: bool) -> Result<()> {
     for Listing { item_id: item, stock } in items {
         let said = if dry_run {
-            match ledger.item(item).await? {
+            match ledger.item(item).await?.filter(|item| !item.is_removed()) {
                 None => "would be listed".to_owned(),
                 Some(now) if now.stock == *stock => "is there already".to_owned(),
                 Some(now) => format!("would be changed from {}", now.stock),

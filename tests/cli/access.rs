@@ -43,9 +43,13 @@ fn who_sells_to_all_without_keys_is_told_so_whatever_is_logged() {
 
 /// The status of an order that was sent with this key.
 pub fn buy(address: &str, key: &str) -> u16 {
+    buy_item(address, key, "ticket_001")
+}
+
+fn buy_item(address: &str, key: &str, item: &str) -> u16 {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let body = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
+    let body = format!(r#"{{"user_id":"ann","item_id":"{item}"}}"#);
     let length = body.len();
     write!(
         stream,
@@ -65,6 +69,7 @@ fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
     let two = "the second of the keys";
     let three = "the third of the keys";
     let desk = Desk::new().with_file(file, format!("buy_key = \"{one}\""));
+    desk.run("provision --item ticket_001 --stock 500");
     let (mut serve, address) = desk.serve("");
     assert_eq!((buy(&address, one), buy(&address, two)), (202, 401));
 
@@ -122,8 +127,23 @@ fn a_proxy_that_is_not_trusted_is_named_once() {
 }
 
 #[test]
+fn keys_that_a_hangup_turns_on_end_the_sale_of_unlisted_items() {
+    let desk = Desk::new();
+    let (mut serve, address) = desk.serve("");
+    super::buy(&address, "ann", "invented");
+    let desk = desk.with_file("config/flux.toml", "buy_key = \"a key of the shop\"");
+    serve.signal("HUP");
+    serve.log_line("changed: buy_key");
+    assert_eq!(buy_item(&address, "a key of the shop", "invented"), 404);
+    assert_eq!(buy_item(&address, "a key of the shop", "Hall_B"), 404);
+    desk.run("provision --item Hall_B --stock 1");
+    assert_eq!(buy_item(&address, "a key of the shop", "Hall_B"), 202);
+}
+
+#[test]
 fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
     let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
+    desk.run("provision --item ticket_001 --stock 1");
     let (_serve, address) = desk.serve("--workers 4");
     let race = format!("stress --item ticket_001 --users 50 --target http://{address}");
     let report = desk.run(&race);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Desk, PATIENCE, Process, buy, decided};
+use super::{Desk, PATIENCE, Process, buy, decided, http};
 
 fn listed(desk: &Desk) -> Vec<Value> {
     let printed = desk.run("items list --json");
@@ -43,6 +43,37 @@ fn a_sale_is_closed_and_opened_again_from_the_command_line() {
     let line = desk.refused("items restock hall_A --stock 1");
     assert!(line.contains("2 units of hall_A are sold or held"), "{line}");
     assert!(desk.refused("items close").contains("<ID>"));
+}
+
+#[test]
+fn an_item_without_orders_is_removed_from_the_command_line() {
+    let desk = Desk::new();
+    desk.run("provision --item typo --stock 3");
+    desk.run("provision --item hall_A --stock 3");
+    let (_serve, address) = desk.serve("");
+    let order = buy(&address, "ann", "hall_A");
+    assert!(desk.refused("items remove hall_A").contains("hall_A has orders"));
+    assert_eq!(desk.run("items remove typo"), "item typo is removed\n");
+    assert_eq!(desk.run("items remove typo"), "item typo is removed already\n");
+    assert_eq!(desk.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
+    assert!(desk.refused("items open typo").contains("no item typo"));
+    let (status, _) = http(&address, "POST /buy", r#"{"user_id":"bob","item_id":"typo"}"#);
+    assert_eq!(status, 404);
+    assert_eq!(
+        desk.run("items restock typo --stock 2"),
+        "item typo is open; stock 2: free 2, sold 0\n"
+    );
+
+    // An order that waits for a worker is an order, too.
+    let _work = desk.start("work");
+    assert_eq!(decided(&address, &order)["status"], "sold");
+    assert_eq!(decided(&address, &buy(&address, "eve", "invented"))["status"], "sold");
+    let list = desk.run("items list");
+    assert!(
+        list.ends_with("invented: sold_out; stock 1: free 0, held 0, sold 1; nobody listed it\n"),
+        "{list}"
+    );
+    desk.run("audit");
 }
 
 /// Buyers come all the time, and two workers that know the item sell to them: once the close is

@@ -46,6 +46,7 @@ fn reload_keeps_known_keys_while_their_source_is_away() {
         let file = "config/flux.toml";
         let toml = format!("jwt_jwks = \"{place}\"\n");
         let desk = desk_with(&toml, &set);
+        desk.run("provision --item ticket_001 --stock 1");
         let (mut serve, address) = desk.serve("");
         assert!(serve.logged.concat().contains("jwt_audience is not set"), "{:?}", serve.logged);
         assert_eq!(buy(&address, &token), 202);

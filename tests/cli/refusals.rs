@@ -152,7 +152,7 @@ fn a_store_that_cannot_be_used() {
     let newer = Desk::new();
     newer.run("provision");
     let database = Connection::open(newer.path("flux.db")).unwrap();
-    database.pragma_update(None, "user_version", 7).unwrap();
+    database.pragma_update(None, "user_version", 999).unwrap();
     let corrupt = Desk::new();
     corrupt.run("provision --item ticket_001 --stock 1");
     let database = Connection::open(corrupt.path("flux.db")).unwrap();

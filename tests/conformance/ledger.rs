@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use flux::core::ledger::{
-    AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, OrderState, Page,
+    AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger, OrderState, Page,
 };
 use flux::core::order::{
-    Decided, Decision, Item, ItemChange, MacCheck, Order, OrderId, OrderNames, Reason, Timestamp,
-    decide,
+    Decided, Decision, Item, ItemChange, Listing, MacCheck, Order, OrderId, OrderNames, Reason,
+    Timestamp, decide,
 };
 
 use super::{fresh_name, ids, item, now, order};
@@ -36,7 +36,11 @@ macro_rules! ledger_contract {
             stock_set_at_once_by_many_is_set,
             once_a_close_is_answered_nothing_is_sold_by_what_was_read_before,
             an_item_is_listed_closed_restocked_and_opened,
+            a_removed_item_stays_away_until_a_stock_lists_it,
+            nothing_read_before_a_removal_makes_the_item_again,
+            an_item_with_units_sold_is_not_removed,
             items_come_in_pages,
+            listed_items_come_before_unlisted_ones,
             the_inventory_lists_sold_single_items_with_their_owners,
             the_audit_sees_every_order_once_and_its_mac_fits,
         );
@@ -294,6 +298,90 @@ pub async fn an_item_is_listed_closed_restocked_and_opened(bench: Bench) {
     let Ok(ItemSet::Changed(open)) = ledger.set_item(&x, open).await else { panic!() };
     assert_eq!((open.status(), open.free, open.closed_at), ("open", 7, None));
     assert_eq!(ledger.item(&x).await.unwrap(), Some(open));
+}
+
+pub async fn a_removed_item_stays_away_until_a_stock_lists_it(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let x = item("x");
+    assert_eq!(ledger.remove_item(&x).await.unwrap(), ItemRemoved::Unlisted);
+    ledger.set_item(&x, ItemChange { stock: Some(5), closed: Some(true) }).await.unwrap();
+    let Ok(ItemRemoved::Removed(removed)) = ledger.remove_item(&x).await else { panic!() };
+    assert_eq!((removed.status(), removed.stock, removed.free), ("removed", 0, 0));
+    assert_eq!(ledger.remove_item(&x).await.unwrap(), ItemRemoved::Already);
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(removed.clone()));
+    assert_eq!(ledger.items(None, 10).await.unwrap().rows, []);
+    let opened = ledger.set_item(&x, ItemChange::closed(false)).await.unwrap();
+    assert_eq!(opened, ItemSet::Unlisted);
+
+    let verdict = decide(Some(&removed), orders(&bench, "x", 2), now());
+    let no = Decision::Rejected(Reason::UnknownItem);
+    assert!(verdict.decided.iter().all(|one| one.decision == no));
+    assert_eq!(ledger.record(&verdict.decided).await.unwrap(), []);
+    let Ok(ItemSet::Created(listed)) = ledger.set_stock(&x, 3).await else { panic!() };
+    assert_eq!((listed.status(), listed.free, listed.listing), ("open", 3, Listing::Listed));
+    assert_eq!(listed.version, removed.version + 1);
+    assert_eq!(ledger.items(None, 10).await.unwrap().rows, [listed]);
+}
+
+pub async fn nothing_read_before_a_removal_makes_the_item_again(bench: Bench) {
+    let ledger = &*bench.ledger;
+    let x = item("x");
+    // A worker that saw no row, and one that saw the item.
+    let unlisted = verdict(&Item::unlisted(x.clone(), 1), orders(&bench, "x", 1));
+    ledger.set_stock(&x, 5).await.unwrap();
+    let read = ledger.item(&x).await.unwrap().unwrap();
+    let known = verdict(&read, orders(&bench, "x", 1));
+    let Ok(ItemRemoved::Removed(removed)) = ledger.remove_item(&x).await else { panic!() };
+    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    for late in [unlisted, known] {
+        assert_eq!(ledger.commit(&late).await.unwrap(), refused);
+        assert!(is_undecided(&states(ledger, &[late.decided[0].order.id]).await[0]));
+    }
+    assert_eq!(ledger.item(&x).await.unwrap(), Some(removed));
+}
+
+pub async fn an_item_with_units_sold_is_not_removed(bench: Bench) {
+    let ledger = &*bench.ledger;
+    ledger.set_stock(&item("x"), 5).await.unwrap();
+    let read = ledger.item(&item("x")).await.unwrap().unwrap();
+    let sold = verdict(&read, orders(&bench, "x", 1));
+    written(ledger, &sold).await;
+    assert_eq!(ledger.remove_item(&item("x")).await.unwrap(), ItemRemoved::HasOrders);
+    assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(sold.item));
+}
+
+pub async fn listed_items_come_before_unlisted_ones(bench: Bench) {
+    let ledger = &*bench.ledger;
+    for n in 0..7 {
+        let name = format!("a-{n}");
+        let unlisted = Item::unlisted(item(&name), 9);
+        written(ledger, &verdict(&unlisted, orders(&bench, &name, 1))).await;
+    }
+    for name in ["m", "z-1", "z-2", "gone"] {
+        ledger.set_stock(&item(name), 3).await.unwrap();
+    }
+    ledger.remove_item(&item("gone")).await.unwrap();
+    // Who gives an item a stock lists it.
+    let Ok(ItemSet::Changed(listed)) = ledger.set_stock(&item("a-3"), 9).await else { panic!() };
+    assert_eq!(listed.listing, Listing::Listed);
+    for limit in [1, 3, 4, 100] {
+        let (mut found, mut next) = (Vec::new(), None);
+        loop {
+            let page = ledger.items(next.as_deref(), limit).await.unwrap();
+            assert!(page.rows.len() <= limit);
+            found.extend(page.rows.into_iter().map(|item| (item.listing, item.id.to_string())));
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        let (first, rest) = found.split_at(4);
+        assert!(first.iter().all(|(listing, _)| *listing == Listing::Listed), "{found:?}");
+        assert!(rest.iter().all(|(listing, _)| *listing == Listing::Unlisted), "{found:?}");
+        let names: HashSet<&String> = found.iter().map(|(_, name)| name).collect();
+        assert_eq!((found.len(), names.len()), (10, 10));
+    }
+    assert!(matches!(ledger.unlisted_items().await.unwrap(), None | Some(6)));
 }
 
 pub async fn items_come_in_pages(bench: Bench) {

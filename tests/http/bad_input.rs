@@ -182,7 +182,7 @@ async fn wrong_paths_and_methods_are_named() {
         ("GET", "/buy", "POST"),
         ("PUT", "/buy", "POST"),
         ("DELETE", "/orders/x", "GET, HEAD"),
-        ("POST", "/items/x", "GET, HEAD, PUT"),
+        ("POST", "/items/x", "GET, HEAD, PUT, DELETE"),
         ("POST", "/inventory", "GET, HEAD"),
         ("BREW", "/stats", "GET, HEAD"),
     ] {

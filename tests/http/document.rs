@@ -75,6 +75,7 @@ async fn each_example_fits_its_schema_and_works() {
     shop.hire();
     let document = Document::of(&shop).await;
     assert_eq!(shop.put_stock("ticket_001", 1).await.status, 201);
+    assert_eq!(shop.put_stock("ticket_002", 1).await.status, 201);
     let order = shop.good_order().await;
     for (path, methods) in document.0["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {

@@ -1,5 +1,6 @@
 use flux::core::order::OrderId;
 use flux::core::queue::DeadLetter;
+use flux::http::{AccessRules, Keys};
 use serde_json::json;
 
 use super::*;
@@ -50,6 +51,7 @@ async fn who_waits_is_answered_at_the_decision() {
     let item = shop.get("/items/ticket_001").await.json();
     let sold = json!({
         "item_id": "ticket_001", "stock": 1, "free": 0, "held": 0, "sold": 1, "status": "sold_out",
+        "unlisted": true,
     });
     assert_eq!(item, sold);
     let inventory = shop.get("/inventory").await;
@@ -175,7 +177,7 @@ async fn a_sale_is_closed_and_opened_again_with_the_admin_key_and_nobody_buys_me
 
 #[tokio::test]
 async fn an_unlisted_item_is_404_when_only_listed_ones_are_sold() {
-    let shop = Shop::open_as(Setup { unlisted_stock: 0, ..Setup::default() }).await;
+    let shop = Shop::open_as(Setup { unlisted_stock: Some(0), ..Setup::default() }).await;
     let order = r#"{"user_id":"ann","item_id":"a:1"}"#;
     shop.buy("", order).await.problem(404);
     // Ids in paths may be percent-encoded.
@@ -185,6 +187,72 @@ async fn an_unlisted_item_is_404_when_only_listed_ones_are_sold() {
     }
     assert_eq!(shop.get("/items/a:1").await.json()["stock"], 2);
     assert_eq!(shop.get("/items/%61%3a1").await.json()["stock"], 2);
+}
+
+#[tokio::test]
+async fn unlisted_items_are_sold_by_default_only_where_buying_takes_no_key() {
+    let keyed =
+        AccessRules { buy_keys: Keys::parse(&"a buy key".into()), ..AccessRules::default() };
+    let keyed = Setup { unlisted_stock: None, access: keyed, ..Setup::default() };
+    let shop = Shop::open_as(keyed).await;
+    let order = r#"{"user_id":"ann","item_id":"Hall_A"}"#;
+    let key = "Authorization: Bearer a buy key\r\n";
+    let detail = shop.buy(key, order).await.problem(404);
+    assert!(detail.contains("flux provision"), "{detail}");
+    shop.put_stock("Hall_A", 1).await;
+    assert_eq!(shop.buy(key, order).await.status, 202);
+    let open = Shop::open_as(Setup { unlisted_stock: None, ..Setup::default() }).await;
+    assert_eq!(open.buy("", order).await.status, 202);
+}
+
+#[tokio::test]
+async fn invented_items_are_bounded_and_come_after_listed_ones() {
+    let shop = Shop::open().await;
+    shop.hire();
+    shop.put_stock("zoo", 5).await;
+    let buy = async |item: &str| {
+        shop.buy("", &format!(r#"{{"user_id":"ann","item_id":"{item}"}}"#)).await
+    };
+    let buy = &buy;
+    let buyers = (0..20).map(|buyer| async move {
+        for n in 0..50 {
+            assert_eq!(buy(&format!("invented-{buyer}-{n}")).await.status, 202, "{buyer} {n}");
+        }
+    });
+    futures_util::future::join_all(buyers).await;
+    let detail = buy("one-more").await.problem(404);
+    assert!(detail.contains("list it with"), "{detail}");
+    assert_eq!(buy("zoo").await.status, 202);
+    let again = buy("invented-7-7").await.json();
+    shop.get(&format!("/orders/{}?wait=20", again["order_id"].as_str().unwrap())).await;
+    let page = shop.get("/items?limit=1").await.json();
+    assert_eq!(page["items"][0]["item_id"], "zoo");
+    assert_eq!(page["items"][0].get("unlisted"), None);
+    let next = shop.get(&format!("/items?limit=1&after={}", page["next"].as_str().unwrap())).await;
+    assert_eq!(next.json()["items"][0]["unlisted"], true);
+    assert_eq!(shop.put_stock("one-more", 2).await.status, 201);
+    assert_eq!(buy("one-more").await.status, 202);
+}
+
+#[tokio::test]
+async fn an_item_without_orders_is_removed_and_listed_again() {
+    let shop = Shop::open().await;
+    shop.hire();
+    let admin = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
+    let remove = async |item: &str| shop.ask("DELETE", &format!("/items/{item}"), &admin, "").await;
+    shop.ask("DELETE", "/items/typo", "", "").await.problem(401);
+    remove("typo").await.problem(404);
+    shop.put_stock("typo", 3).await;
+    for _ in 0..2 {
+        assert_eq!(remove("typo").await.status, 204);
+    }
+    shop.get("/items/typo").await.problem(404);
+    let order = r#"{"user_id":"ann","item_id":"typo"}"#;
+    shop.buy("", order).await.problem(404);
+    assert_eq!(shop.put_stock("typo", 2).await.status, 201);
+    assert_eq!(shop.buy("", order).await.status, 202);
+    let detail = remove("typo").await.problem(409);
+    assert!(detail.contains("close its sale"), "{detail}");
 }
 
 #[tokio::test]

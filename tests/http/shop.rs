@@ -28,7 +28,7 @@ pub const ADMIN_KEY: &str = "the admin's key";
 
 /// How a server under test differs from the usual one.
 pub struct Setup {
-    pub unlisted_stock: u64,
+    pub unlisted_stock: Option<u64>,
     pub admin_key: Option<&'static str>,
     /// In which the admin key is put.
     pub access: AccessRules,
@@ -47,7 +47,7 @@ impl Default for Setup {
             drain: Duration::from_secs(5),
         };
         Self {
-            unlisted_stock: 1,
+            unlisted_stock: Some(1),
             admin_key: Some(ADMIN_KEY),
             access: AccessRules::default(),
             backend: "embedded",

@@ -57,9 +57,27 @@ struct Books {
     sold: u64,
     listed: Duration,
     raised: Duration,
-    closed: bool,
-    /// Free units from each moment on, and whether the sale was closed.
-    past: Vec<(Duration, u64, bool)>,
+    sale: Sale,
+    /// Free units from each moment on, and what the organiser had done.
+    past: Vec<(Duration, u64, Sale)>,
+}
+
+/// What the organiser did with an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sale {
+    Open,
+    Closed,
+    Removed,
+}
+
+impl Sale {
+    fn of(item: &Item) -> Sale {
+        match item.closed_at {
+            _ if item.is_removed() => Sale::Removed,
+            Some(_) => Sale::Closed,
+            None => Sale::Open,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,14 +107,14 @@ impl Books {
     }
 
     /// Whether at some moment since then such a "no" was right.
-    fn was_right_since(&self, begin: Duration, is_right: impl Fn(u64, bool) -> bool) -> bool {
+    fn was_right_since(&self, begin: Duration, is_right: impl Fn(u64, Sale) -> bool) -> bool {
         let at_begin = self.past.iter().rev().find(|(at, ..)| *at <= begin);
         let later = self.past.iter().filter(|(at, ..)| *at > begin);
-        at_begin.into_iter().chain(later).any(|(_, free, closed)| is_right(*free, *closed))
+        at_begin.into_iter().chain(later).any(|(_, free, sale)| is_right(*free, *sale))
     }
 
     fn remember(&mut self, now: Duration) {
-        self.past.push((now, self.free(), self.closed));
+        self.past.push((now, self.free(), self.sale));
     }
 }
 
@@ -221,15 +239,15 @@ impl Auditor {
             books.raised = now;
         }
         books.stock = item.stock;
-        books.closed = item.closed_at.is_some();
+        books.sale = Sale::of(item);
         books.remember(now);
         self.compare(item);
     }
 
     fn fresh_books(&self, stock: u64) -> Books {
         let now = self.now;
-        let past = vec![(now, stock, false)];
-        Books { stock, sold: 0, listed: now, raised: now, closed: false, past }
+        let past = vec![(now, stock, Sale::Open)];
+        Books { stock, sold: 0, listed: now, raised: now, sale: Sale::Open, past }
     }
 
     /// The ledger wrote an item and decisions about it in one go.
@@ -240,15 +258,16 @@ impl Auditor {
             let (units, free) = (one.order.quantity.units(), books.free());
             let right = match (one.decided_at.since(one.order.accepted_at), free) {
                 (age, _) if age > DECISION_RETENTION => Decision::Expired,
-                _ if books.closed => Decision::Rejected(Reason::Closed),
+                _ if books.sale == Sale::Removed => Decision::Rejected(Reason::UnknownItem),
+                _ if books.sale == Sale::Closed => Decision::Rejected(Reason::Closed),
                 (_, 0) => Decision::Rejected(Reason::SoldOut),
                 (_, free) if free < units => Decision::Rejected(Reason::NotEnough),
                 _ => Decision::Sold,
             };
             let (id, made) = (one.order.id, one.decision);
             if made != right {
-                let closed = if books.closed { ", the sale closed" } else { "" };
-                self.broken(format!("P1, P2: {id} was {made:?} with {free} free{closed}"));
+                let sale = books.sale;
+                self.broken(format!("P1, P2: {id} was {made:?} with {free} free, {sale:?}"));
             }
             if made == Decision::Sold {
                 books.sold += units;
@@ -273,13 +292,18 @@ impl Auditor {
             let books = self.items.get(&order.item);
             let right = match made {
                 Decision::Sold | Decision::Rejected(Reason::NotEnough) => false,
-                Decision::Rejected(Reason::SoldOut) => books
-                    .is_some_and(|b| b.was_right_since(since, |free, closed| free == 0 && !closed)),
+                Decision::Rejected(Reason::SoldOut) => books.is_some_and(|b| {
+                    b.was_right_since(since, |free, sale| free == 0 && sale == Sale::Open)
+                }),
                 Decision::Rejected(Reason::Closed) => {
-                    books.is_some_and(|b| b.was_right_since(since, |_, closed| closed))
+                    books.is_some_and(|b| b.was_right_since(since, |_, sale| sale == Sale::Closed))
                 }
                 Decision::Rejected(Reason::UnknownItem) => {
-                    self.unlisted_stock == 0 && books.is_none_or(|books| books.listed >= since)
+                    let unlisted = books.is_none_or(|books| books.listed >= since);
+                    self.unlisted_stock == 0 && unlisted
+                        || books.is_some_and(|b| {
+                            b.was_right_since(since, |_, sale| sale == Sale::Removed)
+                        })
                 }
                 Decision::Expired => one.decided_at.since(order.accepted_at) > DECISION_RETENTION,
             };
@@ -329,8 +353,8 @@ impl Auditor {
 
     fn compare(&mut self, item: &Item) {
         let books = &self.items[&item.id];
-        let right = (books.stock, books.free(), 0, books.sold, books.closed);
-        if (item.stock, item.free, item.held, item.sold, item.closed_at.is_some()) != right {
+        let right = (books.stock, books.free(), 0, books.sold, books.sale);
+        if (item.stock, item.free, item.held, item.sold, Sale::of(item)) != right {
             self.broken(format!("P2: the orders say {right:?}, the item {item:?}"));
         }
     }

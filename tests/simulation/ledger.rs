@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flux::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
+    LedgerError, OrderRecord, OrderState, Page, Tally,
 };
 use flux::core::order::{
     Clock, Decided, Decision, Item, ItemChange, ItemId, OrderId, Timestamp, UserId,
@@ -144,6 +144,20 @@ impl Store {
     }
 }
 
+impl Store {
+    fn remove_item(&self, id: &ItemId) -> ItemRemoved {
+        let mut state = self.state();
+        let ordered = self.is_embedded() && state.rows.values().any(|order| order.item == *id);
+        let removed = ItemRemoved::plan(state.items.get(id), ordered);
+        if let ItemRemoved::Removed(item) = &removed {
+            self.world.tell(format_args!("{id} v{}: removed", item.version));
+            state.items.insert(id.clone(), item.clone());
+            self.world.audit(|auditor| auditor.changed(item));
+        }
+        removed
+    }
+}
+
 fn not_paged<T>() -> Result<Page<T>, LedgerError> {
     Err(LedgerError::Broken("the simulated ledger has no pages".to_owned()))
 }
@@ -193,6 +207,12 @@ impl Ledger for SimLedger {
         let (store, id, now) = (self.store.clone(), item.clone(), self.process.now());
         let set = move || store.set_item(&id, change, now);
         Ok(self.process.call(format!("changes {item}: {change:?}"), set).await?)
+    }
+
+    async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError> {
+        let (store, id) = (self.store.clone(), item.clone());
+        let remove = move || store.remove_item(&id);
+        Ok(self.process.call(format!("removes {item}"), remove).await?)
     }
 
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {

@@ -306,6 +306,9 @@ impl Sale {
                 let change = ItemChange::closed(found.closed_at.is_none());
                 let _busy = ports.ledger.set_item(item, change).await;
             }
+            if world.happens(Fault::ItemRemoved) {
+                let _busy = ports.ledger.remove_item(item).await;
+            }
             if world.happens(Fault::ForeignMessage) {
                 self.store.strange(item);
             }

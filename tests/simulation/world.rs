@@ -48,6 +48,8 @@ pub enum Fault {
     StockLowered,
     /// An item's sale is closed, or opened again.
     SaleClosed,
+    /// An item without orders is removed, until it is restocked.
+    ItemRemoved,
     /// Another producer's messages, some of them no orders.
     ForeignMessage,
     /// A message that bears the id of somebody else's order.
@@ -57,7 +59,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 26] = {
+    pub const ALL: [Fault; 27] = {
         use Fault::*;
         [
             RequestLost,
@@ -83,13 +85,14 @@ impl Fault {
             Restock,
             StockLowered,
             SaleClosed,
+            ItemRemoved,
             ForeignMessage,
             ForgedId,
             Redrive,
         ]
     };
     /// Those that may happen in a run in which nothing but contention is in the way.
-    const OF_CONTENTION: [Fault; 9] = [
+    const OF_CONTENTION: [Fault; 10] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
         Fault::LockExpired,
@@ -99,9 +102,10 @@ impl Fault {
         Fault::Restock,
         Fault::StockLowered,
         Fault::SaleClosed,
+        Fault::ItemRemoved,
     ];
     /// Those with few chances to happen.
-    const RARELY_TRIED: [Fault; 7] = [
+    const RARELY_TRIED: [Fault; 8] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
         Fault::LockExpired,
@@ -109,6 +113,7 @@ impl Fault {
         Fault::Restock,
         Fault::StockLowered,
         Fault::SaleClosed,
+        Fault::ItemRemoved,
     ];
     /// How often a fault that is on happens, in a thousand chances, or in 200.
     const RATES: [u64; 4] = [3, 10, 50, 200];

@@ -41,7 +41,7 @@ pub use threads::wait_until_closed;
 use threads::{Closing, Open, Threads};
 use writer::{Job, WriteJob, write_all};
 
-use crate::core::order::OrderKey;
+use crate::core::order::{Listing, OrderKey};
 
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
@@ -335,6 +335,25 @@ pub mod state {
         for decided in rejected.chain([Decision::Sold, Decision::Expired]) {
             assert_eq!(decision(of(decided)), Some(decided));
         }
+    }
+}
+
+/// `items.listing`.
+pub mod listing {
+    use rusqlite::types::FromSqlError;
+
+    use crate::core::order::Listing;
+
+    /// 0 is what items of files from before the column have: they count as listed.
+    const LISTINGS: [Listing; 3] = [Listing::Listed, Listing::Unlisted, Listing::Removed];
+
+    pub fn of(listing: Listing) -> i64 {
+        listing as i64
+    }
+
+    pub fn read(code: i64) -> Result<Listing, FromSqlError> {
+        let found = LISTINGS.into_iter().find(|listing| of(*listing) == code);
+        found.ok_or(FromSqlError::OutOfRange(code))
     }
 }
 

@@ -19,12 +19,13 @@ use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnConsumedCapacity};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::{
-    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemSet, Ledger, LedgerError,
-    OrderRecord, Page, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, ItemsFrom, Ledger,
+    LedgerError, OrderRecord, Page, Tally,
 };
 use crate::core::connection::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, MacKeys, OrderId, OrderKey, SystemClock, UserId,
+    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, OrderId, OrderKey, SystemClock,
+    UserId,
 };
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
@@ -37,6 +38,9 @@ const UNITS: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
 const REQUESTS_IN_FLIGHT: usize = 4;
 /// Rows that one page of a scan looks at.
 const PAGE: usize = 1_000;
+/// Scans that one page of items takes at most: a table cannot be read by who listed what, so items
+/// that do not belong on the page are passed over.
+const ITEM_SCANS: usize = 8;
 /// How often a commit draws a new token, and a change of an item a new version.
 const ROUNDS: u32 = 8;
 
@@ -297,13 +301,44 @@ impl Ledger for DynamoLedger {
         Err(LedgerError::Busy(format!("item {id} changes all the time")))
     }
 
+    async fn remove_item(&self, id: &ItemId) -> Result<ItemRemoved, LedgerError> {
+        for round in 1..=ROUNDS {
+            let old = self.item(id).await?;
+            let read = old.as_ref().map_or(0, |item| item.version);
+            let removed = ItemRemoved::plan(old.as_ref(), false);
+            let ItemRemoved::Removed(new) = &removed else { return Ok(removed) };
+            if self.replace_item(new, read, round).await? {
+                return Ok(removed);
+            }
+            pause(round).await;
+        }
+        Err(LedgerError::Busy(format!("item {id} changes all the time")))
+    }
+
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
         Ok(None)
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
         let read = |row: &Row| rows::read_item(row, &self.keys);
-        self.scan((&self.items, ITEM_ID), (after, limit), None, read).await
+        let mut from = ItemsFrom::parse(after);
+        let (mut items, mut others) = (Vec::new(), after.is_some());
+        for _ in 0..ITEM_SCANS {
+            let table = (self.items.as_str(), ITEM_ID);
+            let window = (from.after.as_deref(), limit - items.len());
+            let page = self.scan(table, window, None, &read).await?;
+            others |= page.rows.iter().any(|item| item.listing == Listing::Unlisted);
+            items.extend(page.rows.into_iter().filter(|item| item.listing == from.listing));
+            from = match (page.next, from.listing) {
+                (Some(next), listing) => ItemsFrom { listing, after: Some(next) },
+                (None, Listing::Listed) if others => ItemsFrom::unlisted(),
+                (None, _) => return Ok(Page { rows: items, next: None }),
+            };
+            if items.len() >= limit {
+                break;
+            }
+        }
+        Ok(Page { rows: items, next: Some(from.cursor()) })
     }
 
     async fn inventory(

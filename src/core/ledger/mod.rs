@@ -8,7 +8,8 @@ use std::fmt::{Debug, Display};
 use async_trait::async_trait;
 
 use crate::core::order::{
-    Decided, Decision, Item, ItemChange, ItemId, MacCheck, Order, OrderId, Timestamp, UserId,
+    Decided, Decision, Item, ItemChange, ItemId, Listing, MacCheck, Order, OrderId, Timestamp,
+    UserId,
 };
 
 /// What to do about a failed call.
@@ -161,17 +162,83 @@ impl ItemSet {
     /// What a change makes of the item as it was read. A `Created` or `Changed` one is still to be
     /// written, under the version that was read.
     pub fn plan(id: &ItemId, read: Option<&Item>, change: ItemChange, now: Timestamp) -> ItemSet {
-        let (new, old) = match (read, change.stock) {
-            (Some(item), _) => (false, item.clone()),
-            (None, Some(stock)) => (true, Item { version: 1, ..Item::new(id.clone(), stock) }),
-            (None, None) => return ItemSet::Unlisted,
+        let known = read.filter(|item| !item.is_removed());
+        let old = match (known, read, change.stock) {
+            (Some(item), ..) | (None, Some(item), Some(_)) => item.clone(),
+            (None, None, Some(stock)) => Item::new(id.clone(), stock),
+            (None, _, None) => return ItemSet::Unlisted,
         };
         match old.changed(change, now) {
             Err(taken) => ItemSet::BelowTaken(taken),
-            Ok(item) if new => ItemSet::Created(Item { version: 1, ..item }),
+            Ok(item) if read.is_none() => ItemSet::Created(Item { version: 1, ..item }),
+            Ok(item) if known.is_none() => ItemSet::Created(item),
             Ok(item) if item == old => ItemSet::Unchanged(item),
             Ok(item) => ItemSet::Changed(item),
         }
+    }
+}
+
+/// What became of [`Ledger::remove_item`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemRemoved {
+    Removed(Item),
+    /// It was removed before.
+    Already,
+    /// Refused: orders for it came, or units of it are held or sold.
+    HasOrders,
+    /// Refused: the ledger has no row of the item.
+    Unlisted,
+}
+
+impl ItemRemoved {
+    /// What a removal makes of the item as it was read; `ordered` is whether its store has orders
+    /// for it. A `Removed` one is still to be written, under the version that was read.
+    pub fn plan(read: Option<&Item>, ordered: bool) -> ItemRemoved {
+        match read {
+            None => ItemRemoved::Unlisted,
+            Some(item) if item.is_removed() => ItemRemoved::Already,
+            Some(item) if ordered || item.held + item.sold > 0 => ItemRemoved::HasOrders,
+            Some(item) => ItemRemoved::Removed(item.removed()),
+        }
+    }
+}
+
+/// Where a page of items begins: behind an item among the listed ones, which come first, or among
+/// the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ItemsFrom {
+    pub listing: Listing,
+    pub after: Option<String>,
+}
+
+/// Begins a cursor among the items that nobody listed. No item's id contains it.
+const UNLISTED: char = '~';
+
+impl ItemsFrom {
+    pub fn parse(cursor: Option<&str>) -> Self {
+        let cursor = cursor.unwrap_or_default();
+        let (listing, after) = match cursor.strip_prefix(UNLISTED) {
+            Some(after) => (Listing::Unlisted, after),
+            None => (Listing::Listed, cursor),
+        };
+        Self { listing, after: Some(after.to_owned()).filter(|after| !after.is_empty()) }
+    }
+
+    pub fn cursor(&self) -> String {
+        let after = self.after.as_deref().unwrap_or_default();
+        match self.listing {
+            Listing::Listed => after.to_owned(),
+            Listing::Unlisted | Listing::Removed => format!("{UNLISTED}{after}"),
+        }
+    }
+
+    pub fn behind(item: &Item) -> Self {
+        Self { listing: item.listing, after: Some(item.id.to_string()) }
+    }
+
+    /// The beginning of the items that nobody listed.
+    pub fn unlisted() -> Self {
+        Self { listing: Listing::Unlisted, after: None }
     }
 }
 
@@ -182,6 +249,7 @@ pub trait Ledger: Debug + Display + Send + Sync {
     /// The most decisions one [`Commit`] may carry.
     fn max_commit(&self) -> usize;
 
+    /// The item, a removed one too.
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError>;
 
     /// What is known of each order, in the order asked. Any number of ids.
@@ -201,6 +269,18 @@ pub trait Ledger: Debug + Display + Send + Sync {
     /// Idempotent.
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError>;
 
+    /// Takes an item without orders away: it is in no list, its orders are `unknown_item`, and
+    /// nothing but a stock that an organiser gives brings it back. A write like a commit: once it
+    /// is answered, nothing is sold by what was read before it. Idempotent. Orders that were only
+    /// rejected count where the store knows an item's orders.
+    async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError>;
+
+    /// How many items nobody listed, those with nothing but waiting orders included; `None` where
+    /// the store does not count.
+    async fn unlisted_items(&self) -> Result<Option<u64>, LedgerError> {
+        Ok(None)
+    }
+
     /// [`Ledger::set_item`] of the stock alone.
     async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<ItemSet, LedgerError> {
         self.set_item(item, ItemChange::stock(stock)).await
@@ -209,7 +289,9 @@ pub trait Ledger: Debug + Display + Send + Sync {
     /// `None` where the store does not count.
     async fn tally(&self) -> Result<Option<Tally>, LedgerError>;
 
-    /// Items in pages of at most `limit`; `after` is a former page's `next`.
+    /// Items in pages of at most `limit`, listed ones before those that nobody listed, removed ones
+    /// left out; `after` is a former page's `next`. An item that is listed between two pages may
+    /// be in neither.
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError>;
 
     /// Sold one-of-a-kind items with their owners, in pages like [`Ledger::items`].

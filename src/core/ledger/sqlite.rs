@@ -11,16 +11,16 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
 
 use super::{
-    AuditedItem, AuditedOrder, Commit, Committed, ItemSet, Ledger, LedgerError, OrderRecord,
-    OrderState, Page, StoreAudit, Tally,
+    AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, ItemsFrom, Ledger,
+    LedgerError, OrderRecord, OrderState, Page, StoreAudit, Tally,
 };
 use crate::core::connection::sqlite::counts::Counts;
 use crate::core::connection::sqlite::items::ItemRow;
 use crate::core::connection::sqlite::orders::OrderRow;
 use crate::core::connection::sqlite::{Store, StoreError, objects, state};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, MacKeys, MacState, OrderId, OrderKey, SystemClock,
-    UserId,
+    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, MacState, OrderId, OrderKey,
+    SystemClock, UserId,
 };
 
 #[derive(Debug)]
@@ -89,15 +89,38 @@ impl Ledger for SqliteLedger {
             let read = read_item(tx, &keys, &item)?;
             let set = ItemSet::plan(&item, read.as_ref(), change, SystemClock.now());
             if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
-                let mut counts = Counts::read(tx, &keys)?;
-                let mut row = ItemRow::find_or_insert(tx, &keys, item.id.as_str())?;
-                row.set(item, &mut counts)?;
-                row.save(tx, &keys, &mut counts)?;
-                counts.save(tx, &keys)?;
+                write_item(tx, &keys, item)?;
             }
             Ok(set)
         };
         Ok(self.store.write(set).await?)
+    }
+
+    async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError> {
+        let item = item.clone();
+        let keys = self.keys;
+        let remove = move |tx: &Connection| {
+            let read = read_item(tx, &keys, &item)?;
+            let row = ItemRow::find(tx, &keys, item.as_str())?;
+            let ordered = match row {
+                Some(row) => row.arrivals()? > row.moved()?,
+                None => false,
+            };
+            let removed = ItemRemoved::plan(read.as_ref(), ordered);
+            if let ItemRemoved::Removed(item) = &removed {
+                write_item(tx, &keys, item)?;
+            }
+            Ok(removed)
+        };
+        Ok(self.store.write(remove).await?)
+    }
+
+    async fn unlisted_items(&self) -> Result<Option<u64>, LedgerError> {
+        let count = "SELECT count(*) FROM items WHERE listing = 1";
+        let read = move |c: &Connection| {
+            c.prepare_cached(count)?.query_row([], |row| row.get(0)).map(Some)
+        };
+        Ok(self.store.read(read).await?)
     }
 
     async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
@@ -119,14 +142,19 @@ impl Ledger for SqliteLedger {
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
-        let after = after.unwrap_or_default().to_owned();
+        let from = ItemsFrom::parse(after);
         let keys = self.keys;
         let read = move |c: &Connection| {
-            let rows = ItemRow::page(c, &keys, &after, limit)?;
+            let after = from.after.as_deref().unwrap_or_default();
+            let mut rows = ItemRow::page(c, &keys, from.listing, after, limit)?;
+            if from.listing == Listing::Listed && rows.len() < limit {
+                let left = limit - rows.len();
+                rows.extend(ItemRow::page(c, &keys, Listing::Unlisted, "", left)?);
+            }
             rows.iter().map(ItemRow::item).collect::<rusqlite::Result<Vec<_>>>()
         };
         let rows = self.store.read(read).await?;
-        Ok(page(rows, limit, |item| item.id.to_string()))
+        Ok(page(rows, limit, |item| ItemsFrom::behind(item).cursor()))
     }
 
     async fn inventory(
@@ -203,6 +231,14 @@ fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
 ) -> rusqlite::Result<T> {
     parse(row.get_ref(column)?.as_str()?)
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+}
+
+fn write_item(tx: &Connection, keys: &MacKeys, item: &Item) -> rusqlite::Result<()> {
+    let mut counts = Counts::read(tx, keys)?;
+    let mut row = ItemRow::find_or_insert(tx, keys, item.id.as_str())?;
+    row.set(item, &mut counts)?;
+    row.save(tx, keys, &mut counts)?;
+    counts.save(tx, keys)
 }
 
 fn read_item(

@@ -12,7 +12,8 @@ pub struct Verdict {
 ///
 /// `orders` must be distinct and undecided, oldest first. An item counts as sold out at
 /// `free` = 0 only; an order for more than is free is `not_enough` and leaves the units to the
-/// next. While an item's sale is closed, its orders are `closed`, sold out or not. An order older
+/// next. While an item's sale is closed, its orders are `closed`, sold out or not; orders for a
+/// removed item are `unknown_item`. An order older
 /// than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever had one, may be
 /// forgotten, so it must not get units now.
 pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> Verdict {
@@ -34,7 +35,7 @@ fn decide_one(item: Option<&mut Item>, order: &Order, now: Timestamp) -> Decisio
     if now.since(order.accepted_at) > DECISION_RETENTION {
         return Decision::Expired;
     }
-    let Some(item) = item else {
+    let Some(item) = item.filter(|item| !item.is_removed()) else {
         return Decision::Rejected(Reason::UnknownItem);
     };
     if item.closed_at.is_some() {
@@ -59,7 +60,7 @@ fn decide_one(item: Option<&mut Item>, order: &Order, now: Timestamp) -> Decisio
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{ItemId, OrderId, Quantity, UserId};
+    use super::super::{ItemChange, ItemId, OrderId, Quantity, UserId};
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -124,6 +125,17 @@ mod tests {
         let closed = Item { closed_at: Some(NOW), ..item(5) };
         let old = Order { accepted_at: Timestamp(0), ..order(1, 1) };
         assert_eq!(decisions(&decide(Some(&closed), vec![old], NOW)), [Decision::Expired]);
+    }
+
+    #[test]
+    fn orders_for_a_removed_item_are_unknown_until_it_is_listed_again() {
+        let removed = item(5).removed();
+        let verdict = decide(Some(&removed), vec![order(1, 1)], NOW);
+        assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::UnknownItem)]);
+        let listed = removed.changed(ItemChange::stock(0), NOW).unwrap();
+        assert_eq!((listed.status(), listed.version), ("sold_out", removed.version + 1));
+        let listed = removed.changed(ItemChange::stock(2), NOW).unwrap();
+        assert_eq!(decisions(&decide(Some(&listed), vec![order(1, 1)], NOW)), [Decision::Sold]);
     }
 
     proptest! {

@@ -21,6 +21,17 @@ impl ItemChange {
     }
 }
 
+/// Whether an organiser listed an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    Listed,
+    /// Made by its first order, with the setting `unlisted_stock`.
+    Unlisted,
+    /// Taken away by the organiser before it had orders. Its row stays, so that an order that is
+    /// still on its way does not make the item anew.
+    Removed,
+}
+
 /// What the ledger knows of an item. `free + held + sold = stock`, always.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -35,6 +46,7 @@ pub struct Item {
     pub restocked_at: Option<Timestamp>,
     /// Since when its sale is closed, if it is: all of its orders are rejected.
     pub closed_at: Option<Timestamp>,
+    pub listing: Listing,
     /// Counts the writes to this item; 0 is an item the ledger has no row of yet.
     pub version: u64,
     /// True if the row that this was read from did not fit its MAC. Kept by all that is written
@@ -44,7 +56,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// An item nobody bought from yet and the ledger does not know yet.
+    /// A listed item nobody bought from yet and the ledger does not know yet.
     pub fn new(id: ItemId, stock: u64) -> Self {
         Self {
             id,
@@ -55,14 +67,25 @@ impl Item {
             owner: None,
             restocked_at: None,
             closed_at: None,
+            listing: Listing::Listed,
             version: 0,
             altered: false,
         }
     }
 
+    /// [`Item::new`], but nobody listed it.
+    pub fn unlisted(id: ItemId, stock: u64) -> Self {
+        Self { listing: Listing::Unlisted, ..Self::new(id, stock) }
+    }
+
+    pub fn is_removed(&self) -> bool {
+        self.listing == Listing::Removed
+    }
+
     /// `closed` says more than `sold_out`: a restock alone changes nothing about it.
     pub fn status(&self) -> &'static str {
         match self.closed_at {
+            _ if self.is_removed() => "removed",
             Some(_) => "closed",
             None if self.free == 0 => "sold_out",
             None => "open",
@@ -72,11 +95,11 @@ impl Item {
     /// Whether each of its orders gets a "no", whatever it asks for, until somebody changes the
     /// item.
     pub fn turns_all_away(&self) -> bool {
-        self.free == 0 || self.closed_at.is_some()
+        self.free == 0 || self.closed_at.is_some() || self.is_removed()
     }
 
     /// The item after a change, under the next version if that makes a difference; or the least
-    /// stock that is possible when the one asked for is too low.
+    /// stock that is possible when the one asked for is too low. Who gives a stock lists the item.
     pub fn changed(&self, change: ItemChange, now: Timestamp) -> Result<Self, u64> {
         let mut item = match change.stock {
             Some(stock) if stock != self.stock => self.with_stock(stock, now)?,
@@ -88,7 +111,19 @@ impl Item {
             item.closed_at = closed.then_some(now);
             item.version = self.version + 1;
         }
+        if change.stock.is_some() && self.listing != Listing::Listed {
+            item.listing = Listing::Listed;
+            item.version = self.version + 1;
+        }
         Ok(item)
+    }
+
+    /// The item as it stays when it is removed. Without stock, so that a process of a version that
+    /// does not know removed items sells none of it either.
+    pub fn removed(&self) -> Self {
+        let version = self.version + 1;
+        let altered = self.altered;
+        Self { listing: Listing::Removed, version, altered, ..Self::new(self.id.clone(), 0) }
     }
 
     /// The item with another stock, or the least stock that is possible when it is too low.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::trace::TraceContext;
 pub use decide::{Verdict, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
-pub use item::{Item, ItemChange, MAX_STOCK};
+pub use item::{Item, ItemChange, Listing, MAX_STOCK};
 pub use mac::{BROKEN, Mac, MacCheck, MacKeys, MacState, MacWriter};
 pub use timestamp::{as_rfc3339, rfc3339};
 

@@ -75,9 +75,9 @@ impl Draft<'_> {
         self
     }
 
-    fn item(self) -> Self {
+    fn item(self, example: &str) -> Self {
         let schema = self.schemas.read::<ItemId>();
-        self.takes("path", "id", schema, json!("ticket_001"), "The item.")
+        self.takes("path", "id", schema, json!(example), "The item.")
     }
 
     fn order(self) -> Self {
@@ -317,11 +317,17 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
         draft(schemas, 1, ("get", "/items"), "items", "All items, in pages")
             .after("`next` of the page before.")
             .takes("query", "limit", limit, json!(100), "Items in a page.")
-            .answers(200, JSON, items, json!({"items": [shown]}), "A page of items, by id.")
+            .answers(
+                200,
+                JSON,
+                items,
+                json!({"items": [shown]}),
+                "A page of items: by id (on AWS in no order), listed ones first.",
+            )
             .problems(&[400])
             .done,
         draft(schemas, 1, ("get", "/items/{id}"), "item", "One item")
-            .item()
+            .item("ticket_001")
             .answers(200, JSON, item.clone(), shown.clone(), "The item.")
             .problems(&[404])
             .done,
@@ -334,12 +340,22 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
         )
         .about("Stock goes no lower than what is held and sold.")
         .who(For::Admin)
-        .item()
+        .item("ticket_001")
         .body(change, json!({"stock": 1}))
         .answers(200, JSON, item.clone(), shown.clone(), "The item as it is now.")
         .answers(201, JSON, item, shown, "The item, which is new.")
         .problems(&[401, 403, 404, 409])
         .done,
+        draft(schemas, 1, ("delete", "/items/{id}"), "removeItem", "Remove an item without orders")
+            .about(
+                "It is in no list, and orders for it are rejected as `unknown_item`, until a stock \
+                 lists it again. An item that has orders stays.",
+            )
+            .who(For::Admin)
+            .item("ticket_002")
+            .answers_nothing(204, "It is removed.")
+            .problems(&[400, 401, 403, 404, 409])
+            .done,
         draft(schemas, 1, ("get", "/inventory"), "inventory", "Who owns the one-of-a-kind items")
             .about(
                 "Sold items of a single unit, 1,000 to a page, at most a second old. Where keys \
@@ -352,7 +368,7 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
                 JSON,
                 json!({"type": "array", "items": sold}),
                 json!([{"id": "ticket_001", "owner": "ann"}]),
-                "A page of items, by id.",
+                "A page of items: by id (on AWS in no order), listed ones first.",
             )
             .heads(
                 "200",
@@ -421,7 +437,7 @@ fn pages(schemas: &mut Schemas) -> Vec<Operation> {
             .unless_known()
             .done,
         draft(schemas, 3, ("get", "/buy/{id}"), "buyPage", "Buy an item, and follow the order")
-            .item()
+            .item("ticket_001")
             .answers_text(HTML, "The page.")
             .unless_known()
             .problems(&[404])

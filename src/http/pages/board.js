@@ -163,9 +163,10 @@ function showItems() {
     if (chip.dataset.state && chip.dataset.state !== item.status) news.push(`${item.item_id} is ${plain(item.status)}`);
     chip.dataset.state = item.status;
     write(chip, plain(item.status));
+    line.classList.toggle("unlisted", item.unlisted === true);
     fillBar(line.querySelector(".bar"), item);
     write(line.querySelector("b"), `${count(item.sold)} sold`);
-    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)}`);
+    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)}${item.unlisted ? "; nobody listed it" : ""}`);
     const sale = line.querySelector("[data-act=sale]");
     write(sale, item.status === "closed" ? "Open" : "Close");
     sale.setAttribute("aria-label", `${sale.textContent} the sale of ${item.item_id}`);

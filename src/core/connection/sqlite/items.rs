@@ -4,12 +4,13 @@ use rusqlite::types::{FromSql, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::counts::Counts;
-use crate::core::order::{Item, ItemId, Mac, MacCheck, MacKeys, Timestamp, UserId};
+use super::listing;
+use crate::core::order::{Item, ItemId, Listing, Mac, MacCheck, MacKeys, Timestamp, UserId};
 
 /// The columns under the MAC, in the order of [`column`]. `claimed_by` and `claimed_until` are not:
 /// they change many times a second, and nothing that is decided depends on them.
 const COLUMNS: &str = "no, id, stock, free, held, sold, owner, version, restocked_at, closed_at,
-    arrivals, moved, decided, dead, mac_from";
+    arrivals, moved, decided, dead, mac_from, listing";
 
 /// Where a column is in [`ItemRow`].
 mod column {
@@ -28,7 +29,8 @@ mod column {
     pub const DECIDED: usize = 12;
     pub const DEAD: usize = 13;
     pub const MAC_FROM: usize = 14;
-    pub const COUNT: usize = 15;
+    pub const LISTING: usize = 15;
+    pub const COUNT: usize = 16;
 }
 use column::*;
 
@@ -59,21 +61,26 @@ impl ItemRow {
         if let Some(found) = Self::find(tx, keys, id)? {
             return Ok(found);
         }
-        let sql = format!("INSERT INTO items (id) VALUES (?) RETURNING {COLUMNS}, mac");
+        let sql = format!("INSERT INTO items (id, listing) VALUES (?, ?) RETURNING {COLUMNS}, mac");
         let mut insert = tx.prepare_cached(&sql)?;
-        let row = insert.query_row([id], |row| Self::of_row(row, keys))?;
+        let values = (id, listing::of(Listing::Unlisted));
+        let row = insert.query_row(values, |row| Self::of_row(row, keys))?;
         Ok(ItemRow { new: true, ..row })
     }
 
-    /// Rows behind item `after` of items that the ledger knows, by id.
+    /// Rows behind item `after` of this listing, of items that the ledger knows, by id.
     pub fn page(
         c: &Connection,
         keys: &MacKeys,
+        listing: Listing,
         after: &str,
         limit: usize,
     ) -> rusqlite::Result<Vec<ItemRow>> {
+        // As a literal, so that the index over unlisted items is used.
+        let listing = listing::of(listing);
         let sql = format!(
-            "SELECT {COLUMNS}, mac FROM items WHERE version > 0 AND id > ? ORDER BY id LIMIT ?"
+            "SELECT {COLUMNS}, mac FROM items
+             WHERE listing = {listing} AND version > 0 AND id > ? ORDER BY id LIMIT ?"
         );
         let mut page = c.prepare_cached(&sql)?;
         let rows = page.query_map((after, limit as i64), |row| Self::of_row(row, keys))?;
@@ -126,6 +133,7 @@ impl ItemRow {
             owner,
             restocked_at: time(RESTOCKED_AT)?,
             closed_at: time(CLOSED_AT)?,
+            listing: self.parsed(LISTING, listing::read(self.get(LISTING)?))?,
             version: self.get(VERSION)?,
             altered: false,
         })
@@ -203,6 +211,7 @@ impl ItemRow {
         self.values[VERSION] = number(item.version);
         self.values[RESTOCKED_AT] = time(item.restocked_at.map(|at| at.0));
         self.values[CLOSED_AT] = time(item.closed_at.map(|at| at.0));
+        self.values[LISTING] = Value::Integer(listing::of(item.listing));
         Ok(())
     }
 
@@ -223,11 +232,12 @@ impl ItemRow {
             check => check,
         };
         self.mac = Value::Blob(check.carry_on(|| mac_of(&self.values, keys)).to_vec());
-        let values = self.values[STOCK..MAC_FROM].iter().chain([&self.mac, &self.values[NO]]);
+        let [listing, no] = [LISTING, NO].map(|column| &self.values[column]);
+        let values = self.values[STOCK..MAC_FROM].iter().chain([listing, &self.mac, no]);
         tx.prepare_cached(
             "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, version = ?,
              restocked_at = ?, closed_at = ?, arrivals = ?, moved = ?, decided = ?, dead = ?,
-             mac = ? WHERE no = ?",
+             listing = ?, mac = ? WHERE no = ?",
         )?
         .execute(params_from_iter(values))
         .map(drop)
@@ -258,7 +268,10 @@ impl ItemRow {
 
 fn mac_of(values: &[Value], keys: &MacKeys) -> Mac {
     let mut mac = keys.item_row();
-    for value in values {
+    // Rows of files from before the column have a MAC without it.
+    let listed = Value::Integer(listing::of(Listing::Listed));
+    let values = values.iter().enumerate();
+    for (_, value) in values.filter(|(column, value)| *column != LISTING || **value != listed) {
         match value {
             Value::Null => mac.absent(),
             Value::Integer(number) => mac.number(*number),

@@ -9,10 +9,11 @@ use super::state;
 use crate::core::order::Decision;
 
 /// Indexes without which the file lets orders be taken twice, or cannot be read.
-const INDEXES: [(&str, &str); 3] = [
+const INDEXES: [(&str, &str); 4] = [
     ("order_ids", "CREATE UNIQUE INDEX order_ids ON orders (id)"),
     ("waiting", "CREATE INDEX waiting ON orders (place) WHERE state = 10"),
     ("dead_letters_by_age", "CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id)"),
+    ("unlisted_items", "CREATE INDEX unlisted_items ON items (id) WHERE listing = 1"),
 ];
 
 pub const WEBHOOKS_PUT: &str = "webhooks_put";

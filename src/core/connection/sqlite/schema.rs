@@ -8,10 +8,10 @@ use super::errors::{StoreError, not_a_store, other_schema};
 
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 7;
+const SCHEMA_VERSION: i32 = 8;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 5] = [
+const UPGRADES: [&str; 6] = [
     "ALTER TABLE items ADD COLUMN closed_at INTEGER",
     "ALTER TABLE orders ADD COLUMN trace BLOB",
     "CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
@@ -19,6 +19,8 @@ const UPGRADES: [&str; 5] = [
     CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID",
     "CREATE INDEX dead_letters_by_age ON dead_letters (at, order_id)",
     MACS,
+    "ALTER TABLE items ADD COLUMN listing INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX unlisted_items ON items (id) WHERE listing = 1",
 ];
 
 /// From seals to MACs. What is there keeps its seal and is checked by the old rule: an order that
@@ -70,8 +72,10 @@ CREATE TABLE items (
     decided INTEGER NOT NULL DEFAULT 0,
     dead INTEGER NOT NULL DEFAULT 0,
     mac_from INTEGER NOT NULL DEFAULT 1,
-    mac BLOB
+    mac BLOB,
+    listing INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX unlisted_items ON items (id) WHERE listing = 1;
 CREATE TABLE orders (
     place INTEGER PRIMARY KEY,
     id BLOB NOT NULL,

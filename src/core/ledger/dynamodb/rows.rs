@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::core::ledger::{AuditedItem, AuditedOrder, OrderRecord, OrderState};
 use crate::core::order::{
-    DECISION_RETENTION, Decided, Decision, Item, ItemId, Mac, MacCheck, MacKeys, MacWriter, Order,
-    OrderId, OrderKey, Quantity, Timestamp, UserId,
+    DECISION_RETENTION, Decided, Decision, Item, ItemId, Listing, Mac, MacCheck, MacKeys,
+    MacWriter, Order, OrderId, OrderKey, Quantity, Timestamp, UserId,
 };
 
 /// Key of the table of orders.
@@ -50,8 +50,14 @@ mod name {
     pub const RESTOCKED_AT: &str = "restocked_at";
     /// Absent while the sale is open, as in every row from before there was such a thing.
     pub const CLOSED_AT: &str = "closed_at";
+    /// Absent where an organiser listed the item, as in every row from before there was such a thing.
+    pub const LISTING: &str = "listing";
 }
 pub use name::{OWNER, STOCK};
+
+/// What [`name::LISTING`] says.
+const UNLISTED: &str = "unlisted";
+const REMOVED: &str = "removed";
 
 pub fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
@@ -84,6 +90,14 @@ pub fn item_row(item: &Item, keys: &MacKeys) -> Row {
         if let Some(at) = time {
             row.insert(name.to_owned(), number(at.0));
         }
+    }
+    let listing = match item.listing {
+        Listing::Listed => None,
+        Listing::Unlisted => Some(UNLISTED),
+        Listing::Removed => Some(REMOVED),
+    };
+    if let Some(listing) = listing {
+        row.insert(name::LISTING.to_owned(), text(listing));
     }
     let check = if item.altered { MacCheck::Wrong } else { MacCheck::Fits };
     let mac = check.carry_on(|| mac_of(&row, keys.item_row()));
@@ -178,6 +192,17 @@ fn time_of(row: &Row, name: &str) -> Result<Option<Timestamp>, Damaged> {
     }
 }
 
+fn listing_of(row: &Row) -> Result<Listing, Damaged> {
+    if !row.contains_key(name::LISTING) {
+        return Ok(Listing::Listed);
+    }
+    match text_of(row, name::LISTING)? {
+        UNLISTED => Ok(Listing::Unlisted),
+        REMOVED => Ok(Listing::Removed),
+        other => Err(damaged(row, format!("no such listing: {other}"))),
+    }
+}
+
 pub fn read_item(row: &Row, keys: &MacKeys) -> Result<Item, Damaged> {
     let owner = match row.contains_key(name::OWNER) {
         true => Some(parse(row, name::OWNER, UserId::parse)?),
@@ -192,6 +217,7 @@ pub fn read_item(row: &Row, keys: &MacKeys) -> Result<Item, Damaged> {
         owner,
         restocked_at: time_of(row, name::RESTOCKED_AT)?,
         closed_at: time_of(row, name::CLOSED_AT)?,
+        listing: listing_of(row)?,
         version: number_of(row, VERSION)?,
         altered: check_item(row, keys) == MacCheck::Wrong,
     })

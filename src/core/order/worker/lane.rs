@@ -205,7 +205,7 @@ impl Lane {
     async fn read(&self) -> Result<Option<Item>, LedgerError> {
         let unlisted = self.floor.rules.unlisted_stock;
         let item = self.item().await?;
-        Ok(item.or_else(|| (unlisted > 0).then(|| Item::new(self.item.clone(), unlisted))))
+        Ok(item.or_else(|| (unlisted > 0).then(|| Item::unlisted(self.item.clone(), unlisted))))
     }
 
     async fn item(&self) -> Result<Option<Item>, LedgerError> {
