@@ -172,7 +172,7 @@ def quiet(seconds, hot_rate, delay_ms=5, rate=10):
         cloud.serve(1)
         hot = None
         if hot_rate:
-            command = [FLUX, "stress", "--target", f"http://{cloud.address}", "--item", "hot",
+            command = [FLUX, "stress", "--yes-sell-real-stock", "--target", f"http://{cloud.address}", "--item", "hot",
                        "--rate", int(hot_rate), "--users", int(hot_rate * (seconds + 3)),
                        "--connections", 64, "--duplicates", 0]
             hot = stack.enter_context(running(command, cloud.place, cloud.delayed))

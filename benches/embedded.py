@@ -95,7 +95,7 @@ def open_loop(rate, seconds):
     """Orders at a fixed rate: what `flux stress` says of them."""
     with ExitStack() as stack:
         shop = Shop(stack)
-        report = stress(shop.place, shop.env, "--target", f"http://{shop.address}",
+        report = stress(shop.place, shop.env, "--yes-sell-real-stock", "--target", f"http://{shop.address}",
                         "--item", "hot", "--users", int(rate * seconds), "--rate", int(rate),
                         "--connections", 256, "--duplicates", 0)
         shop.audit(report["accepted"])

@@ -114,6 +114,12 @@ pub fn say(text: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{}", visible_but(&text, &['\n', '\t']))
 }
 
+/// Prints a remark about an answer on stderr, so that the answer alone is on stdout.
+pub fn remark(what: impl Display) {
+    // With nobody to read it, there is nobody to tell.
+    let _unread = writeln!(io::stderr(), "{}", visible(&what.to_string()));
+}
+
 /// Prints why a command failed, on one line of stderr.
 pub fn complain(why: impl Display) {
     // With nobody to read it, there is nobody to tell.

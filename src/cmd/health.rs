@@ -33,7 +33,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let mut connection = Connection::to(&address);
     match tokio::time::timeout(WITHIN, connection.get(path)).await {
         Ok(Ok(answer)) if answer.status.is_success() => {
-            say(String::from_utf8_lossy(&answer.body))?;
+            say(String::from_utf8_lossy(&answer.body).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
         Ok(Ok(answer)) => bail!("{address}{path} answers {}", answer.status),

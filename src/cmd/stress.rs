@@ -15,7 +15,7 @@ use crate::load::{
     Address, Circumstances, Guard, Plan, Prices, Report, Stress, StressError, Target,
 };
 use crate::stop;
-use crate::telemetry::say;
+use crate::telemetry::{remark, say};
 use crate::wiring::rehearsal::{Cast, Rehearsal};
 
 /// Race buyers for an item, then audit; exit code 1 if a promise broke
@@ -58,6 +58,9 @@ pub struct Args {
     /// the setting buy_key (or else admin_key) where there is one
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
+    /// Let --target sell an item whose id does not begin with stress-: its units are then gone
+    #[arg(long, requires = "target")]
+    yes_sell_real_stock: bool,
     /// Write what came of it: as a page with plots to a FILE.html, as JSON to any other; repeatable
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
@@ -77,6 +80,7 @@ enum GuardName {
 }
 
 pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
+    args.check()?;
     let settings = super::settings(&flags)?;
     let grace = Duration::from_millis(settings.grace_ms);
     let without = args.guards();
@@ -98,7 +102,7 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     }
     let workers = usize::from(args.workers.unwrap_or(1));
     let stopped = stop::on_signal_or_hangup(grace)?;
-    let (rehearsal, target) = match args.target {
+    let (rehearsal, target) = match args.target.clone() {
         Some(address) => (None, Target { address: to_buy_at(address, &settings)?, own: None }),
         None => {
             let cast = Cast { connections: plan.connections, workers, without };
@@ -116,8 +120,9 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let report = outcome.context("stopped before the end: nothing was audited")?;
     let report = report.map_err(usage)?;
     say(&report)?;
-    for (form, file) in report_to {
+    for ((form, file), path) in report_to.into_iter().zip(&args.report) {
         write(&form.of(&report, &circumstances)?, file)?;
+        remark(format_args!("report written to {}", path.display()));
     }
     Ok(exit_code(report.verdict))
 }
@@ -130,7 +135,23 @@ fn to_buy_at(address: Address, settings: &Settings) -> Result<Address, Usage> {
     }
 }
 
+/// Begins the ids of items that are there to be raced for.
+const TO_BE_RACED_FOR: &str = "stress-";
+
 impl Args {
+    /// Buying at a running server is for good.
+    fn check(&self) -> Result<(), Usage> {
+        let item = self.item.as_str();
+        let meant = self.yes_sell_real_stock || item.starts_with(TO_BE_RACED_FOR);
+        if self.target.is_none() || meant {
+            return Ok(());
+        }
+        Err(Usage(format!(
+            "--target sells the real stock of {item}: race for an item whose id begins with \
+             {TO_BE_RACED_FOR}, or add --yes-sell-real-stock"
+        )))
+    }
+
     fn plan(&self) -> Plan {
         Plan {
             item: self.item.clone(),

@@ -9,7 +9,7 @@ use super::dlq::WhichArgs;
 use crate::config::Flags;
 use crate::core::order::{Clock, SystemClock};
 use crate::core::webhooks::Answer;
-use crate::telemetry::say;
+use crate::telemetry::{remark, say};
 use crate::wiring;
 
 /// Letters listed in one go.
@@ -50,7 +50,11 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let outbox = wiring::webhooks::outbox(&settings).await?;
     match args.action {
         Action::List => {
-            for letter in outbox.dead_letters(LETTERS_MAX).await? {
+            let letters = outbox.dead_letters(LETTERS_MAX).await?;
+            if letters.is_empty() {
+                remark("no dead letters");
+            }
+            for letter in letters {
                 say(serde_json::to_string(&letter)?)?;
             }
             tracing::info!("{} wait to be sent", outbox.waiting().await?.waiting);

@@ -103,7 +103,7 @@ impl Server {
             text.extend_from_slice(br#"","status":"queued","order":{"user_id":"#);
             serde_json::to_writer(&mut text, order.user.as_str())?;
             let (item, units) = (&order.item, order.quantity.units());
-            write!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
+            writeln!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
         })();
         written.expect("writing to memory does not fail");
         let mut answer = json_text(StatusCode::ACCEPTED, text);

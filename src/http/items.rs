@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
 use super::lists;
-use super::problem::{Problem, json, json_bytes, json_text};
+use super::problem::{Problem, json, json_text, lined};
 use super::query;
 use super::server::Server;
 use super::shared::Shared;
@@ -217,7 +217,7 @@ fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
 }
 
 pub(super) fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Bytes {
-    Bytes::from_owner(Page { text: json_bytes(page), _place: place })
+    Bytes::from_owner(Page { text: lined(page), _place: place })
 }
 
 pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {

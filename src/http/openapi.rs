@@ -49,7 +49,7 @@ impl Written {
 }
 
 static VALUE: LazyLock<Value> = LazyLock::new(document);
-static DOCUMENT: LazyLock<Written> = LazyLock::new(|| Written::of(VALUE.to_string()));
+static DOCUMENT: LazyLock<Written> = LazyLock::new(|| Written::of(VALUE.to_string() + "\n"));
 static REFERENCE: LazyLock<Written> =
     LazyLock::new(|| Written::of(reference::page(&VALUE).into_string()));
 
@@ -62,7 +62,7 @@ impl Server {
         };
         let mut document = VALUE.clone();
         document["servers"] = json!([{"url": base}]);
-        let written = Written::of(document.to_string());
+        let written = Written::of(document.to_string() + "\n");
         tagged(json_text(StatusCode::OK, written.text), written.tag, head)
     }
 

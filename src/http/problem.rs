@@ -114,7 +114,7 @@ impl Problem {
             order_id: self.order,
             members: self.members.as_deref(),
         };
-        serde_json::to_vec(&problem).expect(ALWAYS_JSON)
+        lined(&problem)
     }
 }
 
@@ -133,9 +133,17 @@ impl From<LedgerError> for Problem {
 }
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    json_text(status, json_bytes(body))
+    json_text(status, lined(body))
 }
 
+/// Ends in a line feed, so that a terminal's prompt stands on a line of its own.
+pub(super) fn lined(body: &impl Serialize) -> Vec<u8> {
+    let mut text = json_bytes(body);
+    text.push(b'\n');
+    text
+}
+
+/// On one line, without its end: for event streams.
 pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect(ALWAYS_JSON)
 }

@@ -42,6 +42,8 @@ pub struct Board {
     pub ack_ms: Times,
     /// `None` where only the server itself is seen.
     pub workers: Option<Vec<Worker>>,
+    /// False while nobody knows the items; older servers do not say.
+    pub items_known: Option<bool>,
     pub items: Vec<Item>,
     pub items_more: bool,
     pub last: Vec<Last>,

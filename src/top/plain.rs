@@ -59,6 +59,10 @@ fn write_head(page: &mut String, board: &Board, address: &str) -> std::fmt::Resu
 }
 
 fn write_lists(page: &mut String, board: &Board) -> std::fmt::Result {
+    if board.items.is_empty() {
+        let known = board.items_known != Some(false);
+        writeln!(page, "items: {}", if known { "none" } else { "?" })?;
+    }
     for item in &board.items {
         let (id, status) = (shown(&item.item_id, NAME), shown(&item.status, NAME));
         let (sold, held) = (count(item.sold), count(item.held));
@@ -66,11 +70,16 @@ fn write_lists(page: &mut String, board: &Board) -> std::fmt::Result {
         let unlisted = if item.unlisted { ", nobody listed it" } else { "" };
         writeln!(
             page,
-            "item {id}: {sold} sold, {held} held, {free} free of {stock}, {status}{unlisted}"
+            "item {id}: {sold} sold, {held} held, {free} free of {stock} units, {status}{unlisted}"
         )?;
     }
     if board.items_more {
         writeln!(page, "item ...: there are more")?;
+    }
+    match &board.workers {
+        None => writeln!(page, "workers: ?")?,
+        Some(workers) if workers.is_empty() => writeln!(page, "workers: none")?,
+        Some(_) => {}
     }
     for worker in board.workers.iter().flatten() {
         let (kind, host) = (shown(&worker.kind, NAME), shown(&worker.host, NAME));

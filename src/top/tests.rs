@@ -210,7 +210,7 @@ fn as_text_each_fact_is_a_line() {
         "units: 0 oversold, 0 stranded",
         "orders: 12,345 accepted (2,346/s), 12,300 decided (2,300/s), 500 sold, 11,800 rejected, ? expired",
         "backlog: 45 waiting, the oldest for 21 ms, 1 dead letters",
-        "item hall_A: 500 sold, 0 held, 0 free of 500, sold_out",
+        "item hall_A: 500 sold, 0 held, 0 free of 500 units, sold_out",
         "worker box:4242 (work): 2,300/s, 7 in hand",
         "decision 11:59:59 o-1: 1 of hall_A to Tanisha sold",
         "dead letter 11:59:59 o-2: not an order",

@@ -92,7 +92,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, sight: &Sight, theme: &Theme) {
     frame.render_widget(Line::from(freshness(sight, theme)).right_aligned(), first);
     let Some(board) = &sight.board else { return };
     let rates = &board.rates;
-    let mut counts = Vec::new();
+    let mut counts = vec![Span::styled("orders  ", theme.quiet())];
     for (what, number, per_second) in [
         ("accepted", board.accepted, Some(rates.accepted)),
         ("decided", board.decided, Some(rates.decided)),

@@ -5,16 +5,18 @@ use anyhow::Result;
 use super::Usage;
 use crate::core::ledger::{ItemRemoved, ItemSet, Ledger};
 use crate::core::order::{Item, ItemChange, ItemId, Listing};
-use crate::telemetry::say;
+use crate::telemetry::{remark, say};
 
 /// Items read at a time.
 const PAGE: usize = 1_000;
 
-/// Prints each item, in the ledger's order; as a line of JSON if asked for.
+/// Prints each item, in the ledger's order, or remarks that there is none; as a line of JSON if asked for.
 pub async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
     let mut after: Option<String> = None;
+    let mut none = true;
     loop {
         let page = ledger.items(after.as_deref(), PAGE).await?;
+        none &= page.rows.is_empty();
         for item in &page.rows {
             let Item { id, stock, free, held, sold, .. } = item;
             let (status, unlisted) = (item.status(), item.listing == Listing::Unlisted);
@@ -36,6 +38,10 @@ pub async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
         }
         match page.next {
             Some(next) => after = Some(next),
+            None if none => {
+                remark("no items: list one with `flux provision --item ID --stock N`");
+                return Ok(());
+            }
             None => return Ok(()),
         }
     }
@@ -45,16 +51,20 @@ pub async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
 /// those before it are done, and the same again goes on from there.
 pub async fn change(ledger: &dyn Ledger, items: &[ItemId], change: ItemChange) -> Result<()> {
     for id in items {
-        let (item, already) = match ledger.set_item(id, change).await? {
-            ItemSet::Created(item) | ItemSet::Changed(item) => (item, ""),
+        let (item, how) = match ledger.set_item(id, change).await? {
+            ItemSet::Created(item) => {
+                remark(format_args!(
+                    "item {id} was not listed before; to take it back: flux items remove {id}"
+                ));
+                (item, ", newly listed")
+            }
+            ItemSet::Changed(item) => (item, ""),
             ItemSet::Unchanged(item) => (item, " already"),
             refused => return Err(refusal(id, &refused).into()),
         };
         let Item { stock, free, sold, .. } = item;
         let status = item.status();
-        say(format_args!(
-            "item {id} is {status}{already}; stock {stock}: free {free}, sold {sold}"
-        ))?;
+        say(format_args!("item {id} is {status}{how}; stock {stock}: free {free}, sold {sold}"))?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::core::order::OrderId;
 use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
 use crate::core::queue::DeadLetter;
 use crate::core::text::visible;
-use crate::telemetry::say;
+use crate::telemetry::{remark, say};
 
 /// Characters of a letter's text that a person is shown.
 const SHOWN: usize = 200;
@@ -18,13 +18,18 @@ const SHOWN: usize = 200;
 /// Prints each letter, in full as a line of JSON if asked for.
 pub async fn list(ports: &Ports, reason: Option<&str>, json: bool) -> Result<()> {
     let mut printed = Ok(());
+    let mut shown = 0_u64;
     let mut show = |letter: &DeadLetter| {
+        shown += 1;
         if printed.is_ok() {
             printed = print(letter, json);
         }
     };
     let unseen = dead_letters::list(ports, reason, &mut show).await?;
     printed?;
+    if shown == 0 && unseen == 0 {
+        remark(if reason.is_some() { "no such dead letters" } else { "no dead letters" });
+    }
     if unseen > 0 {
         tracing::warn!(
             "about {unseen} letters more are there: too many for one look, or somebody else is \

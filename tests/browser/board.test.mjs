@@ -46,8 +46,8 @@ test("a sale is seen as it runs, and as it ended", async (t) => {
   }
   await says(page, "#sold-units", "^751$");
   await says(page, "#of-units", "^of 751$");
-  await says(page, "#rate-accepted .total", "^4,000 in all$");
-  await says(page, "#rate-decided .total", "^4,000 in all$");
+  await says(page, "#rate-accepted .total", "^4,000 orders in all$");
+  await says(page, "#rate-decided .total", "^4,000 orders in all$");
   await says(page, "#oversold", "^0$");
   await says(page, "#stranded", "^0$");
   await says(page, "#verdict-words", "Every unit is accounted for");
@@ -281,6 +281,30 @@ test("what the server does not know is shown as unknown, and a broken promise lo
   await says(page, "#verdict-words", "A promise is broken");
   await says(page, "#of-units", "of the items shown");
   await isAccessible(page, "broken");
+  await leave(page);
+});
+
+test("nothing is good news before it is known", async (t) => {
+  const shop = await Shop.open(t, { items: { hall_A: 5 } });
+  const unknown = { accepted: null, decided: null, sold: null, rejected: null };
+  const board = {
+    at: "2026-11-25T00:00:00.000Z", at_ms: Date.now(), backend: "aws", uptime_s: 5, expired: null, ...unknown,
+    rates: unknown, rejected_by_reason: {}, backlog: { waiting: null, oldest_ms: null, dead_letters: null },
+    decision_ms: { p50: null, p99: null }, ack_ms: { p50: null, p99: null }, workers: null, items_known: false,
+    items: [], items_more: false, last: [], dead_letters: [], oversold_units: null, stranded_units: null,
+  };
+  const say = (text) => (route) => route.fulfill({ contentType: "text/event-stream", body: text });
+  const silent = await visit(browser, shop, "/", { routes: { "**/events": say(":\n\n") } });
+  for (const list of ["#no-items", "#no-decisions", "#no-letters"]) await says(silent, list, "^Not known yet");
+  await leave(silent);
+  const told = say(`event: board\ndata: ${JSON.stringify(board)}\n\n`);
+  const page = await visit(browser, shop, "/", { routes: { "**/events": told } });
+  for (const figure of ["#sold-units", "#rate-sold .large", "#oversold"]) await says(page, figure, "^unknown$");
+  await says(page, "#verdict-words", "Not known yet");
+  await says(page, "#no-items", "^Not known yet");
+  await says(page, "#no-letters", "^Not known yet");
+  await shoot(page, "board-unknown");
+  await isAccessible(page, "unknown");
   await leave(page);
 });
 

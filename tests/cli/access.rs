@@ -143,9 +143,9 @@ fn keys_that_a_hangup_turns_on_end_the_sale_of_unlisted_items() {
 #[test]
 fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
     let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
-    desk.run("provision --item ticket_001 --stock 1");
+    desk.run("provision --item stress-1 --stock 1");
     let (_serve, address) = desk.serve("--workers 4");
-    let race = format!("stress --item ticket_001 --users 50 --target http://{address}");
+    let race = format!("stress --item stress-1 --users 50 --target http://{address}");
     let report = desk.run(&race);
     assert!(report.contains("PASS: sold 1 of 1") && !report.contains(SESAME), "{report}");
 

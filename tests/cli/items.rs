@@ -59,10 +59,10 @@ fn an_item_without_orders_is_removed_from_the_command_line() {
     assert!(desk.refused("items open typo").contains("no item typo"));
     let (status, _) = http(&address, "POST /buy", r#"{"user_id":"bob","item_id":"typo"}"#);
     assert_eq!(status, 404);
-    assert_eq!(
-        desk.run("items restock typo --stock 2"),
-        "item typo is open; stock 2: free 2, sold 0\n"
-    );
+    let restock = desk.command("items restock typo --stock 2").output().unwrap();
+    let listed = "item typo is open, newly listed; stock 2: free 2, sold 0\n";
+    assert_eq!(String::from_utf8(restock.stdout).unwrap(), listed);
+    assert!(String::from_utf8(restock.stderr).unwrap().contains("flux items remove typo"));
 
     // An order that waits for a worker is an order, too.
     let _work = desk.start("work");

@@ -58,8 +58,13 @@ fn wrong_arguments() {
             ("stress --item a --rate 0", &["--rate", "above 0"]),
             ("stress --item a --without luck", &["luck", "ledger-condition"]),
             ("stress --item a --without lock --stock 9 --users 9", &["--users", "--stock"]),
+            (
+                "stress --item a --target http://127.0.0.1:1",
+                &["real stock of a", "--yes-sell-real-stock"],
+            ),
+            ("stress --item stress-a --yes-sell-real-stock", &["--target"]),
             ("stress --item a --target localhost", &["http://HOST:PORT"]),
-            ("stress --item a --target http://127.0.0.1:1", &["flux serve", "--target"]),
+            ("stress --item stress-a --target http://127.0.0.1:1", &["flux serve", "--target"]),
             (
                 "stress --item a --target http://ann:open-sesame-please@shop",
                 &["--target", "password"],

@@ -32,6 +32,7 @@ fn pulse(id: &str, sold: u64) -> Pulse {
         kind: Kind::Work,
         host: "here \"and\" there".to_owned(),
         pid: 4_711,
+        at: Some(flux::core::order::Timestamp(9)),
         started_at: Timestamp(1_795_441_740_123),
         concurrency: 50,
         counts,

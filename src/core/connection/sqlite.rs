@@ -41,7 +41,7 @@ pub use threads::wait_until_closed;
 use threads::{Closing, Open, Threads};
 use writer::{Job, WriteJob, write_all};
 
-use crate::core::order::{Listing, OrderKey};
+use crate::core::order::OrderKey;
 
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.

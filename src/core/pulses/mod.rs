@@ -47,6 +47,9 @@ pub struct Pulse {
     pub host: String,
     pub pid: u32,
     pub started_at: Timestamp,
+    /// When it said so, by its own clock; absent in those of older versions.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
     /// Items decided at once; 0 in a process that only takes orders.
     pub concurrency: usize,
     pub counts: Counts,
@@ -139,6 +142,7 @@ impl Pulse {
             host: hostname(),
             pid: std::process::id(),
             started_at: ports.clock.now(),
+            at: None,
             concurrency,
             counts: Counts::default(),
             decision: Vec::new(),
@@ -150,6 +154,7 @@ impl Pulse {
 
     fn renew(&mut self, ports: &Ports) {
         let meters = &ports.meters;
+        self.at = Some(ports.clock.now());
         let rejected = meters.outcomes.rejected().filter(|(_, count)| *count > 0);
         self.counts = Counts {
             accepted: meters.accepted.get(),

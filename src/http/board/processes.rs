@@ -11,13 +11,13 @@ use crate::core::pulses::{Counts, LastDecision, Living, Pulse};
 /// Processes that are remembered, so that one that comes back is not counted twice; beyond it the
 /// one that was silent for longest is forgotten.
 const REMEMBERED_MAX: usize = 1_000;
-/// A rate is of no interest when its process has been silent for so long.
+/// The rate of a process that has been silent for so long is not known.
 const RATE_LIFE: Duration = Duration::from_millis(2_500);
 /// Samples over which times are shown.
 const WINDOW: usize = 10;
 
 /// Orders a second.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rates {
     pub accepted: f64,
     pub decided: f64,
@@ -25,12 +25,23 @@ pub struct Rates {
     pub rejected: f64,
 }
 
+impl Rates {
+    fn plus(self, other: Rates) -> Rates {
+        Rates {
+            accepted: self.accepted + other.accepted,
+            decided: self.decided + other.decided,
+            sold: self.sold + other.sold,
+            rejected: self.rejected + other.rejected,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Process {
     pulse: Pulse,
     written: Instant,
-    /// Between its last two pulses.
-    rates: Rates,
+    /// Between its last two pulses; `None` while there was only one.
+    rates: Option<Rates>,
 }
 
 /// A living process as it is shown.
@@ -38,7 +49,7 @@ struct Process {
 pub struct Seen {
     pub pulse: Pulse,
     pub age: Duration,
-    pub decided_per_s: f64,
+    pub decided_per_s: Option<f64>,
 }
 
 #[derive(Debug, Default)]
@@ -51,21 +62,19 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Takes in what the living say now; returns them, and how fast all of them together go on.
-    pub fn take(&mut self, living: Vec<Living>) -> (Vec<Seen>, Rates) {
+    /// Takes in what the living say now; returns them, and how fast all of them together go on,
+    /// where that is known of each.
+    pub fn take(&mut self, living: Vec<Living>) -> (Vec<Seen>, Option<Rates>) {
         let first = self.known.is_empty();
         let now = Instant::now();
-        let mut all = Rates::default();
+        let mut all = Some(Rates::default());
         let mut seen = Vec::with_capacity(living.len());
         for Living { pulse, age } in living {
             let written = now.checked_sub(age).unwrap_or(now);
             let rates = self.take_one(&pulse, written, first);
-            let fresh = if age < RATE_LIFE { rates } else { Rates::default() };
-            all.accepted += fresh.accepted;
-            all.decided += fresh.decided;
-            all.sold += fresh.sold;
-            all.rejected += fresh.rejected;
-            seen.push(Seen { pulse, age, decided_per_s: fresh.decided });
+            let rates = rates.filter(|_| age < RATE_LIFE);
+            all = all.zip(rates).map(|(all, rates)| all.plus(rates));
+            seen.push(Seen { pulse, age, decided_per_s: rates.map(|rates| rates.decided) });
         }
         self.decision.turn();
         self.ack.turn();
@@ -74,15 +83,17 @@ impl Processes {
     }
 
     /// What was done before the first sample is no part of the times of the last seconds.
-    fn take_one(&mut self, pulse: &Pulse, written: Instant, first: bool) -> Rates {
+    fn take_one(&mut self, pulse: &Pulse, written: Instant, first: bool) -> Option<Rates> {
         let nothing = Counts::default();
         let (before, since) = match self.known.get(&pulse.id) {
-            Some(known) if written <= known.written => return known.rates,
-            Some(known) => (&known.pulse.counts, Some(written - known.written)),
-            None => (&nothing, None),
+            Some(known) if known.is_repeated_by(pulse, written) => return known.rates,
+            Some(known) => (&known.pulse.counts, Some(known.until(pulse, written))),
+            // What it did since its start, if that was a moment ago.
+            None => (&nothing, pulse.at.map(|at| at.since(pulse.started_at)).filter(is_a_moment)),
         };
         let new = difference(&pulse.counts, before);
-        let rates = since.map_or(Rates::default(), |since| Rates::of(&new, since));
+        let idle = pulse.counts == nothing;
+        let rates = since.map(|since| Rates::of(&new, since)).or(idle.then(Rates::default));
         let known = self.known.get(&pulse.id);
         if !first || known.is_some() {
             self.decision.add(&pulse.decision, known.map(|k| &*k.pulse.decision));
@@ -122,9 +133,34 @@ impl Processes {
     }
 }
 
+impl Process {
+    /// Whether this is the pulse that is known. The time at which it was written is only as exact as
+    /// the read of its age: it serves for pulses of older versions, which do not say when they were
+    /// made.
+    fn is_repeated_by(&self, pulse: &Pulse, written: Instant) -> bool {
+        match (self.pulse.at, pulse.at) {
+            (Some(before), Some(now)) => before == now,
+            _ => written <= self.written,
+        }
+    }
+
+    /// The time between the known pulse and this one.
+    fn until(&self, pulse: &Pulse, written: Instant) -> Duration {
+        match (self.pulse.at, pulse.at) {
+            (Some(before), Some(now)) if now > before => now.since(before),
+            _ => written.saturating_duration_since(self.written),
+        }
+    }
+}
+
+fn is_a_moment(time: &Duration) -> bool {
+    *time < RATE_LIFE
+}
+
 impl Rates {
     fn of(new: &Counts, since: Duration) -> Rates {
-        let per_s = |count: u64| count as f64 / since.as_secs_f64();
+        // A process's first pulse is made at its start.
+        let per_s = |count: u64| count as f64 / since.as_secs_f64().max(0.001);
         Rates {
             accepted: per_s(new.accepted),
             decided: per_s(new.decided()),
@@ -204,6 +240,7 @@ mod tests {
             host: "here".to_owned(),
             pid: 1,
             started_at: Timestamp(0),
+            at: None,
             concurrency: 1,
             counts: Counts { sold, ..Counts::default() },
             decision,
@@ -218,15 +255,37 @@ mod tests {
     async fn what_a_process_did_is_counted_once_whether_it_lives_on_dies_or_comes_back() {
         let mut processes = Processes::default();
         let (_, rates) = processes.take(vec![living("a", 100, 0), living("b", 5, 0)]);
-        assert_eq!((processes.counts.sold, rates.sold), (105, 0.0));
+        assert_eq!((processes.counts.sold, rates), (105, None), "nobody knows when");
         assert_eq!(processes.decision_ms(), (None, None), "done before anybody looked");
         tokio::time::advance(Duration::from_secs(1)).await;
         let (seen, rates) = processes.take(vec![living("a", 130, 0)]);
-        assert_eq!((seen.len(), processes.counts.sold, rates.sold), (1, 135, 30.0));
+        assert_eq!((seen.len(), processes.counts.sold), (1, 135));
+        assert_eq!(rates.map(|rates| rates.sold), Some(30.0));
         assert!(processes.decision_ms().0.is_some_and(|p50| (0.63..=1.0).contains(&p50)));
         tokio::time::advance(Duration::from_secs(9)).await;
-        let (_, rates) = processes.take(vec![living("a", 130, 9_000), living("b", 15, 0)]);
-        assert_eq!((processes.counts.sold, rates.sold), (145, 1.0));
+        let (_, rates) = processes.take(vec![living("b", 15, 0)]);
+        assert_eq!((processes.counts.sold, rates.map(|rates| rates.sold)), (145, Some(1.0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_that_is_read_twice_keeps_its_rate_and_a_late_one_has_none() {
+        let mut processes = Processes::default();
+        let mut beat = |at, sold, age_ms| {
+            let mut living = living("a", sold, age_ms);
+            living.pulse.at = Some(Timestamp(at));
+            let (seen, rates) = processes.take(vec![living]);
+            assert_eq!(seen[0].decided_per_s, rates.map(|rates| rates.decided));
+            rates.map(|rates| rates.sold)
+        };
+        assert_eq!(beat(500, 10, 0), Some(20.0), "since its start");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(beat(1_500, 40, 0), Some(30.0));
+        tokio::time::advance(Duration::from_millis(900)).await;
+        // Its age was read some milliseconds before the time of day.
+        assert_eq!(beat(1_500, 40, 893), Some(30.0));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(beat(1_500, 40, 2_900), None);
+        assert_eq!(beat(4_500, 40, 0), Some(0.0));
     }
 
     #[tokio::test(start_paused = true)]

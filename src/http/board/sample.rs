@@ -23,7 +23,8 @@ pub(in super::super) struct Sample {
     /// Orders so far; `None` where nobody knows.
     pub accepted: Option<u64>,
     pub decided: Option<Decided>,
-    pub rates: Rates,
+    /// `None` where nobody knows.
+    pub rates: Option<Rates>,
     /// `None` where only this process is seen.
     pub processes: Option<Vec<Seen>>,
     pub decision_ms: (Option<f64>, Option<f64>),
@@ -86,7 +87,7 @@ impl Sampler {
             }
             Err(e) => {
                 tracing::debug!("the board does without pulses: {e}");
-                (None, Rates::default())
+                (None, None)
             }
         };
         self.look_at_stores(wanted).await;

@@ -24,9 +24,11 @@ pub struct StoreView {
     /// Oldest first. Only the embedded queue shows them without touching them.
     pub letters: Vec<DeadLetter>,
     pub tally: Option<Tally>,
-    pub items: Vec<Item>,
+    /// `None` until they were read.
+    pub items: Option<Vec<Item>>,
     pub items_more: bool,
-    pub wrong: Wrong,
+    /// `None` until all items were looked at, unless something is wrong.
+    pub wrong: Option<Wrong>,
 }
 
 /// Units that the items' own counters say are oversold, and lost.
@@ -60,8 +62,8 @@ pub struct Sweep {
     next: Option<String>,
     /// Of the items since the sweep began.
     running: Wrong,
-    /// Of the last whole sweep.
-    whole: Wrong,
+    /// Of the last whole sweep, if there was one.
+    whole: Option<Wrong>,
 }
 
 impl Sweep {
@@ -69,15 +71,17 @@ impl Sweep {
         self.running = self.running.plus(Wrong::of(&page.rows));
         self.next.clone_from(&page.next);
         if page.next.is_none() {
-            self.whole = std::mem::take(&mut self.running);
+            self.whole = Some(std::mem::take(&mut self.running));
         }
     }
 
-    fn wrong(&self) -> Wrong {
-        Wrong {
-            oversold: self.whole.oversold.max(self.running.oversold),
-            stranded: self.whole.stranded.max(self.running.stranded),
-        }
+    fn wrong(&self) -> Option<Wrong> {
+        let running = Some(self.running).filter(|running| *running != Wrong::default());
+        let whole = self.whole.or(running)?;
+        Some(Wrong {
+            oversold: whole.oversold.max(self.running.oversold),
+            stranded: whole.stranded.max(self.running.stranded),
+        })
     }
 }
 
@@ -114,7 +118,7 @@ pub async fn look(
         Some(Page { mut rows, next }) => {
             view.items_more = next.is_some() || rows.len() > ITEMS_SHOWN;
             rows.truncate(ITEMS_SHOWN);
-            view.items = rows;
+            view.items = Some(rows);
         }
         None => {
             view.items_more = before.items_more;
@@ -152,11 +156,14 @@ mod tests {
         let page =
             |item, next: Option<&str>| Page { rows: vec![item], next: next.map(str::to_owned) };
         let mut sweep = Sweep::default();
+        assert_eq!(sweep.wrong(), None);
+        sweep.take(&page(item(1, 1, 0), Some("a")));
+        assert_eq!(sweep.wrong(), None, "not all were looked at");
         sweep.take(&page(item(1, 0, 2), Some("x")));
-        assert_eq!(sweep.wrong(), Wrong { oversold: 1, stranded: 1 });
+        assert_eq!(sweep.wrong(), Some(Wrong { oversold: 1, stranded: 1 }));
         sweep.take(&page(item(5, 1, 1), None));
-        assert_eq!(sweep.wrong(), Wrong { oversold: 1, stranded: 4 });
+        assert_eq!(sweep.wrong(), Some(Wrong { oversold: 1, stranded: 4 }));
         sweep.take(&page(item(5, 4, 1), None));
-        assert_eq!(sweep.wrong(), Wrong::default());
+        assert_eq!(sweep.wrong(), Some(Wrong::default()));
     }
 }

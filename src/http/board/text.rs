@@ -16,10 +16,10 @@ use crate::core::pulses::{Kind, LastDecision};
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
     at_ms: u64,
-    accepted_per_s: f64,
-    decided_per_s: f64,
-    sold_per_s: f64,
-    rejected_per_s: f64,
+    accepted_per_s: Option<f64>,
+    decided_per_s: Option<f64>,
+    sold_per_s: Option<f64>,
+    rejected_per_s: Option<f64>,
     waiting: Option<u64>,
     oldest_ms: Option<u64>,
     p50_ms: Option<f64>,
@@ -28,14 +28,14 @@ pub struct Point {
 
 impl Point {
     pub fn of(sample: &Sample) -> Point {
-        let Rates { accepted, decided, sold, rejected } = sample.rates;
+        let per_s = |rate: fn(Rates) -> f64| sample.rates.map(rate).map(tenths);
         let (p50, p99) = sample.decision_ms;
         Point {
             at_ms: sample.at.0,
-            accepted_per_s: tenths(accepted),
-            decided_per_s: tenths(decided),
-            sold_per_s: tenths(sold),
-            rejected_per_s: tenths(rejected),
+            accepted_per_s: per_s(|rates| rates.accepted),
+            decided_per_s: per_s(|rates| rates.decided),
+            sold_per_s: per_s(|rates| rates.sold),
+            rejected_per_s: per_s(|rates| rates.rejected),
             waiting: sample.store.backlog.as_ref().map(|backlog| backlog.waiting),
             oldest_ms: oldest_ms(sample),
             p50_ms: p50.map(tenths),
@@ -66,20 +66,22 @@ struct BoardJson<'a> {
     decision_ms: TimesJson,
     ack_ms: TimesJson,
     workers: Option<Vec<WorkerJson<'a>>>,
+    /// False until the items were read; `items` is empty then.
+    items_known: bool,
     items: Vec<ItemJson<'a>>,
     items_more: bool,
     last: Vec<LastJson<'a>>,
     dead_letters: Vec<LetterJson<'a>>,
-    oversold_units: u64,
-    stranded_units: u64,
+    oversold_units: Option<u64>,
+    stranded_units: Option<u64>,
 }
 
 #[derive(Serialize)]
 struct RatesJson {
-    accepted: f64,
-    decided: f64,
-    sold: f64,
-    rejected: f64,
+    accepted: Option<f64>,
+    decided: Option<f64>,
+    sold: Option<f64>,
+    rejected: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -105,7 +107,7 @@ struct WorkerJson<'a> {
     concurrency: usize,
     started_at: String,
     age_ms: u64,
-    decided_per_s: f64,
+    decided_per_s: Option<f64>,
     in_hand: u64,
 }
 
@@ -136,7 +138,7 @@ pub fn history(points: &VecDeque<Point>) -> Vec<u8> {
 pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bool) -> Vec<u8> {
     let (store, decided) = (&sample.store, sample.decided.as_ref());
     let no_reasons = BTreeMap::new();
-    let Rates { accepted, decided: all, sold, rejected } = sample.rates;
+    let per_s = |rate: fn(Rates) -> f64| sample.rates.map(rate).map(tenths);
     json_bytes(&BoardJson {
         at: rfc3339(sample.at),
         at_ms: sample.at.0,
@@ -148,10 +150,10 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
         rejected: decided.map(|d| d.rejected),
         expired: decided.map(|d| d.expired),
         rates: RatesJson {
-            accepted: tenths(accepted),
-            decided: tenths(all),
-            sold: tenths(sold),
-            rejected: tenths(rejected),
+            accepted: per_s(|rates| rates.accepted),
+            decided: per_s(|rates| rates.decided),
+            sold: per_s(|rates| rates.sold),
+            rejected: per_s(|rates| rates.rejected),
         },
         rejected_by_reason: decided.map_or(&no_reasons, |d| &d.by_reason),
         backlog: BacklogJson {
@@ -162,7 +164,8 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
         decision_ms: times(sample.decision_ms),
         ack_ms: times(sample.ack_ms),
         workers: sample.processes.as_deref().map(workers),
-        items: store.items.iter().map(shown).collect(),
+        items_known: store.items.is_some(),
+        items: store.items.iter().flatten().map(shown).collect(),
         items_more: store.items_more,
         last: sample.last.iter().map(|one| last(one, names)).collect(),
         dead_letters: store
@@ -174,8 +177,8 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
                 at: rfc3339(letter.at),
             })
             .collect(),
-        oversold_units: store.wrong.oversold,
-        stranded_units: store.wrong.stranded,
+        oversold_units: store.wrong.map(|wrong| wrong.oversold),
+        stranded_units: store.wrong.map(|wrong| wrong.stranded),
     })
 }
 
@@ -194,7 +197,7 @@ fn worker(seen: &Seen) -> WorkerJson<'_> {
         concurrency: pulse.concurrency,
         started_at: rfc3339(pulse.started_at),
         age_ms: seen.age.as_millis() as u64,
-        decided_per_s: tenths(seen.decided_per_s),
+        decided_per_s: seen.decided_per_s.map(tenths),
         in_hand: pulse.in_hand,
     }
 }

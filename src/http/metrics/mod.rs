@@ -136,11 +136,12 @@ fn write_sample(page: &mut Page, sample: &Sample) {
         let oldest = sample.oldest().map_or(0.0, |age| age.as_secs_f64());
         page.gauge("flux_backlog_oldest_seconds", "Age of the oldest waiting order.", oldest);
     }
-    let wrong = sample.store.wrong;
-    let about = "Units held and sold beyond the stock, by the items' counters.";
-    page.gauge("flux_oversold_units", about, wrong.oversold);
-    let about = "Units missing from, or too many in, the items' counters.";
-    page.gauge("flux_stranded_units", about, wrong.stranded);
+    if let Some(wrong) = sample.store.wrong {
+        let about = "Units held and sold beyond the stock, by the items' counters.";
+        page.gauge("flux_oversold_units", about, wrong.oversold);
+        let about = "Units missing from, or too many in, the items' counters.";
+        page.gauge("flux_stranded_units", about, wrong.stranded);
+    }
     if let Some(processes) = &sample.processes {
         let deciding = processes.iter().filter(|seen| seen.pulse.concurrency > 0).count();
         page.gauge("flux_workers", "Living processes that decide.", deciding);

@@ -347,10 +347,7 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
         .problems(&[401, 403, 404, 409])
         .done,
         draft(schemas, 1, ("delete", "/items/{id}"), "removeItem", "Remove an item without orders")
-            .about(
-                "It is in no list, and orders for it are rejected as `unknown_item`, until a stock \
-                 lists it again. An item that has orders stays.",
-            )
+            .about("Its orders are `unknown_item` until a stock lists it again.")
             .who(For::Admin)
             .item("ticket_002")
             .answers_nothing(204, "It is removed.")

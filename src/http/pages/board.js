@@ -41,7 +41,7 @@ function addPlot(parent, { id, title, figures, lines, text = count, before, leas
 const RATES = ["accepted", "decided", "sold", "rejected"];
 const cards = Object.fromEntries(RATES.map((name) => [name, addPlot($("rates"), {
   id: `rate-${name}`,
-  title: name[0].toUpperCase() + name.slice(1),
+  title: `Orders ${name}`,
   figures: [{ unit: "/s" }],
   lines: [{ of: (point) => point[`${name}_per_s`], colour: `--${name}` }],
   text: rate,
@@ -68,7 +68,7 @@ function showRates() {
   for (const name of RATES) {
     const card = cards[name];
     writeFigure(card.values[0], rate(board.rates?.[name]));
-    write(card.total, `${count(board[name])} in all`);
+    write(card.total, known(board[name]) ? `${count(board[name])} orders in all` : "in all unknown");
     describe(card, `${card.title} a second`, (point) => point[`${name}_per_s`], rate);
   }
   const { waiting, oldest_ms: oldest } = board.backlog ?? {};
@@ -110,16 +110,21 @@ function showNumbers() {
     (point) => make("tr", {}, ...columns.map(([, text]) => make("td", { textContent: text(point) }))));
 }
 
-// The sale as a whole.
+// The sale as a whole. Here and with the items, figures are units; rates and their sums are orders.
+
+/** Older servers do not say, and send no items then. */
+const itemsKnown = () => board.items_known ?? board.items !== undefined;
 
 function showSale() {
   const items = board.items ?? [];
   const sum = (name) => items.reduce((all, item) => all + item[name], 0);
   const all = { stock: sum("stock"), sold: sum("sold"), held: sum("held"), free: sum("free") };
-  write($("sold-units"), count(all.sold));
+  const seen = itemsKnown();
+  writeFigure($("sold-units"), seen ? count(all.sold) : "unknown");
   write($("of-units"), items.length ? `of ${count(all.stock)}${board.items_more ? " of the items shown" : ""}` : "");
   fillBar($("sale-bar"), all);
-  const parts = ["sold", "held", "free"].map((name) => ({ name, value: count(all[name]) }));
+  if (!seen) $("sale-bar").setAttribute("aria-label", "Not known yet");
+  const parts = ["sold", "held", "free"].map((name) => ({ name, value: seen ? count(all[name]) : "unknown" }));
   keep($("sale-legend"), parts, ({ name }) => name,
     ({ name }) => make("li", {}, make("i", { className: name }), make("span", { className: "figure" })),
     (line, { name, value }) => write(line.lastElementChild, `${value} ${name}`));
@@ -146,7 +151,7 @@ function showWorkers() {
       const silent = age_ms > 3_000 ? `, silent for ${ms(age_ms)}` : "";
       write(row.children[0], `${kind} ${pid} on ${host}${silent}`);
       row.children[0].title = `${concurrency} items at once`;
-      write(row.children[1], `${rate(decided)}/s`);
+      write(row.children[1], known(decided) ? `${rate(decided)}/s` : "unknown");
       write(row.children[2], `${count(in_hand)} in hand`);
     });
 }
@@ -156,6 +161,7 @@ function showWorkers() {
 function showItems() {
   const items = board.items ?? [];
   $("no-items").hidden = items.length > 0;
+  write($("no-items"), itemsKnown() ? "Nothing is listed yet." : "Not known yet.");
   write($("items-note"), board.items_more ? `the first ${items.length}; more are at /items` : "");
   const news = [];
   keep($("item-list"), items, (item) => item.item_id, makeItem, (line, item) => {
@@ -163,10 +169,9 @@ function showItems() {
     if (chip.dataset.state && chip.dataset.state !== item.status) news.push(`${item.item_id} is ${plain(item.status)}`);
     chip.dataset.state = item.status;
     write(chip, plain(item.status));
-    line.classList.toggle("unlisted", item.unlisted === true);
     fillBar(line.querySelector(".bar"), item);
     write(line.querySelector("b"), `${count(item.sold)} sold`);
-    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)}${item.unlisted ? "; nobody listed it" : ""}`);
+    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)} units${item.unlisted ? "; nobody listed it" : ""}`);
     const sale = line.querySelector("[data-act=sale]");
     write(sale, item.status === "closed" ? "Open" : "Close");
     sale.setAttribute("aria-label", `${sale.textContent} the sale of ${item.item_id}`);
@@ -188,6 +193,7 @@ function makeItem({ item_id: id }) {
 function showDecisions() {
   const last = (board.last ?? []).slice(0, DECISIONS_MAX);
   $("no-decisions").hidden = last.length > 0;
+  write($("no-decisions"), board.decided === 0 ? "Nothing is decided yet." : "None seen yet.");
   keep($("decisions"), last, (one) => one.order_id, (one) => {
     const state = one.reason ? plain(one.reason) : one.status;
     const chip = make("span", { className: "chip", textContent: state, data: { state: one.status } });
@@ -206,7 +212,9 @@ function showLetters() {
   const letters = board.dead_letters ?? [];
   const all = board.backlog?.dead_letters;
   $("letters").dataset.state = letters.length ? "some" : "none";
-  $("no-letters").hidden = letters.length > 0 || all !== 0;
+  $("no-letters").hidden = letters.length > 0 || known(all) && all > 0;
+  const fine = known(board.decided) && board.decided > 0 ? "Empty: no order is waiting for you." : "Empty.";
+  write($("no-letters"), all === 0 ? fine : "Not known yet.");
   $("letter-list").hidden = letters.length === 0;
   $("letters-acts").hidden = letters.length === 0 || !adminKey();
   const some = known(all) && all > letters.length ? `${letters.length} of ${count(all)}` : count(letters.length);
@@ -273,7 +281,7 @@ function take(name, data) {
 
 function showAll() {
   write($("source"), `${board.backend}, up for ${span(board.uptime_s)}`);
-  document.title = known(board.sold) ? `${count(board.sold)} sold – flux` : "flux";
+  document.title = known(board.sold) ? `${count(board.sold)} orders sold – flux` : "flux";
   for (const show of [showSale, showRates, showWorkers, showItems, showDecisions, showLetters, showNumbers]) show();
   plots.draw();
   showPulse();

@@ -27,7 +27,8 @@ pub fn items(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, them
     let title = if board.items_more { "Items (there are more)" } else { "Items" };
     let block = block(title, theme);
     if board.items.is_empty() {
-        return say(frame, area, block, "no item yet", theme);
+        let what = if board.items_known == Some(false) { "not known yet" } else { "no item yet" };
+        return say(frame, area, block, what, theme);
     }
     let shown_items: Vec<&Item> =
         board.items.iter().skip(from).take(usize::from(area.height)).collect();
@@ -98,7 +99,8 @@ pub fn workers(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, th
 pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
     let block = block("Last decisions", theme);
     if board.last.is_empty() {
-        return say(frame, area, block, "none yet", theme);
+        let what = if board.decided == Some(0) { "none yet" } else { "none seen" };
+        return say(frame, area, block, what, theme);
     }
     let named = board.last.iter().any(|last| last.user_id.is_some());
     let rows = board.last.iter().skip(from).take(usize::from(area.height));
@@ -128,7 +130,9 @@ pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, 
 pub fn dead_letters(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
     let block = block("Dead letters: flux dlq list", theme);
     if board.dead_letters.is_empty() {
-        return say(frame, area, block, "none to be seen", theme);
+        let none = board.backlog.dead_letters == Some(0);
+        let what = if none { "none" } else { "none to be seen" };
+        return say(frame, area, block, what, theme);
     }
     let rows = board.dead_letters.iter().skip(from).take(usize::from(area.height));
     let rows = rows.map(|Letter { order_id, reason, at }| {
