@@ -251,7 +251,7 @@ fn read_item(
 }
 
 fn find_one(connection: &Connection, id: &OrderId) -> rusqlite::Result<Option<OrderRecord>> {
-    Ok(OrderRow::find(connection, id)?.map(OrderRecord::from))
+    Ok(OrderRow::find_to_show(connection, id)?.map(OrderRecord::from))
 }
 
 impl From<OrderRow> for OrderRecord {

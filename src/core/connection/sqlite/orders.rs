@@ -35,13 +35,18 @@ pub struct OrderRow {
 impl OrderRow {
     /// Reads a row of [`ORDER`]. What flux never writes is an error that names the column.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
+        let quantity = Quantity::new(row.get(3)?).map_err(|e| damaged(3, Type::Integer, e))?;
+        Self::read_but_quantity(row, quantity)
+    }
+
+    fn read_but_quantity(row: &Row<'_>, quantity: Quantity) -> rusqlite::Result<OrderRow> {
         Ok(OrderRow {
             place: row.get(0)?,
             order: Order {
                 id: OrderId::from_bytes(row.get(1)?),
                 user: parsed(row, 2, UserId::parse)?,
                 item: parsed(row, 9, ItemId::parse)?,
-                quantity: Quantity::new(row.get(3)?).map_err(|e| damaged(3, Type::Integer, e))?,
+                quantity,
                 accepted_at: Timestamp(row.get(4)?),
                 trace: None,
             },
@@ -55,8 +60,28 @@ impl OrderRow {
     }
 
     pub fn find(connection: &Connection, id: &OrderId) -> rusqlite::Result<Option<OrderRow>> {
+        Self::find_as(connection, id, Self::read)
+    }
+
+    /// Like [`OrderRow::find`], but an order that was dead-lettered because its quantity cannot be
+    /// read is found too, as one of one unit: for showing, never for a MAC or a decision.
+    pub fn find_to_show(
+        connection: &Connection,
+        id: &OrderId,
+    ) -> rusqlite::Result<Option<OrderRow>> {
+        Self::find_as(connection, id, |row| match (Self::read(row), row.get(5)?) {
+            (Err(_), state::DEAD_LETTERED) => Self::read_but_quantity(row, Quantity::ONE),
+            (read, _) => read,
+        })
+    }
+
+    fn find_as(
+        connection: &Connection,
+        id: &OrderId,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<OrderRow>,
+    ) -> rusqlite::Result<Option<OrderRow>> {
         let sql = format!("{ORDER} WHERE orders.id = ?");
-        connection.prepare_cached(&sql)?.query_row([id.as_bytes()], OrderRow::read).optional()
+        connection.prepare_cached(&sql)?.query_row([id.as_bytes()], read).optional()
     }
 
     /// `key` is for rows from before MACs.
