@@ -299,7 +299,7 @@ test("nothing is good news before it is known", async (t) => {
   await leave(silent);
   const told = say(`event: board\ndata: ${JSON.stringify(board)}\n\n`);
   const page = await visit(browser, shop, "/", { routes: { "**/events": told } });
-  for (const figure of ["#sold-units", "#rate-sold .large", "#oversold"]) await says(page, figure, "^unknown$");
+  for (const figure of ["#sold-units", "#rate-sold .large", "#oversold"]) await says(page, figure, "^unknown");
   await says(page, "#verdict-words", "Not known yet");
   await says(page, "#no-items", "^Not known yet");
   await says(page, "#no-letters", "^Not known yet");
