@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 /// A process group's signal often comes twice, from the terminal or `timeout` and from the parent
 /// that passes it on: what comes so soon after the first is the same wish to stop.
 const ECHO: Duration = Duration::from_millis(100);
-/// How long the last log line may take.
-const LAST_LINE_WITHIN: Duration = Duration::from_millis(100);
+/// How long a log line may hold up what comes after it.
+const LINE_WITHIN: Duration = Duration::from_millis(100);
 /// SIGHUP in a mask of signals, where signal n is bit n - 1.
 const SIGHUP_BIT: u64 = 1;
 
@@ -97,8 +97,10 @@ async fn listen(
         _ = int.recv() => {}
         _ = hangup => {}
     }
+    // Before the end begins: a command with little to do would be gone before its line.
+    let stopping = || tracing::info!("stopping; a second signal leaves at once");
+    let _hangs = log(stopping).recv_timeout(LINE_WITHIN);
     token.cancel();
-    log(|| tracing::info!("stopping; a second signal leaves at once"));
     let over = tokio::time::sleep(grace);
     tokio::time::sleep(ECHO.min(grace)).await;
     let _echo = (term.recv().now_or_never(), int.recv().now_or_never());
@@ -108,7 +110,7 @@ async fn listen(
         () = over => "grace period over",
     };
     let line = format!("leaving at once: {why}; undecided orders stay in the queue");
-    let _hangs = log(move || tracing::warn!("{line}")).recv_timeout(LAST_LINE_WITHIN);
+    let _hangs = log(move || tracing::warn!("{line}")).recv_timeout(LINE_WITHIN);
     std::process::exit(0);
 }
 

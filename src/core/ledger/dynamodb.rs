@@ -41,8 +41,13 @@ const PAGE: usize = 1_000;
 /// Scans that one page of items takes at most: a table cannot be read by who listed what, so items
 /// that do not belong on the page are passed over.
 const ITEM_SCANS: usize = 8;
-/// How often a commit draws a new token, and a change of an item a new version.
+/// How often a commit draws a new token.
 const ROUNDS: u32 = 8;
+/// How often a change of an item reads it again: an organiser who closes a hot item meets a commit of
+/// a worker in most rounds.
+const CHANGE_ROUNDS: u32 = 64;
+/// The longest pause between two of them, as an attempt of [`pause`]: the next commit is near.
+const CHANGE_PAUSE: u32 = 2;
 
 #[derive(Debug)]
 pub struct DynamoLedger {
@@ -288,7 +293,7 @@ impl Ledger for DynamoLedger {
     }
 
     async fn set_item(&self, id: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
-        for round in 1..=ROUNDS {
+        for round in 1..=CHANGE_ROUNDS {
             let old = self.item(id).await?;
             let read = old.as_ref().map_or(0, |item| item.version);
             let set = ItemSet::plan(id, old.as_ref(), change, SystemClock.now());
@@ -296,13 +301,13 @@ impl Ledger for DynamoLedger {
             if self.replace_item(new, read, round).await? {
                 return Ok(set);
             }
-            pause(round).await;
+            pause(round.min(CHANGE_PAUSE)).await;
         }
         Err(LedgerError::Busy(format!("item {id} changes all the time")))
     }
 
     async fn remove_item(&self, id: &ItemId) -> Result<ItemRemoved, LedgerError> {
-        for round in 1..=ROUNDS {
+        for round in 1..=CHANGE_ROUNDS {
             let old = self.item(id).await?;
             let read = old.as_ref().map_or(0, |item| item.version);
             let removed = ItemRemoved::plan(old.as_ref(), false);
@@ -310,7 +315,7 @@ impl Ledger for DynamoLedger {
             if self.replace_item(new, read, round).await? {
                 return Ok(removed);
             }
-            pause(round).await;
+            pause(round.min(CHANGE_PAUSE)).await;
         }
         Err(LedgerError::Busy(format!("item {id} changes all the time")))
     }
