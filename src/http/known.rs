@@ -13,7 +13,8 @@ use crate::core::order::{ItemId, Listing};
 /// How many listed items are remembered; past it, all are forgotten and asked for anew.
 const KNOWN_MAX: usize = 65_536;
 /// Items that nobody listed and that are sold all the same, where that is allowed: of the whole
-/// store if it counts them, else of those that this process knows.
+/// store if it counts them, and of those that this process took orders for. Several processes that
+/// take first orders at the same moment may go past it, each by what is on its way.
 const UNLISTED_MAX: usize = 1_000;
 
 /// Why an order for an item is not accepted.
@@ -72,22 +73,23 @@ impl KnownItems {
     /// An order for an item without a row.
     async fn admit_unlisted(&self, item: &ItemId) -> Result<(), NotForSale> {
         // A store that does not answer does not count.
-        let stored = self.ledger.unlisted_items().await.ok().flatten();
-        let count = stored.unwrap_or(self.unlisted().len() as u64);
-        if count >= UNLISTED_MAX as u64 {
+        let stored = self.ledger.unlisted_items().await.ok().flatten().unwrap_or(0);
+        let mut unlisted = self.unlisted();
+        // Those whose first order is on its way have no row yet.
+        let count = stored.max(unlisted.len() as u64);
+        if count >= UNLISTED_MAX as u64 && !unlisted.contains(item) {
             return Err(NotForSale::TooManyUnlisted);
         }
-        self.remember_unlisted(item);
+        unlisted.insert(item.clone());
         Ok(())
     }
 
+    /// Saves the next order a look, while there is room.
     fn remember_unlisted(&self, item: &ItemId) {
         let mut unlisted = self.unlisted();
-        if unlisted.len() >= UNLISTED_MAX {
-            // Only where the store counts: some of these were listed since.
-            unlisted.clear();
+        if unlisted.len() < UNLISTED_MAX {
+            unlisted.insert(item.clone());
         }
-        unlisted.insert(item.clone());
     }
 
     /// The item was listed.

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Jwks;
-use super::{access, descriptors};
+use super::{Usage, access, descriptors};
 use crate::config::{Flags, Settings};
 use crate::http::Access;
 use crate::{stop, telemetry};
@@ -89,6 +89,12 @@ pub async fn on_hangup(
     }
 }
 
+/// Whether buying takes a key or token.
+fn takes_keys(settings: &Settings) -> bool {
+    let Settings { buy_key, jwt_secret, jwt_jwks, .. } = settings;
+    buy_key.is_some() || jwt_secret.is_some() || jwt_jwks.is_some()
+}
+
 async fn reload(
     flags: &Flags,
     before: &Settings,
@@ -97,6 +103,12 @@ async fn reload(
     let flags = flags.clone();
     let settings = tokio::task::spawn_blocking(move || Settings::load(&flags)).await??;
     let is_server = serving.is_some();
+    if is_server && takes_keys(before) && !takes_keys(&settings) {
+        // A file that was moved away for a moment must not open the shop.
+        let what =
+            "no buy_key, jwt_secret or jwt_jwks is set any more: to sell without keys, restart";
+        return Err(Usage(what.to_owned()).into());
+    }
     if let Some(Serving { access, jwks, address }) = serving {
         let mut rules = access::rules(&settings, jwks).await?;
         rules.connections = Some(descriptors::connections(settings.connections_max));

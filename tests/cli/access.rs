@@ -91,6 +91,14 @@ fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
     let line = serve.log_line("stay as they were");
     assert!(line.contains("rate_per_usr"), "{line}");
     assert_eq!(buy(&address, three), 401);
+    let desk = desk.with_file(file, "");
+    serve.signal("HUP");
+    let line = serve.log_line("stay as they were");
+    assert!(line.contains("to sell without keys, restart"), "{line}");
+    assert_eq!(
+        super::http(&address, "POST /buy", r#"{"user_id":"ann","item_id":"ticket_001"}"#).0,
+        401
+    );
     let _kept = desk.with_file(file, format!("buy_key = \"{two}\""));
     serve.signal("HUP");
     serve.log_line("settings read again");

@@ -32,7 +32,9 @@ fn hangup_ends_a_rehearsal_in_order_unless_it_was_started_to_outlive_it() {
     for outlives in [false, true] {
         let desk = Desk::new().with("TMPDIR", temporary.path().to_str().unwrap());
         let flux = desk.command(race);
-        let mut command = std::process::Command::new("sh");
+        // Whatever these tests themselves were started with (nohup).
+        let mut command = std::process::Command::new("env");
+        command.args(["--default-signal=HUP", "sh"]);
         let script = if outlives { "trap '' HUP; exec \"$@\"" } else { "exec \"$@\"" };
         command.args(["-c", script, "sh"]).arg(flux.get_program()).args(flux.get_args());
         command.current_dir(desk.directory.path()).env_clear();

@@ -176,6 +176,25 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
     }
 }
 
+/// Deciding them again makes the sums impossible; that must not keep the audit from its report.
+#[tokio::test]
+async fn decisions_taken_back_and_made_again_are_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("flux.db");
+    let shop = Shop::open(path.clone()).await;
+    shop.list("hall", 1).await;
+    shop.sell("hall", &[("ann", 1), ("bob", 1)]).await.unwrap();
+    drop(shop);
+    let file = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(file.execute("UPDATE orders SET state = 10, decided_at = 0", []).unwrap(), 2);
+    drop(file);
+
+    sell_on(&path).await;
+    let shop = Shop::open(path).await;
+    shop.ports.queue.check().await.unwrap();
+    assert_eq!(shop.audit().await.unwrap().verdict, Verdict::Fail);
+}
+
 fn restore(file: &Path, from: &Path) {
     let file = rusqlite::Connection::open(file).unwrap();
     file.execute("ATTACH ? AS undo", [from.to_str().unwrap()]).unwrap();

@@ -36,7 +36,8 @@ pub fn other_schema(path: &Path, found: i32, wanted: i32) -> StoreError {
 pub fn lost(gone: &Path) -> StoreError {
     StoreError::Broken(format!(
         "{} was removed or replaced while this process used it: nothing is read or written any \
-         more; stop this process, put the store back, and start it again",
+         more; stop all processes, move what is left of the store and its -wal and -shm away, put a \
+         backup there with `flux restore`, and start again",
         gone.display()
     ))
 }
@@ -84,8 +85,14 @@ pub fn explain(error: &rusqlite::Error, kind: fn(String) -> StoreError) -> Store
 
 /// What a failed read means. A row that says what flux never writes will say it again.
 pub fn unreadable(error: &rusqlite::Error) -> StoreError {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows,
+    };
     match error {
+        QueryReturnedNoRows => {
+            let what = "a row that every store has is missing: restore a backup";
+            StoreError::Broken(what.to_owned())
+        }
         FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) => {
             StoreError::Broken(format!("a row of the store is damaged: {error}"))
         }

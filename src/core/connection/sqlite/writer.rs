@@ -71,9 +71,7 @@ pub fn write_all(
         });
         changes.written.fetch_add(1, Ordering::Relaxed);
         // What was committed to a file that is gone is not to be answered as durable.
-        if files.is_file_gone() {
-            changes.lose(files);
-        }
+        changes.lose(files);
         let written = changes.usable().and(written);
         if let Err(e) = &written
             && changes.usable().is_ok()

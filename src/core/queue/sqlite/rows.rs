@@ -41,9 +41,10 @@ pub struct Keys {
     pub old: OrderKey,
 }
 
+/// None where more are decided than came: somebody took decisions back, which the audit reports.
 pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached("SELECT accepted - decided - dead FROM counts")?
+        .prepare_cached("SELECT max(0, accepted - decided - dead) FROM counts")?
         .query_row([], |row| row.get(0))
 }
 
