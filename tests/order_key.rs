@@ -35,7 +35,7 @@ async fn sell(aws: &Aws, table: &str, an_item: bool) {
 }
 
 async fn settled(aws: &Aws, table: &str) -> Result<(OrderKey, Origin), LedgerError> {
-    OrderKeys::new(aws, table).settle(SystemChance.key()).await
+    OrderKeys::new(aws, table).read_or_store(SystemChance.key()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -120,7 +120,7 @@ impl Rules {
         }
     }
 
-    /// What counts as one address, of whoever sent a request.
+    /// The address that a request's sender is counted under.
     fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         address::counted(self.trusted_proxies.client(peer, headers))
     }

@@ -56,7 +56,7 @@ impl Default for List {
 }
 
 impl List {
-    /// Makes room in memory; whoever asks from now on sees what is written by now.
+    /// Drops what was read, so that later requests see what is written by now.
     pub fn forget(&self) {
         self.kept.forget();
     }

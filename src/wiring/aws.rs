@@ -144,7 +144,7 @@ async fn order_key(
     if key_use == KeyUse::Read {
         return keys.read().await;
     }
-    let (key, origin) = keys.settle(SystemChance.key()).await?;
+    let (key, origin) = keys.read_or_store(SystemChance.key()).await?;
     if matches!(origin, Origin::Derived) {
         tracing::warn!("{}", super::provision::derived_key(table));
     }

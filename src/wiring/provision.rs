@@ -155,7 +155,7 @@ async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> R
     let (origin, change) = match stored {
         Stored::Key(origin) => (Ok(origin), Change::Unchanged),
         Stored::Nothing | Stored::NoTable if dry_run => (keys.fitting(drawn).await, Change::Made),
-        _ => (keys.settle(drawn).await.map(|(_, origin)| origin), Change::Made),
+        _ => (keys.read_or_store(drawn).await.map(|(_, origin)| origin), Change::Made),
     };
     let origin = origin.map_err(|e| e.to_string())?;
     step(line("key", "order_key", change, dry_run));
@@ -169,8 +169,8 @@ async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> R
 pub fn derived_key(table: &str) -> String {
     format!(
         "the order key of table {table} is made from its name, because an earlier version of flux \
-         has sold there: whoever may write to the queue can forge order ids. For the next sale \
-         set another dynamodb_table and run `flux provision`: new tables get a random key"
+         has sold there: any producer that may write to the queue can forge order ids. For the next \
+         sale set another dynamodb_table and run `flux provision`: new tables get a random key"
     )
 }
 

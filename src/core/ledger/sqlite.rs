@@ -213,7 +213,7 @@ impl Ledger for SqliteLedger {
     }
 }
 
-/// Behind which row number a page of the audit begins; what is no number begins anew.
+/// The row number after which a page of the audit begins; the first page if it is no number.
 fn cursor(after: Option<&str>) -> i64 {
     after.and_then(|after| after.parse().ok()).unwrap_or(i64::MIN)
 }

@@ -28,7 +28,7 @@ pub enum Listing {
     /// Made by its first order, with the setting `unlisted_stock`.
     Unlisted,
     /// Taken away by the organiser before it had orders. Its row stays, so that an order that is
-    /// still on its way does not make the item anew.
+    /// still on its way does not make the item again.
     Removed,
 }
 

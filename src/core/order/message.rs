@@ -136,7 +136,7 @@ pub struct Origin<'a> {
 }
 
 /// Reads a message; a byte order mark before it is skipped. What is no order becomes a dead letter;
-/// its neighbours are none the worse.
+/// the other orders of the message are read all the same.
 pub fn decode(body: &str, origin: Origin<'_>, names: &OrderNames) -> (Vec<Order>, Vec<DeadLetter>) {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {

@@ -73,8 +73,8 @@ pub fn restore(
     Ok(Restored { contents, former: Some(former) })
 }
 
-/// Deletes the store and all that belongs to it. Nobody may have it open, unless `force`; whoever
-/// has it open then notices, see [`super::Store`].
+/// Deletes the store and all that belongs to it. No process may have it open, unless `force`; a
+/// process that has it open then notices, see [`super::Store`].
 pub fn delete(store: &Path, force: bool) -> Result<(), CopyError> {
     let place = files::resolve(store);
     let seized = if force { None } else { Some(Seized::take(&place)?) };

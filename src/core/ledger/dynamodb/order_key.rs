@@ -75,7 +75,7 @@ impl OrderKeys {
 
     /// The key under which orders are named from now on; stored if none is, made of `drawn` if
     /// nothing was ever decided here. Processes that race for it all return the one that won.
-    pub async fn settle(&self, drawn: [u8; 16]) -> Result<(OrderKey, Origin), LedgerError> {
+    pub async fn read_or_store(&self, drawn: [u8; 16]) -> Result<(OrderKey, Origin), LedgerError> {
         let origin = match self.stored().await? {
             Stored::Key(origin) => origin,
             Stored::Nothing => {
@@ -88,7 +88,7 @@ impl OrderKeys {
                     }
                 }
             }
-            // Rows stay, so whoever makes the table later finds the same key to be the fitting one.
+            // Rows stay, so once the table is made, the same key is stored in it.
             Stored::NoTable => match self.fitting(drawn).await? {
                 Origin::Derived => Origin::Derived,
                 Origin::Drawn(_) => {

@@ -136,7 +136,7 @@ fn write(
         let state = state::of(decided.decision);
         let written = update.execute(params![state, decided.decided_at.0, mac, row.place])?;
         if written != 1 {
-            // An order twice in one batch: whoever made it has to drop the repeat.
+            // An order twice in one batch, which the caller has to prevent.
             return Err(rusqlite::Error::StatementChangedRows(written));
         }
     }
