@@ -9,6 +9,8 @@ use flux::load::{
 };
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 
+use crate::support::free_port;
+
 fn plan(stock: u64, users: u64) -> Plan {
     let stock = Some(stock);
     let item = ItemId::parse("ticket_001").unwrap();
@@ -192,12 +194,12 @@ async fn a_sale_in_progress_is_not_accused() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let free = format!("127.0.0.1:{}", free_port());
     let address = Address::parse(&format!("http://{free}")).unwrap();
     let target = Target { address, own: None };
     let error = Stress { plan: plan(1, 10), target }.run().await.unwrap_err();
     assert!(matches!(error, StressError::Unreachable(..)), "{error}");
-    assert!(error.to_string().contains(&free.to_string()));
+    assert!(error.to_string().contains(&free));
 }
 
 #[tokio::test(flavor = "multi_thread")]

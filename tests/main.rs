@@ -23,6 +23,7 @@ mod redis_tls;
 mod sale;
 mod scaling;
 mod simulation;
+mod support;
 mod torture;
 mod traces;
 mod webhooks;

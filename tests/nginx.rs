@@ -1,11 +1,13 @@
 //! A real nginx in front of a server: Debian's nginx-light, which scripts/test installs.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::support::free_port;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A free port may be taken by somebody else before nginx has it.
@@ -33,7 +35,7 @@ impl Nginx {
 
     fn try_start(server: &str) -> Option<Nginx> {
         let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let at = directory.path().display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {at}/{kind};\n"))

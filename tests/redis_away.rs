@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conformance::redis::connect_to;
 use crate::conformance::{fresh_name, item, names, now};
+use crate::support::free_port;
 use crate::torture::proxy::Proxy;
 
 /// A Redis of the test's own; it ends with it.
@@ -104,10 +105,6 @@ async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
     }
     stop.cancel();
     listening.await.unwrap();
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// One command, once the server listens; its answer's first line.

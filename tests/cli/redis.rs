@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Desk, PATIENCE, SESAME, buy, decided, http, story};
+use crate::support::free_port;
 
 /// A Redis of the test's own, which wants a password; killed when dropped.
 struct Server {
@@ -16,9 +17,7 @@ struct Server {
 
 impl Server {
     fn start(directory: &Path, tls: bool) -> Server {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port();
-        drop(socket);
+        let port = free_port();
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--requirepass", SESAME, "--dir"]);
         command.arg(directory).stdout(Stdio::null());

@@ -1,12 +1,13 @@
 //! A shop that is told of decisions by real processes: what it hears, whatever is killed when.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Desk, SESAME, buy, decided, http};
+use crate::support::free_port;
 use crate::webhooks::receiver::{Receiver, Reply};
 use crate::webhooks::{NEW_SECRET, SECRET};
 
@@ -128,8 +129,8 @@ fn every_decision_reaches_the_shop_whoever_is_killed_on_aws() {
 
 #[test]
 fn a_shop_that_never_answers_or_is_not_there_slows_no_decision() {
-    // A port that nobody listens on, until the shop opens there.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there until the shop opens.
+    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let silent = Receiver::open(&[SECRET], |_, _, _| Reply::Never);
     for address in [silent.address, closed] {
         let desk = Desk::new()

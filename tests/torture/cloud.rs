@@ -12,11 +12,12 @@ use super::place::Place;
 use super::proxy::{Proxy, Way};
 use super::row::Row;
 use super::sale::Sale;
-use super::{Chance, PATIENCE, free_port};
+use super::{Chance, PATIENCE};
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{address, fresh_name};
 use crate::faults::control;
 use crate::redis_away::Server;
+use crate::support::free_port;
 
 const BUYERS: usize = 64;
 

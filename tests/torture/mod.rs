@@ -67,8 +67,3 @@ impl Chance {
         tokio::time::sleep(Duration::from_millis(from + self.below(to - from))).await;
     }
 }
-
-/// A port that nobody listens on now.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

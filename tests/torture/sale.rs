@@ -8,7 +8,8 @@ use flux::core::Ports;
 use super::buyers::{Crowd, ask};
 use super::place::{Place, Process};
 use super::row::Row;
-use super::{Chance, ITEMS, PATIENCE, free_port};
+use super::{Chance, ITEMS, PATIENCE};
+use crate::support::free_port;
 
 /// The processes of a sale, by their roles.
 pub struct Sale {

@@ -1,0 +1,24 @@
+//! What several test modules share.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Below 32768, where Linux begins to assign ports by itself, and apart from the ports of
+/// `scripts/local-cloud`.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+
+/// A port on which nobody listens. Each call of this process returns another one, and the kernel
+/// gives it to nobody who does not ask for it by number: neither a parallel test nor an outgoing
+/// connection takes it before the caller listens there.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let width = PORTS.end - PORTS.start;
+    let start = (std::process::id() % u32::from(width)) as u16;
+    loop {
+        let offset = NEXT.fetch_add(1, Ordering::Relaxed) % width;
+        let port = PORTS.start + (start + offset) % width;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
