@@ -1,8 +1,8 @@
-//! The tables of docs/scaling.md, computed: a test fails when the document says something else.
+//! Computes the tables of docs/scaling.md, and fails if the document has other values.
 //!
-//! The formulas and where their numbers come from stand in the document. Two simulations check
-//! what formulas alone would only claim: how a line behaves that is served 99 at a time, and what
-//! several deciders of one item cost each other without a lock.
+//! The document explains the formulas and the source of each number. Two simulations check what a
+//! formula alone would assume: a queue that is served 99 orders at a time, and several workers that
+//! decide one item without a lock.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -91,20 +91,22 @@ fn the_parts_at_each_scale() {
     document_has(&[
         "| | 1x | 10x | 100x | 1,000x |".to_owned(),
         "|---|---|---|---|---|".to_owned(),
-        row("orders a second, in all", &|rate| rate, &plain),
+        row("orders a second, total", &|rate| rate, &plain),
         row("orders a second, each of 100 items", &|rate| rate / ITEMS, &plain),
         row("API processes at 20,000/s", &api, &plain),
-        row("orders in a send request, at least", &per_request, &tenth),
-        row("SQS sends a second, at most", &requests, &plain),
+        row("orders in a send request, minimum", &per_request, &tenth),
+        row("SQS sends a second, maximum", &requests, &plain),
         row("worker processes at 3,000/s", &|rate| (rate / DECIDED_PER_PROCESS).ceil(), &plain),
         row("write units a second", &units, &plain),
         row("order partitions", &|rate| (units(rate) / UNITS_PER_PARTITION).ceil(), &plain),
-        row("of the default table quota", &|rate| units(rate) / TABLE_QUOTA, &|part| {
+        row("write units / default table quota", &|rate| units(rate) / TABLE_QUOTA, &|part| {
             format!("{part:.2}")
         }),
-        row("hints out of Redis, MB/s", &|rate| 16.0 * rate * api(rate) / 1e6, &|megabytes| {
-            format!("{megabytes:.2}")
-        }),
+        row(
+            "notifications from Redis, MB/s",
+            &|rate| 16.0 * rate * api(rate) / 1e6,
+            &|megabytes| format!("{megabytes:.2}"),
+        ),
         row("SET a second, every order keyed", &|rate| rate, &plain),
         row("dollars a second, DynamoDB writes", &|rate| units(rate) * WRITE_USD, &|usd| {
             format!("{usd:.4}")
@@ -116,7 +118,7 @@ fn the_parts_at_each_scale() {
 #[test]
 fn one_hot_item_by_commit_time() {
     let mut table = vec![
-        "| commit | sold orders a second, one hot item | 1,000 units sold after | item row's write units a second |"
+        "| commit | sold orders a second, one hot item | time to sell 1,000 units | item row's write units a second |"
             .to_owned(),
         "|---|---|---|---|".to_owned(),
     ];
@@ -146,10 +148,10 @@ fn what_a_million_orders_cost() {
         ("512 connections, measured", 0.0537, 2.0014, 0.0027),
         // 990 orders of about 150 bytes are billed as three requests to send and three to receive.
         ("every message and commit full", 7.0 / 990.0, 200.0 / 99.0, 0.0),
-        ("every buyer looks three times", 0.0537, 2.0014, 3.0027),
+        ("every buyer polls three times", 0.0537, 2.0014, 3.0027),
     ];
     let mut table = vec![
-        "| | SQS | DynamoDB writes | reads | in all |".to_owned(),
+        "| | SQS | DynamoDB writes | reads | total |".to_owned(),
         "|---|---|---|---|---|".to_owned(),
     ];
     for (name, requests, writes, reads) in cases {
@@ -204,7 +206,8 @@ fn one_lane(load: f64, orders: usize) -> Line {
 #[test]
 fn a_line_that_is_served_99_at_a_time() {
     let mut table = vec![
-        "| load | orders a commit | decided in, median | p99 | write units an order |".to_owned(),
+        "| load | orders a commit | time to decision, median | p99 | write units an order |"
+            .to_owned(),
         "|---|---|---|---|---|".to_owned(),
     ];
     for load in [0.05, 0.25, 0.50, 0.80, 0.95] {
@@ -279,7 +282,7 @@ fn without_a_lock(deciders: usize, seconds: f64) -> Contention {
 #[test]
 fn deciders_of_one_item_without_a_lock() {
     let mut table = vec![
-        "| deciders | decided a second | write units an order |".to_owned(),
+        "| workers | decided a second | write units an order |".to_owned(),
         "|---|---|---|".to_owned(),
     ];
     for deciders in [1, 2, 4, 8, 16] {
