@@ -1,10 +1,10 @@
-# What `flux provision --backend aws` makes. tests/packaging/terraform.rs holds the two together.
+# The resources that `flux provision --backend aws` creates. tests/packaging/terraform.rs compares them.
 
 locals {
   fifo         = endswith(var.queue, ".fifo")
   base         = trimsuffix(var.queue, ".fifo")
   dead_letters = local.fifo ? "${local.base}-dlq.fifo" : "${local.base}-dlq"
-  # A new on-demand table takes 4,000 write units a second; an order takes two.
+  # A new on-demand table accepts 4,000 write units a second; an order needs two.
   writes = var.expect == null ? 0 : var.expect * 2
   warm   = local.writes > 4000 ? [local.writes] : []
 }
@@ -31,7 +31,7 @@ resource "aws_sqs_queue" "orders" {
   })
 }
 
-# What a shop has to be told waits here, for as long as SQS keeps anything.
+# Webhooks that are not yet delivered. 14 days is the longest that SQS keeps a message.
 resource "aws_sqs_queue" "webhooks_dead_letters" {
   count                      = var.webhooks ? 1 : 0
   name                       = "${local.base}-webhooks-dlq"
@@ -85,7 +85,7 @@ resource "aws_dynamodb_table" "items" {
   }
 }
 
-# The order key, by which ids of orders are named. flux draws it itself: it is not in the state.
+# Holds the order key, which authenticates order ids. flux generates it, so it is not in the state.
 resource "aws_dynamodb_table" "meta" {
   name         = "${var.table}_meta"
   billing_mode = "PAY_PER_REQUEST"

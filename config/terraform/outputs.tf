@@ -8,7 +8,7 @@ locals {
 }
 
 output "environment" {
-  description = "What to set to use it: terraform output -raw environment"
+  description = "Variables that flux needs: terraform output -raw environment"
   value = join("", [
     "AWS_REGION=${data.aws_region.here.region}\n",
     "SQS_QUEUE_URL=${aws_sqs_queue.orders.url}\n",
@@ -18,6 +18,6 @@ output "environment" {
 }
 
 output "policy_arns" {
-  description = "Least-privilege policies by role: serve, work, provision"
+  description = "Least-privilege policies by command: serve, work, provision, items, audit, dlq"
   value       = { for role, policy in aws_iam_policy.flux : role => policy.arn }
 }

@@ -1,6 +1,6 @@
-# What `flux provision --print iam` prints, for this account alone. Attach `serve` and `work` to the
-# roles that run them (`flux serve --workers N` needs both), the others to whoever uses those
-# commands.
+# The policies that `flux provision --print iam` prints, for this account only. Attach `serve` and
+# `work` to the roles that run them (`flux serve --workers N` needs both), and each of the others to
+# the users of that command.
 
 locals {
   queue_setup = [
@@ -11,8 +11,8 @@ locals {
     "sqs:SetQueueAttributes",
   ]
 
-  # Reads the order key, and stores one where there is none: then one row of orders and items is
-  # scanned for.
+  # Reads the order key, or stores a new one. Before storing one, flux scans orders and items for a
+  # row.
   first = ["dynamodb:GetItem", "dynamodb:PutItem"]
 
   policies = {

@@ -3,7 +3,7 @@ terraform {
   required_providers {
     aws = {
       source = "hashicorp/aws"
-      # The first with warm_throughput.
+      # The first version with warm_throughput.
       version = ">= 6.13"
     }
   }
