@@ -1,5 +1,5 @@
-//! The floor that flux's HTTP figures are held against: a hyper server that parses the same JSON
-//! and answers the same 202, and does nothing else. Same allocator, same profile.
+//! The lower bound for flux's HTTP figures: a hyper server that parses the same JSON, returns the
+//! same 202, and does nothing else. It has the same allocator and build profile.
 
 use std::convert::Infallible;
 
@@ -41,7 +41,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
                 .body(Full::from(text))
         }
     };
-    Ok(response.expect("the parts are valid"))
+    Ok(response.expect("status and headers are valid"))
 }
 
 #[tokio::main]

@@ -1,8 +1,8 @@
-"""Measures flux beside its floors and peers and prints the table of targets; `scripts/bench`.
+"""Measures flux, its lower bounds and its peers, and prints a table with targets.
 
-A figure is the median of its repetitions, and a ratio is one of such medians; a figure and what
-it is held against are measured in turns, so that what else the machine does touches both. What a
-run made is audited first: no audit, no figure."""
+A figure is the median of its repetitions, and a ratio is computed from medians. A figure and the
+one that it is compared with are measured alternately, so that other load on the machine affects
+both. flux's stores are audited after each run; a run that fails its audit gives no figure."""
 
 import argparse
 import json
@@ -27,17 +27,17 @@ GROUPS = ["load", "postgres", "keyed", "apart", "open-loop", "memory", "start",
 
 
 class Bench:
-    """The rows so far, and everything that was measured for them."""
+    """The rows of the table so far, and all measurements behind them."""
 
     def __init__(self, quick):
         self.quick = quick
         self.rounds = 1 if quick else 3
         self.rows, self.raw = [], {}
-        # How busy the machine was before each measurement.
+        # Share of the CPU that was busy before each measurement.
         self.others = []
 
     def measure(self, name, measurement, *arguments, **named):
-        """Takes one more repetition of `name`, kept with the others."""
+        """Runs one more repetition of `name`, and stores the result."""
         self.others.append(busy())
         began = time.monotonic()
         result = measurement(*arguments, **named)
@@ -46,14 +46,14 @@ class Bench:
         return result
 
     def median(self, name, key=None):
-        """Of all repetitions; `None` when there is none."""
+        """The median of all repetitions; `None` if there are none."""
         results = self.raw.get(name, [])
         values = [result[key] if key else result for result in results]
         values = [value for value in values if value is not None]
         return statistics.median(values) if values else None
 
     def row(self, figure, target, value, met, beside=""):
-        """A line of the table; `met` is `None` for what has no target."""
+        """Adds a row to the table; `met` is `None` if the figure has no target."""
         verdict = {None: "", True: "met", False: "NOT met"}[met]
         self.rows.append({"figure": figure, "target": target, "value": value, "verdict": verdict,
                           "beside": beside})
@@ -74,7 +74,7 @@ def short(result):
 
 
 def busy(over=0.3):
-    """Which part of the cores is at work meanwhile, for somebody else."""
+    """Share of the CPU that other processes use, measured over `over` seconds."""
     def times():
         with open("/proc/stat") as stat:
             fields = [int(field) for field in stat.readline().split()[1:9]]
@@ -114,7 +114,7 @@ def load(bench):
 def postgres(bench):
     for _ in range(bench.rounds):
         if bench.measure("postgres", peers.postgres, 32, seconds(bench, 8, 3)) is None:
-            return say("PostgreSQL is not installed (Debian: postgresql): left out")
+            return say("PostgreSQL is not installed (Debian: postgresql): skipped")
     bench.row("PostgreSQL: one hot row and an order, 32 clients", "",
               per_s(bench.median("postgres")), None)
 
@@ -193,14 +193,14 @@ def memory(bench):
 def start(bench):
     took = bench.measure("start", embedded.start_up, 10)
     bench.row("start to `listening`", "< 50 ms", f"{took['ms']:.0f} ms", took["ms"] < 50,
-              f"{took['first_ms']:.0f} ms with the store to be made")
+              f"{took['first_ms']:.0f} ms if the store has to be created")
     size = bench.measure("binary", FLUX.stat().st_size.__int__) / 1e6
     bench.row("size of the binary", "", f"{size:.1f} MB", None)
 
 
 def aws_trips(bench):
     limits = {"sqs": 0.05, "redis": 0.1, "dynamodb": 0.05}
-    say("flux does not count write units: not measured")
+    say("write units are not measured: flux does not count them")
     for connections, duplicates in ((512, 0), (512, 0.1), (64, 0)):
         name = f"trips-{connections}-{duplicates}"
         for _ in range(bench.rounds):
@@ -255,7 +255,7 @@ def aws_quiet(bench):
 
 
 def sync_ms():
-    """Median of a write and fdatasync of 4 KiB where the stores are."""
+    """Median time of a write and fdatasync of 4 KiB, on the file system of the stores, in ms."""
     with tempfile.NamedTemporaryFile(dir=RELEASE) as file:
         took = []
         for _ in range(200):
@@ -302,13 +302,15 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--only", metavar="ROWS", default=",".join(GROUPS),
-                        help="some of " + ",".join(GROUPS) + "; only a whole run is kept")
-    parser.add_argument("--quick", action="store_true", help="once and briefly; no result to cite")
+                        help="comma-separated groups of rows, of " + ",".join(GROUPS)
+                        + "; only a whole run is stored in benches/results/")
+    parser.add_argument("--quick", action="store_true",
+                        help="one short repetition; do not cite the results")
     arguments = parser.parse_args()
     groups = arguments.only.split(",")
     if unknown := set(groups) - set(GROUPS):
-        parser.error(f"no rows {', '.join(unknown)}: choose of {', '.join(GROUPS)}")
-    # Ends what was started, as an exception does.
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(GROUPS)}")
+    # Exits by an exception, so that started processes are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     bench, result, failed = Bench(arguments.quick), circumstances(arguments), []
     for group in groups:
@@ -328,8 +330,8 @@ def main():
     file.write_text(json.dumps(result, indent=1) + "\n")
     print(table(bench.rows))
     cores = result["machine"]["cores"]
-    print(f"{result['date']}, {result['commit']}, {cores} cores, {others:.0%} of them busy "
-          f"otherwise; written to {file}")
+    print(f"{result['date']}, {result['commit']}, {cores} cores, {others:.0%} of them used by "
+          f"other processes; written to {file}")
     for line in failed:
         print(f"NO FIGURE: {line}")
     missed = [row for row in bench.rows if row["verdict"] == "NOT met"]

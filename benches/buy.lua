@@ -1,8 +1,8 @@
--- What wrk sends to /buy. The environment says which kind of order:
---   BUY=plain   the same bytes every time, without a key; for BUY_ITEM
---   BUY=keyed   a fresh Idempotency-Key with each request; BUY_RUN sets runs apart
---   BUY=items   one of 100 items in turn, BUY_ITEM-0 to BUY_ITEM-99
--- At the end it prints one line of JSON.
+-- The requests that wrk sends to /buy. Environment variables select the kind of order:
+--   BUY=plain   identical requests for BUY_ITEM, without a key
+--   BUY=keyed   a new Idempotency-Key for each request; BUY_RUN makes the keys of a run unique
+--   BUY=items   100 items in turn, BUY_ITEM-0 to BUY_ITEM-99
+-- Prints one line of JSON at the end.
 
 local kind = os.getenv("BUY") or "plain"
 local item = os.getenv("BUY_ITEM") or "hot"
@@ -28,7 +28,7 @@ if kind ~= "plain" then
 
    function init()
       if kind == "keyed" then
-         -- The request is cut where the key goes, so that making one costs next to nothing.
+         -- The request is formatted once and split at the key, so that each request is cheap to build.
          wrk.headers["Idempotency-Key"] = "KEY"
          local whole = wrk.format()
          local from, to = whole:find("KEY", 1, true)

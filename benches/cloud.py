@@ -1,4 +1,4 @@
-"""The AWS backend on the stand-ins, with the network's delay before each of them."""
+"""Measures the AWS backend on the stand-ins, with a simulated network delay to each of them."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ SERVICES = {"sqs": "AWS_ENDPOINT_URL_SQS", "dynamodb": "AWS_ENDPOINT_URL_DYNAMOD
 
 
 class Cloud:
-    """New stand-ins with tables, queue and items, and a delay before each of them."""
+    """New stand-ins with tables, queue and items, behind proxies that delay requests."""
 
     def __init__(self, stack, delay_ms, items=("hot",)):
         self.stack = stack
@@ -57,7 +57,7 @@ class Cloud:
             work = running([FLUX, "work"], self.place, self.delayed)
             self.processes.append(self.stack.enter_context(work))
         self.address = self.processes[0].address()
-        time.sleep(1)  # The workers are up.
+        time.sleep(1)  # Gives the workers time to start.
 
     def audit(self, at_least):
         end(self.processes)
@@ -79,8 +79,8 @@ def round_trip(address):
 
 
 def decided(orders, workers, delay_ms=5, kind="plain"):
-    """A burst of at least so many orders through `serve`, decided by so many processes; from the
-    first order until the queue is empty."""
+    """Sends a burst of at least `orders` orders to `serve`, decided by `workers` processes. The
+    time runs from the first order until the queue is empty."""
     items = [f"hot-{n}" for n in range(100)] if kind == "items" else ["hot"]
     with ExitStack() as stack:
         cloud = Cloud(stack, delay_ms, items)
@@ -99,7 +99,7 @@ def decided(orders, workers, delay_ms=5, kind="plain"):
 
 
 def replay(transactions, delay_ms=5):
-    """Orders a second of the bare transactions, one after the other, through the same delay."""
+    """Orders a second of the transactions alone, one after another, with the same delay."""
     with ExitStack() as stack:
         cloud = Cloud(stack, delay_ms)
         at = urlsplit(cloud.delayed["AWS_ENDPOINT_URL_DYNAMODB"]).netloc
@@ -109,7 +109,7 @@ def replay(transactions, delay_ms=5):
 
 
 def round_trips(connections, duplicates, users=10_000):
-    """Round trips per order of a burst, as `flux stress` counts them; no delay."""
+    """Round trips per order in a burst, as counted by `flux stress`, without delay."""
     with ExitStack() as stack:
         cloud = Cloud(stack, 0)
         return stress(cloud.place, cloud.direct, "--item", "hot", "--users", users,
@@ -118,8 +118,8 @@ def round_trips(connections, duplicates, users=10_000):
 
 
 class QuietBuyers:
-    """Orders for one item at a fixed rate, each waited for; latencies from the scheduled instant,
-    in ms."""
+    """Sends orders for one item at a fixed rate and waits for each decision. Latencies are measured
+    from the scheduled time, in ms."""
 
     def __init__(self, address, rate, seconds, buyers=16):
         self.address, self.rate, self.count = address, rate, int(rate * seconds)
@@ -140,7 +140,7 @@ class QuietBuyers:
                 order = self.ask(connection, "POST", "/buy", body)["order_id"]
                 seen = self.ask(connection, "GET", f"/orders/{order}?wait=30")
                 if seen["status"] != "sold":
-                    raise Failed(f"a quiet order is {seen['status']} after 30 s")
+                    raise Failed(f"an order for the quiet item is {seen['status']} after 30 s")
                 self.took.append((time.monotonic() - scheduled) * 1000)
         except (Failed, OSError, http.client.HTTPException, KeyError) as e:
             self.failed.append(e)
@@ -166,7 +166,8 @@ class QuietBuyers:
 
 
 def quiet(seconds, hot_rate, delay_ms=5, rate=10):
-    """p99 of the time to decision of a quiet item; `hot_rate`: orders a second for another."""
+    """p99 of the time to decision of a quiet item, in ms. `hot_rate` is the number of orders a
+    second for another item."""
     with ExitStack() as stack:
         cloud = Cloud(stack, delay_ms, ["hot", "quiet"])
         cloud.serve(1)
@@ -183,8 +184,8 @@ def quiet(seconds, hot_rate, delay_ms=5, rate=10):
             try:
                 hot.popen.wait(180)
             except subprocess.TimeoutExpired:
-                raise Failed("the hot item's orders are not decided in time") from None
+                raise Failed("the hot item's orders were not decided within 180 s") from None
             if hot.popen.returncode != 0:
-                raise Failed(f"flux stress beside: {hot.last_words()}")
+                raise Failed(f"flux stress for the hot item failed: {hot.last_words()}")
         cloud.audit(len(buyers.took))
         return p99

@@ -1,8 +1,8 @@
-//! A TCP proxy that brings every request later by a fixed time, as a network would, and holds
-//! nothing back otherwise: what comes after is on its way meanwhile.
+//! A TCP proxy that delays every request by a fixed time, as a network would. Requests on the same
+//! connection overlap: a delayed one does not block the next.
 //!
-//! `delay_proxy UPSTREAM MILLISECONDS`: listens on a free port of 127.0.0.1 and says which.
-//! Threads that sleep in place of a runtime's timer, which counts in whole milliseconds.
+//! `delay_proxy UPSTREAM MILLISECONDS` listens on a free port of 127.0.0.1 and prints the address.
+//! Threads sleep for the delay, because a runtime's timer has a resolution of whole milliseconds.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: delay_proxy HOST:PORT MILLISECONDS";
 
-/// Reads from `from` until it ends, and hands on each piece with the time it is due.
+/// Reads from `from` until its end, and sends each piece to `due` with the time to write it.
 fn take(mut from: TcpStream, delay: Duration, due: mpsc::Sender<(Instant, Vec<u8>)>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer) {
@@ -21,7 +21,7 @@ fn take(mut from: TcpStream, delay: Duration, due: mpsc::Sender<(Instant, Vec<u8
     }
 }
 
-/// Writes each piece to `to` when it is due; ends when there are no more or `to` is closed.
+/// Writes each piece to `to` at its time. Returns at the end of the pieces, or if `to` is closed.
 fn give(mut to: TcpStream, due: mpsc::Receiver<(Instant, Vec<u8>)>) {
     for (at, piece) in due {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -32,7 +32,7 @@ fn give(mut to: TcpStream, due: mpsc::Receiver<(Instant, Vec<u8>)>) {
     let _closed_already = to.shutdown(Shutdown::Write);
 }
 
-/// Carries one connection, requests late, answers at once.
+/// Forwards one connection: requests with the delay, responses at once.
 fn carry(client: TcpStream, upstream: &str, delay: Duration) -> std::io::Result<()> {
     let server = TcpStream::connect(upstream)?;
     client.set_nodelay(true)?;
@@ -56,7 +56,7 @@ fn main() -> std::io::Result<()> {
     for client in listener.incoming() {
         let (client, upstream) = (client?, upstream.clone());
         std::thread::spawn(move || {
-            // A broken connection is the two parties' affair.
+            // The client and the server notice a broken connection by themselves.
             let _broken = carry(client, &upstream, delay);
         });
     }

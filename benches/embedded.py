@@ -1,4 +1,4 @@
-"""The embedded backend under load, beside a bare hyper server."""
+"""Measures the embedded backend and a bare hyper server under load."""
 
 import json
 import statistics
@@ -12,13 +12,13 @@ from processes import (FLUX, RELEASE, Failed, Wrk, audit, drained, end, environm
                        run, running, waiting)
 
 STOCK = 1_000_000_000
-# A backlog that grows by more than this part of what is accepted is one that grows.
+# The backlog counts as growing if it grows by more than this fraction of the accepted orders.
 GROWTH = 0.02
 
 
 @contextmanager
 def place():
-    """A directory on the disk that flux is built on, so that a sync is a sync."""
+    """A temporary directory on the disk of the build, because a sync in memory costs nothing."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=RELEASE) as directory:
         yield Path(directory)
 
@@ -30,7 +30,7 @@ def bare(connections, seconds, kind="plain"):
         server = stack.enter_context(running([example("bare_server")], here))
         result = Wrk(stack, here, server.address(), connections, seconds, kind).result()
         if result["refused"] or result["broken"]:
-            raise Failed(f"the bare server refused or broke off: {result}")
+            raise Failed(f"the bare server refused requests or closed connections: {result}")
         return result["accepted_per_s"]
 
 
@@ -66,7 +66,7 @@ def growth(samples):
 
 
 def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
-    """All that the connections can send, decided meanwhile; audited."""
+    """Sends as many orders as the connections can; workers decide them in parallel. Audited."""
     with ExitStack() as stack:
         shop = Shop(stack, serve_workers, workers)
         began = time.monotonic()
@@ -92,7 +92,7 @@ def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
 
 
 def open_loop(rate, seconds):
-    """Orders at a fixed rate: what `flux stress` says of them."""
+    """The report of `flux stress` for orders at a fixed rate."""
     with ExitStack() as stack:
         shop = Shop(stack)
         report = stress(shop.place, shop.env, "--yes-sell-real-stock", "--target", f"http://{shop.address}",
@@ -113,7 +113,7 @@ def stress(here, env, *arguments):
 
 
 def memory(orders):
-    """Peak memory of `serve` with so many orders waiting, and of the `work` that drains them."""
+    """Peak memory of `serve` with `orders` orders waiting, and of the `work` that drains them."""
     with ExitStack() as stack:
         shop = Shop(stack, serve_workers=0)
         wrk = Wrk(stack, shop.place, shop.address, 256, 240)
@@ -122,7 +122,7 @@ def memory(orders):
         wrk.interrupt()
         accepted = wrk.result()["accepted"]
         if accepted < orders:
-            raise Failed(f"only {accepted} of {orders} orders were taken")
+            raise Failed(f"only {accepted} of {orders} orders were accepted")
         serving = shop.serve.peak_mb()
         shop.hire()
         began = time.monotonic()
@@ -135,7 +135,7 @@ def memory(orders):
 
 
 def start_up(times):
-    """Milliseconds from the start to `listening`, on a store that is there."""
+    """Milliseconds from the start of `serve` to `listening`: on a new store, on an existing one."""
     with place() as here:
         env = environment({"FLUX_DATA": str(here / "flux.db")})
         took = []
@@ -149,5 +149,5 @@ def start_up(times):
             serve.terminate()
             serve.stderr.read()
             if serve.wait(20) != 0 or not said:
-                raise Failed("flux serve does not start")
+                raise Failed("flux serve failed to start")
         return {"first_ms": took[0], "ms": statistics.median(took[1:])}

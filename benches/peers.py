@@ -1,4 +1,4 @@
-"""What people would use instead, called directly without HTTP: Redis and PostgreSQL."""
+"""Measures alternatives to flux, called directly without HTTP: Redis and PostgreSQL."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ from embedded import place
 from processes import Failed, run, running
 
 STOCK = 1_000_000_000
-# One reservation: not twice for the same order, not beyond the stock, and the order kept.
+# One reservation: at most one per order, never beyond the stock, and the order is stored.
 RESERVE = """
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
 if tonumber(redis.call('GET', KEYS[1])) < 1 then return -1 end
@@ -41,7 +41,8 @@ def free_port():
 
 
 def redis(clients, fsync, orders):
-    """Reservations a second by Lua script; `fsync`: on disk before each answer, else never."""
+    """Reservations a second by a Lua script. With `fsync`, each is on disk before its reply;
+    otherwise nothing is written to disk."""
     port = free_port()
     durable = ["--appendonly", "yes", "--appendfsync", "always"] if fsync else []
     command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", *durable]
@@ -57,23 +58,23 @@ def redis(clients, fsync, orders):
                    "order:__rand_int__", "buyer"], here)
         sold, kept = STOCK - int(ask("GET", "stock")), int(ask("HLEN", "orders"))
         if sold != kept or not 0.99 * orders <= sold <= orders:
-            raise Failed(f"Redis sold {sold} and kept {kept} of {orders} orders")
+            raise Failed(f"of {orders} orders Redis sold {sold} and stored {kept}")
         # Its first column is the command with its commas, its second the requests a second.
         return float(re.findall(r'"([\d.]+)"', out.splitlines()[-1])[0])
 
 
 def await_words(server, words, within=30):
-    """Until the server has said these words."""
+    """Waits until the server has logged these words."""
     end = time.monotonic() + within
     while time.monotonic() < end and server.popen.poll() is None:
         if words in server.log.read_bytes():
             return
         time.sleep(0.05)
-    raise Failed(f"{server.name} does not start: {server.last_words()}")
+    raise Failed(f"{server.name} failed to start: {server.last_words()}")
 
 
 def postgres_programs():
-    """Where initdb, postgres and pgbench are; `None` when they are not installed."""
+    """The directory of initdb, postgres, pgbench and psql; `None` if they are not installed."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
     for directory in [*reversed(versions), *map(Path, os.environ["PATH"].split(":"))]:
         if all((directory / name).exists() for name in ("initdb", "postgres", "pgbench", "psql")):
@@ -82,8 +83,8 @@ def postgres_programs():
 
 
 def postgres(clients, seconds):
-    """Orders a second with the one hot row updated and the order inserted in a transaction, on
-    disk before the answer. `None` when it is not installed."""
+    """Orders a second of transactions that update the one hot row and insert the order, on disk
+    before the reply. `None` if PostgreSQL is not installed."""
     programs = postgres_programs()
     if programs is None:
         return None
@@ -92,7 +93,7 @@ def postgres(clients, seconds):
     as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
     as_user = as_user if os.geteuid() == 0 else []
     port = free_port()
-    # Not below the build: another user could not get there.
+    # Not in the build directory, which another user may not be able to enter.
     here = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     os.chown(here, user.pw_uid, user.pw_gid)
     try:
@@ -110,7 +111,7 @@ def postgres(clients, seconds):
             said = run([programs / "psql", *to, "-d", "postgres", "-Atc",
                         "SELECT sold = (SELECT count(*) FROM orders) FROM items"], here)
             if said.strip() != "t":
-                raise Failed("PostgreSQL sold what it has no order for")
+                raise Failed("PostgreSQL: sold units and orders differ")
             return float(re.search(r"tps = ([\d.]+)", out)[1])
     finally:
         shutil.rmtree(here, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The processes of a measurement: started on loopback, ended by pid."""
+"""Starts the processes of a measurement on loopback, and stops them by pid."""
 
 import http.client
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 FLUX = RELEASE / "flux"
-# What flux reads; a measurement starts without any of it.
+# Prefixes of the variables that flux reads. A measurement starts without them.
 OURS = ("FLUX_", "AWS_", "SQS_", "DYNAMODB_", "REDIS_")
 
 
 class Failed(Exception):
-    """A measurement that did not come about; says why in one line."""
+    """A measurement failed. The message is one line with the reason."""
 
 
 def environment(extra=None):
@@ -31,7 +31,7 @@ def example(name):
 
 
 class Process:
-    """A started process; what it says is in its log."""
+    """A started process. Its output is in its log."""
 
     def __init__(self, command, place, env=None):
         self.name = Path(command[0]).name + "-" + (command[1] if len(command) > 1 else "")
@@ -43,20 +43,20 @@ class Process:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def address(self, within=15):
-        """HOST:PORT from its line `listening on ...`."""
+        """HOST:PORT from its log line `listening on ...`."""
         end = time.monotonic() + within
         while time.monotonic() < end and self.popen.poll() is None:
             found = re.search(rb"listening on (?:http://)?([\d.]+:\d+)\s", self.log.read_bytes())
             if found:
                 return found[1].decode()
             time.sleep(0.005)
-        raise Failed(f"{self.name} does not listen: {self.last_words()}")
+        raise Failed(f"{self.name} failed to start: {self.last_words()}")
 
     def last_words(self):
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
 
     def peak_mb(self):
-        """Peak of resident memory so far, in MB of 10^6 bytes."""
+        """Peak resident memory so far, in MB (10^6 bytes)."""
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
 
@@ -65,7 +65,7 @@ class Process:
 
 
 def end(processes, within=20):
-    """Asks all of them to end at once, and insists in the end."""
+    """Stops all processes: SIGTERM at once, and SIGKILL for each that does not exit in time."""
     left = [process.popen for process in processes if process.popen.poll() is None]
     for popen in left:
         popen.send_signal(signal.SIGTERM)
@@ -87,12 +87,12 @@ def running(command, place, env=None):
 
 
 def run(command, place, env=None, within=600, ok=(0,)):
-    """Runs to the end; its output. `Failed` with its last line otherwise."""
+    """Runs a command and returns its output. Raises `Failed` with its last line of output."""
     done = subprocess.run(
         [str(part) for part in command], cwd=place, env=env or environment(), timeout=within,
         stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode not in ok:
-        words = (done.stderr + done.stdout).strip().splitlines() or ["no word"]
+        words = (done.stderr + done.stdout).strip().splitlines() or ["no output"]
         raise Failed(f"{Path(str(command[0])).name} {command[1]}: {words[-1]}")
     return done.stdout
 
@@ -107,13 +107,13 @@ def get(address, path, within=10):
 
 
 def waiting(address):
-    """Orders (embedded) or messages (SQS) without a decision."""
+    """The number of undecided orders (embedded) or messages (SQS)."""
     backlog = get(address, "/stats")["backlog"]
     return None if backlog is None else backlog["waiting"]
 
 
 def drained(address, within=300, poll=0.02):
-    """Waits until nothing waits any more; the moment. Fails when nothing moves for a minute."""
+    """Waits until the backlog is empty; returns that time. Fails after a minute without progress."""
     least, since, end = None, time.monotonic(), time.monotonic() + within
     while time.monotonic() < end:
         now = waiting(address)
@@ -124,12 +124,12 @@ def drained(address, within=300, poll=0.02):
         if time.monotonic() - since > 60:
             break
         time.sleep(poll)
-    raise Failed(f"the backlog does not get empty: {least} wait")
+    raise Failed(f"the backlog does not drain: {least} waiting")
 
 
 class Wrk:
-    """wrk against /buy, under way until the stack ends. Closed loop: a connection sends when it
-    was answered."""
+    """wrk against /buy, until the stack ends. Closed loop: each connection sends its next request
+    after the response."""
 
     def __init__(self, stack, place, address, connections, seconds, kind="plain", item="hot"):
         env = environment({
@@ -147,12 +147,12 @@ class Wrk:
         self.process.popen.send_signal(signal.SIGINT)
 
     def result(self):
-        """Waits for the end: requests, those answered 202 and those in a second."""
+        """Waits for the end. Returns the numbers of requests, 202 responses and 202s per second."""
         try:
             self.process.popen.wait(self.seconds + 30)
         except subprocess.TimeoutExpired:
             self.process.end()
-            raise Failed("wrk does not end") from None
+            raise Failed("wrk did not exit") from None
         lines = [line for line in self.process.log.read_text().splitlines() if line[:1] == "{"]
         if not lines:
             raise Failed(f"wrk: {self.process.last_words()}")
@@ -163,12 +163,12 @@ class Wrk:
 
 
 def audit(place, env, at_least):
-    """`flux audit` of what a run made: no figure without it. The orders it found."""
+    """Runs `flux audit` on a run's store, and returns the report. Raises `Failed` if it fails."""
     figures = json.loads(run([FLUX, "audit", "--json"], place, env, ok=(0, 1)))
     del figures["items"]
     if figures["verdict"] != "pass":
-        raise Failed(f"the audit fails: {figures}")
+        raise Failed(f"flux audit failed: {figures}")
     if figures["undecided"] or figures["orders"] < at_least:
-        raise Failed(f"of {at_least} accepted orders {figures['orders']} are there, "
+        raise Failed(f"of {at_least} accepted orders {figures['orders']} are stored, "
                      f"{figures['undecided']} undecided")
     return figures

@@ -1,9 +1,9 @@
-//! The floor of deciding on AWS: the transactions that a worker would write for one hot item, and
-//! nothing else. Each has the item under the version that the one before it wrote, and 99 new
-//! orders, so they must follow one another.
+//! The lower bound for deciding on AWS: the transactions that a worker would write for one hot
+//! item, and nothing else. Each writes 99 new orders, and the item on the condition that it has the
+//! version of the previous transaction, so they run one after another.
 //!
-//! `replay HOST:PORT TABLE COUNT`: writes COUNT of them to a stand-in over one connection, with
-//! rows as flux writes them, made before the clock starts; prints orders and seconds as JSON.
+//! `replay HOST:PORT TABLE COUNT` writes COUNT transactions to a stand-in over one connection. The
+//! bodies are built before the clock starts. Prints orders and seconds as JSON.
 
 use anyhow::{Context, Result, ensure};
 use http_body_util::{BodyExt, Full};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 const ORDERS: u64 = 99;
 const ITEM: &str = "replayed";
-/// Not checked by a stand-in, but asked for.
+/// Stand-ins require credentials, but do not check them.
 const CREDENTIALS: &str = "AWS4-HMAC-SHA256 \
     Credential=local/20260101/eu-central-1/dynamodb/aws4_request, SignedHeaders=host, Signature=0";
 
@@ -55,7 +55,7 @@ fn put_order(table: &str, number: u64) -> Value {
     } })
 }
 
-/// The body of the transaction that makes this version of the item.
+/// The body of the transaction that writes this version of the item.
 fn transaction(table: &str, version: u64) -> Bytes {
     let first = (version - 1) * ORDERS;
     let orders = (first..first + ORDERS).map(|number| put_order(table, number));
