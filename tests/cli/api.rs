@@ -89,9 +89,9 @@ fn bash(desk: &Desk, lines: &str, address: &str) -> String {
 }
 
 #[test]
-fn example_with_keys_in_the_readme_works_as_printed() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let mut blocks = readme.split("\n```\n").filter(|block| block.contains("FLUX_BUY_KEY="));
+fn access_example_works_as_printed() {
+    let page = std::fs::read_to_string("docs/access.md").unwrap();
+    let mut blocks = page.split("\n```\n").filter(|block| block.contains("FLUX_BUY_KEY="));
     let block = blocks.next().unwrap();
     assert!(blocks.next().is_none(), "another example with keys");
     let (first, second) = block.split_once("flux serve ").unwrap();
