@@ -148,7 +148,7 @@ impl Auditor {
                 self.broken(format!("P5: one key made two orders, {other} and {id}"));
             }
             Some((_, other)) if other != wished && self.is_compared(id) => {
-                self.broken(format!("P5: the key of {id} was taken for {other:?} and {wished:?}"));
+                self.broken(format!("P5: the key of {id} was used for {other:?} and {wished:?}"));
             }
             Some(_) => {}
         }
@@ -309,7 +309,7 @@ impl Auditor {
             };
             if !right {
                 let id = order.id;
-                self.broken(format!("P2: {id} was {made:?}, which was wrong since it came"));
+                self.broken(format!("P2: {id} was {made:?}, which was never correct"));
             }
             self.decided(one);
         }
@@ -383,7 +383,7 @@ impl Auditor {
             // A letter that is left tells the shop when it is sent again or dropped.
             let told = self.told.contains(id) || dead.contains(id);
             if self.shop_is_told && decided && !told {
-                wrong.push(format!("webhooks: {id} was decided, and the shop is never told"));
+                wrong.push(format!("webhooks: {id} was decided, and has no event in the outbox"));
             }
             match account.state {
                 State::Waiting => wrong.push(format!("P3: {id} was never decided")),

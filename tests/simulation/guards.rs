@@ -1,10 +1,10 @@
-//! Can the proof fail? Each guard of safety can be taken out, and then the auditor must complain.
+//! Removes one safety guard at a time: the auditor must then report a broken promise.
 
 use flux::core::order::guards as pipeline;
 
 use super::scenario;
 
-/// Runs in which the loss of a guard must be found at least once.
+/// Seeds tried for each removed guard. It must be found in at least one of them.
 pub const SEEDS: u64 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,26 +44,26 @@ impl Guard {
         ]
     };
 
-    /// What it says when it is there.
+    /// The rule that the guard enforces.
     pub fn rule(self) -> &'static str {
         match self {
-            Guard::Version => "a commit needs the item's version as read",
-            Guard::OrderUnseen => "a decision needs the order undecided",
-            Guard::FinalNo => "a \"no\" is as final as a sale",
-            Guard::AckAfterCommit => "acknowledged only after the commit",
-            Guard::DurableBefore202 => "durable before the 202",
+            Guard::Version => "a commit requires the item to have the version that was read",
+            Guard::OrderUnseen => "a decision requires the order to be undecided",
+            Guard::FinalNo => "a rejection is as final as a sale",
+            Guard::AckAfterCommit => "an order is acknowledged only after the commit",
+            Guard::DurableBefore202 => "an order is durable before its 202",
             Guard::FreshSoldOut => "\"sold out\" is read after the batch was received",
             Guard::Fingerprint => "a reused key is compared with its first request",
-            Guard::EntryByEntry => "a batch's answers are read entry by entry",
-            Guard::RepeatDropped => "a repeat is dropped before the commit",
-            Guard::RequestCompared => "what looks like a repeat is compared with its order",
-            Guard::OrderIdKept => "an order keeps its id through the dead-letter queue",
-            Guard::ToldBeforeAck => "its webhook is in the outbox before it is acknowledged",
-            Guard::SeenToldToo => "an order found decided has its webhook put too",
+            Guard::EntryByEntry => "the results of a batch call are checked entry by entry",
+            Guard::RepeatDropped => "a repeated order is dropped before the commit",
+            Guard::RequestCompared => "an apparent repeat is compared with the stored order",
+            Guard::OrderIdKept => "an order keeps its id in the dead-letter queue",
+            Guard::ToldBeforeAck => "a webhook is in the outbox before its order is acknowledged",
+            Guard::SeenToldToo => "an order that was already decided also gets a webhook",
         }
     }
 
-    /// The switch in the pipeline, for those that do not stand in the simulated services.
+    /// The switch in the pipeline; `None` for guards that are in the simulated services.
     pub fn in_pipeline(self) -> Option<pipeline::Guard> {
         match self {
             Guard::AckAfterCommit => Some(pipeline::Guard::AckAfterCommit),
@@ -77,15 +77,15 @@ impl Guard {
     }
 }
 
-/// The first seed in which the guard's loss is found.
+/// The first seed in which the auditor finds that the guard is missing.
 pub fn first_found(guard: Guard) -> Option<u64> {
     (0..SEEDS).find(|seed| !scenario::run(*seed, Some(guard)).wrong.is_empty())
 }
 
-/// A table of all guards and in how many seeds the loss of each is found, as Markdown.
+/// A Markdown table: for each removed guard, the number of seeds in which it is found.
 pub fn table() -> String {
     let mut rows = vec![
-        "| guard taken out | found in seeds | what the auditor says first |".to_owned(),
+        "| removed guard | found in seeds | the auditor's first message |".to_owned(),
         "|---|---|---|".to_owned(),
     ];
     for guard in Guard::ALL {
