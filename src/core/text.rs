@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use percent_encoding::{PercentDecode, percent_decode_str};
+
 /// Characters that are invisible, control a terminal, reorder the text around them, or have no
 /// agreed meaning: the general categories Cc, Cf, Zl, Zp and Co, the noncharacters, and
 /// Default_Ignorable_Code_Point (Unicode 17.0, DerivedGeneralCategory.txt and
@@ -54,6 +56,16 @@ const HIDDEN: &[(char, char)] = &[
     ('\u{dfffe}', '\u{e00ff}'),
     ('\u{e01f0}', '\u{10ffff}'),
 ];
+
+/// The bytes that percent-encoded text stands for (RFC 3986, 2.1); `+` is itself. `None` if an
+/// escape is broken, which the library leaves as it is.
+pub fn percent_decoded(text: &str) -> Option<PercentDecode<'_>> {
+    let is_escape = |after: &str| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    text.split('%').skip(1).all(is_escape).then(|| percent_decode_str(text))
+}
 
 /// Whether a reader cannot see a character, or sees the text around it otherwise than it is.
 pub fn is_hidden(c: char) -> bool {

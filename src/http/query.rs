@@ -2,34 +2,23 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::problem::Problem;
+use crate::core::text::percent_decoded;
+
+/// All but what stands for itself (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The text that a path segment or query value stands for; `None` when it is not UTF-8 or an
 /// escape is broken. `+` is itself.
 pub(super) fn decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
-        return Some(text.into());
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let byte = if byte == b'%' { hex(rest.next()?)? << 4 | hex(rest.next()?)? } else { byte };
-        bytes.push(byte);
-    }
-    String::from_utf8(bytes).ok().map(Cow::from)
+    percent_decoded(text)?.decode_utf8().ok()
 }
 
 /// Makes any text fit for a query value.
 pub(super) fn encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(byte.into());
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The first value of `name` in a query, decoded; `Some(None)` when it cannot be decoded.
@@ -46,10 +35,6 @@ pub(super) fn limit(query: Option<&str>, default: usize, most: usize) -> Result<
         .and_then(|text| text.parse().ok())
         .filter(|limit| (1..=most).contains(limit))
         .ok_or_else(|| Problem::bad_request(format!("limit must be from 1 to {most}")))
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|d| d as u8)
 }
 
 #[cfg(test)]
