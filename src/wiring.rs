@@ -10,6 +10,7 @@ pub mod letters;
 pub mod provision;
 pub mod rehearsal;
 pub mod reload;
+#[cfg_attr(not(feature = "otel"), path = "wiring/no_traces.rs")]
 pub mod traces;
 pub mod webhooks;
 

@@ -61,7 +61,7 @@ fn assert_none(found: Vec<String>) {
 
 #[test]
 fn only_adapters_and_their_vendor_connections_name_a_vendor() {
-    let vendors = ["aws_", "fred::", "rusqlite"];
+    let vendors = ["aws_", "fred::", "opentelemetry", "rusqlite"];
     let sources = sources();
     let others =
         sources.iter().filter(|s| !s.is_adapter() && !s.path.starts_with("core/connection/"));

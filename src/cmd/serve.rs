@@ -40,7 +40,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let mut jwks = None;
     let access = Access::new(wiring::access::rules(&settings, &mut jwks).await?);
     let ports = wiring::start(&settings).await?;
-    let (ports, export) = traces.start(ports);
+    let (ports, export) = traces.start(ports)?;
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}");
     reload::warn_if_open(&access, address);

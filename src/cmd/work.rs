@@ -38,7 +38,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     if let Some(listener) = &metrics {
         tracing::info!("metrics on http://{}/metrics", listener.local_addr()?);
     }
-    let (ports, export) = traces.start(ports);
+    let (ports, export) = traces.start(ports)?;
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     let concurrency = rules.concurrency;

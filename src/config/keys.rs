@@ -294,7 +294,8 @@ settings! {
     }
     "Traces" {
         /// Base URL of a collector that takes OTLP over HTTP, like `http://127.0.0.1:4318`. Without
-        /// one nothing is recorded; a caller's trace is passed on all the same.
+        /// one nothing is recorded; a caller's trace is passed on all the same. It needs a flux
+        /// built with the cargo feature `otel`, as the container image is.
         otlp_endpoint: Option<String> = None;
         /// Headers for the collector, like `NAME=VALUE,NAME=VALUE`: over `https`, or to a private host.
         otlp_headers: Option<SecretString> = None;

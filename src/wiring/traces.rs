@@ -1,12 +1,11 @@
 //! The export of traces, as the settings have it: none unless a collector is named.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use hyper::Uri;
 use secrecy::ExposeSecret;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::Usage;
 use crate::config::Settings;
@@ -26,8 +25,8 @@ struct Collector {
     last: Duration,
 }
 
-/// Spans on their way to the collector.
-pub struct Export(Option<(CancellationToken, JoinHandle<()>)>);
+/// Spans on their way to the collector, and how long the last of them may take.
+pub struct Export(Option<(Arc<Otlp>, Duration)>);
 
 impl Traces {
     /// Reads the settings; connects to nothing.
@@ -55,22 +54,22 @@ impl Traces {
     }
 
     /// The same ports, with a tracer if traces are exported.
-    pub fn start(self, ports: Ports) -> (Ports, Export) {
-        let Some(Collector { otlp, ratio, last }) = self.0 else { return (ports, Export(None)) };
+    pub fn start(self, ports: Ports) -> Result<(Ports, Export)> {
+        let Some(Collector { otlp, ratio, last }) = self.0 else {
+            return Ok((ports, Export(None)));
+        };
         tracing::info!(trace_ratio = ratio, "traces go to {}", otlp.url);
-        let finish = CancellationToken::new();
-        let (spans, sending) = Otlp::start(Web::new(), otlp, finish.clone(), last);
-        let tracer = Tracer::new(spans, ports.chance.clone(), ratio);
-        (Ports { tracer, ..ports }, Export(Some((finish, tokio::spawn(sending)))))
+        let otlp = Otlp::start(Web::new(), otlp)?;
+        let tracer = Tracer::new(otlp.clone(), ports.chance.clone(), ratio);
+        Ok((Ports { tracer, ..ports }, Export(Some((otlp, last)))))
     }
 }
 
 impl Export {
     /// Sends what is left, for at most a sixth of the grace period, and ends.
     pub async fn finish(self) {
-        if let Some((finish, sending)) = self.0 {
-            finish.cancel();
-            let _ended = sending.await;
+        if let Some((otlp, last)) = self.0 {
+            let _ended = tokio::task::spawn_blocking(move || otlp.finish(last)).await;
         }
     }
 }

@@ -9,6 +9,7 @@ mod hangup;
 mod items;
 mod jwks;
 mod letters;
+mod logs;
 mod pages;
 mod proxy;
 mod redis;
@@ -18,6 +19,7 @@ mod signals;
 mod store;
 mod story;
 mod terminal;
+#[cfg(feature = "otel")]
 mod traces;
 mod webhooks;
 

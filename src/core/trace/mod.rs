@@ -2,6 +2,7 @@
 //! to whoever collects what was done for it meanwhile.
 
 mod context;
+#[cfg(feature = "otel")]
 pub mod otlp;
 mod tracer;
 
@@ -13,14 +14,13 @@ use tokio::time::Instant;
 pub use context::TraceContext;
 pub use tracer::{OpenSpan, Tracer};
 
-/// What a span is in its trace, by OpenTelemetry's numbers.
+/// What a span is in its trace, by OpenTelemetry's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
-    Internal = 1,
-    Server = 2,
-    Client = 3,
-    Producer = 4,
-    Consumer = 5,
+    Server,
+    Client,
+    Producer,
+    Consumer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl From<String> for Value {
     }
 }
 
-/// Something that was done, from its start to its end, as part of a trace.
+/// Something that was done as part of a trace, from its start until it is recorded.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub context: TraceContext,
@@ -62,7 +62,6 @@ pub struct Span {
     pub name: &'static str,
     pub kind: SpanKind,
     pub start: Instant,
-    pub end: Instant,
     pub attributes: Vec<(&'static str, Value)>,
     /// Spans of other traces that this one was done for too: trace and span.
     pub links: Vec<(u128, u64)>,
@@ -72,7 +71,7 @@ pub struct Span {
 
 /// Where spans go.
 pub trait Spans: Debug + Send + Sync {
-    /// Takes a span that has ended. Never blocks and never fails: what there is no room for is
-    /// left out.
+    /// Takes a span that ends now. Never blocks and never fails: what there is no room for is left
+    /// out.
     fn record(&self, span: Span);
 }

@@ -1,6 +1,5 @@
 //! Begins spans, and decides which traces are recorded.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +21,8 @@ pub struct Tracer(Option<Arc<Recorder>>);
 struct Recorder {
     spans: Arc<dyn Spans>,
     chance: Arc<dyn Chance>,
-    /// A request without a trace begins one if its number, mixed, is below this.
-    share: u64,
-    requests: AtomicU64,
+    /// The share of requests without a trace that begin one.
+    ratio: f64,
     at_requests: Rate,
     at_decisions: Rate,
 }
@@ -32,17 +30,9 @@ struct Recorder {
 impl Tracer {
     /// `ratio`: the share of requests without a trace that begin one, 0 to 1.
     pub fn new(spans: Arc<dyn Spans>, chance: Arc<dyn Chance>, ratio: f64) -> Tracer {
-        // Where the product is more than a u64 has, the cast is to the largest.
-        let share = (ratio * u64::MAX as f64) as u64;
-        let requests = AtomicU64::new(chance.draw() as u64);
-        Tracer(Some(Arc::new(Recorder {
-            spans,
-            chance,
-            share,
-            requests,
-            at_requests: Rate::default(),
-            at_decisions: Rate::default(),
-        })))
+        let at_requests = Rate::default();
+        let at_decisions = Rate::default();
+        Tracer(Some(Arc::new(Recorder { spans, chance, ratio, at_requests, at_decisions })))
     }
 
     pub fn off() -> Tracer {
@@ -66,7 +56,7 @@ impl Tracer {
                 return (Some(Box::new(caller.at(recorder.span(), false))), OpenSpan::none());
             }
             Some(caller) => (caller.at(recorder.span(), true), Some(caller.span)),
-            None if !recorder.is_drawn() || !recorder.at_requests.has_room() => {
+            None if fastrand::f64() >= recorder.ratio || !recorder.at_requests.has_room() => {
                 return (None, OpenSpan::none());
             }
             None => (recorder.new_trace(), None),
@@ -109,17 +99,6 @@ fn recorded(order: &Order) -> Option<&TraceContext> {
 }
 
 impl Recorder {
-    /// Whether the next request is among the share. Without a lock or a system call, and without
-    /// a rhythm that the requests might have too.
-    fn is_drawn(&self) -> bool {
-        let mut n = self.requests.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        // The mixing of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
-        // generators", 2014).
-        n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        n ^ n >> 31 < self.share
-    }
-
     fn new_trace(&self) -> TraceContext {
         let drawn = TraceContext::begin(self.chance.draw(), self.span());
         drawn.expect("no number that is drawn is 0")
@@ -145,10 +124,10 @@ impl Recorder {
         context: TraceContext,
         parent: Option<u64>,
     ) -> OpenSpan {
-        let now = Instant::now();
-        let (attributes, links) = (Vec::new(), Vec::new());
-        let (start, end, error) = (now, now, None);
-        let span = Span { context, parent, name, kind, start, end, attributes, links, error };
+        let start = Instant::now();
+        let attributes = Vec::new();
+        let links = Vec::new();
+        let span = Span { context, parent, name, kind, start, attributes, links, error: None };
         OpenSpan(Some(Box::new((span, self.clone()))))
     }
 }
@@ -218,7 +197,7 @@ impl Drop for OpenSpan {
     fn drop(&mut self) {
         if let Some(open) = self.0.take() {
             let (span, recorder) = *open;
-            recorder.spans.record(Span { end: Instant::now(), ..span });
+            recorder.spans.record(span);
         }
     }
 }

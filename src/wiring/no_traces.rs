@@ -1,0 +1,33 @@
+//! Traces in a build without the feature `otel`: none, and a setting that asks for them is refused.
+
+use anyhow::Result;
+
+use super::Usage;
+use crate::config::Settings;
+use crate::core::Ports;
+
+pub struct Traces;
+
+pub struct Export;
+
+impl Traces {
+    /// Reads the settings; one that asks for traces is an error.
+    pub fn of(settings: &Settings) -> Result<Traces> {
+        if settings.otlp_endpoint.is_none() {
+            return Ok(Traces);
+        }
+        let key = "otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
+        let build = "cargo build --release --features otel";
+        Err(Usage(format!("{key} needs a flux with the feature otel: build it with {build}"))
+            .into())
+    }
+
+    /// The same ports, without a tracer.
+    pub fn start(self, ports: Ports) -> Result<(Ports, Export)> {
+        Ok((ports, Export))
+    }
+}
+
+impl Export {
+    pub async fn finish(self) {}
+}

@@ -1,0 +1,91 @@
+//! The log of real processes, and the settings of traces.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::Value;
+
+use super::{Desk, PATIENCE, Process, decided};
+use crate::traces::{TRACE, traceparent};
+
+/// Buys with this header line; the order's id.
+pub fn buy_with(address: &str, header: &str, user: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let body = format!(r#"{{"user_id":"{user}","item_id":"ticket_001"}}"#);
+    let length = body.len();
+    let head = "POST /buy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Content-Type: application/json";
+    write!(stream, "{head}\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 202"), "{answer}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    body["order_id"].as_str().unwrap().to_owned()
+}
+
+pub fn end(mut process: Process) -> Vec<String> {
+    process.signal("TERM");
+    process.log_line("stopped");
+    assert_eq!(process.end().0.code(), Some(0));
+    process.logged.extend(process.log.iter());
+    process.logged.clone()
+}
+
+fn serve_in_json(desk: &Desk) -> (Process, String) {
+    let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 5");
+    let line = serve.log_line("listening on http://");
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let address = line["message"].as_str().unwrap().split_once("http://").unwrap().1.to_owned();
+    (serve, address)
+}
+
+#[test]
+fn json_log_lines_have_one_identity_for_an_order_at_debug_and_none_of_each_order_at_info() {
+    let desk = Desk::new().with("FLUX_LOG_FORMAT", "json");
+    let (serve, address) = serve_in_json(&desk);
+    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "ann");
+    decided(&address, &order);
+    let logged = end(serve);
+    assert!(logged.iter().all(|line| !line.contains(&order)), "{logged:#?}");
+    let parse = |line: &String| serde_json::from_str::<Value>(line).unwrap();
+    assert!(logged.iter().map(parse).all(|line| line["message"].is_string()));
+
+    let desk = desk.with("FLUX_LOG", "info,flux=debug");
+    let (serve, address) = serve_in_json(&desk);
+    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "bob");
+    decided(&address, &order);
+    let lines: Vec<Value> = end(serve).iter().map(parse).collect();
+    let about: Vec<&Value> = lines.iter().filter(|line| line["order_id"] == order).collect();
+    for (line, message) in about.iter().zip(["accepted", "decided"]) {
+        assert_eq!(line["message"], message);
+        assert_eq!(
+            (line["item_id"].as_str(), line["trace_id"].as_str()),
+            (Some("ticket_001"), Some(TRACE))
+        );
+        assert!(line["timestamp"].is_string() && line["level"] == "DEBUG");
+    }
+    assert_eq!(about.len(), 2, "{lines:#?}");
+    assert_eq!(
+        (about[1]["outcome"].as_str(), about[1]["reason"].as_str()),
+        (Some("rejected"), Some("sold_out"))
+    );
+}
+
+#[test]
+fn wrong_trace_ratio_is_refused() {
+    let refused = |ratio| Desk::new().with("FLUX_TRACE_RATIO", ratio).refused("work");
+    assert!(refused("1.5").contains("from 0 to 1"));
+    assert!(refused("some").contains("number"));
+}
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn collector_needs_the_feature_otel() {
+    for command in ["work", "serve --listen 127.0.0.1:0"] {
+        let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+        let line = desk.refused(command);
+        assert!(line.contains("otlp_endpoint") && line.contains("--features otel"), "{line}");
+    }
+}
