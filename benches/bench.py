@@ -69,8 +69,8 @@ def short(result):
     if not isinstance(result, dict):
         return str(result)
     shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}
-    told = ("accepted_per_s", "decided_per_s", "drain_s", "backlog_max", "backlog_growth")
-    return json.dumps({k: shown[k] for k in told if k in shown} or shown)[:400]
+    keys = ("accepted_per_s", "decided_per_s", "drain_s", "backlog_max", "backlog_growth")
+    return json.dumps({k: shown[k] for k in keys if k in shown} or shown)[:400]
 
 
 def busy(over=0.3):
@@ -272,8 +272,8 @@ def circumstances(arguments):
 
     def version(program, *asked):
         found = shutil.which(program)
-        said = found and subprocess.run([found, *asked], capture_output=True, text=True)
-        return said and (said.stdout + said.stderr).splitlines()[0]
+        result = found and subprocess.run([found, *asked], capture_output=True, text=True)
+        return result and (result.stdout + result.stderr).splitlines()[0]
 
     cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line]
     return {

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
-from embedded import STOCK, place, stress
+from embedded import STOCK, stress, temporary_directory
 from processes import (FLUX, ROOT, Failed, Wrk, audit, drained, end, environment, example, get,
                        run, running)
 
@@ -23,24 +23,26 @@ class Cloud:
 
     def __init__(self, stack, delay_ms, items=("hot",)):
         self.stack = stack
-        self.place = stack.enter_context(place())
+        self.directory = stack.enter_context(temporary_directory())
         local = [ROOT / "scripts/local-cloud"]
-        state = ["--state", self.place / "cloud"]
-        stack.callback(run, [*local, "down", *state], self.place)
-        out = run([*local, "up", *state], self.place)
-        told = dict(re.findall(r"(\w+)=(\S+)", out)) | {"FLUX_BACKEND": "aws"}
-        self.direct = environment(told)
-        self.delayed = environment(told | self.delays(told, delay_ms)) if delay_ms else self.direct
-        catalog = self.place / "items.json"
+        state = ["--state", self.directory / "cloud"]
+        stack.callback(run, [*local, "down", *state], self.directory)
+        out = run([*local, "up", *state], self.directory)
+        variables = dict(re.findall(r"(\w+)=(\S+)", out)) | {"FLUX_BACKEND": "aws"}
+        self.direct = environment(variables)
+        self.delayed = self.direct
+        if delay_ms:
+            self.delayed = environment(variables | self.delays(variables, delay_ms))
+        catalog = self.directory / "items.json"
         catalog.write_text(json.dumps([{"item_id": i, "stock": STOCK} for i in items]))
-        made = run([FLUX, "provision", "--catalog", catalog], self.place, self.direct)
+        made = run([FLUX, "provision", "--catalog", catalog], self.directory, self.direct)
         queue = re.search(r"SQS_QUEUE_URL=(\S+)", made)[1]
         for env in (self.direct, self.delayed):
             env["SQS_QUEUE_URL"] = queue
 
-    def delays(self, told, delay_ms):
-        upstream = {name: urlsplit(told[name]).netloc for name in SERVICES.values()}
-        redis = f"127.0.0.1:{told['REDIS_PORT']}"
+    def delays(self, variables, delay_ms):
+        upstream = {name: urlsplit(variables[name]).netloc for name in SERVICES.values()}
+        redis = f"127.0.0.1:{variables['REDIS_PORT']}"
         through = {name: f"http://{self.proxy(at, delay_ms)}" for name, at in upstream.items()}
         before = self.proxy(redis, delay_ms)
         self.measured_ms = round_trip(before) - round_trip(redis)
@@ -48,20 +50,20 @@ class Cloud:
 
     def proxy(self, upstream, delay_ms):
         command = [example("delay_proxy"), upstream, delay_ms]
-        return self.stack.enter_context(running(command, self.place)).address()
+        return self.stack.enter_context(running(command, self.directory)).address()
 
     def serve(self, workers):
         serve = [FLUX, "serve", "--listen", "127.0.0.1:0"]
-        self.processes = [self.stack.enter_context(running(serve, self.place, self.delayed))]
+        self.processes = [self.stack.enter_context(running(serve, self.directory, self.delayed))]
         for _ in range(workers):
-            work = running([FLUX, "work"], self.place, self.delayed)
+            work = running([FLUX, "work"], self.directory, self.delayed)
             self.processes.append(self.stack.enter_context(work))
         self.address = self.processes[0].address()
         time.sleep(1)  # Gives the workers time to start.
 
     def audit(self, at_least):
         end(self.processes)
-        return audit(self.place, self.direct, at_least)
+        return audit(self.directory, self.direct, at_least)
 
 
 def round_trip(address):
@@ -86,7 +88,7 @@ def decided(orders, workers, delay_ms=5, kind="plain"):
         cloud = Cloud(stack, delay_ms, items)
         cloud.serve(workers)
         began = time.monotonic()
-        wrk = Wrk(stack, cloud.place, cloud.address, 64, 60, kind)
+        wrk = Wrk(stack, cloud.directory, cloud.address, 64, 60, kind)
         while wrk.running() and get(cloud.address, "/stats")["accepted"] < orders:
             time.sleep(0.02)
         wrk.interrupt()
@@ -103,7 +105,7 @@ def replay(transactions, delay_ms=5):
     with ExitStack() as stack:
         cloud = Cloud(stack, delay_ms)
         at = urlsplit(cloud.delayed["AWS_ENDPOINT_URL_DYNAMODB"]).netloc
-        out = run([example("replay"), at, "flux", transactions], cloud.place)
+        out = run([example("replay"), at, "flux", transactions], cloud.directory)
         done = json.loads(out)
         return done["orders"] / done["seconds"]
 
@@ -112,7 +114,7 @@ def round_trips(connections, duplicates, users=10_000):
     """Round trips per order in a burst, as counted by `flux stress`, without delay."""
     with ExitStack() as stack:
         cloud = Cloud(stack, 0)
-        return stress(cloud.place, cloud.direct, "--item", "hot", "--users", users,
+        return stress(cloud.directory, cloud.direct, "--item", "hot", "--users", users,
                       "--stock", users // 2, "--connections", connections,
                       "--duplicates", duplicates)
 
@@ -152,10 +154,10 @@ class QuietBuyers:
         headers = {"Content-Type": "application/json"} if body else {}
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
-        said = answer.read()
+        body = answer.read()
         if answer.status not in (200, 202):
             raise Failed(f"{method} {path}: {answer.status}")
-        return json.loads(said)
+        return json.loads(body)
 
     def p99(self):
         for thread in self.threads:
@@ -173,10 +175,11 @@ def quiet(seconds, hot_rate, delay_ms=5, rate=10):
         cloud.serve(1)
         hot = None
         if hot_rate:
-            command = [FLUX, "stress", "--yes-sell-real-stock", "--target", f"http://{cloud.address}", "--item", "hot",
+            command = [FLUX, "stress", "--yes-sell-real-stock",
+                       "--target", f"http://{cloud.address}", "--item", "hot",
                        "--rate", int(hot_rate), "--users", int(hot_rate * (seconds + 3)),
                        "--connections", 64, "--duplicates", 0]
-            hot = stack.enter_context(running(command, cloud.place, cloud.delayed))
+            hot = stack.enter_context(running(command, cloud.directory, cloud.delayed))
             time.sleep(2)
         buyers = QuietBuyers(cloud.address, rate, seconds)
         p99 = buyers.p99()
@@ -186,6 +189,6 @@ def quiet(seconds, hot_rate, delay_ms=5, rate=10):
             except subprocess.TimeoutExpired:
                 raise Failed("the hot item's orders were not decided within 180 s") from None
             if hot.popen.returncode != 0:
-                raise Failed(f"flux stress for the hot item failed: {hot.last_words()}")
+                raise Failed(f"flux stress for the hot item failed: {hot.last_lines()}")
         cloud.audit(len(buyers.took))
         return p99

@@ -17,7 +17,7 @@ GROWTH = 0.02
 
 
 @contextmanager
-def place():
+def temporary_directory():
     """A temporary directory on the disk of the build, because a sync in memory costs nothing."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=RELEASE) as directory:
         yield Path(directory)
@@ -26,7 +26,7 @@ def place():
 def bare(connections, seconds, kind="plain"):
     """Requests a second of the bare server."""
     with ExitStack() as stack:
-        here = stack.enter_context(place())
+        here = stack.enter_context(temporary_directory())
         server = stack.enter_context(running([example("bare_server")], here))
         result = Wrk(stack, here, server.address(), connections, seconds, kind).result()
         if result["refused"] or result["broken"]:
@@ -34,27 +34,27 @@ def bare(connections, seconds, kind="plain"):
         return result["accepted_per_s"]
 
 
-class Shop:
+class Deployment:
     """`flux serve` on a new embedded store with one item, and workers."""
 
     def __init__(self, stack, serve_workers=4, workers=0, settings=None):
-        self.place = stack.enter_context(place())
-        self.env = environment({"FLUX_DATA": str(self.place / "flux.db")} | (settings or {}))
-        run([FLUX, "provision", "--item", "hot", "--stock", STOCK], self.place, self.env)
+        self.directory = stack.enter_context(temporary_directory())
+        self.env = environment({"FLUX_DATA": str(self.directory / "flux.db")} | (settings or {}))
+        run([FLUX, "provision", "--item", "hot", "--stock", STOCK], self.directory, self.env)
         serve = [FLUX, "serve", "--listen", "127.0.0.1:0", "--workers", serve_workers]
-        self.serve = stack.enter_context(running(serve, self.place, self.env))
+        self.serve = stack.enter_context(running(serve, self.directory, self.env))
         self.address = self.serve.address()
         self.stack, self.workers = stack, []
         for _ in range(workers):
-            self.hire()
+            self.start_worker()
 
-    def hire(self):
-        worker = running([FLUX, "work"], self.place, self.env)
+    def start_worker(self):
+        worker = running([FLUX, "work"], self.directory, self.env)
         self.workers.append(self.stack.enter_context(worker))
 
     def audit(self, at_least):
         end([*self.workers, self.serve])
-        return audit(self.place, self.env, at_least)
+        return audit(self.directory, self.env, at_least)
 
 
 def growth(samples):
@@ -68,17 +68,17 @@ def growth(samples):
 def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
     """Sends as many orders as the connections can; workers decide them in parallel. Audited."""
     with ExitStack() as stack:
-        shop = Shop(stack, serve_workers, workers)
+        deployment = Deployment(stack, serve_workers, workers)
         began = time.monotonic()
-        wrk = Wrk(stack, shop.place, shop.address, connections, seconds, kind)
+        wrk = Wrk(stack, deployment.directory, deployment.address, connections, seconds, kind)
         samples = []
         while wrk.running():
             time.sleep(0.25)
-            samples.append((time.monotonic() - began, waiting(shop.address)))
+            samples.append((time.monotonic() - began, waiting(deployment.address)))
         result = wrk.result()
         sent = time.monotonic()
-        empty = drained(shop.address)
-        orders = shop.audit(result["accepted"])["orders"]
+        empty = drained(deployment.address)
+        orders = deployment.audit(result["accepted"])["orders"]
         grew = growth(samples) / result["accepted_per_s"]
         return result | {
             "connections": connections,
@@ -94,11 +94,12 @@ def load(connections, seconds, kind="plain", serve_workers=4, workers=0):
 def open_loop(rate, seconds):
     """The report of `flux stress` for orders at a fixed rate."""
     with ExitStack() as stack:
-        shop = Shop(stack)
-        report = stress(shop.place, shop.env, "--yes-sell-real-stock", "--target", f"http://{shop.address}",
-                        "--item", "hot", "--users", int(rate * seconds), "--rate", int(rate),
+        deployment = Deployment(stack)
+        report = stress(deployment.directory, deployment.env, "--yes-sell-real-stock",
+                        "--target", f"http://{deployment.address}", "--item", "hot",
+                        "--users", int(rate * seconds), "--rate", int(rate),
                         "--connections", 256, "--duplicates", 0)
-        shop.audit(report["accepted"])
+        deployment.audit(report["accepted"])
         return report
 
 
@@ -115,28 +116,28 @@ def stress(here, env, *arguments):
 def memory(orders):
     """Peak memory of `serve` with `orders` orders waiting, and of the `work` that drains them."""
     with ExitStack() as stack:
-        shop = Shop(stack, serve_workers=0)
-        wrk = Wrk(stack, shop.place, shop.address, 256, 240)
-        while wrk.running() and get(shop.address, "/stats")["accepted"] < orders:
+        deployment = Deployment(stack, serve_workers=0)
+        wrk = Wrk(stack, deployment.directory, deployment.address, 256, 240)
+        while wrk.running() and get(deployment.address, "/stats")["accepted"] < orders:
             time.sleep(0.1)
         wrk.interrupt()
         accepted = wrk.result()["accepted"]
         if accepted < orders:
             raise Failed(f"only {accepted} of {orders} orders were accepted")
-        serving = shop.serve.peak_mb()
-        shop.hire()
+        serving = deployment.serve.peak_mb()
+        deployment.start_worker()
         began = time.monotonic()
-        empty = drained(shop.address)
-        peaks = {"serve_waiting_mb": serving, "serve_mb": shop.serve.peak_mb(),
-                 "work_mb": shop.workers[0].peak_mb(), "orders": accepted,
+        empty = drained(deployment.address)
+        peaks = {"serve_waiting_mb": serving, "serve_mb": deployment.serve.peak_mb(),
+                 "work_mb": deployment.workers[0].peak_mb(), "orders": accepted,
                  "drained_per_s": accepted / (empty - began)}
-        shop.audit(accepted)
+        deployment.audit(accepted)
         return peaks
 
 
 def start_up(times):
     """Milliseconds from the start of `serve` to `listening`: on a new store, on an existing one."""
-    with place() as here:
+    with temporary_directory() as here:
         env = environment({"FLUX_DATA": str(here / "flux.db")})
         took = []
         for _ in range(times + 1):
@@ -144,10 +145,10 @@ def start_up(times):
             command = [str(FLUX), "serve", "--listen", "127.0.0.1:0"]
             serve = subprocess.Popen(command, cwd=here, env=env, stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-            said = any(b"listening on" in line for line in serve.stderr)
+            listening = any(b"listening on" in line for line in serve.stderr)
             took.append((time.monotonic() - began) * 1000)
             serve.terminate()
             serve.stderr.read()
-            if serve.wait(20) != 0 or not said:
+            if serve.wait(20) != 0 or not listening:
                 raise Failed("flux serve failed to start")
         return {"first_ms": took[0], "ms": statistics.median(took[1:])}

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from embedded import place
+from embedded import temporary_directory
 from processes import Failed, run, running
 
 STOCK = 1_000_000_000
@@ -46,11 +46,11 @@ def redis(clients, fsync, orders):
     port = free_port()
     durable = ["--appendonly", "yes", "--appendfsync", "always"] if fsync else []
     command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", *durable]
-    with place() as here, running(command, here) as server:
+    with temporary_directory() as here, running(command, here) as server:
         def ask(*arguments):
             return run(["redis-cli", "-p", port, *arguments], here).strip()
 
-        await_words(server, b"Ready to accept connections")
+        await_log_line(server, b"Ready to accept connections")
         ask("SET", "stock", STOCK)
         script = ask("SCRIPT", "LOAD", RESERVE)
         out = run(["redis-benchmark", "-p", port, "-c", clients, "-n", orders, "-P", 1,
@@ -63,14 +63,14 @@ def redis(clients, fsync, orders):
         return float(re.findall(r'"([\d.]+)"', out.splitlines()[-1])[0])
 
 
-def await_words(server, words, within=30):
-    """Waits until the server has logged these words."""
+def await_log_line(server, text, within=30):
+    """Waits until the server has logged this text."""
     end = time.monotonic() + within
     while time.monotonic() < end and server.popen.poll() is None:
-        if words in server.log.read_bytes():
+        if text in server.log.read_bytes():
             return
         time.sleep(0.05)
-    raise Failed(f"{server.name} failed to start: {server.last_words()}")
+    raise Failed(f"{server.name} failed to start: {server.last_lines()}")
 
 
 def postgres_programs():
@@ -102,15 +102,15 @@ def postgres(clients, seconds):
         start = [*as_user, programs / "postgres", "-D", here / "data", "-p", port, "-k", here,
                  "-c", "listen_addresses=127.0.0.1"]
         with running(start, here) as server:
-            await_words(server, b"ready to accept connections")
+            await_log_line(server, b"ready to accept connections")
             to = ["-h", "127.0.0.1", "-p", port, "-U", "bench"]
             run([programs / "psql", *to, "-d", "postgres", "-q", "-c", TABLES], here)
             (here / "sell.sql").write_text(SELL)
             out = run([programs / "pgbench", *to, "-n", "-M", "prepared", "-c", clients, "-j", 2,
                        "-T", seconds, "-f", here / "sell.sql", "postgres"], here)
-            said = run([programs / "psql", *to, "-d", "postgres", "-Atc",
+            balanced = run([programs / "psql", *to, "-d", "postgres", "-Atc",
                         "SELECT sold = (SELECT count(*) FROM orders) FROM items"], here)
-            if said.strip() != "t":
+            if balanced.strip() != "t":
                 raise Failed("PostgreSQL: sold units and orders differ")
             return float(re.search(r"tps = ([\d.]+)", out)[1])
     finally:

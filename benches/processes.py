@@ -33,13 +33,13 @@ def example(name):
 class Process:
     """A started process. Its output is in its log."""
 
-    def __init__(self, command, place, env=None):
+    def __init__(self, command, directory, env=None):
         self.name = Path(command[0]).name + "-" + (command[1] if len(command) > 1 else "")
         self.name = re.sub(r"[^\w.-]", "_", self.name)
-        self.log = place / f"{self.name}-{time.monotonic_ns()}.log"
+        self.log = directory / f"{self.name}-{time.monotonic_ns()}.log"
         with open(self.log, "wb") as log:
             self.popen = subprocess.Popen(
-                [str(part) for part in command], cwd=place, env=env or environment(),
+                [str(part) for part in command], cwd=directory, env=env or environment(),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def address(self, within=15):
@@ -50,9 +50,9 @@ class Process:
             if found:
                 return found[1].decode()
             time.sleep(0.005)
-        raise Failed(f"{self.name} failed to start: {self.last_words()}")
+        raise Failed(f"{self.name} failed to start: {self.last_lines()}")
 
-    def last_words(self):
+    def last_lines(self):
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-3:])
 
     def peak_mb(self):
@@ -78,22 +78,22 @@ def end(processes, within=20):
 
 
 @contextmanager
-def running(command, place, env=None):
-    process = Process(command, place, env)
+def running(command, directory, env=None):
+    process = Process(command, directory, env)
     try:
         yield process
     finally:
         process.end()
 
 
-def run(command, place, env=None, within=600, ok=(0,)):
+def run(command, directory, env=None, within=600, ok=(0,)):
     """Runs a command and returns its output. Raises `Failed` with its last line of output."""
     done = subprocess.run(
-        [str(part) for part in command], cwd=place, env=env or environment(), timeout=within,
+        [str(part) for part in command], cwd=directory, env=env or environment(), timeout=within,
         stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode not in ok:
-        words = (done.stderr + done.stdout).strip().splitlines() or ["no output"]
-        raise Failed(f"{Path(str(command[0])).name} {command[1]}: {words[-1]}")
+        lines = (done.stderr + done.stdout).strip().splitlines() or ["no output"]
+        raise Failed(f"{Path(str(command[0])).name} {command[1]}: {lines[-1]}")
     return done.stdout
 
 
@@ -113,7 +113,7 @@ def waiting(address):
 
 
 def drained(address, within=300, poll=0.02):
-    """Waits until the backlog is empty; returns that time. Fails after a minute without progress."""
+    """Waits for an empty backlog; returns that time. Fails after a minute without progress."""
     least, since, end = None, time.monotonic(), time.monotonic() + within
     while time.monotonic() < end:
         now = waiting(address)
@@ -131,14 +131,14 @@ class Wrk:
     """wrk against /buy, until the stack ends. Closed loop: each connection sends its next request
     after the response."""
 
-    def __init__(self, stack, place, address, connections, seconds, kind="plain", item="hot"):
+    def __init__(self, stack, directory, address, connections, seconds, kind="plain", item="hot"):
         env = environment({
             "BUY": kind, "BUY_ITEM": item, "BUY_RUN": str(time.time_ns())})
         script = ROOT / "benches/buy.lua"
         command = ["wrk", f"-t{min(2, connections)}", f"-c{connections}", f"-d{seconds}s",
                    "--timeout", "10s", "-s", script, f"http://{address}/buy"]
         self.seconds = seconds
-        self.process = stack.enter_context(running(command, place, env))
+        self.process = stack.enter_context(running(command, directory, env))
 
     def running(self):
         return self.process.popen.poll() is None
@@ -155,16 +155,16 @@ class Wrk:
             raise Failed("wrk did not exit") from None
         lines = [line for line in self.process.log.read_text().splitlines() if line[:1] == "{"]
         if not lines:
-            raise Failed(f"wrk: {self.process.last_words()}")
+            raise Failed(f"wrk: {self.process.last_lines()}")
         result = json.loads(lines[-1])
         result["accepted"] = result["requests"] - result["refused"]
         result["accepted_per_s"] = result["accepted"] / result["seconds"]
         return result
 
 
-def audit(place, env, at_least):
+def audit(directory, env, at_least):
     """Runs `flux audit` on a run's store, and returns the report. Raises `Failed` if it fails."""
-    figures = json.loads(run([FLUX, "audit", "--json"], place, env, ok=(0, 1)))
+    figures = json.loads(run([FLUX, "audit", "--json"], directory, env, ok=(0, 1)))
     del figures["items"]
     if figures["verdict"] != "pass":
         raise Failed(f"flux audit failed: {figures}")
