@@ -158,7 +158,7 @@ def apart(bench):
         bench.measure("apart", embedded.load, 256, seconds(bench, 20, 6),
                       serve_workers=0, workers=2)
     runs = bench.raw["apart"]
-    ratio_row(bench, "embedded: decided/s, serve and two work apart, 256 connections",
+    ratio_row(bench, "embedded: decided/s, serve and two separate work, 256 connections",
               bench.median("apart", "decided_per_s"), bench.median("bare-apart"), 0.35,
               f"backlog at most {max(run['backlog_max'] for run in runs):,}")
 
@@ -184,7 +184,7 @@ def open_loop(bench):
 def memory(bench):
     orders = 200_000 if bench.quick else 1_000_000
     peaks = bench.measure("memory", embedded.memory, orders)
-    for name, key in (("serve, orders waiting", "serve_waiting_mb"), ("serve, in all", "serve_mb"),
+    for name, key in (("serve, orders waiting", "serve_waiting_mb"), ("serve, whole run", "serve_mb"),
                       ("work, draining them", "work_mb")):
         bench.row(f"embedded: peak memory of {name}", "<= 150 MB", f"{peaks[key]:.0f} MB",
                   peaks[key] <= 150, f"{peaks['orders']:,} orders")
@@ -249,9 +249,9 @@ def aws_quiet(bench):
         bench.measure("quiet-alone", cloud.quiet, window, 0)
         bench.measure("quiet-beside", cloud.quiet, window, half)
     alone, beside = bench.median("quiet-alone"), bench.median("quiet-beside")
-    bench.row("aws: p99 of a quiet item's decision beside a hot one, 5 ms added",
-              "<= 2x what it is alone", f"{beside:.0f} ms = {beside / alone:.1f}x",
-              beside <= 2 * alone, f"alone {alone:.0f} ms, the hot one at {per_s(half)}")
+    bench.row("aws: p99 of a quiet item's decision during a hot sale, 5 ms added",
+              "<= 2x its p99 alone", f"{beside:.0f} ms = {beside / alone:.1f}x",
+              beside <= 2 * alone, f"alone {alone:.0f} ms, the hot sale at {per_s(half)}")
 
 
 def sync_ms():
@@ -292,8 +292,9 @@ def circumstances(arguments):
 
 
 def table(rows):
-    heads = ("figure", "target", "value", "verdict", "beside")
-    lines = [heads, *(tuple(row[head] for head in heads) for row in rows)]
+    keys = ("figure", "target", "value", "verdict", "beside")
+    heads = ("figure", "target", "value", "verdict", "notes")
+    lines = [heads, *(tuple(row[key] for key in keys) for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |"
                      for line in [lines[0], tuple("-" * w for w in widths), *lines[1:]])
