@@ -213,7 +213,9 @@ impl Story for Terminal {
             if !self.tell(&mut tally, || ending(decided)) {
                 match decided.decision {
                     Decision::Sold => tally.untold_sold += 1,
-                    Decision::Rejected(_) | Decision::Expired => tally.untold_rejected += 1,
+                    Decision::Rejected(_) | Decision::Expired | Decision::Dropped => {
+                        tally.untold_rejected += 1;
+                    }
                 }
             }
         }
@@ -226,6 +228,7 @@ fn ending(decided: &Decided) -> String {
     match decided.decision {
         Decision::Sold => "SUCCESS: saved".to_owned(),
         Decision::Expired => format!("EXPIRED: {user} wanted {item} too long ago"),
+        Decision::Dropped => format!("DROPPED: {user} wanted {item}"),
         Decision::Rejected(Reason::SoldOut) => {
             format!("REJECTED: {user} wants {item}, but it is ALREADY SOLD!")
         }

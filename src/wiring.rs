@@ -101,6 +101,7 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
     }
+    ports.queue.begin().await.map_err(|e| Usage(e.to_string()))?;
     tracing::info!("{}", describe(settings, &ports));
     if settings.backend() == Backend::Embedded && sqlite::is_readable_by_all(&settings.data) {
         let data = settings.data.display();

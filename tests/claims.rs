@@ -159,13 +159,13 @@ async fn a_write_that_panics_fails_alone_and_the_next_one_is_written() {
     let broken: Result<(), _> = bench
         .store
         .write(|tx| {
-            tx.execute("UPDATE counts SET dead = 7", [])?;
+            tx.execute("UPDATE counts SET dead_lettered = 7", [])?;
             panic!("a bug")
         })
         .await;
     assert!(broken.is_err());
     let dead = |tx: &rusqlite::Connection| {
-        tx.query_row("SELECT dead FROM counts", [], |r| r.get::<_, i64>(0))
+        tx.query_row("SELECT dead_lettered FROM counts", [], |r| r.get::<_, i64>(0))
     };
     assert_eq!(bench.store.write(dead).await.unwrap(), 0);
 }

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod conformance;
 mod cost;
+mod dropped;
 mod e2e_stress;
 mod faults;
 mod fuzz;

@@ -134,6 +134,7 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
          ALTER TABLE items DROP COLUMN decided; ALTER TABLE items DROP COLUMN dead;
          ALTER TABLE items DROP COLUMN mac_from; ALTER TABLE items DROP COLUMN mac;
          ALTER TABLE dead_letters DROP COLUMN mac; ALTER TABLE counts RENAME TO totals;
+         ALTER TABLE totals RENAME COLUMN dead_lettered TO dead;
          ALTER TABLE totals DROP COLUMN writes; ALTER TABLE totals DROP COLUMN letters;
          ALTER TABLE totals DROP COLUMN old_items; ALTER TABLE totals DROP COLUMN old_letters;
          ALTER TABLE totals DROP COLUMN mac; DROP INDEX dead_letters_by_age;

@@ -200,7 +200,7 @@ locals {
       },
       {
         resource = aws_dynamodb_table.orders.arn
-        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem"]
+        actions  = ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"]
       },
       {
         resource = aws_dynamodb_table.items.arn

@@ -39,7 +39,7 @@ enum Action {
         #[arg(long, value_name = "JSON", requires = "id")]
         body: Option<String>,
     },
-    /// Drop letters for good
+    /// Drop letters for good; undecided orders get the status dropped
     Drop {
         #[command(flatten)]
         which: WhichArgs,

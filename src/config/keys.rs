@@ -278,8 +278,8 @@ settings! {
         /// What its events are signed with: `whsec_` and 24 to 64 bytes in base64; several with
         /// spaces while it is being changed.
         webhook_secret: Option<SecretString> = None;
-        /// The decisions that it wants to know of: sold, rejected, expired.
-        webhook_events: String = "sold,rejected,expired".to_owned();
+        /// The decisions that it wants to know of: sold, rejected, expired, dropped.
+        webhook_events: String = "sold,rejected,expired,dropped".to_owned();
         /// How long the shop may take to answer.
         webhook_timeout_ms: u64 = 15_000, 100..=60_000;
     }

@@ -165,6 +165,7 @@ pub fn percentile(bounds: &[u64], counts: &[u64], share: f64) -> Option<f64> {
 pub struct Outcomes {
     pub sold: Counter,
     pub expired: Counter,
+    pub dropped: Counter,
     rejected: [Counter; Reason::ALL.len()],
 }
 
@@ -173,6 +174,7 @@ impl Outcomes {
         match decision {
             Decision::Sold => &self.sold,
             Decision::Expired => &self.expired,
+            Decision::Dropped => &self.dropped,
             Decision::Rejected(reason) => &self.rejected[reason as usize],
         }
     }

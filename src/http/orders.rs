@@ -35,8 +35,9 @@ const LOOK_LATER: Duration = Duration::from_millis(1);
 /// The id of an order's last event. A client that names it asks again after the end.
 const END: &str = "end";
 
-/// An order as buyers see it: `queued`, `sold`, `rejected` with a reason, `expired`, or
-/// `dead_lettered`: it could not be decided, and waits for the seller to send it again.
+/// An order as buyers see it: `queued`, `sold`, `rejected` with a reason, `expired`,
+/// `dead_lettered` (it could not be decided, and waits for the seller to send it again) or
+/// `dropped` (the seller dropped it; it is never sold).
 #[derive(Serialize, Default, JsonSchema)]
 #[schemars(rename = "Order")]
 pub(super) struct OrderJson<'a> {
@@ -51,7 +52,7 @@ pub(super) struct OrderJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Quantity")]
     quantity: Option<u64>,
-    #[schemars(extend("enum" = ["queued", "sold", "rejected", "expired", "dead_lettered"]))]
+    #[schemars(extend("enum" = ["queued", "sold", "rejected", "expired", "dropped", "dead_lettered"]))]
     status: &'static str,
     /// Of a rejected order.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,8 @@ pub(super) struct StatsJson {
     sold: u64,
     rejected: u64,
     expired: u64,
+    /// Dead letters of undecided orders that were dropped through this process.
+    dropped: u64,
     /// Received by this process and not yet decided.
     in_hand: u64,
     /// Null when the queue does not say.
@@ -72,6 +74,7 @@ impl Server {
                 sold: meters.outcomes.sold.get(),
                 rejected: meters.outcomes.rejected().map(|(_, count)| count).sum(),
                 expired: meters.outcomes.expired.get(),
+                dropped: meters.outcomes.dropped.get(),
                 in_hand: meters.in_hand.get(),
                 backlog,
                 oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),

@@ -177,6 +177,7 @@ impl Tally {
                 }
             }
             Decision::Expired => self.rows.expired += 1,
+            Decision::Dropped => self.rows.dropped += 1,
         }
     }
 

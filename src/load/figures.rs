@@ -44,6 +44,8 @@ pub struct Figures {
     pub orders: u64,
     pub rejected: u64,
     pub expired: u64,
+    /// Orders whose dead letters the organiser dropped.
+    pub dropped: u64,
     /// Orders that still wait for a decision. No fault in a store that is in use.
     pub undecided: u64,
     /// Orders that ended in the dead-letter queue: allowed by P3, and worth a look.
@@ -120,6 +122,7 @@ impl AddAssign<&Figures> for Figures {
         self.orders += other.orders;
         self.rejected += other.rejected;
         self.expired += other.expired;
+        self.dropped += other.dropped;
         self.undecided += other.undecided;
         self.dead_lettered += other.dead_lettered;
         self.oversold_units += other.oversold_units;
@@ -151,6 +154,7 @@ impl fmt::Display for Figures {
         )?;
         let others = [
             ("expired", self.expired),
+            ("dropped", self.dropped),
             ("undecided", self.undecided),
             ("dead-lettered", self.dead_lettered),
             ("decided out of turn", self.inversions),

@@ -142,6 +142,7 @@ impl Report {
         }
         for (name, text, orders) in [
             ("expired", "expired", self.expired),
+            ("dropped", "dropped", self.dropped),
             ("dead_lettered", "in the dead-letter queue", self.dead_lettered),
             ("missing_orders", "accepted, and known to nobody any more", self.missing_orders),
         ] {
@@ -175,7 +176,8 @@ impl Report {
 
     fn rejected_and_open(&self) -> u64 {
         let rejected: u64 = self.reasons.values().sum();
-        rejected + self.expired + self.undecided + self.dead_lettered + self.missing_orders
+        let decided = rejected + self.expired + self.dropped;
+        decided + self.undecided + self.dead_lettered + self.missing_orders
     }
 
     fn round_trips(&self) -> Markup {

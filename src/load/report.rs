@@ -34,6 +34,7 @@ pub struct Report {
     /// Accepted orders that were rejected, by the reason they were given.
     pub reasons: BTreeMap<&'static str, u64>,
     pub expired: u64,
+    pub dropped: u64,
     pub oversold_units: u64,
     pub stranded_units: u64,
     pub undecided: u64,

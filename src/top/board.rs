@@ -35,6 +35,8 @@ pub struct Board {
     pub sold: Option<u64>,
     pub rejected: Option<u64>,
     pub expired: Option<u64>,
+    /// `None` also from a flux of an earlier version.
+    pub dropped: Option<u64>,
     pub rates: Rates,
     pub rejected_by_reason: BTreeMap<String, u64>,
     pub backlog: Backlog,

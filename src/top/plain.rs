@@ -28,7 +28,7 @@ fn write_head(page: &mut String, board: &Board, address: &str) -> std::fmt::Resu
     let rates = &board.rates;
     writeln!(
         page,
-        "orders: {} accepted ({}), {} decided ({}), {} sold, {} rejected, {} expired",
+        "orders: {} accepted ({}), {} decided ({}), {} sold, {} rejected, {} expired, {} dropped",
         known(board.accepted),
         rate(rates.accepted),
         known(board.decided),
@@ -36,6 +36,7 @@ fn write_head(page: &mut String, board: &Board, address: &str) -> std::fmt::Resu
         known(board.sold),
         known(board.rejected),
         known(board.expired),
+        known(board.dropped),
     )?;
     let reasons = board.rejected_by_reason.iter();
     let reasons: Vec<String> = reasons

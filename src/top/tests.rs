@@ -18,7 +18,7 @@ fn board() -> Value {
     json!({
         "at": "2026-11-24T12:00:00.000Z", "at_ms": 1_000_000, "backend": "embedded",
         "uptime_s": 3_700, "accepted": 12_345, "decided": 12_300, "sold": 500,
-        "rejected": 11_800, "expired": null,
+        "rejected": 11_800, "expired": null, "dropped": 3,
         "rates": {"accepted": 2_345.6, "decided": 2_300.1, "sold": 4.0, "rejected": 2_296.1},
         "rejected_by_reason": {"sold_out": 11_790, "not_enough": 10},
         "backlog": {"waiting": 45, "oldest_ms": 21, "dead_letters": 1},
@@ -208,7 +208,7 @@ fn as_text_each_fact_is_a_line() {
     for line in [
         "flux at http://127.0.0.1:5000, backend embedded, up 1h1m",
         "units: 0 oversold, 0 stranded",
-        "orders: 12,345 accepted (2,346/s), 12,300 decided (2,300/s), 500 sold, 11,800 rejected, ? expired",
+        "orders: 12,345 accepted (2,346/s), 12,300 decided (2,300/s), 500 sold, 11,800 rejected, ? expired, 3 dropped",
         "backlog: 45 waiting, the oldest for 21 ms, 1 dead letters",
         "item hall_A: 500 sold, 0 held, 0 free of 500 units, sold_out",
         "worker box:4242 (work): 2,300/s, 7 in hand",

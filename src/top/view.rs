@@ -144,8 +144,10 @@ fn verdict(board: &Board, theme: &Theme) -> Vec<Span<'static>> {
         let reason = shown(reason, 24);
         said.push(Span::styled(format!("{reason} {}  ", known(Some(*orders))), theme.quiet()));
     }
-    if board.expired != Some(0) {
-        said.push(Span::styled(format!("expired {}", known(board.expired)), theme.quiet()));
+    for (what, orders) in [("expired", board.expired), ("dropped", board.dropped)] {
+        if orders != Some(0) {
+            said.push(Span::styled(format!("{what} {}  ", known(orders)), theme.quiet()));
+        }
     }
     said
 }

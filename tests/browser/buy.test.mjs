@@ -76,6 +76,24 @@ test("who waits sees the place in line, and a reload keeps it", async (t) => {
   await leave(page, { faults: [/net::ERR_/] });
 });
 
+test("the buyer of a dropped order is told so without a reload", async (t) => {
+  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 3 } });
+  const page = await visit(browser, shop, "/buy/hall_A");
+  await buy(page, "ann");
+  await says(page, "#state", "You are next");
+  const { address } = shop;
+  await shop.end();
+  shop.tamper("UPDATE orders SET quantity = 500");
+  await shop.start(4, address);
+  await says(page, "#state", "The seller has to look at it");
+  await shop.ask("POST", "/dead-letters/drop", { all: true });
+  await says(page, "#state", "Dropped by the seller");
+  await says(page, "#words", "Nothing was sold to you");
+  await isAccessible(page, "dropped");
+  await page.getByRole("button", { name: "Place another order" }).waitFor();
+  await leave(page, { faults: [/net::ERR_/] });
+});
+
 test("a double press, lost answers, 503 and 429 are one order", async (t) => {
   const shop = await Shop.open(t, { items: { hall_A: 9 } });
   const page = await visit(browser, shop, "/buy/hall_A");

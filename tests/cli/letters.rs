@@ -86,6 +86,7 @@ fn a_poisoned_row_of_the_embedded_store() {
     assert_eq!(drop(&desk), format!("{} dropped\n1 dropped\n", orders[2]));
     let gone = format!("{} not in the dead-letter queue\n1 not there\n", orders[2]);
     assert_eq!(drop(&desk), gone);
+    assert_eq!(decided(&address, &orders[2])["status"], "dropped");
     let (code, audit) = audited(&desk);
     assert_eq!(code, Some(1), "{audit}");
     assert_eq!(audit.matches("order at place").count(), 2, "quantities of 500 are named: {audit}");

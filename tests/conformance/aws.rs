@@ -102,7 +102,7 @@ async fn each_order_is_a_message_of_its_own_where_other_consumers_need_it() {
 }
 
 /// An outbox beside a queue of orders, which need not be there.
-async fn outbox(aws: &Aws) -> SqsWebhooks {
+pub async fn outbox(aws: &Aws) -> SqsWebhooks {
     let orders = fresh_name("orders");
     let setup = QueueSetup::new(aws);
     for name in queue_names(&orders) {

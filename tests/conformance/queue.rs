@@ -255,7 +255,7 @@ impl LetterVisitor for Script<'_> {
     fn became(&mut self, order: OrderId, became: Became) {
         let became = match became {
             Became::Sent => "sent",
-            Became::Dropped => "dropped",
+            Became::Dropped(_) => "dropped",
             Became::Gone => "gone",
             Became::Failed(_) => "failed",
         };

@@ -152,3 +152,39 @@ async fn what_is_meant_must_be_said() {
     post(&shop, "drop", most).await;
     assert_eq!(ids(&list(&shop, "").await).len(), 1);
 }
+
+#[tokio::test]
+async fn buyer_of_a_dropped_order_is_told_so_whenever_asked() {
+    let shop = Shop::open().await;
+    let key = "Idempotency-Key: click-1\r\n";
+    let body = r#"{"user_id":"ann","item_id":"hall"}"#;
+    shop.put_stock("hall", 2).await;
+    let id = shop.buy(key, body).await.json()["order_id"].as_str().unwrap().to_owned();
+    let letter = DeadLetter {
+        order_id: OrderId::parse(&id).unwrap(),
+        reason: "received too often".to_owned(),
+        body: body.to_owned(),
+        at: Timestamp(1_700_000_000_000),
+    };
+    shop.ports.queue.dead_letter(&[letter]).await.unwrap();
+    let path = format!("/orders/{id}");
+    assert_eq!(shop.get(&path).await.json()["status"], "dead_lettered");
+    let done = post(&shop, "drop", json!({"order_ids": [id]})).await;
+    assert_eq!(done["dead_letters"][0]["became"], "dropped");
+
+    let order = shop.get(&format!("{path}?wait=20")).await.json();
+    assert_eq!((&order["status"], &order["user_id"]), (&json!("dropped"), &json!("ann")));
+    assert!(order["decided_at"].is_string() && order.get("place").is_none(), "{order}");
+    let (_, event) = shop.events(&format!("{path}/events"), "").await.next().await.unwrap();
+    assert_eq!(event, order);
+    let again = shop.buy(key, body).await;
+    assert_eq!((again.status, &again.json()["order_id"]), (202, &json!(id)));
+    shop.hire();
+    assert_eq!(shop.get(&format!("{path}?wait=20")).await.json(), order);
+    let stats = shop.get("/stats").await.json();
+    assert_eq!((&stats["dropped"], &stats["backlog"]["waiting"]), (&json!(1), &json!(0)));
+    let metrics = shop.get("/metrics").await.text();
+    let line = "flux_decisions_total{outcome=\"dropped\",reason=\"\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+    assert_eq!(shop.get("/items/hall").await.json()["free"], 2);
+}

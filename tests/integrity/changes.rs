@@ -156,7 +156,7 @@ pub const CHANGES: &[(&str, &str)] = &[
         "dead-lettered deleted as if redriven",
         "DELETE FROM orders WHERE state = 11; DELETE FROM dead_letters;
          UPDATE items SET moved = moved + 1, dead = dead - 1 WHERE id = 'line';
-         UPDATE counts SET dead = dead - 1, accepted = accepted - 1, letters = letters - 1",
+         UPDATE counts SET dead_lettered = dead_lettered - 1, accepted = accepted - 1, letters = letters - 1",
     ),
     // An item.
     ("item id", "UPDATE items SET id = 'renamed' WHERE id = 'part'"),
@@ -219,7 +219,7 @@ pub const CHANGES: &[(&str, &str)] = &[
     // The store's counts.
     ("counts accepted", "UPDATE counts SET accepted = accepted + 1"),
     ("counts decided", "UPDATE counts SET decided = decided - 1"),
-    ("counts dead", "UPDATE counts SET dead = 0"),
+    ("counts dead", "UPDATE counts SET dead_lettered = 0"),
     ("counts writes", "UPDATE counts SET writes = writes + 1"),
     ("counts letters", "UPDATE counts SET letters = 0"),
     ("counts old_items", "UPDATE counts SET old_items = 1"),

@@ -38,6 +38,8 @@ pub struct Auditor {
     keys: BTreeMap<(String, String), Uses>,
     /// Orders of whose key the service that compares was away.
     unmarked: BTreeSet<OrderId>,
+    /// Ids that a dead letter had.
+    lettered: BTreeSet<OrderId>,
     /// Requests that are dead-lettered, by the id under which they were sent.
     set_aside: BTreeSet<(OrderId, Wish)>,
 }
@@ -170,20 +172,31 @@ impl Auditor {
         self.unmarked.extend(orders);
     }
 
-    /// The queue has an order, durably, at this place; again after a redrive, or as a copy.
-    pub fn queued(&mut self, order: &Order, place: u64) {
-        let (now, wished) = (self.now, wish(order));
-        let account = self.orders.entry(order.id).or_insert_with(|| Account {
+    fn account(&mut self, order: &Order, place: u64) -> &mut Account {
+        let durable = self.now;
+        self.orders.entry(order.id).or_insert_with(|| Account {
             order: order.clone(),
             wishes: BTreeSet::new(),
-            durable: now,
+            durable,
             came: place,
             places: BTreeSet::new(),
             state: State::Waiting,
             was_dead: false,
             promised: false,
-        });
-        account.wishes.insert(wished);
+        })
+    }
+
+    /// An order of which only a dead letter is known, if it is one.
+    fn queue_unsent(&mut self, order: &Order) {
+        if self.lettered.contains(&order.id) && !self.orders.contains_key(&order.id) {
+            self.account(order, 0).wishes.insert(wish(order));
+        }
+    }
+
+    /// The queue has an order, durably, at this place; again after a redrive, or as a copy.
+    pub fn queued(&mut self, order: &Order, place: u64) {
+        let account = self.account(order, place);
+        account.wishes.insert(wish(order));
         account.places.insert(place);
         if account.state == State::Dead {
             account.state = State::Waiting;
@@ -196,6 +209,7 @@ impl Auditor {
         if reason.is_empty() {
             self.broken(format!("P3: {order} is dead-lettered without a reason"));
         }
+        self.lettered.insert(order);
         let Some(account) = self.orders.get_mut(&order) else { return };
         account.places.remove(&place);
         account.was_dead = true;
@@ -306,6 +320,11 @@ impl Auditor {
                         })
                 }
                 Decision::Expired => one.decided_at.since(order.accepted_at) > DECISION_RETENTION,
+                Decision::Dropped => {
+                    // Another request under an id in use is dead-lettered under an id of its own.
+                    self.queue_unsent(order);
+                    self.lettered.contains(&order.id)
+                }
             };
             if !right {
                 let id = order.id;

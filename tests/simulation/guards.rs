@@ -22,10 +22,11 @@ pub enum Guard {
     OrderIdKept,
     ToldBeforeAck,
     SeenToldToo,
+    DroppedFirst,
 }
 
 impl Guard {
-    pub const ALL: [Guard; 13] = {
+    pub const ALL: [Guard; 14] = {
         use Guard::*;
         [
             Version,
@@ -41,6 +42,7 @@ impl Guard {
             OrderIdKept,
             ToldBeforeAck,
             SeenToldToo,
+            DroppedFirst,
         ]
     };
 
@@ -60,6 +62,9 @@ impl Guard {
             Guard::OrderIdKept => "an order keeps its id in the dead-letter queue",
             Guard::ToldBeforeAck => "a webhook is in the outbox before its order is acknowledged",
             Guard::SeenToldToo => "an order that was already decided also gets a webhook",
+            Guard::DroppedFirst => {
+                "an order is decided as dropped before its dead letter is deleted"
+            }
         }
     }
 
@@ -72,6 +77,7 @@ impl Guard {
             Guard::RequestCompared => Some(pipeline::Guard::RequestCompared),
             Guard::ToldBeforeAck => Some(pipeline::Guard::ToldBeforeAck),
             Guard::SeenToldToo => Some(pipeline::Guard::SeenToldToo),
+            Guard::DroppedFirst => Some(pipeline::Guard::DroppedFirst),
             _ => None,
         }
     }

@@ -100,7 +100,7 @@ impl Store {
         (closed, true)
     }
 
-    fn write(&self, state: &mut State, decided: &[Decided]) {
+    pub fn write(&self, state: &mut State, decided: &[Decided]) {
         for one in decided {
             self.world.tell(format_args!("{} is {:?}", one.order.id, one.decision));
             state.decided.insert(one.order.id, one.clone());

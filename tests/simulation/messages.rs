@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flux::core::order::message::{self, Origin};
-use flux::core::order::{IdempotencyKey, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
+use flux::core::order::{
+    Decided, Decision, IdempotencyKey, ItemId, Order, OrderId, Quantity, Timestamp, UserId,
+};
 use flux::core::queue::{Became, DeadLetter, QueueError, Receipt, Sent, Wish};
 use tokio::time::Instant;
 
@@ -290,19 +292,19 @@ impl Store {
     }
 
     /// What is wished of dead letters is done.
-    pub fn do_letters(&self, wishes: &[(OrderId, Wish)]) -> Vec<Became> {
+    pub fn do_letters(&self, wishes: &[(OrderId, Wish)], now: Timestamp) -> Vec<Became> {
         let mut state = self.state();
-        let one = |(id, wish): &(OrderId, Wish)| self.do_letter(&mut state, *id, wish);
+        let one = |(id, wish): &(OrderId, Wish)| self.do_letter(&mut state, *id, wish, now);
         wishes.iter().map(one).collect()
     }
 
-    fn do_letter(&self, state: &mut State, id: OrderId, wish: &Wish) -> Became {
+    fn do_letter(&self, state: &mut State, id: OrderId, wish: &Wish, now: Timestamp) -> Became {
         if !state.letters.contains_key(&id) {
             return Became::Gone;
         }
         let Wish::Send(order) = wish else {
             state.letters.remove(&id);
-            return Became::Dropped;
+            return Became::Dropped(self.decide_dropped(state, id, now));
         };
         let lost = self.is_out(Guard::OrderIdKept);
         let id_now = if lost { self.names.fresh(order.accepted_at) } else { id };
@@ -318,6 +320,21 @@ impl Store {
             state.letters.remove(&id);
         }
         Became::Sent
+    }
+
+    /// Embedded: the order of a letter that goes is decided with it.
+    fn decide_dropped(&self, state: &mut State, id: OrderId, now: Timestamp) -> Option<Decision> {
+        if !self.is_embedded() {
+            return None;
+        }
+        if let Some(row) = state.decided.get(&id) {
+            return Some(row.decision);
+        }
+        let order = state.rows.get(&id)?.clone();
+        let dropped = [Decided { order, decision: Decision::Dropped, decided_at: now }];
+        self.write(state, &dropped);
+        self.world.audit(|auditor| auditor.recorded(&dropped));
+        Some(Decision::Dropped)
     }
 
     /// When the next message becomes visible.

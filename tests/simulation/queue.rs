@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flux::core::order::{Order, OrderId};
+use flux::core::order::{Clock, Order, OrderId};
 use flux::core::queue::{
     Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
     QueueLimits, Receipt, Sent, Wish,
@@ -181,7 +181,8 @@ impl Queue for SimQueue {
             if work.is_empty() {
                 continue;
             }
-            let act = move || store.do_letters(&work);
+            let now = self.process.now();
+            let act = move || store.do_letters(&work, now);
             let became = self.process.call(format!("does {} letters", wishes.len()), act).await;
             match became {
                 Ok(became) => {
@@ -191,6 +192,10 @@ impl Queue for SimQueue {
                 Err(failed) => return Err(failed.into()),
             }
         }
+    }
+
+    fn decides_dropped(&self) -> bool {
+        self.store.is_embedded()
     }
 
     async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {

@@ -98,9 +98,11 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
     for seat in 0..sale.plan.workers {
         lives.spawn(sale.clone().work(seat));
     }
-    // Whoever may still send something: the buyers, and the admin who sends letters again.
+    // Whoever may still send something: the buyers, and the admin who sends letters again; and one
+    // who drops them.
     let mut people = JoinSet::new();
     people.spawn(sale.clone().administer());
+    people.spawn(sale.clone().drop_letters());
     for number in 0..sale.plan.buyers {
         people.spawn(buyers::buy(sale.clone(), number));
     }
@@ -117,6 +119,11 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
 pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
     let (deed, course) = (Deed::Redrive { body: None }, Course::default());
     dead_letters::act(ports, &Which::ALL, &deed, &course, &mut |_, _| {}).await
+}
+
+/// Drops all dead letters.
+pub async fn drop_all(ports: &Ports) -> Result<bool, QueueError> {
+    dead_letters::act(ports, &Which::ALL, &Deed::Drop, &Course::default(), &mut |_, _| {}).await
 }
 
 impl Sale {
@@ -317,6 +324,27 @@ impl Sale {
             }
             if world.happens(Fault::Redrive) {
                 let _busy = redrive_all(&ports).await;
+            }
+        }
+    }
+
+    async fn drop_letters(self: Arc<Self>) {
+        let world = &self.world;
+        while !world.is_calm() {
+            let organiser = self.process("organiser".to_owned());
+            let ports = self.ports(&organiser);
+            let drops = async {
+                while !world.is_calm() {
+                    sleep(world.span((50, 2_000))).await;
+                    if world.happens(Fault::LettersDropped) {
+                        let _busy = drop_all(&ports).await;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                _ended = self.trouble(&organiser) => organiser.kill(),
+                () = organiser.while_alive(drops) => {}
             }
         }
     }

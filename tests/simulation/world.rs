@@ -56,10 +56,12 @@ pub enum Fault {
     ForgedId,
     /// The dead letters are sent again.
     Redrive,
+    /// The dead letters are dropped, whatever else is done with them.
+    LettersDropped,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 27] = {
+    pub const ALL: [Fault; 28] = {
         use Fault::*;
         [
             RequestLost,
@@ -89,6 +91,7 @@ impl Fault {
             ForeignMessage,
             ForgedId,
             Redrive,
+            LettersDropped,
         ]
     };
     /// Those that may happen in a run in which nothing but contention is in the way.
@@ -105,7 +108,7 @@ impl Fault {
         Fault::ItemRemoved,
     ];
     /// Those with few chances to happen.
-    const RARELY_TRIED: [Fault; 8] = [
+    const RARELY_TRIED: [Fault; 9] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
         Fault::LockExpired,
@@ -114,6 +117,7 @@ impl Fault {
         Fault::StockLowered,
         Fault::SaleClosed,
         Fault::ItemRemoved,
+        Fault::LettersDropped,
     ];
     /// How often a fault that is on happens, in a thousand chances, or in 200.
     const RATES: [u64; 4] = [3, 10, 50, 200];

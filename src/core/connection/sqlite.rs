@@ -14,7 +14,7 @@ pub mod letters;
 pub mod objects;
 pub mod orders;
 mod restore;
-mod schema;
+pub mod schema;
 mod threads;
 mod writer;
 
@@ -310,13 +310,15 @@ pub mod state {
 
     pub const QUEUED: i64 = 10;
     pub const DEAD_LETTERED: i64 = 11;
-    const DECISIONS: [(i64, Decision); 6] = [
+    pub const DROPPED: i64 = 26;
+    const DECISIONS: [(i64, Decision); 7] = [
         (20, Decision::Sold),
         (21, Decision::Rejected(Reason::SoldOut)),
         (22, Decision::Rejected(Reason::NotEnough)),
         (23, Decision::Rejected(Reason::UnknownItem)),
         (24, Decision::Expired),
         (25, Decision::Rejected(Reason::Closed)),
+        (DROPPED, Decision::Dropped),
     ];
 
     pub fn of(decision: Decision) -> i64 {
@@ -331,8 +333,7 @@ pub mod state {
     #[cfg(test)]
     #[test]
     fn every_decision_has_a_state_and_comes_back_from_it() {
-        let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
-        for decided in rejected.chain([Decision::Sold, Decision::Expired]) {
+        for decided in Decision::all() {
             assert_eq!(decision(of(decided)), Some(decided));
         }
     }

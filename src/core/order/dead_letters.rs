@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Decided, Order, OrderId, message};
+use super::{Decided, Decision, OrderId, dropped, message};
 use crate::core::Ports;
 use crate::core::ledger::OrderRecord;
 use crate::core::queue::{
@@ -65,7 +65,8 @@ pub enum Deed {
     /// Sends the orders again under their own ids, as new arrivals, and drops the letters of those
     /// that have their decision. `body` takes the place of the text of the one letter meant.
     Redrive { body: Option<String> },
-    /// Drops the letters for good.
+    /// Drops the letters for good. Their orders, if they are undecided, become
+    /// [`Decision::Dropped`].
     Drop,
 }
 
@@ -112,15 +113,16 @@ pub async fn act(
     loop {
         let mut errand = Errand::new(ports, which, deed, course, &mut *tell);
         let cut = ports.queue.walk_letters(&which.letters(), &mut errand).await?;
+        errand.publish().await;
         let (done, over, met) = (errand.done, errand.is_over(), errand.told);
         if let (Which::These(orders), false) = (which, cut) {
             let gone: Vec<OrderId> =
                 orders.iter().filter(|id| !met.contains(id)).copied().collect();
             let decided = decided_among(ports, deed, course, gone.clone()).await?;
             for id in gone {
-                let fate =
-                    if decided.contains_key(&id) { Fate::AlreadyDecided } else { Fate::Gone };
-                tell(id, fate);
+                // A drop that finds no letter does nothing.
+                let is_decided = *deed != Deed::Drop && decided.contains_key(&id);
+                tell(id, if is_decided { Fate::AlreadyDecided } else { Fate::Gone });
             }
         }
         // More than one walk can hold: what it did made room.
@@ -139,6 +141,8 @@ struct Errand<'a> {
     tell: &'a mut (dyn FnMut(OrderId, Fate) + Send),
     /// Orders whose letters go because they have their decision.
     decided: HashSet<OrderId>,
+    /// Orders that the queue has decided as dropped, and nobody has been told of.
+    dropped: Vec<OrderId>,
     told: HashSet<OrderId>,
     done: usize,
     /// When the next letters may go.
@@ -153,8 +157,13 @@ impl<'a> Errand<'a> {
         course: &'a Course,
         tell: &'a mut (dyn FnMut(OrderId, Fate) + Send),
     ) -> Self {
-        let (decided, told) = Default::default();
-        Self { ports, which, deed, course, tell, decided, told, done: 0, next: Instant::now() }
+        let (decided, dropped, told) = Default::default();
+        let next = Instant::now();
+        Self { ports, which, deed, course, tell, decided, dropped, told, done: 0, next }
+    }
+
+    async fn publish(&mut self) {
+        dropped::publish(self.ports, std::mem::take(&mut self.dropped)).await;
     }
 
     fn is_over(&self) -> bool {
@@ -169,9 +178,15 @@ impl<'a> Errand<'a> {
     }
 
     /// Whether the letter's order has its decision. It has not if another request under its id has:
-    /// the worker that receives it again dead-letters it under an id of its own.
-    fn is_decided(&self, letter: &DeadLetter, decided: &HashMap<OrderId, Order>) -> bool {
-        let Some(order) = decided.get(&letter.order_id) else { return false };
+    /// the worker that receives it again dead-letters it under an id of its own. One that was
+    /// dropped just now, or before its letter went, is still to be dropped.
+    fn is_decided(&self, letter: &DeadLetter, decided: &HashMap<OrderId, Decided>) -> bool {
+        let Some(Decided { order, decision, .. }) = decided.get(&letter.order_id) else {
+            return false;
+        };
+        if (self.deed, *decision) == (&Deed::Drop, Decision::Dropped) {
+            return false;
+        }
         let now = self.ports.clock.now();
         let own = message::mend(&letter.body, letter.order_id, now, &self.ports.names);
         own.map_or(true, |own| own.same_request(order))
@@ -186,16 +201,15 @@ impl<'a> Errand<'a> {
     }
 }
 
-/// Those of these orders that have their decision, for a redrive. Before the letters of such orders go,
-/// for whatever reason, the shop is told of them.
+/// Those of these orders that have their decision. Before the letters of such orders go, for whatever
+/// reason, the shop is told of them. For a queue that decides what it drops nobody needs to know.
 async fn decided_among(
     ports: &Ports,
     deed: &Deed,
     course: &Course,
     orders: Vec<OrderId>,
-) -> Result<HashMap<OrderId, Order>, QueueError> {
-    let outbox = ports.outbox_to_tell().filter(|_| !course.dry_run);
-    let asked = *deed != Deed::Drop || outbox.is_some();
+) -> Result<HashMap<OrderId, Decided>, QueueError> {
+    let asked = *deed != Deed::Drop || !ports.queue.decides_dropped();
     if !asked || orders.is_empty() {
         return Ok(HashMap::new());
     }
@@ -204,18 +218,16 @@ async fn decided_among(
     let decided: Vec<Decided> =
         found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
     // Whoever decided these may have died before the shop was told, and their letters go.
-    if let Some(outbox) = outbox {
+    if let Some(outbox) = ports.outbox_to_tell().filter(|_| !course.dry_run) {
         outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
     }
-    if *deed == Deed::Drop {
-        return Ok(HashMap::new());
-    }
-    Ok(decided.into_iter().map(|decided| (decided.order.id, decided.order)).collect())
+    Ok(decided.into_iter().map(|decided| (decided.order.id, decided)).collect())
 }
 
 #[async_trait]
 impl LetterVisitor for Errand<'_> {
     async fn more(&mut self) -> Option<usize> {
+        self.publish().await;
         tokio::select! {
             biased;
             () = self.course.stop.cancelled() => {}
@@ -228,6 +240,9 @@ impl LetterVisitor for Errand<'_> {
 
     async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
         let meant = letters.iter().filter(|letter| self.which.means(letter));
+        if *self.deed == Deed::Drop && !self.course.dry_run {
+            dropped::record(self.ports, meant.clone()).await?;
+        }
         let meant = meant.map(|letter| letter.order_id).collect();
         let decided = decided_among(self.ports, self.deed, self.course, meant).await?;
         let mut wishes = Vec::with_capacity(letters.len());
@@ -263,10 +278,15 @@ impl LetterVisitor for Errand<'_> {
     }
 
     fn became(&mut self, order: OrderId, became: Became) {
-        self.done += usize::from(matches!(became, Became::Dropped | Became::Sent));
+        self.done += usize::from(matches!(became, Became::Dropped(_) | Became::Sent));
         let fate = match became {
-            Became::Dropped if self.decided.remove(&order) => Fate::AlreadyDecided,
-            Became::Dropped => Fate::Dropped,
+            Became::Dropped(_) if self.decided.remove(&order) => Fate::AlreadyDecided,
+            Became::Dropped(Some(Decision::Dropped)) => {
+                self.dropped.push(order);
+                Fate::Dropped
+            }
+            Became::Dropped(Some(_)) => Fate::AlreadyDecided,
+            Became::Dropped(None) => Fate::Dropped,
             Became::Sent => Fate::SentAgain,
             Became::Gone => Fate::Gone,
             Became::Failed(e) => Fate::Failed(e.to_string()),

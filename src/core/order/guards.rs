@@ -17,6 +17,8 @@ pub enum Guard {
     ToldBeforeAck,
     /// It is told of orders that are found decided too.
     SeenToldToo,
+    /// An order is decided as dropped before its dead letter goes.
+    DroppedFirst,
 }
 
 #[cfg(debug_assertions)]

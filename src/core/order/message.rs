@@ -223,6 +223,14 @@ pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderNames) -> Resu
     }
 }
 
+/// The order that a dead letter holds, under the letter's id; `None` if its text is no order.
+pub fn order_in(letter: &DeadLetter, names: &OrderNames) -> Option<Order> {
+    let (mut orders, letters) =
+        decode(&letter.body, Origin { message_id: "", sent_at: letter.at }, names);
+    let order = orders.pop().filter(|_| orders.is_empty() && letters.is_empty())?;
+    Some(Order { id: letter.order_id, ..order })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::OrderKey;

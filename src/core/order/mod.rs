@@ -2,6 +2,7 @@
 
 pub mod dead_letters;
 mod decide;
+mod dropped;
 pub mod guards;
 mod ids;
 pub mod intake;
@@ -136,12 +137,14 @@ pub enum Decision {
     Rejected(Reason),
     /// The order is older than decisions are remembered, so nobody can say whether it had one.
     Expired,
+    /// The organiser dropped the order's dead letter.
+    Dropped,
 }
 
 impl Decision {
     pub fn all() -> impl Iterator<Item = Decision> {
         let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
-        rejected.chain([Decision::Sold, Decision::Expired])
+        rejected.chain([Decision::Sold, Decision::Expired, Decision::Dropped])
     }
 
     pub fn status(self) -> &'static str {
@@ -149,13 +152,14 @@ impl Decision {
             Decision::Sold => "sold",
             Decision::Rejected(_) => "rejected",
             Decision::Expired => "expired",
+            Decision::Dropped => "dropped",
         }
     }
 
     pub fn reason(self) -> Option<Reason> {
         match self {
             Decision::Rejected(reason) => Some(reason),
-            Decision::Sold | Decision::Expired => None,
+            Decision::Sold | Decision::Expired | Decision::Dropped => None,
         }
     }
 
@@ -164,6 +168,7 @@ impl Decision {
         match status {
             "sold" => Some(Decision::Sold),
             "expired" => Some(Decision::Expired),
+            "dropped" => Some(Decision::Dropped),
             "rejected" => {
                 let named = Reason::ALL.into_iter().find(|r| Some(r.as_str()) == reason);
                 named.map(Decision::Rejected)

@@ -69,6 +69,9 @@ pub struct Counts {
     pub accepted: u64,
     pub sold: u64,
     pub expired: u64,
+    /// Absent in those of older versions.
+    #[serde(default)]
+    pub dropped: u64,
     /// By reason, those that came about.
     pub rejected: BTreeMap<String, u64>,
 }
@@ -79,7 +82,7 @@ impl Counts {
     }
 
     pub fn decided(&self) -> u64 {
-        self.sold + self.expired + self.all_rejected()
+        self.sold + self.expired + self.dropped + self.all_rejected()
     }
 }
 
@@ -160,6 +163,7 @@ impl Pulse {
             accepted: meters.accepted.get(),
             sold: meters.outcomes.sold.get(),
             expired: meters.outcomes.expired.get(),
+            dropped: meters.outcomes.dropped.get(),
             rejected: rejected.map(|(r, count)| (Reason::as_str(r).to_owned(), count)).collect(),
         };
         self.decision = meters.decision.counts();

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use super::QueueError;
-use crate::core::order::{Order, OrderId, Timestamp, as_rfc3339};
+use crate::core::order::{Decision, Order, OrderId, Timestamp, as_rfc3339};
 
 /// An order, or a thing that should have been one, that could not be decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,7 +45,7 @@ pub enum Letters {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     Keep,
-    /// For good.
+    /// For good. Its order becomes [`Decision::Dropped`], see [`super::Queue::decides_dropped`].
     Drop,
     /// Into the queue as this order, whose id is the letter's.
     Send(Order),
@@ -54,7 +54,8 @@ pub enum Wish {
 /// What became of a letter that was not to be kept.
 #[derive(Debug, Clone)]
 pub enum Became {
-    Dropped,
+    /// Gone for good. The decision of its order, where the queue's store has one.
+    Dropped(Option<Decision>),
     /// Durable in the queue; the letter is gone, or is met again some other time.
     Sent,
     /// Somebody else took the letter meanwhile.

@@ -131,6 +131,18 @@ pub trait Queue: Debug + Display + Send + Sync {
         visitor: &mut dyn LetterVisitor,
     ) -> Result<bool, QueueError>;
 
+    /// True if dropping a letter decides its order as dropped in the same write. Otherwise the
+    /// caller of [`Queue::walk_letters`] must have it decided before it wishes [`Wish::Drop`].
+    fn decides_dropped(&self) -> bool {
+        false
+    }
+
+    /// Called when a process begins to serve or to decide, after its outbox of webhooks has begun:
+    /// finishes what an upgrade of the store left to do. Idempotent.
+    async fn begin(&self) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     /// The dead letters, oldest first where the queue knows, at most `max`.
     async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let mut listing = letters::Listing::new(max);

@@ -4,6 +4,7 @@
 //! their order of arrival (P6), until it has nothing of the item in hand or its claim runs out.
 
 mod claims;
+mod dropped;
 mod fresh;
 mod letters;
 mod rows;
@@ -347,7 +348,15 @@ impl Queue for SqliteQueue {
         letters: &Letters,
         visitor: &mut dyn LetterVisitor,
     ) -> Result<bool, QueueError> {
-        letters::walk(&self.store, self.keys, letters, visitor).await
+        letters::walk(&self.store, self.keys, &*self.clock, letters, visitor).await
+    }
+
+    fn decides_dropped(&self) -> bool {
+        true
+    }
+
+    async fn begin(&self) -> Result<(), QueueError> {
+        dropped::finish_upgrade(&self.store, self.keys, self.clock.now()).await
     }
 
     async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {

@@ -12,20 +12,26 @@ pub struct Kinds {
     sold: bool,
     rejected: bool,
     expired: bool,
+    dropped: bool,
 }
 
 impl Kinds {
-    pub const ALL: Kinds = Kinds { sold: true, rejected: true, expired: true };
+    pub const ALL: Kinds = Kinds { sold: true, rejected: true, expired: true, dropped: true };
 
-    /// Reads `sold,rejected,expired` or some of it; the error completes "must be ...".
+    /// Reads `sold,rejected,expired,dropped` or some of it; the error completes "must be ...".
     pub fn parse(text: &str) -> Result<Kinds, String> {
-        let mut kinds = Kinds { sold: false, rejected: false, expired: false };
+        let mut kinds = Kinds { sold: false, rejected: false, expired: false, dropped: false };
         for word in text.split(',').map(str::trim) {
             match word {
                 "sold" => kinds.sold = true,
                 "rejected" => kinds.rejected = true,
                 "expired" => kinds.expired = true,
-                _ => return Err("sold, rejected, expired, or several with commas".to_owned()),
+                "dropped" => kinds.dropped = true,
+                _ => {
+                    return Err(
+                        "sold, rejected, expired, dropped, or several with commas".to_owned()
+                    );
+                }
             }
         }
         Ok(kinds)
@@ -36,6 +42,7 @@ impl Kinds {
             Decision::Sold => self.sold,
             Decision::Rejected(_) => self.rejected,
             Decision::Expired => self.expired,
+            Decision::Dropped => self.dropped,
         }
     }
 }
@@ -74,6 +81,7 @@ pub fn body(decided: &Decided) -> Vec<u8> {
             Decision::Sold => "order.sold",
             Decision::Rejected(_) => "order.rejected",
             Decision::Expired => "order.expired",
+            Decision::Dropped => "order.dropped",
         },
         timestamp: rfc3339(*decided_at),
         data: OrderJson {
@@ -167,8 +175,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_a_queue_comes_back_as_it_was() {
-        let rejected = Reason::ALL.into_iter().map(Decision::Rejected);
-        for decision in rejected.chain([Decision::Sold, Decision::Expired]) {
+        for decision in Decision::all() {
             let text = serde_json::to_string(&Stored::from(&decided(decision))).unwrap();
             let read: Stored = serde_json::from_str(&text).unwrap();
             assert_eq!(read.decided(), Some(decided(decision)));
@@ -179,8 +186,8 @@ mod tests {
     fn kinds_are_read_and_asked() {
         let some = Kinds::parse("sold, expired").unwrap();
         assert!(some.want(Decision::Sold) && some.want(Decision::Expired));
-        assert!(!some.want(Decision::Rejected(Reason::SoldOut)));
-        assert_eq!(Kinds::parse("sold,rejected,expired"), Ok(Kinds::ALL));
+        assert!(!some.want(Decision::Rejected(Reason::SoldOut)) && !some.want(Decision::Dropped));
+        assert_eq!(Kinds::parse("sold,rejected,expired,dropped"), Ok(Kinds::ALL));
         assert!(Kinds::parse("sold,").is_err() && Kinds::parse("Sold").is_err());
     }
 }

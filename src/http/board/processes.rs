@@ -179,6 +179,7 @@ fn difference(now: &Counts, before: &Counts) -> Counts {
         accepted: now.accepted.saturating_sub(before.accepted),
         sold: now.sold.saturating_sub(before.sold),
         expired: now.expired.saturating_sub(before.expired),
+        dropped: now.dropped.saturating_sub(before.dropped),
         rejected: rejected.collect(),
     }
 }
@@ -187,6 +188,7 @@ fn add(counts: &mut Counts, new: Counts) {
     counts.accepted += new.accepted;
     counts.sold += new.sold;
     counts.expired += new.expired;
+    counts.dropped += new.dropped;
     for (reason, count) in new.rejected {
         *counts.rejected.entry(reason).or_default() += count;
     }

@@ -49,6 +49,7 @@ pub(in super::super) struct Decided {
     pub sold: u64,
     pub rejected: u64,
     pub expired: u64,
+    pub dropped: u64,
     pub by_reason: BTreeMap<String, u64>,
 }
 
@@ -134,6 +135,7 @@ impl From<&Tally> for Decided {
             match decision {
                 Decision::Sold => decided.sold += orders,
                 Decision::Expired => decided.expired += orders,
+                Decision::Dropped => decided.dropped += orders,
                 Decision::Rejected(reason) => {
                     decided.rejected += orders;
                     decided.by_reason.insert(reason.as_str().to_owned(), *orders);
@@ -151,6 +153,7 @@ impl From<&Counts> for Decided {
             sold: counts.sold,
             rejected: counts.all_rejected(),
             expired: counts.expired,
+            dropped: counts.dropped,
             by_reason: counts.rejected.clone(),
         }
     }

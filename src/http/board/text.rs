@@ -60,6 +60,7 @@ struct BoardJson<'a> {
     sold: Option<u64>,
     rejected: Option<u64>,
     expired: Option<u64>,
+    dropped: Option<u64>,
     rates: RatesJson,
     rejected_by_reason: &'a BTreeMap<String, u64>,
     backlog: BacklogJson,
@@ -149,6 +150,7 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
         sold: decided.map(|d| d.sold),
         rejected: decided.map(|d| d.rejected),
         expired: decided.map(|d| d.expired),
+        dropped: decided.map(|d| d.dropped),
         rates: RatesJson {
             accepted: per_s(|rates| rates.accepted),
             decided: per_s(|rates| rates.decided),

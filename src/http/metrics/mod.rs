@@ -66,6 +66,7 @@ fn write_meters(page: &mut Page, ports: &Ports) {
     page.family(decisions, "counter", "Orders decided by this process.");
     page.value(decisions, &[("outcome", "sold"), ("reason", "")], m.outcomes.sold.get());
     page.value(decisions, &[("outcome", "expired"), ("reason", "")], m.outcomes.expired.get());
+    page.value(decisions, &[("outcome", "dropped"), ("reason", "")], m.outcomes.dropped.get());
     for (reason, count) in m.outcomes.rejected() {
         page.value(decisions, &[("outcome", "rejected"), ("reason", reason.as_str())], count);
     }

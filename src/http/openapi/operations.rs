@@ -388,7 +388,7 @@ fn operation(schemas: &mut Schemas) -> Vec<Operation> {
     let ready = json!({"status": "ready", "ledger": "ok", "queue": "ok", "lock": "ok"});
     let counted = json!({
         "backend": "embedded", "uptime_s": 3600, "requests": 22005, "accepted": 20000,
-        "refused": 0, "sold": 500, "rejected": 19500, "expired": 0, "in_hand": 0,
+        "refused": 0, "sold": 500, "rejected": 19500, "expired": 0, "dropped": 0, "in_hand": 0,
         "backlog": {"waiting": 0, "dead_letters": 0}, "oldest_ms": null, "connections": 64,
     });
     vec![

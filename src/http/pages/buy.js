@@ -115,6 +115,9 @@ function ending({ status, reason, quantity }) {
   if (status === "expired") {
     return ["no", "Too late", "This order is older than the seller keeps orders. Nothing was sold."];
   }
+  if (status === "dropped") {
+    return ["no", "Dropped by the seller", "The seller has dropped this order. Nothing was sold to you."];
+  }
   if (status === "dead_lettered") {
     return ["odd", "The seller has to look at it",
       "Your order is safe, but could not be decided. The seller can send it again; this page will tell you."];

@@ -110,7 +110,7 @@ async function redrive(body, what) {
 async function drop(body, what) {
   const yes = await ask({
     title: `Drop ${what}?`, button: "Drop for good", grave: true,
-    words: "This cannot be undone: it will never be decided, and its buyer gets nothing.",
+    words: "This cannot be undone: an undecided order becomes dropped for good, and its buyer gets nothing.",
   });
   if (yes) await letters("drop", body);
 }

@@ -44,6 +44,7 @@ impl Stress {
             rejected: figures.rejected,
             reasons: reasons(&reading),
             expired: reading.count(|sight| sight == Sight::Decided(Decision::Expired)),
+            dropped: reading.count(|sight| sight == Sight::Decided(Decision::Dropped)),
             oversold_units: figures.oversold_units,
             stranded_units: figures.stranded_units,
             undecided: reading.count(|sight| sight == Sight::Waiting),

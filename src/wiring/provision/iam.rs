@@ -73,7 +73,7 @@ const ITEMS: Grants<'_> = Grants {
     ..THERE
 };
 
-/// Looks through dead letters, sends them again, drops them.
+/// Looks through dead letters, sends them again, drops them and decides their orders as dropped.
 const DLQ: Grants<'_> = Grants {
     queue: &["sqs:GetQueueAttributes", "sqs:SendMessage"],
     dead_letters: &[
@@ -84,7 +84,7 @@ const DLQ: Grants<'_> = Grants {
         "sqs:ChangeMessageVisibility",
         "sqs:SendMessage",
     ],
-    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem"],
+    orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
     webhooks: [&["sqs:SendMessage"], &[]],
     ..THERE
 };

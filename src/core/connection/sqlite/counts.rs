@@ -4,7 +4,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::orders::{ORDER, OrderRow};
-use crate::core::order::{Mac, MacCheck, MacKeys};
+use super::state;
+use crate::core::order::{Decision, Mac, MacCheck, MacKeys};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
@@ -24,7 +25,8 @@ pub struct Counts {
     check: MacCheck,
 }
 
-const READ: &str = "SELECT accepted, decided, dead, writes, letters, old_items, old_letters, mac
+const READ: &str =
+    "SELECT accepted, decided, dead_lettered, writes, letters, old_items, old_letters, mac
     FROM counts";
 
 impl Counts {
@@ -50,7 +52,7 @@ impl Counts {
 
     pub fn save(&self, tx: &Connection, keys: &MacKeys) -> rusqlite::Result<()> {
         let mac = self.check.carry_on(|| self.mac(keys));
-        let update = "UPDATE counts SET accepted = ?, decided = ?, dead = ?, writes = ?,
+        let update = "UPDATE counts SET accepted = ?, decided = ?, dead_lettered = ?, writes = ?,
             letters = ?, old_items = ?, old_letters = ?, mac = ?";
         tx.prepare_cached(update)?
             .execute(params![
@@ -81,6 +83,13 @@ impl Counts {
         }
         mac.finish()
     }
+}
+
+/// Counts orders with this decision in the table of decisions.
+pub fn count_decided(tx: &Connection, decision: Decision, orders: i64) -> rusqlite::Result<()> {
+    let count = "INSERT INTO decisions VALUES (?, ?)
+        ON CONFLICT (state) DO UPDATE SET orders = orders + excluded.orders";
+    tx.prepare_cached(count)?.execute(params![state::of(decision), orders]).map(drop)
 }
 
 /// Whether any row has a MAC. None may before the first write after the file was made or upgraded,

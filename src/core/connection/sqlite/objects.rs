@@ -101,6 +101,7 @@ mod tests {
         }
         let [put, _] = webhook_triggers(|_| true);
         assert!(is_own(&put_trigger("20, 21, 22, 23, 24")), "from before `closed`");
+        assert!(is_own(&put_trigger("21, 22, 23, 25, 20, 24")), "from before `dropped`");
         for foreign in [
             put.replace("BEGIN ", "BEGIN DELETE FROM orders; "),
             put.replace("21", "77"),

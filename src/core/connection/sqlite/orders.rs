@@ -64,13 +64,16 @@ impl OrderRow {
     }
 
     /// Like [`OrderRow::find`], but an order that was dead-lettered because its quantity cannot be
-    /// read is found too, as one of one unit: for showing, never for a MAC or a decision.
+    /// read, and maybe dropped since, is found too, as one of one unit: for showing, never for a MAC
+    /// or a decision.
     pub fn find_to_show(
         connection: &Connection,
         id: &OrderId,
     ) -> rusqlite::Result<Option<OrderRow>> {
         Self::find_as(connection, id, |row| match (Self::read(row), row.get(5)?) {
-            (Err(_), state::DEAD_LETTERED) => Self::read_but_quantity(row, Quantity::ONE),
+            (Err(_), state::DEAD_LETTERED | state::DROPPED) => {
+                Self::read_but_quantity(row, Quantity::ONE)
+            }
             (read, _) => read,
         })
     }

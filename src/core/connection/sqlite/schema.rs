@@ -8,10 +8,10 @@ use super::errors::{StoreError, not_a_store, other_schema};
 
 /// Written into the file's header, so that no other program's database is taken for flux's.
 const APPLICATION_ID: i32 = 0x666c_7578;
-const SCHEMA_VERSION: i32 = 8;
+const SCHEMA_VERSION: i32 = 9;
 /// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
 const OLDEST_SCHEMA: i32 = 2;
-const UPGRADES: [&str; 6] = [
+const UPGRADES: [&str; 7] = [
     "ALTER TABLE items ADD COLUMN closed_at INTEGER",
     "ALTER TABLE orders ADD COLUMN trace BLOB",
     "CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
@@ -21,7 +21,20 @@ const UPGRADES: [&str; 6] = [
     MACS,
     "ALTER TABLE items ADD COLUMN listing INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX unlisted_items ON items (id) WHERE listing = 1",
+    DROPPED,
 ];
+
+/// The row of `meta` that says that orders are left to be decided by [`DROPPED`].
+pub const DROPPED_BEFORE: &str = "dropped_before";
+
+/// Earlier versions left an order dead-lettered when its letter was dropped. Such orders are decided
+/// once the keys of the MACs are known. `dead` gets another name so that a process of an earlier
+/// version which still has the file open can drop no letter without its order.
+const DROPPED: &str = "
+ALTER TABLE counts RENAME COLUMN dead TO dead_lettered;
+INSERT OR REPLACE INTO meta SELECT 'dropped_before', 1 WHERE EXISTS (SELECT 1 FROM orders
+    WHERE state = 11 AND NOT EXISTS (SELECT 1 FROM dead_letters WHERE order_id = orders.id));
+";
 
 /// From seals to MACs. What is there keeps its seal and is checked by the old rule: an order that
 /// comes now is the first of its item with a MAC. `totals` gets another name so that a process of an
@@ -107,14 +120,14 @@ CREATE TABLE locks (
 CREATE TABLE counts (
     accepted INTEGER NOT NULL,
     decided INTEGER NOT NULL,
-    dead INTEGER NOT NULL,
+    dead_lettered INTEGER NOT NULL,
     writes INTEGER NOT NULL DEFAULT 0,
     letters INTEGER NOT NULL DEFAULT 0,
     old_items INTEGER NOT NULL DEFAULT 0,
     old_letters INTEGER NOT NULL DEFAULT 0,
     mac BLOB
 );
-INSERT INTO counts (accepted, decided, dead) VALUES (0, 0, 0);
+INSERT INTO counts (accepted, decided, dead_lettered) VALUES (0, 0, 0);
 CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
 CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID;
 ";

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::core::connection::sqlite::counts::Counts;
+use crate::core::connection::sqlite::counts::{Counts, count_decided};
 use crate::core::connection::sqlite::items::ItemRow;
 use crate::core::connection::sqlite::orders::{self, Undecided};
 use crate::core::connection::sqlite::state;
@@ -144,13 +144,7 @@ fn write(
 }
 
 fn count(tx: &Connection, undecided: &[Writing<'_>]) -> rusqlite::Result<()> {
-    let mut count = tx.prepare_cached(
-        "INSERT INTO decisions VALUES (?, ?)
-         ON CONFLICT (state) DO UPDATE SET orders = orders + excluded.orders",
-    )?;
     // Most batches say one thing, or two of which each is a run.
-    let runs = undecided.chunk_by(|(a, _), (b, _)| a.decision == b.decision);
-    runs.into_iter().try_for_each(|run| {
-        count.execute(params![state::of(run[0].0.decision), run.len() as i64]).map(drop)
-    })
+    let mut runs = undecided.chunk_by(|(a, _), (b, _)| a.decision == b.decision);
+    runs.try_for_each(|run| count_decided(tx, run[0].0.decision, run.len() as i64))
 }

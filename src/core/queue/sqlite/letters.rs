@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::{Became, DeadLetter, LetterPlace, LetterVisitor, Letters, QueueError, Wish};
+use super::dropped;
 use super::rows::{self, Keys};
 use crate::core::connection::sqlite::Store;
-use crate::core::order::{OrderId, Timestamp};
+use crate::core::order::{Clock, OrderId, Timestamp};
 
 /// Letters read, or written, in one go.
 const PAGE: usize = 500;
@@ -16,6 +17,7 @@ const LETTER: &str = "SELECT order_id, reason, body, at FROM dead_letters";
 pub async fn walk(
     store: &Store,
     keys: Keys,
+    clock: &dyn Clock,
     letters: &Letters,
     visitor: &mut dyn LetterVisitor,
 ) -> Result<bool, QueueError> {
@@ -45,7 +47,7 @@ pub async fn walk(
         let wishes = visitor.judge(&page).await?;
         let work: Vec<(OrderId, Wish)> =
             page.iter().map(|letter| letter.order_id).zip(wishes).collect();
-        do_all(store, keys, work, visitor).await?;
+        do_all(store, keys, clock.now(), work, visitor).await?;
     }
 }
 
@@ -79,6 +81,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
 async fn do_all(
     store: &Store,
     keys: Keys,
+    now: Timestamp,
     mut work: Vec<(OrderId, Wish)>,
     visitor: &mut dyn LetterVisitor,
 ) -> Result<(), QueueError> {
@@ -88,7 +91,7 @@ async fn do_all(
     }
     let orders: Vec<OrderId> = work.iter().map(|(id, _)| *id).collect();
     let write = move |tx: &Connection| {
-        let done = work.iter().map(|(id, wish)| do_one(tx, &keys, *id, wish));
+        let done = work.iter().map(|(id, wish)| do_one(tx, &keys, now, *id, wish));
         done.collect::<rusqlite::Result<Vec<_>>>()
     };
     match store.write(write).await {
@@ -104,11 +107,22 @@ async fn do_all(
     }
 }
 
-fn do_one(tx: &Connection, keys: &Keys, id: OrderId, wish: &Wish) -> rusqlite::Result<Became> {
-    let (was_there, became) = match wish {
-        Wish::Keep => (true, Became::Gone),
-        Wish::Drop => (rows::drop_letter(tx, keys, id)?, Became::Dropped),
-        Wish::Send(order) => (rows::redrive(tx, keys, order)?, Became::Sent),
-    };
-    Ok(if was_there { became } else { Became::Gone })
+fn do_one(
+    tx: &Connection,
+    keys: &Keys,
+    now: Timestamp,
+    id: OrderId,
+    wish: &Wish,
+) -> rusqlite::Result<Became> {
+    match wish {
+        Wish::Keep => Ok(Became::Gone),
+        Wish::Drop => match rows::drop_letter(tx, keys, id)? {
+            true => Ok(Became::Dropped(dropped::decide(tx, keys, id, now)?)),
+            false => Ok(Became::Gone),
+        },
+        Wish::Send(order) => match rows::redrive(tx, keys, order)? {
+            true => Ok(Became::Sent),
+            false => Ok(Became::Gone),
+        },
+    }
 }

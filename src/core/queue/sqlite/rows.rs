@@ -44,7 +44,7 @@ pub struct Keys {
 /// None where more are decided than came: somebody took decisions back, which the audit reports.
 pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached("SELECT max(0, accepted - decided - dead) FROM counts")?
+        .prepare_cached("SELECT max(0, accepted - decided - dead_lettered) FROM counts")?
         .query_row([], |row| row.get(0))
 }
 
@@ -279,11 +279,7 @@ pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<
 pub fn bury(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Result<()> {
     let mut counts = Counts::read(tx, &keys.mac)?;
     let id = letter.order_id;
-    let place = tx
-        .prepare_cached("SELECT place FROM orders WHERE id = ? AND state = 10")?
-        .query_row([id.as_bytes()], |row| row.get::<_, i64>(0))
-        .optional()?;
-    if let Some(place) = place {
+    if let Some((place, state::QUEUED)) = place_and_state(tx, id)? {
         let mac = match OrderRow::find(tx, &id) {
             Ok(Some(row)) => {
                 let check = row.check(&keys.mac, &keys.old);
@@ -305,13 +301,26 @@ pub fn bury(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Resu
     counts.save(tx, &keys.mac)
 }
 
-/// Queues a dead-lettered order again, as a new arrival; `false` when its letter is gone.
+pub fn place_and_state(tx: &Connection, id: OrderId) -> rusqlite::Result<Option<(i64, i64)>> {
+    tx.prepare_cached("SELECT place, state FROM orders WHERE id = ?")?
+        .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+/// Queues a dead-lettered order again, as a new arrival. `false` when its letter is gone, or goes
+/// because the order has its decision.
 pub fn redrive(tx: &Connection, keys: &Keys, order: &Order) -> rusqlite::Result<bool> {
     let mac = &keys.mac;
     let mut counts = Counts::read(tx, mac)?;
     let Some(letter) = letters::remove(tx, mac, &mut counts, order.id)? else {
         return Ok(false);
     };
+    if let Some((_, found)) = place_and_state(tx, order.id)?
+        && found != state::DEAD_LETTERED
+    {
+        counts.save(tx, mac)?;
+        return Ok(found == state::QUEUED);
+    }
     let mut sound = letter != MacCheck::Wrong;
     let old = OrderRow::find(tx, &order.id);
     sound &= old.as_ref().is_ok_and(|row| {

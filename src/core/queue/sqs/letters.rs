@@ -261,7 +261,7 @@ impl SqsQueue {
                     tracing::warn!("the letter of {} is still there: {e}", letter.order_id);
                     Became::Sent
                 }
-                (Wish::Drop, Ok(()), None) => Became::Dropped,
+                (Wish::Drop, Ok(()), None) => Became::Dropped(None),
                 (Wish::Drop, Err(e), None) => Became::Failed(e.clone()),
             };
             visitor.became(letter.order_id, became);

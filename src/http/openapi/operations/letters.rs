@@ -44,8 +44,9 @@ fn deed(
     draft
         .about(
             "Those named by `order_ids` (at most 1,000), or `all`, or all in whose reason `reason` \
-             stands. `dry_run` only tells. An order keeps its id, and what is decided already is \
-             dropped; the same again goes on from where it was interrupted.",
+             stands. `dry_run` only tells. An order keeps its id, and the letters of decided orders \
+             go. An undecided order whose letter is dropped gets the status `dropped`, for good. \
+             The same again goes on from where it was interrupted.",
         )
         .who(For::Admin)
         .body(which, json!({"order_ids": [ORDER]}))
