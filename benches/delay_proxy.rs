@@ -7,7 +7,9 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 const USAGE: &str = "usage: delay_proxy HOST:PORT MILLISECONDS";
 

@@ -79,6 +79,7 @@ fn on_signals(grace: Duration, at_hangup: bool) -> io::Result<CancellationToken>
     Ok(stop)
 }
 
+#[expect(clippy::disallowed_methods, reason = "whoever insists leaves now, whatever still runs")]
 async fn listen(
     mut term: Signal,
     mut int: Signal,

@@ -33,7 +33,7 @@ use crate::core::lock::sqlite::SqliteLock;
 use crate::core::meters::Meters;
 use crate::core::order::intake::Intake;
 use crate::core::order::worker::Rules;
-use crate::core::order::{Clock, OrderKey, OrderNames, SystemChance, SystemClock};
+use crate::core::order::{Chance, Clock, OrderKey, OrderNames, SystemChance, SystemClock};
 use crate::core::outcomes::Waiters;
 use crate::core::outcomes::sqlite::SqliteOutcomes;
 use crate::core::pulses::sqlite::SqlitePulses;
@@ -188,7 +188,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
     let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
     Ok(Ports {
         queue: Arc::new(queue),
-        ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
+        ledger: Arc::new(SqliteLedger::new(store.clone(), key, clock.clone())),
         lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
         outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,
@@ -208,7 +208,7 @@ fn order_key(text: &SecretString) -> OrderKey {
 }
 
 fn names(key: OrderKey) -> Arc<OrderNames> {
-    let process = uuid::Uuid::new_v4().as_u128() as u32;
+    let process = SystemChance.draw() as u32;
     Arc::new(OrderNames::new(key, process))
 }
 

@@ -14,7 +14,7 @@ use flux::core::order::{Clock, Decided, Decision, Order, OrderId, Reason, Timest
 use flux::core::queue::Queue;
 use flux::core::queue::sqlite::SqliteQueue;
 
-use crate::conformance::{item, key, names, now, order};
+use crate::conformance::{clock, item, key, names, now, order};
 
 const AT_ONCE: Duration = Duration::from_millis(1);
 const HOUR: u64 = 3_600_000;
@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn ledger(&self) -> SqliteLedger {
-        SqliteLedger::new(self.store.clone(), key())
+        SqliteLedger::new(self.store.clone(), key(), clock())
     }
 
     fn tamper(&self, sql: &str) {

@@ -21,7 +21,7 @@ use flux::load::{Plan, Stress, Verdict};
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 
 use crate::conformance::aws::{make_queue, open_queue, stand_ins_counted};
-use crate::conformance::{address, fresh_name, ids, item, key, names, now, order, queue};
+use crate::conformance::{address, clock, fresh_name, ids, item, key, names, now, order, queue};
 
 const BILLED_BYTES: u64 = 64 * 1024;
 
@@ -75,7 +75,7 @@ async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too
     let aws = stand_ins_counted(calls.clone()).await;
     let table = fresh_name("orders");
     TableSetup::new(&aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
-    let ledger = DynamoLedger::new(&aws, &table, key());
+    let ledger = DynamoLedger::new(&aws, &table, key(), clock());
     let names = names();
     let orders: Vec<Order> = (0..99).map(|_| order(&names, "hot", "ann")).collect();
     let verdict = decide(Some(&Item::new(item("hot"), 10)), orders.clone(), now());

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::conformance::aws::{make_queue, open_queue, stand_ins};
-use crate::conformance::{address, fresh_name, item, key, names, now, order, queue};
+use crate::conformance::{address, clock, fresh_name, item, key, names, now, order, queue};
 
 /// Sends rules to a proxy: with `PATCH` they are added, with `DELETE` taken away.
 pub async fn control(proxy: &str, method: &str, rules: &Value) {
@@ -119,7 +119,7 @@ async fn table() -> Table {
     let name = fresh_name("faults");
     TableSetup::new(&stand_ins().await, &name).ensure(None, true, &mut |_, _| {}).await.unwrap();
     let faulty = Faulty::new("FLUX_TEST_MICROBURST_DYNAMODB", name.clone()).await;
-    let ledger = DynamoLedger::new(&faulty.aws, &name, key());
+    let ledger = DynamoLedger::new(&faulty.aws, &name, key(), clock());
     Table { faulty, ledger, names: names() }
 }
 

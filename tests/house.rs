@@ -129,6 +129,16 @@ fn http_load_and_top_are_handed_what_they_need() {
     assert_none(sources.iter().filter(handed).flat_map(|s| s.lines_with(&wiring)).collect());
 }
 
+/// Clippy bans the clock itself; `SystemClock` is the way around it.
+#[test]
+fn only_those_who_start_a_process_read_the_system_clock() {
+    let sources = sources();
+    let started =
+        |s: &&Source| !["wiring", "cmd/", "load/"].iter().any(|place| s.path.starts_with(place));
+    let others = sources.iter().filter(started).filter(|s| s.path != "core/order/mod.rs");
+    assert_none(others.flat_map(|s| s.lines_with(&["SystemClock"])).collect());
+}
+
 #[test]
 fn decide_is_pure() {
     let impure =

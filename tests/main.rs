@@ -1,5 +1,12 @@
 //! Everything that is tested from outside the modules, in one binary.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test that cannot go on fails, and tests run by the real clock"
+)]
+
 mod audit;
 mod claims;
 mod cli;

@@ -13,7 +13,7 @@ use flux::core::order::{
 };
 
 use crate::conformance::aws::stand_ins;
-use crate::conformance::{fresh_name, item, names, now, order};
+use crate::conformance::{clock, fresh_name, item, names, now, order};
 use crate::faults::{denied_dynamodb, lossy_dynamodb};
 
 async fn tables(aws: &Aws) -> String {
@@ -24,7 +24,7 @@ async fn tables(aws: &Aws) -> String {
 
 /// What an earlier version left: an order's row, or an item's.
 async fn sell(aws: &Aws, table: &str, an_item: bool) {
-    let ledger = DynamoLedger::new(aws, table, OrderKey::from_text(table));
+    let ledger = DynamoLedger::new(aws, table, OrderKey::from_text(table), clock());
     if an_item {
         ledger.set_stock(&item("x"), 1).await.unwrap();
         return;

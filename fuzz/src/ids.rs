@@ -1,12 +1,12 @@
 //! Ids, and the cursors of long lists: texts that come from outside.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use flux::core::connection::sqlite::Store;
 use flux::core::ledger::Ledger;
 use flux::core::ledger::sqlite::SqliteLedger;
 use flux::core::order::{
-    IdempotencyKey, ItemId, OrderId, OrderKey, OrderNames, Quantity, Timestamp, UserId,
+    IdempotencyKey, ItemId, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -91,7 +91,7 @@ static SHELF: LazyLock<Shelf> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::open(&directory.path().join("flux.db")).expect("a store");
-    let ledger = SqliteLedger::new(store, OrderKey::from_text("a key"));
+    let ledger = SqliteLedger::new(store, OrderKey::from_text("a key"), Arc::new(SystemClock));
     for item in ITEMS {
         let item = ItemId::parse(item).expect("valid");
         runtime.block_on(ledger.set_stock(&item, 1)).expect("written");

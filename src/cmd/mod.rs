@@ -36,7 +36,7 @@ const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
 /// A flash-sale order engine: nothing is ever sold twice, no order is lost.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = env!("VERSION_OF_FLUX"), max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     all: AllFlags,

@@ -1,8 +1,8 @@
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
+use tokio::time::Instant;
 
 use super::Usage;
 use super::dlq::WhichArgs;

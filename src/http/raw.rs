@@ -31,6 +31,10 @@ pub(super) fn headers(head: &[u8]) -> HeaderMap {
 }
 
 /// A whole answer to this request as it goes over a connection that ends after it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the Date header, which hyper too takes from the system"
+)]
 pub(super) fn bytes(answer: Answer, request: &[u8]) -> Bytes {
     let (head, body) = answer.into_parts();
     let body = body.into_bytes();

@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::Api;
 use super::board::Board;
@@ -132,7 +131,7 @@ pub(super) async fn run(listener: TcpListener, api: Arc<Api>, stop: Cancellation
         started,
         requests: AtomicU64::new(0),
         board: Board::new(api.ports.clone(), api.access.clone(), api.backend, started),
-        process: Uuid::new_v4().as_u128() as u32,
+        process: api.ports.chance.draw() as u32,
         address: listener.local_addr().ok(),
         open: Arc::default(),
         pages: Arc::new(Semaphore::new(api.limits.pages)),

@@ -60,21 +60,21 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
         visibility: Duration::from_millis(settings.visibility_timeout_ms),
         orders_per_message: settings.orders_per_message,
     };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let key = match order_key(&aws, settings, key_use).await {
         Ok(key) => key,
         Err(e) => {
             // If the queue is missing too, that is what to begin with.
             let names = super::names(OrderKey::from_text(""));
-            SqsQueue::new(&aws, queue, names).check().await?;
+            SqsQueue::new(&aws, queue, names, clock).check().await?;
             return Err(e.into());
         }
     };
     let names = super::names(key);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let webhooks = super::webhooks::on_aws(settings, &aws, &queue.queue_url, &clock);
     Ok(Ports {
-        queue: Arc::new(SqsQueue::new(&aws, queue, names.clone())),
-        ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key)),
+        queue: Arc::new(SqsQueue::new(&aws, queue, names.clone(), clock.clone())),
+        ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key, clock.clone())),
         lock: None,
         marks: None,
         webhooks,
@@ -127,7 +127,7 @@ fn check_region(aws: &Aws, settings: &Settings, queue_url: &str) -> Result<(), U
 /// The ledger in the tables that the settings name, for one who names no orders.
 pub async fn ledger(aws: &Aws, settings: &Settings) -> Result<DynamoLedger> {
     let key = order_key(aws, settings, KeyUse::Read).await.map_err(|e| Usage(e.to_string()))?;
-    Ok(DynamoLedger::new(aws, &settings.dynamodb_table, key))
+    Ok(DynamoLedger::new(aws, &settings.dynamodb_table, key, Arc::new(SystemClock)))
 }
 
 /// The one that is set, which is not stored; or the one that the sale's processes share.

@@ -16,6 +16,7 @@ use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::connection::aws::Aws;
 use crate::core::order::worker::{Story, Worker};
+use crate::core::order::{Chance, SystemChance};
 use crate::http::Access;
 use crate::load::{Address, Guard, Own, Prices, Race, Target};
 use crate::telemetry::Silent;
@@ -59,7 +60,7 @@ impl Throwaway {
             settings.data = directory.path().join("flux.db");
             return Ok(Throwaway::File(directory));
         }
-        let name = format!("flux-stress-{}", uuid::Uuid::new_v4().simple());
+        let name = format!("flux-stress-{}", uuid::Uuid::from_u128(SystemChance.draw()).simple());
         let fifo = is_fifo(settings);
         settings.dynamodb_table.clone_from(&name);
         let queue = if fifo { format!("{name}.fifo") } else { name };

@@ -12,6 +12,7 @@ use crate::config::Settings;
 use crate::core::Ports;
 use crate::core::clear_text::is_private;
 use crate::core::connection::web::Web;
+use crate::core::order::{Chance, SystemChance};
 use crate::core::trace::Tracer;
 use crate::core::trace::otlp::{Otlp, OtlpSettings, parse_headers};
 
@@ -46,7 +47,7 @@ impl Traces {
             url,
             headers,
             service: settings.service_name.clone(),
-            instance: uuid::Uuid::new_v4().to_string(),
+            instance: uuid::Uuid::from_u128(SystemChance.draw()).to_string(),
         };
         // The orders have two thirds of the grace period.
         let last = Duration::from_millis(settings.grace_ms) / 6;

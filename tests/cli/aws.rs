@@ -16,7 +16,7 @@ use flux::core::order::{OrderId, OrderKey, OrderNames};
 use super::story::provisioned;
 use super::{Desk, PATIENCE, SESAME, buy};
 use crate::conformance::aws::stand_ins;
-use crate::conformance::{address, item};
+use crate::conformance::{address, clock, item};
 
 /// Does something to the stand-ins, for a test that waits for processes.
 fn on_stand_ins<T>(act: impl AsyncFnOnce(Aws) -> T) -> T {
@@ -46,7 +46,7 @@ fn a_key_made_from_the_tables_name_is_warned_of_at_each_start() {
     let table = table(&desk);
     on_stand_ins(async |aws| {
         aws.dynamodb().delete_table().table_name(meta_table(&table)).send().await.unwrap();
-        let ledger = DynamoLedger::new(&aws, &table, OrderKey::from_text(&table));
+        let ledger = DynamoLedger::new(&aws, &table, OrderKey::from_text(&table), clock());
         ledger.set_stock(&item("ticket"), 1).await.unwrap();
     });
     let warned = |desk: &Desk| {

@@ -245,7 +245,12 @@ fn an_aws_that_is_not_set_up() {
 #[test]
 fn help_and_version_are_pages_on_stdout() {
     let desk = Desk::new();
-    assert!(desk.run("--version").starts_with("flux "));
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = match env!("COMMIT_OF_FLUX") {
+        "unknown" => format!("flux {version}\n"),
+        commit => format!("flux {version} ({commit})\n"),
+    };
+    assert_eq!(desk.run("--version"), expected);
     for command in ["", "serve", "work", "provision", "stress", "audit", "dlq", "dlq redrive"] {
         let page = desk.run(&format!("{command} --help"));
         assert!(page.contains("Usage: flux") && page.contains("--backend"), "{page}");

@@ -16,7 +16,7 @@ use flux::core::order::SystemClock;
 use flux::core::webhooks::sqs::{SqsWebhooks, queue_names};
 use flux::core::webhooks::{Kinds, Webhooks, WebhooksError};
 
-use super::{address, fresh_name, key, ledger, names, now, order, queue, webhooks};
+use super::{address, clock, fresh_name, key, ledger, names, now, order, queue, webhooks};
 
 const VISIBILITY: Duration = Duration::from_secs(2);
 
@@ -64,7 +64,7 @@ fn open_queue_of(aws: &Aws, queue_url: String, orders_per_message: usize) -> que
         visibility: VISIBILITY,
         orders_per_message,
     };
-    let queue = Arc::new(SqsQueue::new(aws, settings, names.clone()));
+    let queue = Arc::new(SqsQueue::new(aws, settings, names.clone(), clock()));
     queue::Bench { queue, names, visibility: VISIBILITY }
 }
 
@@ -138,7 +138,7 @@ mod dynamodb {
         let aws = super::stand_ins().await;
         let table = super::fresh_name("orders");
         super::TableSetup::new(&aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
-        let ledger = super::DynamoLedger::new(&aws, &table, super::key());
+        let ledger = super::DynamoLedger::new(&aws, &table, super::key(), super::clock());
         super::ledger::Bench { ledger: super::Arc::new(ledger), names: super::names() }
     }
     super::ledger::ledger_contract!(bench);
@@ -222,7 +222,7 @@ async fn a_missing_queue_or_table_is_named_with_what_to_do() {
     let bench = open_queue(&aws, format!("{url}-away"));
     let Err(QueueError::Broken(said)) = bench.queue.check().await else { panic!() };
     assert!(said.contains("-away") && said.contains("flux provision"), "{said}");
-    let ledger = DynamoLedger::new(&aws, "nowhere", key());
+    let ledger = DynamoLedger::new(&aws, "nowhere", key(), clock());
     let said = flux::core::ledger::Ledger::check(&ledger).await.unwrap_err().to_string();
     assert!(said.contains("nowhere") && said.contains("flux provision"), "{said}");
 }

@@ -54,8 +54,12 @@ pub fn names() -> Arc<OrderNames> {
     Arc::new(OrderNames::new(key(), uuid::Uuid::new_v4().as_u128() as u32))
 }
 
+pub fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
 pub fn now() -> Timestamp {
-    SystemClock.now()
+    clock().now()
 }
 
 pub fn item(name: &str) -> ItemId {

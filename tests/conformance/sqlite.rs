@@ -14,7 +14,7 @@ use flux::core::queue::sqlite::SqliteQueue;
 use flux::core::webhooks::sqlite::SqliteWebhooks;
 use flux::core::webhooks::{Kinds, Webhooks};
 
-use super::{key, ledger, lock, names, now, outcomes, pulses, queue, webhooks};
+use super::{clock, key, ledger, lock, names, now, outcomes, pulses, queue, webhooks};
 
 /// A new file; its directory lasts as long as the process.
 fn file() -> std::path::PathBuf {
@@ -38,7 +38,7 @@ mod queues {
 
 mod ledgers {
     async fn bench() -> super::ledger::Bench {
-        let ledger = super::SqliteLedger::new(super::store(), super::key());
+        let ledger = super::SqliteLedger::new(super::store(), super::key(), super::clock());
         super::ledger::Bench { ledger: super::Arc::new(ledger), names: super::names() }
     }
     super::ledger::ledger_contract!(bench);
@@ -58,7 +58,8 @@ mod outcome {
         let open = || super::Store::open(&file).unwrap();
         let here = super::Arc::new(super::SqliteOutcomes::new(open()));
         let there = super::Arc::new(super::SqliteOutcomes::new(open()));
-        let ledger = super::Arc::new(super::SqliteLedger::new(open(), super::key()));
+        let ledger =
+            super::Arc::new(super::SqliteLedger::new(open(), super::key(), super::clock()));
         super::outcomes::Bench { here, there, names, ledger: Some(ledger) }
     }
     super::outcomes::outcomes_contract!(bench);
@@ -87,7 +88,7 @@ mod webhook {
         super::Webhooks::begin(&webhooks).await.unwrap();
         // A process that knows nothing of webhooks.
         let store = super::Store::open(&file).unwrap();
-        let ledger = super::Arc::new(super::SqliteLedger::new(store, super::key()));
+        let ledger = super::Arc::new(super::SqliteLedger::new(store, super::key(), super::clock()));
         let webhooks = super::Arc::new(webhooks);
         super::webhooks::Bench { webhooks, names: super::names(), ledger: Some(ledger) }
     }
@@ -110,7 +111,7 @@ async fn due(webhooks: &SqliteWebhooks) -> Vec<Decided> {
 #[tokio::test]
 async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_wanted() {
     let (store, names) = (store(), names());
-    let ledger = SqliteLedger::new(store.clone(), key());
+    let ledger = SqliteLedger::new(store.clone(), key(), clock());
     ledger.commit(&verdict(&names, "before")).await.unwrap();
 
     let sold = outbox(store.clone(), Kinds::parse("sold").unwrap()).await;

@@ -170,7 +170,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
     let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
     Ports {
         queue: Arc::new(queue),
-        ledger: Arc::new(SqliteLedger::new(store.clone(), key)),
+        ledger: Arc::new(SqliteLedger::new(store.clone(), key, clock.clone())),
         lock: None,
         outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
         marks: None,

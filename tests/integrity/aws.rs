@@ -11,7 +11,7 @@ use flux::core::order::{Decided, Item, decide};
 use flux::load::{AuditReport, Verdict, audit};
 
 use crate::conformance::aws::stand_ins;
-use crate::conformance::{fresh_name, item, key, names, now, order};
+use crate::conformance::{clock, fresh_name, item, key, names, now, order};
 
 struct Tables {
     client: Client,
@@ -28,7 +28,7 @@ impl Tables {
         let aws = stand_ins().await;
         let orders = fresh_name("orders");
         TableSetup::new(&aws, &orders).ensure(None, true, &mut |_, _| {}).await.unwrap();
-        let ledger = DynamoLedger::new(&aws, &orders, key());
+        let ledger = DynamoLedger::new(&aws, &orders, key(), clock());
         let mut tables = Tables { client: aws.dynamodb(), orders, ledger, decided: Vec::new() };
         tables.ledger.set_stock(&item("single"), 2).await.unwrap();
         tables.ledger.set_stock(&item("single"), 1).await.unwrap();

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::place::Place;
@@ -97,9 +98,9 @@ impl Fault {
                 cloud.sale.restart(victim);
             }
             Fault::Stopped => {
-                cloud.sale.processes[victim].signal(libc::SIGSTOP);
+                cloud.sale.processes[victim].signal(Signal::STOP);
                 chance.pause_ms(2_500, 4_000).await;
-                cloud.sale.processes[victim].signal(libc::SIGCONT);
+                cloud.sale.processes[victim].signal(Signal::CONT);
             }
             Fault::ToldToStop => {
                 chance.pause_ms(200, 1_000).await;

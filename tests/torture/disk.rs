@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use super::place::Process;
 
 /// A small file system of the test's own. Making one needs root.
@@ -46,14 +48,11 @@ impl Drop for Disk {
 /// What fills a disk.
 pub struct Ballast(tempfile::NamedTempFile<File>);
 
-/// From now on these processes can write no file beyond so many bytes; they are told so by the
-/// failing write, as on a full disk, and not by a signal.
-pub fn limit_files(processes: &[Process], bytes: u64) {
+/// From now on these processes can write no file beyond so many bytes, where `None` is no limit; they
+/// are told so by the failing write, as on a full disk, and not by a signal.
+pub fn limit_files(processes: &[Process], bytes: Option<u64>) {
     for process in processes {
-        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-        let pid = process.child.id() as libc::pid_t;
-        // SAFETY: a plain system call on a child of ours; the old limit is not asked for.
-        let set = unsafe { libc::prlimit(pid, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut()) };
-        assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(Pid::from_child(&process.child)), Resource::Fsize, limit).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flux::core::order::{Clock, SystemClock};
+use rustix::process::Signal;
 
 use super::buyers::ask;
 use super::disk::{Disk, limit_files};
@@ -67,9 +68,9 @@ impl Fault {
             let victim = chance.below(sale.processes.len() as u64) as usize;
             match (self, &disk) {
                 (Fault::Stopped, _) => {
-                    sale.processes[victim].signal(libc::SIGSTOP);
+                    sale.processes[victim].signal(Signal::STOP);
                     chance.pause_ms(5_500, 7_000).await;
-                    sale.processes[victim].signal(libc::SIGCONT);
+                    sale.processes[victim].signal(Signal::CONT);
                 }
                 (Fault::ToldToStop, _) => {
                     let victim = usize::from(!chance.once_in(4));
@@ -85,10 +86,10 @@ impl Fault {
                     chance.pause_ms(500, 1_500).await;
                 }
                 (Fault::FilesLimited, _) => {
-                    limit_files(&sale.processes, chance.below(64 * 1024));
+                    limit_files(&sale.processes, Some(chance.below(64 * 1024)));
                     crowd.is_refused().await;
                     chance.pause_ms(200, 2_000).await;
-                    limit_files(&sale.processes, libc::RLIM_INFINITY);
+                    limit_files(&sale.processes, None);
                     chance.pause_ms(500, 1_500).await;
                 }
                 _ => kill(&mut sale, victim, chance).await,
@@ -170,20 +171,20 @@ async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
     let crowd = sale.open_to(BUYERS, &mut chance).await;
     chance.pause_ms(300, 800).await;
     let stopped = Instant::now();
-    sale.processes[1].signal(libc::SIGSTOP);
+    sale.processes[1].signal(Signal::STOP);
     // Should it be in the middle of a transaction, nobody can write: see ARCHITECTURE.md.
     tokio::time::sleep(Duration::from_millis(500)).await;
     while is_stuck(&sale).await {
-        sale.processes[1].signal(libc::SIGCONT);
+        sale.processes[1].signal(Signal::CONT);
         chance.pause_ms(1, 50).await;
-        sale.processes[1].signal(libc::SIGSTOP);
+        sale.processes[1].signal(Signal::STOP);
     }
     let others = sale.process(1);
     sale.processes.push(others);
     let before = crowd.memory.accepted();
     tokio::time::sleep(Duration::from_millis(6_500).saturating_sub(stopped.elapsed())).await;
     assert!(crowd.memory.accepted() > before, "the sale stood still");
-    sale.processes[1].signal(libc::SIGCONT);
+    sale.processes[1].signal(Signal::CONT);
     chance.pause_ms(100, 500).await;
     sale.processes[2].kill();
     chance.pause_ms(500, 1_000).await;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use flux::config::Settings;
 use flux::core::Ports;
 use flux::wiring;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{GRACE, ITEMS, PATIENCE};
+
+const FLUX: &str = env!("CARGO_BIN_EXE_flux");
 
 /// A directory and an environment of the test's own.
 pub struct Place {
@@ -37,8 +40,14 @@ impl Place {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flux"));
-        command.args(arguments).current_dir(self.path()).env_clear().envs(&self.environment);
+        let mut command = self.program(FLUX);
+        command.args(arguments);
+        command
+    }
+
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.path()).env_clear().envs(&self.environment);
         command
     }
 
@@ -46,18 +55,14 @@ impl Place {
     pub fn start(&self, name: &str, arguments: &[&str]) -> Process {
         let log = self.path().join(format!("{name}.log"));
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = self.command(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-        let open = self.descriptors.map(|most| libc::rlimit { rlim_cur: most, rlim_max: most });
-        // SAFETY: plain system calls. A write beyond a file's limit fails, as on a full disk,
-        // instead of killing the process.
-        unsafe {
-            command.pre_exec(move || {
-                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-                open.map(|open| libc::setrlimit(libc::RLIMIT_NOFILE, &open));
-                Ok(())
-            })
+        // A write beyond a file's limit fails, as on a full disk, instead of killing the process.
+        let limits = match self.descriptors {
+            Some(most) => format!("trap '' XFSZ; ulimit -n {most}; exec \"$0\" \"$@\""),
+            None => "trap '' XFSZ; exec \"$0\" \"$@\"".to_owned(),
         };
+        let mut command = self.program("/bin/sh");
+        command.args(["-c", &limits, FLUX]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn();
         Process { child: child.unwrap(), log }
     }
@@ -134,10 +139,8 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: a plain system call; the child is ours and not waited for yet, so the number is
-        // still its own.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     pub fn kill(&mut self) {
@@ -147,12 +150,12 @@ impl Process {
 
     /// Tells it to stop; it must end well within the grace period.
     pub async fn stop(&mut self) {
-        self.signal(libc::SIGTERM);
+        self.signal(Signal::TERM);
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 // Told before it listens for it, it ends by the signal itself.
-                let told_early = status.signal() == Some(libc::SIGTERM);
+                let told_early = status.signal() == Some(Signal::TERM.as_raw());
                 assert!(status.success() || told_early, "{status}: {}", self.said());
                 return;
             }

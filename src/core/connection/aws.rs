@@ -23,6 +23,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::Instant;
 
 use crate::core::calls::{Calls, Service};
+use crate::core::order::{Chance, SystemChance};
 use credentials::WithLogin;
 use meter::Meter;
 
@@ -283,7 +284,7 @@ where
 /// Waits after the `attempt`th attempt (from 1) for a random part of its span.
 pub async fn pause(attempt: u32) {
     let span = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_PAUSE);
-    let drawn = uuid::Uuid::new_v4().as_u128() as u32;
+    let drawn = SystemChance.draw() as u32;
     tokio::time::sleep(span.mul_f64(f64::from(drawn) / f64::from(u32::MAX))).await;
 }
 

@@ -24,10 +24,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
 
 pub use backup::{Contents, CopyError, backup};
 use checkpoint::Checkpoints;
@@ -41,7 +42,7 @@ pub use threads::wait_until_closed;
 use threads::{Closing, Open, Threads};
 use writer::{Job, WriteJob, write_all};
 
-use crate::core::order::OrderKey;
+use crate::core::order::{OrderKey, SystemChance};
 
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
@@ -224,7 +225,7 @@ impl Store {
         if let Some(key) = self.read(read).await? {
             return Ok(OrderKey(key));
         }
-        let drawn = uuid::Uuid::new_v4().into_bytes();
+        let drawn = SystemChance.key();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
             tx.query_row(KEY, [], |row| row.get(0))

@@ -12,6 +12,7 @@ mod transaction;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
@@ -24,8 +25,7 @@ use super::{
 };
 use crate::core::connection::aws::{Aws, Fault, pause, repeat, repeat_at_most};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, OrderId, OrderKey, SystemClock,
-    UserId,
+    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, OrderId, OrderKey, UserId,
 };
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
@@ -56,6 +56,7 @@ pub struct DynamoLedger {
     items: String,
     key: OrderKey,
     keys: MacKeys,
+    clock: Arc<dyn Clock>,
 }
 
 /// What a scan leaves out: an expression, its names and its values.
@@ -67,13 +68,14 @@ struct Filter {
 
 impl DynamoLedger {
     /// Calls nothing yet; [`Ledger::check`] does.
-    pub fn new(aws: &Aws, table: &str, key: OrderKey) -> Self {
+    pub fn new(aws: &Aws, table: &str, key: OrderKey, clock: Arc<dyn Clock>) -> Self {
         Self {
             client: aws.dynamodb(),
             orders: table.to_owned(),
             items: items_table(table),
             key,
             keys: MacKeys::new(&key),
+            clock,
         }
     }
 
@@ -296,7 +298,7 @@ impl Ledger for DynamoLedger {
         for round in 1..=CHANGE_ROUNDS {
             let old = self.item(id).await?;
             let read = old.as_ref().map_or(0, |item| item.version);
-            let set = ItemSet::plan(id, old.as_ref(), change, SystemClock.now());
+            let set = ItemSet::plan(id, old.as_ref(), change, self.clock.now());
             let (ItemSet::Created(new) | ItemSet::Changed(new)) = &set else { return Ok(set) };
             if self.replace_item(new, read, round).await? {
                 return Ok(set);

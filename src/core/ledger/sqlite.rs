@@ -5,6 +5,7 @@ mod audit;
 mod write;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use rusqlite::types::Type;
@@ -19,8 +20,7 @@ use crate::core::connection::sqlite::items::ItemRow;
 use crate::core::connection::sqlite::orders::OrderRow;
 use crate::core::connection::sqlite::{Store, StoreError, objects, state};
 use crate::core::order::{
-    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, MacState, OrderId, OrderKey,
-    SystemClock, UserId,
+    Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, MacState, OrderId, OrderKey, UserId,
 };
 
 #[derive(Debug)]
@@ -28,11 +28,12 @@ pub struct SqliteLedger {
     store: Store,
     key: OrderKey,
     keys: MacKeys,
+    clock: Arc<dyn Clock>,
 }
 
 impl SqliteLedger {
-    pub fn new(store: Store, key: OrderKey) -> Self {
-        Self { store, key, keys: MacKeys::new(&key) }
+    pub fn new(store: Store, key: OrderKey, clock: Arc<dyn Clock>) -> Self {
+        Self { store, key, keys: MacKeys::new(&key), clock }
     }
 }
 
@@ -85,9 +86,10 @@ impl Ledger for SqliteLedger {
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
         let item = item.clone();
         let keys = self.keys;
+        let clock = self.clock.clone();
         let set = move |tx: &Connection| {
             let read = read_item(tx, &keys, &item)?;
-            let set = ItemSet::plan(&item, read.as_ref(), change, SystemClock.now());
+            let set = ItemSet::plan(&item, read.as_ref(), change, clock.now());
             if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
                 write_item(tx, &keys, item)?;
             }

@@ -53,6 +53,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the time of day")]
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Timestamp(since.map_or(0, |d| d.as_millis() as u64))
@@ -76,6 +77,7 @@ impl SystemChance {
 }
 
 impl Chance for SystemChance {
+    #[expect(clippy::disallowed_methods, reason = "the one source of random numbers")]
     fn draw(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()
     }

@@ -25,7 +25,7 @@ use super::{
     QueueError, QueueLimits, Receipt, Sent,
 };
 use crate::core::connection::sqlite::{Store, StoreError};
-use crate::core::order::{Clock, MacKeys, Order, OrderId, OrderKey};
+use crate::core::order::{Chance, Clock, MacKeys, Order, OrderId, OrderKey, SystemChance};
 use claims::{CLAIM, Claim, longest_claim, places, receipt};
 use fresh::{Fresh, LOOK_AGAIN};
 
@@ -55,7 +55,7 @@ impl SqliteQueue {
         visibility: Duration,
         backlog_max: u64,
     ) -> Self {
-        let me = (uuid::Uuid::new_v4().as_u128() >> 65) as i64;
+        let me = (SystemChance.draw() >> 65) as i64;
         Self {
             store,
             keys: rows::Keys { mac: MacKeys::new(&key), old: key },

@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use super::{
     Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::order::message::{self, Origin};
-use crate::core::order::{Clock, Order, OrderId, OrderNames, SystemClock, Timestamp};
+use crate::core::order::{Chance, Clock, Order, OrderId, OrderNames, SystemChance, Timestamp};
 use answers::{entry_error, queue_error, settle};
 
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
@@ -57,11 +58,17 @@ pub struct SqsQueue {
     fifo: bool,
     dead_letter_queue: OnceCell<String>,
     names: Arc<OrderNames>,
+    clock: Arc<dyn Clock>,
 }
 
 impl SqsQueue {
     /// Calls nothing yet; [`Queue::check`] does.
-    pub fn new(aws: &Aws, settings: SqsSettings, names: Arc<OrderNames>) -> Self {
+    pub fn new(
+        aws: &Aws,
+        settings: SqsSettings,
+        names: Arc<OrderNames>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             client: aws.sqs(),
             polling: aws.sqs_polling(),
@@ -69,11 +76,17 @@ impl SqsQueue {
             dead_letter_queue: OnceCell::new_with(settings.dead_letter_queue_url.clone()),
             settings,
             names,
+            clock,
         }
     }
 
     fn url(&self) -> &str {
         &self.settings.queue_url
+    }
+
+    fn sent_at(&self, message: &Message) -> Timestamp {
+        let sent = attribute(message, MessageSystemAttributeName::SentTimestamp);
+        sent.map_or_else(|| self.clock.now(), |ms| Timestamp(ms as u64))
     }
 
     /// Sends at most [`BATCH`] messages in one request, and answers for each.
@@ -185,7 +198,7 @@ impl SqsQueue {
     /// Reads a message; what is no order in it comes as dead letters.
     fn read(&self, message: &Message) -> (Delivery, Vec<DeadLetter>) {
         let message_id = message.message_id().unwrap_or_default();
-        let origin = Origin { message_id, sent_at: sent_at(message) };
+        let origin = Origin { message_id, sent_at: self.sent_at(message) };
         let body = message.body().unwrap_or_default();
         let (orders, mut letters) = message::decode(body, origin, &self.names);
         if orders.is_empty() && letters.is_empty() {
@@ -394,7 +407,7 @@ async fn in_flight<T>(at_once: usize, requests: Vec<BoxFuture<'_, T>>) -> Vec<T>
 }
 
 fn fresh_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+    Uuid::from_u128(SystemChance.draw()).to_string()
 }
 
 fn queue_name(url: &str) -> &str {
@@ -407,11 +420,6 @@ fn receipt(message: &Message) -> Receipt {
 
 fn attribute(message: &Message, name: MessageSystemAttributeName) -> Option<u128> {
     message.attributes()?.get(&name)?.parse().ok()
-}
-
-fn sent_at(message: &Message) -> Timestamp {
-    let sent = attribute(message, MessageSystemAttributeName::SentTimestamp);
-    sent.map_or_else(|| SystemClock.now(), |ms| Timestamp(ms as u64))
 }
 
 /// By acceptance; within a millisecond by the order id, which ascends within a process.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use http_body_util::Full;
@@ -25,6 +25,7 @@ use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter, SpanLinks, SpanProcessor,
 };
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use super::{Span, SpanKind, Spans, TraceContext, Value};
 use crate::core::connection::web::Web;
@@ -148,6 +149,10 @@ impl Spans for Otlp {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "span times have nanoseconds, the Clock milliseconds"
+)]
 fn span_data(span: Span, instrumentation_scope: InstrumentationScope) -> SpanData {
     let end_time = SystemTime::now();
     let link = |(trace, span): (u128, u64)| {
@@ -290,7 +295,7 @@ mod tests {
             parent: None,
             name: "buy",
             kind: SpanKind::Server,
-            start: tokio::time::Instant::now(),
+            start: Instant::now(),
             attributes: vec![],
             links: vec![],
             error: None,

@@ -140,6 +140,7 @@ impl Tokens {
 }
 
 /// Time until a token with this `exp` is refused; `None` if never, or beyond what a clock holds.
+#[expect(clippy::disallowed_methods, reason = "jsonwebtoken compares `exp` with this clock")]
 fn left(exp: Option<f64>) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let left = exp? + LEEWAY_S as f64 + 1.0 - now;

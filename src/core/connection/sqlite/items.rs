@@ -7,7 +7,7 @@ use super::counts::Counts;
 use super::listing;
 use crate::core::order::{Item, ItemId, Listing, Mac, MacCheck, MacKeys, Timestamp, UserId};
 
-/// The columns under the MAC, in the order of [`column`]. `claimed_by` and `claimed_until` are not:
+/// The columns under the MAC, in the order of [`column!`]. `claimed_by` and `claimed_until` are not:
 /// they change many times a second, and nothing that is decided depends on them.
 const COLUMNS: &str = "no, id, stock, free, held, sold, owner, version, restocked_at, closed_at,
     arrivals, moved, decided, dead, mac_from, listing";

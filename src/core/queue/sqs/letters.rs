@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::pack::{for_sqs, plain};
-use super::{BATCH, SEND_ATTEMPTS, SqsQueue, fresh_id, queue_error, queue_name, receipt, sent_at};
+use super::{BATCH, SEND_ATTEMPTS, SqsQueue, fresh_id, queue_error, queue_name, receipt};
 use crate::core::connection::aws::{Fault, repeat_at_most};
 use crate::core::order::{Order, OrderId, Timestamp, message};
 use crate::core::queue::{Became, DeadLetter, LetterVisitor, Queue, QueueError, Receipt, Wish};
@@ -299,13 +299,13 @@ impl SqsQueue {
         let id = text("order_id").and_then(|id| OrderId::parse(&id).ok());
         if let (Some(order_id), Some(reason)) = (id, text("reason")) {
             let at = text("at").and_then(|at| at.parse().ok());
-            let at = at.map_or_else(|| sent_at(message), Timestamp);
+            let at = at.map_or_else(|| self.sent_at(message), Timestamp);
             let body = message.body().unwrap_or_default().to_owned();
             let letter = DeadLetter { order_id, reason, body, at };
             return DeadMessage { receipt, letters: vec![letter] };
         }
         let (delivery, mut letters) = self.read(message);
-        let at = sent_at(message);
+        let at = self.sent_at(message);
         letters.extend(delivery.orders.into_iter().map(|(_, order)| DeadLetter {
             order_id: order.id,
             reason: RECEIVED_TOO_OFTEN.to_owned(),
