@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::aws::{make_queue, open_queue, outbox, stand_ins};
-use crate::conformance::{fresh_name, ids, item, key, now, order};
+use crate::conformance::{clock, fresh_name, ids, item, key, now, order};
 use crate::webhooks::SECRET;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -55,7 +55,7 @@ impl Sale {
         let ports = Ports {
             queue: bench.queue,
             names: bench.names,
-            ledger: Arc::new(DynamoLedger::new(&aws, &table, key())),
+            ledger: Arc::new(DynamoLedger::new(&aws, &table, key(), clock())),
             webhooks: Some(Arc::new(outbox(&aws).await)),
             ..ports
         };
