@@ -33,7 +33,8 @@ const SQS_USD: f64 = 0.50e-6;
 const WRITE_USD: f64 = 0.625e-6;
 const READ_USD: f64 = 0.125e-6;
 
-/// A small generator of the same numbers each time (Steele, Lea, Flood: SplitMix64).
+/// A small generator of the same numbers each time (Steele, Lea, Flood: SplitMix64). Not fastrand:
+/// with it the figures in docs/scaling.md would be others.
 struct Chance(u64);
 
 impl Chance {

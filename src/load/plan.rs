@@ -50,7 +50,7 @@ impl Shot {
 pub(super) struct Shots {
     users: u64,
     duplicates: f64,
-    chance: Chance,
+    chance: fastrand::Rng,
     next_buyer: u64,
     position: u64,
     /// Position at which a buyer's repeat is due, and the buyer.
@@ -62,7 +62,7 @@ impl Shots {
         Self {
             users: plan.users,
             duplicates: plan.duplicates,
-            chance: Chance(plan.seed),
+            chance: fastrand::Rng::with_seed(plan.seed),
             next_buyer: 0,
             position: 0,
             repeats: BinaryHeap::new(),
@@ -83,31 +83,12 @@ impl Iterator for Shots {
         }
         let buyer = self.next_buyer;
         self.next_buyer += 1;
-        let keyed = self.chance.unit() < self.duplicates;
+        let keyed = self.chance.f64() < self.duplicates;
         if keyed {
-            let at = self.position + 1 + self.chance.next() % REPEAT_WITHIN;
+            let at = self.position + 1 + self.chance.u64(..REPEAT_WITHIN);
             self.repeats.push(Reverse((at, buyer)));
         }
         Some(Shot { buyer, keyed, repeat: false })
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014): small, seeded, good enough to choose by.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to below 1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

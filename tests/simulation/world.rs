@@ -162,7 +162,8 @@ impl World {
         Arc::new(world)
     }
 
-    /// The next number of the one stream of chance (SplitMix64, Steele et al. 2014).
+    /// The next number of the one stream of chance (SplitMix64, Steele et al. 2014). Not fastrand:
+    /// with it the seeds of the runs in docs/reliability.md would be other runs.
     pub fn next(&self) -> u64 {
         let mut state = self.chance.lock().unwrap();
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);

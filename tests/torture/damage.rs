@@ -41,7 +41,7 @@ fn damaged(mut bytes: Vec<u8>, chance: &mut Chance) -> Vec<u8> {
     for _ in 0..=chance.below(4) {
         let at = chance.below(bytes.len() as u64) as usize;
         let end = bytes.len().min(at + 1 + chance.below(600) as usize);
-        bytes[at..end].iter_mut().for_each(|byte| *byte = chance.next() as u8);
+        chance.0.fill(&mut bytes[at..end]);
     }
     bytes
 }

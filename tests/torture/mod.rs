@@ -28,9 +28,9 @@ const ITEMS: [(&str, u64); 4] =
 /// The seed of a run that is to be repeated.
 const SEED: &str = "FLUX_TORTURE_SEED";
 
-/// A source of chance (SplitMix64): the same seed gives the same choices.
+/// A source of chance: the same seed gives the same choices.
 #[derive(Debug, Clone)]
-struct Chance(u64);
+struct Chance(fastrand::Rng);
 
 impl Chance {
     /// From the seed that was given, or else a new one; says which.
@@ -38,19 +38,12 @@ impl Chance {
         let seed = std::env::var(SEED).map(|seed| seed.parse().expect("a seed is a number"));
         let seed = seed.unwrap_or_else(|_| u64::from(uuid::Uuid::new_v4().as_u128() as u32));
         println!("{SEED}={seed}");
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// A number below `n`.
     fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
+        self.0.u64(..n)
     }
 
     /// Whether something that happens once in `n` times happens.
@@ -60,7 +53,7 @@ impl Chance {
 
     /// A source of its own for something that runs beside.
     fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.0.fork())
     }
 
     async fn pause_ms(&mut self, from: u64, to: u64) {
