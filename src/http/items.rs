@@ -1,5 +1,6 @@
 //! `/items` and `/items/ID`.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use hyper::body::Bytes;
@@ -28,7 +29,7 @@ const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
 /// Single items that were looked at lately, and for how long one look is shown: for a moment only,
 /// because a buyer looks before and after buying.
 pub(super) type ItemLooks = Shared<ItemId, Result<Option<Item>, LedgerError>>;
-const ITEM_LOOKS_MAX: usize = 1_024;
+const ITEM_LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
 const ITEM_FRESH: Duration = Duration::from_millis(100);
 
 pub(super) fn item_looks() -> ItemLooks {

@@ -1,17 +1,19 @@
 //! Which items may be ordered, so that the hot path need not ask the ledger for each order.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hyper::StatusCode;
+use lru::LruCache;
 
 use super::problem::Problem;
 use super::request_id;
 use crate::core::ledger::Ledger;
 use crate::core::order::{ItemId, Listing};
 
-/// How many listed items are remembered; past it, all are forgotten and asked for anew.
-const KNOWN_MAX: usize = 65_536;
+/// How many listed items are remembered, those that were listed or looked up last.
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 /// Items that nobody listed and that are sold all the same, where that is allowed: of the whole
 /// store if it counts them, and of those that this process took orders for. Several processes that
 /// take first orders at the same moment may go past it, each by what is on its way.
@@ -31,13 +33,15 @@ pub(super) enum NotForSale {
 #[derive(Debug)]
 pub(super) struct KnownItems {
     ledger: Arc<dyn Ledger>,
-    listed: RwLock<HashSet<ItemId>>,
+    /// Reads do not touch its order, so that they share the lock.
+    listed: RwLock<LruCache<ItemId, ()>>,
     unlisted: Mutex<HashSet<ItemId>>,
 }
 
 impl KnownItems {
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        Self { ledger, listed: RwLock::default(), unlisted: Mutex::default() }
+        let listed = RwLock::new(LruCache::sparse(KNOWN_MAX));
+        Self { ledger, listed, unlisted: Mutex::default() }
     }
 
     /// Whether an order for the item may be accepted; `any`: also if nobody listed it.
@@ -95,16 +99,12 @@ impl KnownItems {
     /// The item was listed.
     pub fn list(&self, item: &ItemId) {
         self.unlisted().remove(item);
-        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
-        if listed.len() >= KNOWN_MAX {
-            listed.clear();
-        }
-        listed.insert(item.clone());
+        self.listed.write().unwrap_or_else(PoisonError::into_inner).put(item.clone(), ());
     }
 
     /// The item was removed.
     pub fn forget(&self, item: &ItemId) {
-        self.listed.write().unwrap_or_else(PoisonError::into_inner).remove(item);
+        self.listed.write().unwrap_or_else(PoisonError::into_inner).pop(item);
         self.unlisted().remove(item);
     }
 

@@ -1,6 +1,7 @@
 //! Pages of items and of the inventory: everybody may poll them, so each is read from the ledger once
 //! a second at most, however many ask, and not more than a few a second in all.
 
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +19,8 @@ use crate::core::ledger::LedgerError;
 
 /// How long a page may be shown.
 const FRESH: Duration = Duration::from_secs(1);
-/// Pages that are kept, at most twice as many. They are of [`super::Limits::pages`], and go when there
-/// are no more.
-const KEPT_MAX: usize = 8;
+/// Pages that are kept, at most. They are of [`super::Limits::pages`], and go when there are no more.
+const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 /// Pages of a list that are read in a second, in all. That many more may wait for their turn.
 const READS_PER_SECOND: u32 = 16;
 

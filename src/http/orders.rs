@@ -1,5 +1,6 @@
 //! `GET /orders/ID[?wait=SECONDS]` and `GET /orders/ID/events`.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,8 +83,8 @@ type Look = Result<Option<OrderRecord>, LedgerError>;
 /// Looks that are shown to everybody who asks for the order within a second: on AWS, where each is
 /// paid for, and where queued orders that the ledger does not know look like it too.
 pub(super) type OrderLooks = Shared<OrderId, Look>;
-/// Orders whose last look is kept, at most twice as many: some 5 MB.
-const LOOKS_MAX: usize = 8_192;
+/// Orders whose last look is kept: some 5 MB.
+const LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 pub(super) fn order_looks() -> OrderLooks {
     Shared::new(LOOKS_MAX, LOOK_EVERY, |_| true)

@@ -1,16 +1,18 @@
 //! How fast the lines of items move, as far as this server has seen.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::core::order::ItemId;
 use crate::core::queue::Line;
 
-/// Items whose line is watched; past it, all are forgotten and measured anew.
-const ITEMS_MAX: usize = 1_024;
+/// Items whose line is watched, those that were looked at last.
+const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// The least time between two looks that are kept, and how many of them are.
 const LOOKS: (Duration, usize) = (Duration::from_millis(500), 20);
 /// A line that was looked at longer ago may move otherwise by now.
@@ -19,9 +21,15 @@ const LOOK_LIFE: Duration = Duration::from_secs(30);
 const MEASURE: Duration = Duration::from_secs(1);
 
 /// Learns from each look at a line. Nobody looks while nobody waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Paces {
-    items: Mutex<HashMap<ItemId, Looks>>,
+    items: Mutex<LruCache<ItemId, Looks>>,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self { items: Mutex::new(LruCache::sparse(ITEMS_MAX)) }
+    }
 }
 
 /// When, and how many orders had left the line by then; oldest first.
@@ -32,13 +40,7 @@ impl Paces {
     /// `None` while that is not known, or the line stands still.
     pub fn wait_s(&self, item: &ItemId, line: Line, now: Instant) -> Option<u64> {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        if !items.contains_key(item) {
-            if items.len() >= ITEMS_MAX {
-                items.clear();
-            }
-            items.insert(item.clone(), Looks::new());
-        }
-        let looks = items.get_mut(item)?;
+        let looks = items.get_or_insert_mut_ref(item, Looks::new);
         while looks.front().is_some_and(|(at, _)| now.duration_since(*at) > LOOK_LIFE) {
             looks.pop_front();
         }
@@ -81,7 +83,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let (paces, now) = (Paces::default(), Instant::now());
-        for n in 0..3 * ITEMS_MAX {
+        for n in 0..3 * ITEMS_MAX.get() {
             let item = ItemId::parse(&format!("item-{n}")).unwrap();
             for second in 0..100 {
                 let now = now + Duration::from_secs(second);
@@ -89,6 +91,7 @@ mod tests {
             }
         }
         let items = paces.items.lock().unwrap();
-        assert!(items.len() <= ITEMS_MAX && items.values().all(|looks| looks.len() <= LOOKS.1));
+        assert_eq!(items.len(), ITEMS_MAX.get());
+        assert!(items.iter().all(|(_, looks)| looks.len() <= LOOKS.1));
     }
 }

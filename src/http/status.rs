@@ -1,5 +1,6 @@
 //! `/stats`, `/healthz` and `/readyz`.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -132,11 +133,11 @@ pub(super) type StoreCounts = Shared<(), (Option<Backlog>, Option<Option<Waiting
 const FRESH: Duration = Duration::from_secs(1);
 
 pub(super) fn checks() -> Checks {
-    Shared::new(1, FRESH, |_| true)
+    Shared::new(NonZeroUsize::MIN, FRESH, |_| true)
 }
 
 pub(super) fn store_counts() -> StoreCounts {
-    Shared::new(1, FRESH, |_| true)
+    Shared::new(NonZeroUsize::MIN, FRESH, |_| true)
 }
 
 async fn count_stores(ports: &Ports) -> (Option<Backlog>, Option<Option<Waiting>>) {
