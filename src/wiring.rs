@@ -14,10 +14,11 @@ pub mod reload;
 pub mod traces;
 pub mod webhooks;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use anyhow::Result;
+use backon::{ConstantBuilder, Retryable};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -87,16 +88,18 @@ pub async fn connect(settings: &Settings) -> Result<Ports> {
 /// [`START_PATIENCE`] for what does not answer: a worker that is started again in the middle of a
 /// sale is not lost to a short failure of a service.
 pub async fn start(settings: &Settings) -> Result<Ports> {
-    let mut patience = Patience { begun: Instant::now(), told: false };
-    let ports = loop {
-        match unchecked(settings, KeyUse::Settle).await {
-            Ok(ports) => break ports,
-            Err(away) => patience.wait(away).await?,
-        }
+    let begun = Instant::now();
+    let may_pass = |away: &Away| away.for_now && begun.elapsed() <= START_PATIENCE;
+    let first = Once::new();
+    let warn = |away: &Away, _| {
+        first.call_once(|| tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why));
     };
-    while let Err(away) = check(&ports).await {
-        patience.wait(away).await?;
-    }
+    let pauses = ConstantBuilder::new().with_delay(START_PAUSE).without_max_times();
+    let open = || unchecked(settings, KeyUse::Settle);
+    let opened = open.retry(pauses).when(may_pass).notify(warn).await;
+    let ports = opened.map_err(|away| away.why)?;
+    let checked = (|| check(&ports)).retry(pauses).when(may_pass).notify(warn).await;
+    checked.map_err(|away| away.why)?;
     ports.ledger.check_writers().await.map_err(|e| Usage(e.to_string()))?;
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
@@ -141,26 +144,6 @@ impl From<QueueError> for Away {
     fn from(e: QueueError) -> Away {
         let for_now = !matches!(e, QueueError::Broken(_));
         Away { why: Usage(e.to_string()).into(), for_now }
-    }
-}
-
-/// Waits [`START_PATIENCE`] in all for what does not answer just now.
-struct Patience {
-    begun: Instant,
-    told: bool,
-}
-
-impl Patience {
-    /// Waits before the next try; an error if there is to be none.
-    async fn wait(&mut self, away: Away) -> Result<()> {
-        if !away.for_now || self.begun.elapsed() > START_PATIENCE {
-            return Err(away.why);
-        }
-        if !std::mem::replace(&mut self.told, true) {
-            tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why);
-        }
-        tokio::time::sleep(START_PAUSE).await;
-        Ok(())
     }
 }
 

@@ -11,16 +11,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
+
 use super::figures::{AuditReport, Figures, Findings, ItemAudit};
 use crate::core::ledger::{
     AuditedItem, AuditedOrder, ItemCounts, Ledger, LedgerError, OrderRecord, OrderState, StoreAudit,
 };
 use crate::core::order::{Decision, Item, ItemId, MacCheck, Order, Quantity, Reason, Timestamp};
 
-/// How often a page that the ledger is too busy to give is asked for.
-const READ_ATTEMPTS: u32 = 7;
-/// Pause before the second attempt; doubled for each further one.
-const READ_PAUSE: Duration = Duration::from_millis(50);
+/// How often a page that the ledger is too busy to give is asked for again: after 50 ms, and each time
+/// after twice as long.
+const READ_RETRIES: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(Duration::from_millis(50)).with_max_times(6);
 /// An order accepted within so long of a restock, or of a close, may have been decided before it,
 /// or by a clock that is behind: it counts as from before.
 const CHANGE_SETTLES: Duration = Duration::from_secs(1);
@@ -357,17 +359,9 @@ async fn each_order(
 
 /// Repeats a read while the ledger is busy, a bounded number of times.
 pub(super) async fn patiently<T, F: Future<Output = Result<T, LedgerError>>>(
-    mut read: impl FnMut() -> F,
+    read: impl FnMut() -> F,
 ) -> Result<T, LedgerError> {
-    let mut pause = READ_PAUSE;
-    for _ in 1..READ_ATTEMPTS {
-        match read().await {
-            Err(LedgerError::Busy(_) | LedgerError::OutcomeUnknown(_)) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            done => return done,
-        }
-    }
-    read().await
+    let may_pass =
+        |e: &LedgerError| matches!(e, LedgerError::Busy(_) | LedgerError::OutcomeUnknown(_));
+    read.retry(READ_RETRIES).when(may_pass).await
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,8 +28,9 @@ const TAKE_WAIT: Duration = Duration::from_millis(500);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often it is counted what waits.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// How often the outbox is told of outcomes. After that their events come again.
-const SETTLE_ATTEMPTS: u32 = 8;
+/// How often the outbox is told of outcomes again. After that their events come again.
+const SETTLE_RETRIES: ExponentialBuilder =
+    ExponentialBuilder::new().with_min_delay(PAUSE.0).with_max_delay(PAUSE.1).with_max_times(7);
 
 /// The pauses between an event's attempts. After the last attempt it is a dead letter.
 pub const PAUSES: [Duration; 6] = [
@@ -225,16 +227,10 @@ impl Sender {
     async fn settle_all(self: Arc<Self>, mut settled: mpsc::Receiver<(Due, Outcome)>) {
         let mut batch = Vec::new();
         while settled.recv_many(&mut batch, SETTLED_TOGETHER).await > 0 {
-            let mut pause = PAUSE.0;
-            for attempt in 1..=SETTLE_ATTEMPTS {
-                let Err(e) = self.webhooks.settle(&batch).await else { break };
-                if attempt == SETTLE_ATTEMPTS {
-                    let count = batch.len();
-                    tracing::warn!("{}: {e}; {count} webhooks may be sent twice", self.webhooks);
-                    break;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
+            let settle = || self.webhooks.settle(&batch);
+            if let Err(e) = settle.retry(SETTLE_RETRIES).await {
+                let count = batch.len();
+                tracing::warn!("{}: {e}; {count} webhooks may be sent twice", self.webhooks);
             }
             batch.clear();
         }
