@@ -81,6 +81,21 @@ mod tests {
     }
 
     #[test]
+    fn item_in_use_is_remembered_however_many_others_are_asked_for() {
+        let (paces, begin) = (Paces::default(), Instant::now());
+        let at = |ms, n: usize, passed| {
+            let item = ItemId::parse(&format!("item-{n}")).unwrap();
+            paces.wait_s(&item, Line { ahead: 9, passed }, begin + Duration::from_millis(ms))
+        };
+        assert_eq!(at(0, 0, 0), None);
+        for n in 1..2 * ITEMS_MAX.get() {
+            at(1_000, n, 0);
+            at(1_000, 0, 10);
+        }
+        assert_eq!(at(1_500, 0, 15), Some(1), "ten a second since 0 s");
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let (paces, now) = (Paces::default(), Instant::now());
         for n in 0..3 * ITEMS_MAX.get() {
