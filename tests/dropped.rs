@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::aws::{make_queue, open_queue, outbox, stand_ins};
+use crate::conformance::queue::redrive;
 use crate::conformance::{clock, fresh_name, ids, item, key, now, order};
 use crate::webhooks::SECRET;
 
@@ -226,6 +227,26 @@ async fn nothing_sells_a_dropped_order() {
         assert_eq!(sale.decision(order.id).await, Some(Decision::Dropped));
         let report = sale.audit().await;
         assert_eq!((report.total.dropped, report.total.sold), (1, 0));
+        assert_eq!(sale.letters().await, 0);
+    }
+}
+
+/// A redrive that read the letter before its order was decided.
+#[tokio::test]
+async fn late_redrive_of_a_decided_order_queues_nothing() {
+    let sale = Sale::embedded().await;
+    for decide_first in [true, false] {
+        let order = sale.dead(1).await.remove(0);
+        if decide_first {
+            sale.drop_all().await;
+            sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
+        }
+        let wanted = if decide_first { "gone" } else { "sent" };
+        assert_eq!(redrive(sale.queue(), &order).await, [(order.id, wanted)]);
+        let waiting = u64::from(!decide_first);
+        assert_eq!(sale.queue().backlog().await.unwrap().waiting, waiting);
+        let report = sale.audit().await;
+        assert_eq!((report.total.dropped, report.total.undecided), (1, waiting));
         assert_eq!(sale.letters().await, 0);
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use flux::config::Settings;
 use flux::core::Ports;
 use flux::core::ledger::{Commit, Committed, Expect, LedgerError};
+use flux::core::order::dead_letters::{self, Course, Deed, Fate, Which};
 use flux::core::order::{
     Decided, Decision, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
@@ -104,6 +105,18 @@ impl Shop {
         self.ports.ledger.set_item(&shut, ItemChange::closed(true)).await.unwrap();
     }
 
+    /// Queues the order, dead-letters it and drops the letter.
+    async fn drop(&self, order: Order) {
+        self.queue(std::slice::from_ref(&order)).await;
+        let body = r#"{"user_id":"lea","item_id":"left"}"#.to_owned();
+        let reason = "received too often".to_owned();
+        let letter = DeadLetter { order_id: order.id, reason, body, at: order.accepted_at };
+        self.ports.queue.dead_letter(&[letter]).await.unwrap();
+        let (which, course) = (Which::These(vec![order.id]), Course::default());
+        let mut tell = |_, fate| assert_eq!(fate, Fate::Dropped);
+        dead_letters::act(&self.ports, &which, &Deed::Drop, &course, &mut tell).await.unwrap();
+    }
+
     /// Leaves an order of each kind in each place; `waits` is queued already and is decided now.
     pub async fn end(&self, waits: Order) {
         self.sell("single", &[("bob", 1)]).await.unwrap();
@@ -128,5 +141,7 @@ impl Shop {
         let rejected = Decided { order: rejected, decision, decided_at };
         assert_eq!(self.ports.ledger.record(&[rejected]).await.unwrap(), []);
         self.queue(&[self.order("ivy", "line", 2), self.order("joe", "line", 1)]).await;
+        self.list("left", 1).await;
+        self.drop(self.order("lea", "left", 1)).await;
     }
 }
