@@ -242,9 +242,12 @@ impl SpanExporter for Counted {
         let spans = batch.len();
         let exported = self.exporter.export(batch).await;
         self.counts.waiting.fetch_sub(spans, Ordering::Relaxed);
-        if let Err(e) = &exported {
-            self.counts.dropped.fetch_add(spans as u64, Ordering::Relaxed);
-            self.counts.warn(e);
+        match &exported {
+            Ok(()) => self.counts.warn_of_overflow(),
+            Err(e) => {
+                self.counts.dropped.fetch_add(spans as u64, Ordering::Relaxed);
+                self.counts.warn(e);
+            }
         }
         exported
     }
@@ -264,6 +267,14 @@ struct Counts {
 }
 
 impl Counts {
+    /// [`Counts::warn`], if spans were dropped although the collector accepts them.
+    fn warn_of_overflow(&self) {
+        let warned = *self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.dropped.load(Ordering::Relaxed) > warned.map_or(0, |(_, dropped)| dropped) {
+            self.warn(&"more than it accepts in time");
+        }
+    }
+
     /// Writes one line, or nothing soon after another.
     fn warn(&self, why: &dyn fmt::Display) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,14 +290,20 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn spans_beyond_the_bound_are_dropped_and_all_are_counted() {
-        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1/traces", mute.local_addr().unwrap()).parse().unwrap();
+    const MORE: usize = 100;
+
+    /// Records 100 spans more than there is room for.
+    fn overflowing(collector: &TcpListener) -> Arc<Otlp> {
+        let url = format!("http://{}/v1/traces", collector.local_addr().unwrap()).parse().unwrap();
         let instance = String::new();
         let settings = OtlpSettings { url, headers: vec![], service: "flux".into(), instance };
         let otlp = Otlp::start(Web::new(), settings).unwrap();
@@ -300,11 +317,36 @@ mod tests {
             links: vec![],
             error: None,
         };
-        const MORE: usize = 100;
         (0..WAITING_MAX + MORE).for_each(|_| otlp.record(span.clone()));
+        otlp
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn spans_beyond_the_bound_are_dropped_and_all_are_counted() {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let otlp = overflowing(&mute);
         let dropped = || otlp.counts.dropped.load(Ordering::Relaxed);
         assert_eq!(dropped(), MORE as u64);
         otlp.finish(Duration::ZERO);
         assert_eq!(dropped(), (WAITING_MAX + MORE) as u64);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn dropped_spans_are_reported_while_the_collector_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let otlp = overflowing(&listener);
+        tokio::spawn(async move {
+            let answer = async |request: Request<Incoming>| {
+                request.into_body().collect().await.map(|_| Response::new(String::from("{}")))
+            };
+            while let Ok((stream, _)) = listener.accept().await {
+                let serving = http1::Builder::new();
+                tokio::spawn(serving.serve_connection(TokioIo::new(stream), service_fn(answer)));
+            }
+        });
+        otlp.finish(Duration::from_secs(60));
+        assert_eq!(otlp.counts.waiting.load(Ordering::Relaxed), 0);
+        let warned = otlp.counts.warned.lock().unwrap();
+        assert_eq!(warned.map(|(_, dropped)| dropped), Some(MORE as u64));
     }
 }
