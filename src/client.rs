@@ -1,10 +1,13 @@
 //! One keep-alive HTTP/1.1 connection to a server, as a buyer has it.
 
+#[cfg(feature = "top")]
+pub(crate) mod stream;
+
 use std::fmt;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, InvalidHeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode, Uri};
@@ -166,31 +169,6 @@ impl Connection {
         tokio::spawn(connection);
         Ok(sender)
     }
-}
-
-/// An answer that is read as it comes.
-#[derive(Debug)]
-pub(crate) struct Streamed {
-    pub status: StatusCode,
-    pub body: Incoming,
-    /// The connection lasts as long as this.
-    _sender: SendRequest<Full<Bytes>>,
-}
-
-/// Asks once, on a connection of its own; the head must come in time, the body need never end.
-pub(crate) async fn stream(
-    address: &Address,
-    path: &'static str,
-    headers: HeaderMap,
-) -> Result<Streamed, Unanswered> {
-    let mut request = Request::new(Full::default());
-    *request.uri_mut() = Uri::from_static(path);
-    *request.headers_mut() = headers;
-    address.head(request.headers_mut());
-    let mut sender = Connection::to(address).open().await?;
-    let answer = timeout(CONNECT_WITHIN, sender.send_request(request)).await;
-    let (head, body) = answer.map_err(unanswered)?.map_err(unanswered)?.into_parts();
-    Ok(Streamed { status: head.status, body, _sender: sender })
 }
 
 fn unanswered(error: impl fmt::Display) -> Unanswered {

@@ -31,6 +31,14 @@ pub struct AwsCredentials {
     pub session_token: Option<SecretString>,
 }
 
+/// What to tell somebody who asks for a part that this build lacks.
+pub fn needs_feature(what: &str, feature: &str) -> String {
+    format!(
+        "{what} needs a flux with the feature {feature}: build it with `cargo build --release \
+         --features {feature}`"
+    )
+}
+
 /// Settings given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {

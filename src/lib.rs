@@ -8,5 +8,6 @@ pub mod http;
 pub mod load;
 pub mod stop;
 pub mod telemetry;
+#[cfg(feature = "top")]
 pub mod top;
 pub mod wiring;

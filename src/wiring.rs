@@ -1,6 +1,7 @@
 //! Puts a process together from its settings. The one place that names every adapter.
 
 pub mod access;
+#[cfg_attr(not(feature = "aws"), path = "wiring/no_aws.rs")]
 pub mod aws;
 pub mod backup;
 mod descriptors;
@@ -8,6 +9,8 @@ pub mod in_use;
 pub mod items;
 pub mod letters;
 pub mod provision;
+#[cfg_attr(not(feature = "redis"), path = "wiring/no_redis.rs")]
+mod redis;
 pub mod rehearsal;
 pub mod reload;
 #[cfg_attr(not(feature = "otel"), path = "wiring/no_traces.rs")]
@@ -57,6 +60,10 @@ const UNLISTED_STOCK: u64 = 1;
 /// grace period, so that who is told to stop meanwhile leaves within it.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 const START_PAUSE: Duration = Duration::from_millis(250);
+
+/// What follows from having no Redis.
+const WITHOUT_LOCK: &str = "deciding without a lock, which is as safe and slower \
+                 when several workers want one item";
 
 /// A wrong flag, file or circumstance: one line that says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +162,7 @@ async fn check(ports: &Ports) -> Result<(), Away> {
 async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
     match settings.backend() {
         Backend::Embedded => Ok(ports),
-        Backend::Aws => aws::with_redis(settings, ports).await,
+        Backend::Aws => redis::with_redis(settings, ports).await,
     }
 }
 

@@ -12,9 +12,12 @@ mod claims;
 mod cli;
 mod config;
 mod conformance;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod cost;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod dropped;
 mod e2e_stress;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod faults;
 mod fuzz;
 mod house;
@@ -23,10 +26,14 @@ mod integrity;
 mod liar;
 mod model;
 mod nginx;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod order_key;
 mod packaging;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod provision;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod redis_away;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod redis_tls;
 mod sale;
 mod scaling;

@@ -11,6 +11,7 @@ mod provision;
 mod restore;
 mod serve;
 mod stress;
+#[cfg_attr(not(feature = "top"), path = "no_top.rs")]
 mod top;
 mod webhooks;
 mod work;

@@ -1,16 +1,16 @@
+#[cfg_attr(not(feature = "aws"), path = "provision/no_aws.rs")]
+mod aws;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::config::{Backend, Flags, Settings};
-use crate::core::calls::Calls;
-use crate::core::ledger::Ledger;
 use crate::core::order::{ItemId, MAX_STOCK};
 use crate::telemetry::say;
-use crate::wiring::provision::{Listing, Plan, apply, destroy, iam, list_items, read_catalog};
+use crate::wiring::provision::{Listing, list_items, read_catalog};
 use crate::wiring::{self, KeyUse, Usage, in_use};
 
 /// Make what a sale needs: tables, queues, items; safe to run twice
@@ -67,18 +67,14 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
         spare_the_living(&args, &settings).await?;
     }
     match (args.print, settings.backend()) {
-        (Some(Print::Iam), _) => print_iam(&args, &settings).await?,
-        (None, Backend::Aws) => on_aws(args, settings).await?,
+        (Some(Print::Iam), _) => aws::print_iam(&args, &settings).await?,
+        (None, Backend::Aws) => aws::on_aws(args, settings).await?,
         (None, Backend::Embedded) => on_this_machine(args, settings).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
-    fn plan(&self, settings: &Settings) -> Plan {
-        Plan::new(settings, self.queue.clone(), self.expect)
-    }
-
     fn items(&self) -> Result<Vec<Listing>, Usage> {
         match (&self.item, self.stock, &self.catalog) {
             (Some(item), Some(stock), _) => Ok(vec![Listing { item_id: item.clone(), stock }]),
@@ -98,13 +94,6 @@ fn queue_name(text: &str) -> Result<String, String> {
         return Err(what.to_owned());
     }
     Ok(text.to_owned())
-}
-
-async fn print_iam(args: &Args, settings: &Settings) -> Result<()> {
-    let aws = wiring::aws::load(settings, Arc::new(Calls::default())).await?;
-    let policies = iam::policies(&args.plan(settings), aws.region());
-    say(format_args!("{}", serde_json::to_string_pretty(&policies)?))?;
-    Ok(())
 }
 
 /// Before what is there is deleted: refuses if processes use it, unless forced.
@@ -128,38 +117,6 @@ fn announce(items: &[Listing]) -> Result<()> {
     for Listing { item_id, stock } in items {
         say(format_args!("item {item_id} with stock {stock} would be listed"))?;
     }
-    Ok(())
-}
-
-async fn on_aws(args: Args, settings: Settings) -> Result<()> {
-    let (plan, items) = (args.plan(&settings), args.items()?);
-    let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
-    // Goes on when nobody reads it any more: what was begun is done.
-    let mut printed = Ok(());
-    let mut step = |line: String| {
-        if printed.is_ok() {
-            printed = say(line);
-        }
-    };
-    if args.destroy {
-        destroy(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
-        printed?;
-        return Ok(());
-    }
-    let environment = apply(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
-    printed?;
-    let ledger = wiring::aws::ledger(&aws, &settings).await?;
-    if args.dry_run && ledger.check().await.is_err() {
-        announce(&items)?;
-    } else {
-        list_items(&ledger, &items, args.dry_run).await?;
-    }
-    if args.dry_run {
-        return Ok(());
-    }
-    say("# the environment to use it:")?;
-    let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
-    environment.iter().try_for_each(set)?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
-use super::{ConfigError, Settings};
+use super::{Backend, ConfigError, Settings, needs_feature};
 use crate::core::clear_text::{Tls, confidential_url};
 use crate::core::webhooks::{Endpoint, Kinds, Secrets};
 
@@ -25,6 +25,7 @@ impl Settings {
                  a dead-lettered message keeps its age: raise the former or lower the latter"
             )));
         }
+        self.check_features()?;
         self.check_names()?;
         self.check_webhooks()?;
         self.check_secrets()?;
@@ -39,6 +40,27 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// Whether this build has what the settings choose.
+    fn check_features(&self) -> Result<(), ConfigError> {
+        if !cfg!(feature = "aws") && self.backend() == Backend::Aws {
+            let chosen = match self.backend {
+                Some(_) => "backend = aws",
+                None => "the aws backend, which sqs_queue_url (SQS_QUEUE_URL) chooses,",
+            };
+            return Err(ConfigError(needs_feature(chosen, "aws")));
+        }
+        let redis = [
+            ("redis_url (REDIS_URL)", self.redis_url.is_some()),
+            ("redis_host (REDIS_HOST)", self.redis_host.is_some()),
+        ];
+        match redis.iter().find(|(_, set)| *set) {
+            Some((key, _)) if !cfg!(feature = "redis") => {
+                Err(ConfigError(needs_feature(key, "redis")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_tokens(&self) -> Result<(), ConfigError> {

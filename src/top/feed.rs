@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::board::{Board, History, Point};
 use super::events::{Event, Events};
-use crate::client::{Address, Streamed, stream};
+use crate::client::Address;
+use crate::client::stream::{Streamed, stream};
 
 const PATH: &str = "/events";
 /// The server tells something every second; after so long without a word it is gone.

@@ -6,27 +6,25 @@ use std::time::Duration;
 use anyhow::Result;
 use secrecy::ExposeSecret;
 
+use super::provision::{self, Plan};
 use super::{Away, KeyUse, Usage};
 use crate::config::Settings;
 use crate::core::Ports;
 use crate::core::calls::Calls;
 use crate::core::connection::aws::{Aws, AwsSettings, Credentials};
-use crate::core::connection::redis::{Redis, RedisSettings};
 use crate::core::ledger::LedgerError;
 use crate::core::ledger::dynamodb::DynamoLedger;
 use crate::core::ledger::dynamodb::order_key::{OrderKeys, Origin};
-use crate::core::lock::redis::RedisLock;
-use crate::core::marks::redis::RedisMarks;
 use crate::core::meters::Meters;
 use crate::core::order::{Clock, OrderKey, SystemChance, SystemClock};
 use crate::core::outcomes::local::LocalOutcomes;
-use crate::core::outcomes::redis::RedisOutcomes;
 use crate::core::pulses::local::LocalPulses;
-use crate::core::pulses::redis::RedisPulses;
 use crate::core::queue::Queue;
 use crate::core::queue::sqs::setup::region_of;
 use crate::core::queue::sqs::{SqsQueue, SqsSettings};
 use crate::core::trace::Tracer;
+use crate::core::webhooks::Webhooks;
+use crate::core::webhooks::sqs::SqsWebhooks;
 
 /// The SDK's configuration, with what the settings say of it.
 pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
@@ -71,7 +69,7 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
         }
     };
     let names = super::names(key);
-    let webhooks = super::webhooks::on_aws(settings, &aws, &queue.queue_url, &clock);
+    let webhooks = webhooks(settings, &aws, &queue.queue_url, &clock);
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone(), clock.clone())),
         ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key, clock.clone())),
@@ -89,24 +87,31 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
     })
 }
 
-/// The same with lock, marks, outcomes and pulses in Redis, if one is named.
-pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
-    let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
-    Ok(Ports {
-        lock: Some(Arc::new(RedisLock::new(redis.clone()))),
-        marks: Some(Arc::new(RedisMarks::new(redis.clone()))),
-        outcomes: Arc::new(RedisOutcomes::new(redis.clone())),
-        pulses: Arc::new(RedisPulses::new(redis)),
-        ..ports
-    })
+/// The outbox, whether or not there is a shop.
+pub(super) async fn outbox(
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn Webhooks>> {
+    let aws = load(settings, Arc::default()).await?;
+    let Some(orders) = &settings.sqs_queue_url else {
+        return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
+    };
+    Ok(Arc::new(SqsWebhooks::new(&aws, orders, super::webhooks::kinds(settings), clock)))
 }
 
-/// The heartbeats of a sale's processes; `None` if the settings name no Redis.
-pub(super) async fn pulses(settings: &Settings) -> Result<Option<RedisPulses>> {
-    if settings.redis_url.is_none() && settings.redis_host.is_none() {
-        return Ok(None);
-    }
-    Ok(redis(settings, Arc::default()).await?.map(RedisPulses::new))
+fn webhooks(
+    settings: &Settings,
+    aws: &Aws,
+    orders_url: &str,
+    clock: &Arc<dyn Clock>,
+) -> Option<Arc<dyn Webhooks>> {
+    settings.webhook_url.as_ref()?;
+    Some(Arc::new(SqsWebhooks::new(
+        aws,
+        orders_url,
+        super::webhooks::kinds(settings),
+        clock.clone(),
+    )))
 }
 
 /// Elsewhere the queue would seem not to be there.
@@ -146,35 +151,35 @@ async fn order_key(
     }
     let (key, origin) = keys.read_or_store(SystemChance.key()).await?;
     if matches!(origin, Origin::Derived) {
-        tracing::warn!("{}", super::provision::derived_key(table));
+        tracing::warn!("{}", provision::derived_key(table));
     }
     Ok(key)
 }
 
-/// `None`, with a warning, when no Redis is named: the sale goes on without.
-async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> {
-    let url = match (&settings.redis_url, &settings.redis_host) {
-        (Some(url), _) => url.expose_secret().to_owned(),
-        (None, Some(host)) => at_host(host, settings.redis_port),
-        (None, None) => {
-            tracing::warn!(
-                "no REDIS_HOST or REDIS_URL: deciding without a lock, which is as safe and slower \
-                 when several workers want one item"
-            );
-            return Ok(None);
-        }
-    };
-    let password = settings.redis_password.as_ref().map(|p| p.expose_secret().to_owned());
-    let prefix = format!("flux:{}", settings.dynamodb_table);
-    let redis = RedisSettings { url, password, tls: settings.redis_tls, prefix };
-    Ok(Some(Redis::connect(redis, calls).await.map_err(Usage)?))
+/// Queues and tables of a rehearsal's own.
+#[derive(Debug)]
+pub(super) struct Throwaway {
+    aws: Aws,
+    plan: Plan,
 }
 
-fn at_host(host: &str, port: u16) -> String {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if bare.contains(':') {
-        format!("redis://[{bare}]:{port}")
-    } else {
-        format!("redis://{bare}:{port}")
+impl Throwaway {
+    /// Makes them under this name, and points the settings at them.
+    pub(super) async fn make(settings: &mut Settings, name: String, fifo: bool) -> Result<Self> {
+        settings.dynamodb_table.clone_from(&name);
+        let queue = if fifo { format!("{name}.fifo") } else { name };
+        let plan = Plan::new(settings, Some(queue), None);
+        let aws = load(settings, Arc::default()).await?;
+        let made = provision::apply(&aws, &plan, false, &mut |_| {}).await.map_err(Usage)?;
+        let url = made.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
+        settings.sqs_queue_url = url.map(|(_, url)| url);
+        Ok(Self { aws, plan })
+    }
+
+    pub(super) async fn delete(self) {
+        let Self { aws, plan } = self;
+        if let Err(e) = provision::destroy(&aws, &plan, false, &mut |_| {}).await {
+            tracing::warn!("{} and {} are left over: {e}", plan.queue, plan.table);
+        }
     }
 }

@@ -23,7 +23,7 @@ pub async fn processes(settings: &Settings) -> Result<Vec<Living>, Usage> {
             SqlitePulses::new(store, Arc::new(SystemClock)).living().await
         }
         Backend::Aws => {
-            let redis = super::aws::pulses(settings).await.map_err(|e| Usage(e.to_string()))?;
+            let redis = super::redis::pulses(settings).await.map_err(|e| Usage(e.to_string()))?;
             let Some(pulses) = redis else {
                 let why = "without REDIS_HOST or REDIS_URL it is not known who uses the sale";
                 return Err(Usage(why.to_owned()));

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::Usage;
-use crate::config::Settings;
+use crate::config::{Settings, needs_feature};
 use crate::core::Ports;
 
 pub struct Traces;
@@ -16,10 +16,7 @@ impl Traces {
         if settings.otlp_endpoint.is_none() {
             return Ok(Traces);
         }
-        let key = "otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
-        let build = "cargo build --release --features otel";
-        Err(Usage(format!("{key} needs a flux with the feature otel: build it with {build}"))
-            .into())
+        Err(Usage(needs_feature("otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)", "otel")).into())
     }
 
     /// The same ports, without a tracer.

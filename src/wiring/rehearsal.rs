@@ -9,12 +9,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Usage;
-use super::provision::{self, Plan};
+use super::aws;
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
 use crate::core::calls::Calls;
-use crate::core::connection::aws::Aws;
 use crate::core::order::worker::{Story, Worker};
 use crate::core::order::{Chance, SystemChance};
 use crate::http::Access;
@@ -47,7 +45,7 @@ pub struct Rehearsal {
 #[derive(Debug)]
 enum Throwaway {
     File(TempDir),
-    Cloud(Box<(Aws, Plan)>),
+    Cloud(Box<aws::Throwaway>),
 }
 
 impl Throwaway {
@@ -62,25 +60,14 @@ impl Throwaway {
         }
         let name = format!("flux-stress-{}", uuid::Uuid::from_u128(SystemChance.draw()).simple());
         let fifo = is_fifo(settings);
-        settings.dynamodb_table.clone_from(&name);
-        let queue = if fifo { format!("{name}.fifo") } else { name };
-        let plan = Plan::new(settings, Some(queue), None);
-        let aws = super::aws::load(settings, Arc::default()).await?;
-        let made = provision::apply(&aws, &plan, false, &mut |_| {}).await.map_err(Usage)?;
-        let url = made.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
-        settings.sqs_queue_url = url.map(|(_, url)| url);
-        Ok(Throwaway::Cloud(Box::new((aws, plan))))
+        let cloud = aws::Throwaway::make(settings, name, fifo).await?;
+        Ok(Throwaway::Cloud(Box::new(cloud)))
     }
 
     async fn delete(self) {
         match self {
             Throwaway::File(directory) => drop(directory),
-            Throwaway::Cloud(cloud) => {
-                let (aws, plan) = *cloud;
-                if let Err(e) = provision::destroy(&aws, &plan, false, &mut |_| {}).await {
-                    tracing::warn!("{} and {} are left over: {e}", plan.queue, plan.table);
-                }
-            }
+            Throwaway::Cloud(cloud) => cloud.delete().await,
         }
     }
 }

@@ -10,13 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::Usage;
 use crate::config::{Backend, Settings};
 use crate::core::Ports;
-use crate::core::connection::aws::Aws;
 use crate::core::connection::sqlite::Store;
 use crate::core::connection::web::Web;
 use crate::core::order::{Clock, SystemClock};
 use crate::core::webhooks::sender::{PAUSES, Sender};
 use crate::core::webhooks::sqlite::SqliteWebhooks;
-use crate::core::webhooks::sqs::SqsWebhooks;
 use crate::core::webhooks::{Endpoint, Kinds, Secrets, Shop, Webhooks};
 
 /// The shop that is to be told of decisions, if there is one.
@@ -53,11 +51,7 @@ pub async fn outbox(settings: &Settings) -> Result<Arc<dyn Webhooks>> {
         let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
         return Ok(open(settings, &store, &clock).await?);
     }
-    let aws = super::aws::load(settings, Arc::default()).await?;
-    let Some(orders) = &settings.sqs_queue_url else {
-        return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
-    };
-    Ok(Arc::new(SqsWebhooks::new(&aws, orders, kinds(settings), clock)))
+    super::aws::outbox(settings, clock).await
 }
 
 pub(super) async fn embedded(
@@ -86,16 +80,6 @@ async fn open(
     Ok(Arc::new(opened.map_err(|e| Usage(e.to_string()))?))
 }
 
-pub(super) fn on_aws(
-    settings: &Settings,
-    aws: &Aws,
-    orders_url: &str,
-    clock: &Arc<dyn Clock>,
-) -> Option<Arc<dyn Webhooks>> {
-    settings.webhook_url.as_ref()?;
-    Some(Arc::new(SqsWebhooks::new(aws, orders_url, kinds(settings), clock.clone())))
-}
-
-fn kinds(settings: &Settings) -> Kinds {
+pub(super) fn kinds(settings: &Settings) -> Kinds {
     Kinds::parse(&settings.webhook_events).expect("the settings were checked")
 }

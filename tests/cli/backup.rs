@@ -280,6 +280,7 @@ fn store_in_use_is_destroyed_by_force_only() {
     assert!(line.contains("not a store of flux") && line.contains("--force"), "{line}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn sale_on_aws_in_use_is_destroyed_by_force_only() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");

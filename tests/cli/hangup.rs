@@ -57,6 +57,7 @@ fn hangup_ends_a_rehearsal_in_order_unless_it_was_started_to_outlive_it() {
     }
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn lines_of_the_sdk_show_no_credentials() {
     let id = "AKIAIOSFODNN7EXAMPLE";

@@ -134,6 +134,7 @@ fn not_one_more_unit_goes_after_the_close_on_the_embedded_backend() {
     not_one_more_after_the_close(&desk);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn not_one_more_unit_goes_after_the_close_on_aws_without_a_lock() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://127.0.0.1:1");

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Desk, PATIENCE, buy, decided};
+#[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::aws::{send_raw, stand_ins};
 
 /// The letters, once there are so many.
@@ -98,6 +99,7 @@ fn a_poisoned_row_of_the_embedded_store() {
     assert!(audit.contains("    1 orders changed by something other than flux"), "{audit}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_of_another_producer_that_is_no_order() {
     let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
@@ -121,6 +123,7 @@ async fn a_message_of_another_producer_that_is_no_order() {
     letters(&desk, 0);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forged_order_under_a_decided_id_is_dead_lettered_and_redriven_under_its_own() {
     let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
@@ -174,6 +177,7 @@ fn buried_in_the_file(desk: &Desk) {
     tokio::runtime::Runtime::new().unwrap().block_on(bury);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 async fn buried_on_aws(desk: &Desk) {
     let url = &desk.environment.iter().find(|(name, _)| name == "SQS_QUEUE_URL").unwrap().1;
     let (aws, dead) = (stand_ins().await, format!("{url}-dlq"));
@@ -228,6 +232,7 @@ fn a_paced_redrive_that_is_killed_is_repeated_on_the_embedded_backend() {
     killed_and_repeated(&desk);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paced_redrive_that_is_killed_is_repeated_on_aws() {
     let (desk, _) = super::story::provisioned(Desk::on_aws(), "");

@@ -2,9 +2,12 @@
 
 mod access;
 mod api;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod aws;
 mod backup;
 mod board;
+#[cfg(not(all(feature = "aws", feature = "redis", feature = "top")))]
+mod features;
 mod hangup;
 mod items;
 mod jwks;
@@ -12,8 +15,10 @@ mod letters;
 mod logs;
 mod pages;
 mod proxy;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod redis;
 mod refusals;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod shared_reads;
 mod signals;
 mod store;
@@ -33,6 +38,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::{address, fresh_name};
 
 /// For whatever has to come about in the end, on a machine that is busy with other tests.
@@ -54,6 +60,7 @@ impl Desk {
     }
 
     /// On the AWS backend's stand-ins, with names that nobody else has, and nothing provisioned.
+    #[cfg(all(feature = "aws", feature = "redis"))]
     fn on_aws() -> Desk {
         Desk::new()
             .with("AWS_REGION", "eu-central-1")

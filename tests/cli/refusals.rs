@@ -8,6 +8,7 @@ use std::process::Stdio;
 use rusqlite::Connection;
 
 use super::{Desk, SESAME};
+#[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::address;
 
 /// Each command is refused with a line that says all of these.
@@ -211,6 +212,7 @@ fn a_port_in_use() {
     assert!(line.contains(&address) && line.contains("in use"), "{line}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn an_aws_that_is_not_set_up() {
     let commands = ["serve --listen 127.0.0.1:0", "work", "audit", "dlq list"];

@@ -3,9 +3,11 @@
 use std::process::Command;
 
 use super::{Desk, Process, buy, decided, http};
+#[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::fresh_name;
 
 /// The desk in the environment that `flux provision` prints, and what else it printed.
+#[cfg(all(feature = "aws", feature = "redis"))]
 pub fn provisioned(mut desk: Desk, suffix: &str) -> (Desk, String) {
     let queue = format!("{}{suffix}", fresh_name("orders"));
     let printed = desk.run(&format!("provision --backend aws --queue {queue}"));
@@ -78,6 +80,7 @@ fn on_the_embedded_backend() {
     assert!(line.contains("1 units of ticket_001 are sold or held"), "{line}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn on_aws_without_redis() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
@@ -92,6 +95,7 @@ fn on_aws_without_redis() {
     assert!(line.contains("1 units of ticket_001 are sold or held"), "{line}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
@@ -113,6 +117,7 @@ fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
     assert!(!not_ready.to_string().contains("sesame"), "{not_ready}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn on_a_fifo_queue_with_redis() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");

@@ -143,6 +143,7 @@ fn an_order_is_followed_from_its_request_to_its_decision_in_another_process() {
     follow_an_order(Desk::new());
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn an_order_is_followed_through_a_queue_on_aws() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");

@@ -23,6 +23,7 @@ fn taken(_: u64, _: u64, _: &Value) -> Reply {
 }
 
 /// The same with an outbox on AWS.
+#[cfg(all(feature = "aws", feature = "redis"))]
 fn told_on_aws(receiver: &Receiver) -> (Desk, String) {
     // On the stand-ins a worker that dies would keep its deliveries for half a minute.
     let desk = told(Desk::on_aws(), receiver, SECRET)
@@ -57,6 +58,7 @@ fn the_shop_hears_what_buyers_see_on_the_embedded_backend() {
     hears_what_buyers_see(&told(Desk::new(), &receiver, SECRET), &receiver);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn the_shop_hears_what_buyers_see_on_aws() {
     let receiver = Receiver::open(&[SECRET], taken);
@@ -120,6 +122,7 @@ fn every_decision_reaches_the_shop_whoever_is_killed_on_the_embedded_backend() {
     is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn every_decision_reaches_the_shop_whoever_is_killed_on_aws() {
     let receiver = Receiver::open(&[SECRET], unreliable);
@@ -212,6 +215,7 @@ fn while_a_secret_is_changed_the_shop_may_know_either() {
     assert!(said.contains("HTTP status 401") && !said.contains(SESAME), "{said}");
 }
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn webhooks_that_cannot_be_are_refused() {
     let refused = |settings: &[(&str, &str)], part: &str| {

@@ -4,13 +4,16 @@
 //! function that gives a fresh bench with names of its own, so that tests run side by side. An
 //! adapter whose service is not there fails.
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 pub mod aws;
 pub mod ledger;
 pub mod lock;
+#[cfg(feature = "redis")]
 pub mod marks;
 pub mod outcomes;
 mod pulses;
 pub mod queue;
+#[cfg(all(feature = "aws", feature = "redis"))]
 pub mod redis;
 mod sqlite;
 pub mod webhooks;

@@ -1,5 +1,6 @@
 //! Stores that were changed by something other than flux: the audit finds it, now and later.
 
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod aws;
 mod changes;
 mod shop;

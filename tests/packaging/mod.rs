@@ -2,6 +2,7 @@
 
 mod container;
 mod systemd;
+#[cfg(feature = "aws")]
 mod terraform;
 
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@
 //! hundred and prints a table.
 
 mod buyers;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod cloud;
 mod damage;
 mod disk;
@@ -14,6 +15,7 @@ mod place;
 pub mod proxy;
 mod row;
 mod sale;
+#[cfg(all(feature = "aws", feature = "redis"))]
 mod table;
 
 use std::time::Duration;

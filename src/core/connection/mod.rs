@@ -1,7 +1,9 @@
 //! One connection per vendor, shared by that vendor's adapters; and the way to anybody else's HTTP
 //! server. Only adapters and the wiring import these.
 
+#[cfg(feature = "aws")]
 pub mod aws;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
 pub mod web;

@@ -338,7 +338,9 @@ impl Ledger for DynamoLedger {
             items.extend(page.rows.into_iter().filter(|item| item.listing == from.listing));
             from = match (page.next, from.listing) {
                 (Some(next), listing) => ItemsFrom { listing, after: Some(next) },
-                (None, Listing::Listed) if others => ItemsFrom::unlisted(),
+                (None, Listing::Listed) if others => {
+                    ItemsFrom { listing: Listing::Unlisted, after: None }
+                }
                 (None, _) => return Ok(Page { rows: items, next: None }),
             };
             if items.len() >= limit {

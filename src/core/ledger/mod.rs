@@ -1,5 +1,6 @@
 //! The ledger: items and decisions. It alone keeps P1-P4; the lock only saves it work.
 
+#[cfg(feature = "aws")]
 pub mod dynamodb;
 pub mod sqlite;
 
@@ -234,11 +235,6 @@ impl ItemsFrom {
 
     pub fn behind(item: &Item) -> Self {
         Self { listing: item.listing, after: Some(item.id.to_string()) }
-    }
-
-    /// The beginning of the items that nobody listed.
-    pub fn unlisted() -> Self {
-        Self { listing: Listing::Unlisted, after: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The lock: one decider per item at a time, for speed. Safety is the ledger's condition.
 
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
 

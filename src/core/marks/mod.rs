@@ -2,6 +2,7 @@
 //! another body is refused (P5). A hint kept beside the queue where the queue itself cannot tell;
 //! an embedded queue can, and needs none.
 
+#[cfg(feature = "redis")]
 pub mod redis;
 
 use std::fmt::{Debug, Display};

@@ -2,6 +2,7 @@
 //! hint only means a later look.
 
 pub mod local;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
 

@@ -2,6 +2,7 @@
 //! what all of them do. Nothing depends on them: a lost pulse only makes the picture older.
 
 pub mod local;
+#[cfg(feature = "redis")]
 pub mod redis;
 pub mod sqlite;
 

@@ -2,6 +2,7 @@
 
 mod letters;
 pub mod sqlite;
+#[cfg(feature = "aws")]
 pub mod sqs;
 
 use std::fmt::{Debug, Display};

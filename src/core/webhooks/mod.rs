@@ -13,7 +13,10 @@ pub mod sender;
 mod shop;
 mod sign;
 pub mod sqlite;
+#[cfg(feature = "aws")]
 pub mod sqs;
+#[cfg(feature = "aws")]
+mod stored;
 
 use std::fmt::{Debug, Display};
 use std::time::Duration;

@@ -21,7 +21,7 @@ use aws_sdk_sqs::types::{
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::event::Stored;
+use super::stored::Stored;
 use super::{Due, Kinds, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError};
 use crate::core::connection::aws::{Aws, Fault, LONGEST_POLL, repeat};
 use crate::core::order::dead_letters::Which;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Envelope, SqsWebhooks};
 use crate::core::order::dead_letters::Which;
 use crate::core::order::{Decided, Timestamp};
-use crate::core::webhooks::event::Stored;
+use crate::core::webhooks::stored::Stored;
 use crate::core::webhooks::{Letter, WebhooksError, is_meant};
 
 /// How long letters are hidden from others while the queue is looked through.

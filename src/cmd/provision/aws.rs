@@ -1,0 +1,56 @@
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::{Args, announce};
+use crate::config::Settings;
+use crate::core::calls::Calls;
+use crate::core::ledger::Ledger;
+use crate::telemetry::say;
+use crate::wiring::provision::{Plan, apply, destroy, iam, list_items};
+use crate::wiring::{self, Usage};
+
+impl Args {
+    fn plan(&self, settings: &Settings) -> Plan {
+        Plan::new(settings, self.queue.clone(), self.expect)
+    }
+}
+
+pub(super) async fn print_iam(args: &Args, settings: &Settings) -> Result<()> {
+    let aws = wiring::aws::load(settings, Arc::new(Calls::default())).await?;
+    let policies = iam::policies(&args.plan(settings), aws.region());
+    say(format_args!("{}", serde_json::to_string_pretty(&policies)?))?;
+    Ok(())
+}
+
+pub(super) async fn on_aws(args: Args, settings: Settings) -> Result<()> {
+    let (plan, items) = (args.plan(&settings), args.items()?);
+    let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
+    // Goes on when nobody reads it any more: what was begun is done.
+    let mut printed = Ok(());
+    let mut step = |line: String| {
+        if printed.is_ok() {
+            printed = say(line);
+        }
+    };
+    if args.destroy {
+        destroy(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+        printed?;
+        return Ok(());
+    }
+    let environment = apply(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+    printed?;
+    let ledger = wiring::aws::ledger(&aws, &settings).await?;
+    if args.dry_run && ledger.check().await.is_err() {
+        announce(&items)?;
+    } else {
+        list_items(&ledger, &items, args.dry_run).await?;
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    say("# the environment to use it:")?;
+    let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
+    environment.iter().try_for_each(set)?;
+    Ok(())
+}

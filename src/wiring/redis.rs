@@ -1,0 +1,64 @@
+//! Redis, where the settings name one: the lock of the aws backend, and what its processes tell each
+//! other.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use secrecy::ExposeSecret;
+
+use super::Usage;
+use crate::config::Settings;
+use crate::core::Ports;
+use crate::core::calls::Calls;
+use crate::core::connection::redis::{Redis, RedisSettings};
+use crate::core::lock::redis::RedisLock;
+use crate::core::marks::redis::RedisMarks;
+use crate::core::outcomes::redis::RedisOutcomes;
+use crate::core::pulses::Pulses;
+use crate::core::pulses::redis::RedisPulses;
+
+/// The same with lock, marks, outcomes and pulses in Redis, if one is named.
+pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
+    let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
+    Ok(Ports {
+        lock: Some(Arc::new(RedisLock::new(redis.clone()))),
+        marks: Some(Arc::new(RedisMarks::new(redis.clone()))),
+        outcomes: Arc::new(RedisOutcomes::new(redis.clone())),
+        pulses: Arc::new(RedisPulses::new(redis)),
+        ..ports
+    })
+}
+
+/// The heartbeats of a sale's processes; `None` if the settings name no Redis.
+pub(super) async fn pulses(settings: &Settings) -> Result<Option<Arc<dyn Pulses>>> {
+    if settings.redis_url.is_none() && settings.redis_host.is_none() {
+        return Ok(None);
+    }
+    let redis = redis(settings, Arc::default()).await?;
+    Ok(redis.map(|redis| Arc::new(RedisPulses::new(redis)) as Arc<dyn Pulses>))
+}
+
+/// `None`, with a warning, when no Redis is named: the sale goes on without.
+async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> {
+    let url = match (&settings.redis_url, &settings.redis_host) {
+        (Some(url), _) => url.expose_secret().to_owned(),
+        (None, Some(host)) => at_host(host, settings.redis_port),
+        (None, None) => {
+            tracing::warn!("no REDIS_HOST or REDIS_URL: {}", super::WITHOUT_LOCK);
+            return Ok(None);
+        }
+    };
+    let password = settings.redis_password.as_ref().map(|p| p.expose_secret().to_owned());
+    let prefix = format!("flux:{}", settings.dynamodb_table);
+    let redis = RedisSettings { url, password, tls: settings.redis_tls, prefix };
+    Ok(Some(Redis::connect(redis, calls).await.map_err(Usage)?))
+}
+
+fn at_host(host: &str, port: u16) -> String {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if bare.contains(':') {
+        format!("redis://[{bare}]:{port}")
+    } else {
+        format!("redis://{bare}:{port}")
+    }
+}

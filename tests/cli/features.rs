@@ -1,0 +1,38 @@
+//! What this build lacks is refused by name, with the way to build it.
+
+use super::Desk;
+
+fn lacks(desk: &Desk, arguments: &str, what: &str, feature: &str) {
+    let line = desk.refused(arguments);
+    let how = format!("--features {feature}");
+    assert!(line.contains(what) && line.contains(&how), "{line}");
+}
+
+#[test]
+#[cfg(not(feature = "aws"))]
+fn backend_of_another_build_is_refused() {
+    let by_url = Desk::new().with("SQS_QUEUE_URL", "http://127.0.0.1:1/flux");
+    for command in ["serve", "work", "provision", "audit", "dlq list", "items list"] {
+        lacks(&by_url, command, "SQS_QUEUE_URL", "aws");
+        lacks(&Desk::new(), &format!("{command} --backend aws"), "backend = aws", "aws");
+    }
+    lacks(&Desk::new(), "provision --print iam", "aws backend", "aws");
+}
+
+#[test]
+#[cfg(not(feature = "redis"))]
+fn redis_of_another_build_is_refused() {
+    for name in ["FLUX_REDIS_URL", "FLUX_REDIS_HOST"] {
+        let key = name.to_lowercase().replace("flux_", "");
+        let desk = Desk::new().with(name, "redis://127.0.0.1:1");
+        lacks(&desk, "serve", &key, "redis");
+    }
+}
+
+#[test]
+#[cfg(not(feature = "top"))]
+fn command_of_another_build_is_refused() {
+    for arguments in ["top", "top --once", "top --target http://127.0.0.1:1 --key-file key"] {
+        lacks(&Desk::new(), arguments, "flux top", "top");
+    }
+}
