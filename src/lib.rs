@@ -1,5 +1,7 @@
 //! flux: a flash-sale order engine. See README.md for its use, ARCHITECTURE.md for its inside.
 
+pub mod adapters;
+pub mod clear_text;
 mod client;
 pub mod cmd;
 pub mod config;
@@ -10,4 +12,5 @@ pub mod stop;
 pub mod telemetry;
 #[cfg(feature = "top")]
 pub mod top;
+pub mod webhooks;
 pub mod wiring;

@@ -11,9 +11,9 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogFormat, Settings};
-use crate::core::order::worker::Story;
-use crate::core::order::{Decided, Decision, ItemId, Reason};
-use crate::core::text::{visible, visible_but};
+use crate::core::engine::worker::Story;
+use crate::core::model::text::{visible, visible_but};
+use crate::core::model::{Decided, Decision, ItemId, Reason};
 
 /// Lines a second that a person could read along; above that, one summary a second.
 const LINES_PER_SECOND: u32 = 20;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use flux::config::Settings;
-use flux::core::Ports;
-use flux::core::ledger::{Commit, Committed, Expect};
-use flux::core::order::{
+use flux::core::engine::Ports;
+use flux::core::model::{
     Decided, Decision, Item, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
+use flux::core::ports::ledger::{Commit, Committed, Expect};
 use flux::load::{AuditReport, Figures, Verdict, audit};
 use flux::wiring;
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use flux::core::connection::sqlite::Store;
-use flux::core::ledger::sqlite::SqliteLedger;
-use flux::core::ledger::{Ledger, LedgerError};
-use flux::core::lock::sqlite::SqliteLock;
-use flux::core::lock::{Acquired, Lock, Token};
-use flux::core::order::{Clock, Decided, Decision, Order, OrderId, Reason, Timestamp};
-use flux::core::queue::Queue;
-use flux::core::queue::sqlite::SqliteQueue;
+use flux::adapters::sqlite::ledger::SqliteLedger;
+use flux::adapters::sqlite::lock::SqliteLock;
+use flux::adapters::sqlite::queue::SqliteQueue;
+use flux::adapters::sqlite::store::Store;
+use flux::core::model::{Clock, Decided, Decision, Order, OrderId, Reason, Timestamp};
+use flux::core::ports::ledger::{Ledger, LedgerError};
+use flux::core::ports::lock::{Acquired, Lock, Token};
+use flux::core::ports::queue::Queue;
 
 use crate::conformance::{clock, item, key, names, now, order};
 

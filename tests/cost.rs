@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::setup::TableSetup;
+use flux::adapters::redis::client::{Redis, RedisSettings};
+use flux::adapters::redis::idempotency::RedisMarks;
+use flux::adapters::redis::lock::RedisLock;
+use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::clear_text::Tls;
 use flux::config::{Backend, Settings};
-use flux::core::calls::{Calls, Service, Usage};
-use flux::core::clear_text::Tls;
-use flux::core::connection::redis::{Redis, RedisSettings};
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::ledger::{Commit, Committed, Expect, Ledger};
-use flux::core::lock::redis::RedisLock;
-use flux::core::lock::{Lock, Token};
-use flux::core::marks::redis::RedisMarks;
-use flux::core::marks::{Mark, Marks};
-use flux::core::order::{Decided, Decision, Item, Order, Reason, decide, message};
-use flux::core::outcomes::Outcomes;
-use flux::core::outcomes::redis::RedisOutcomes;
+use flux::core::engine::message;
+use flux::core::model::{Decided, Decision, Item, Order, Reason, decide};
+use flux::core::ports::idempotency::{Mark, Marks};
+use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
+use flux::core::ports::lock::{Lock, Token};
+use flux::core::ports::notifier::Outcomes;
+use flux::core::ports::usage::{Calls, Service, Usage};
 use flux::load::{Plan, Stress, Verdict};
 use flux::wiring::rehearsal::{Cast, Rehearsal};
 

@@ -4,15 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::setup::TableSetup;
 use flux::config::Settings;
-use flux::core::Ports;
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::ledger::{Commit, Committed, Expect, OrderState};
-use flux::core::order::dead_letters::{self, Course, Deed, Fate, Which};
-use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Decided, Decision, Order, OrderId, decide, message};
-use flux::core::queue::{DeadLetter, Queue};
+use flux::core::engine::Ports;
+use flux::core::engine::message;
+use flux::core::engine::redrive;
+use flux::core::engine::redrive::{Course, Deed, Fate};
+use flux::core::engine::worker::{Rules, Worker};
+use flux::core::model::{Decided, Decision, Order, OrderId, decide};
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::ledger::{Commit, Committed, Expect, OrderState};
+use flux::core::ports::queue::Queue;
 use flux::load::{AuditReport, Verdict, audit};
 use flux::telemetry::Silent;
 use flux::wiring;
@@ -99,7 +103,7 @@ impl Sale {
     async fn act(&self, deed: Deed, which: Which) -> HashMap<OrderId, Fate> {
         let mut fates = HashMap::new();
         let mut tell = |id, fate| drop(fates.insert(id, fate));
-        dead_letters::act(&self.ports, &which, &deed, &Course::default(), &mut tell).await.unwrap();
+        redrive::act(&self.ports, &which, &deed, &Course::default(), &mut tell).await.unwrap();
         fates
     }
 
@@ -346,7 +350,7 @@ async fn dry_run_drops_nothing() {
         let course = Course { dry_run: true, ..Course::default() };
         let mut told = Vec::new();
         let mut tell = |id, fate| told.push((id, fate));
-        dead_letters::act(&sale.ports, &Which::ALL, &Deed::Drop, &course, &mut tell).await.unwrap();
+        redrive::act(&sale.ports, &Which::ALL, &Deed::Drop, &course, &mut tell).await.unwrap();
         assert_eq!(told, [(order.id, Fate::Dropped)]);
         assert_eq!((sale.decision(order.id).await, sale.letters().await), (None, 1));
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flux::config::Settings;
-use flux::core::order::ItemId;
+use flux::core::model::ItemId;
 use flux::load::{
     Address, Circumstances, Guard, Plan, Report, Stress, StressError, Target, Verdict, audit,
 };

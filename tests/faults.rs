@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux::core::calls::Calls;
-use flux::core::connection::aws::{Aws, AwsSettings};
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::ledger::{Commit, Committed, Expect, Ledger, LedgerError};
-use flux::core::order::{Decided, Decision, Item, Order, OrderNames, Reason, decide};
-use flux::core::queue::QueueError;
+use flux::adapters::aws::client::{Aws, AwsSettings};
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::setup::TableSetup;
+use flux::core::model::{Decided, Decision, Item, Order, OrderNames, Reason, decide};
+use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger, LedgerError};
+use flux::core::ports::queue::QueueError;
+use flux::core::ports::usage::Calls;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

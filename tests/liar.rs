@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flux::core::order::ItemId;
+use flux::core::model::ItemId;
 use flux::load::{Address, Plan, Report, Stress, Target, Verdict};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};

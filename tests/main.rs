@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails, and tests run by the real clock"
 )]
 
+mod architecture;
 mod audit;
 mod claims;
 mod cli;
@@ -20,7 +21,6 @@ mod e2e_stress;
 #[cfg(all(feature = "aws", feature = "redis"))]
 mod faults;
 mod fuzz;
-mod house;
 mod http;
 mod integrity;
 mod liar;

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use flux::core::connection::aws::Aws;
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::order_key::{OrderKeys, Origin, meta_table};
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::ledger::{Ledger, LedgerError};
-use flux::core::order::{
-    Decided, Decision, OrderKey, OrderNames, Reason, SystemChance, Timestamp, message,
-};
+use flux::adapters::aws::client::Aws;
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::order_key::{OrderKeys, Origin, meta_table};
+use flux::adapters::aws::dynamodb::setup::TableSetup;
+use flux::core::engine::message;
+use flux::core::model::{Decided, Decision, OrderKey, OrderNames, Reason, SystemChance, Timestamp};
+use flux::core::ports::ledger::{Ledger, LedgerError};
 
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{clock, fresh_name, item, names, now, order};

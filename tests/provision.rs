@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
+use flux::adapters::aws::client::{Aws, AwsSettings};
 use flux::config::Settings;
-use flux::core::connection::aws::{Aws, AwsSettings};
 use flux::wiring::provision::{Plan, apply, destroy};
 
 use crate::conformance::aws::stand_ins;

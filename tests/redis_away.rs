@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flux::core::connection::redis::Redis;
-use flux::core::lock::redis::RedisLock;
-use flux::core::lock::{Acquired, Lock, Token};
-use flux::core::outcomes::redis::RedisOutcomes;
-use flux::core::outcomes::{Outcomes, Waiters};
+use flux::adapters::redis::client::Redis;
+use flux::adapters::redis::lock::RedisLock;
+use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::core::ports::lock::{Acquired, Lock, Token};
+use flux::core::ports::notifier::{Outcomes, Waiters};
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::redis::connect_to;

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flux::core::calls::Calls;
-use flux::core::clear_text::Tls;
-use flux::core::connection::redis::{Redis, RedisSettings};
+use flux::adapters::redis::client::{Redis, RedisSettings};
+use flux::clear_text::Tls;
+use flux::core::ports::usage::Calls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flux::config::Settings;
-use flux::core::Ports;
-use flux::core::ledger::{
-    AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page, Tally,
-};
-use flux::core::order::intake::{Intake, Refused, Request};
-use flux::core::order::worker::{Rules, Story, Worker};
-use flux::core::order::{
+use flux::core::engine::Ports;
+use flux::core::engine::intake::{Intake, Refused, Request};
+use flux::core::engine::worker::{Rules, Story, Worker};
+use flux::core::model::{
     Decided, Decision, IdempotencyKey, Item, ItemChange, ItemId, Listing, OrderId, Quantity,
     Reason, UserId,
+};
+use flux::core::ports::ledger::{
+    AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, Ledger, LedgerError,
+    OrderRecord, OrderState, Page, Tally,
 };
 use flux::telemetry::Silent;
 use flux::wiring;

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, LazyLock};
 
-use flux::core::connection::sqlite::Store;
-use flux::core::ledger::Ledger;
-use flux::core::ledger::sqlite::SqliteLedger;
-use flux::core::order::{
+use flux::adapters::sqlite::ledger::SqliteLedger;
+use flux::adapters::sqlite::store::Store;
+use flux::core::model::{
     IdempotencyKey, ItemId, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
 };
+use flux::core::ports::ledger::Ledger;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ pub fn any(bytes: &[u8]) {
         reads_itself(&user);
     }
     if UserId::parse_new(&text).is_ok() {
-        assert!(UserId::parse(&text).is_ok() && flux::core::text::visible(&text) == text);
+        assert!(UserId::parse(&text).is_ok() && flux::core::model::text::visible(&text) == text);
     }
     if let Ok(units) = text.parse::<u64>() {
         assert_eq!(Quantity::new(units).is_ok(), (1..=100).contains(&units));

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use flux::core::order::message::{Origin, decode, encode};
-use flux::core::order::{
+use flux::core::engine::message::{Origin, decode, encode};
+use flux::core::model::{
     ItemId, Order, OrderId, OrderKey, OrderNames, Quantity, Timestamp, UserId,
 };
-use flux::core::queue::DeadLetter;
+use flux::core::ports::dead_letters::DeadLetter;
 use serde_json::Value;
 use serde_json::value::RawValue;
 

@@ -4,10 +4,12 @@ use anyhow::Result;
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::order::ItemId;
-use crate::load::{self, Verdict};
+use crate::core::model::ItemId;
+use crate::load;
+use crate::load::Verdict;
 use crate::telemetry::say;
-use crate::wiring::{self, KeyUse};
+use crate::wiring;
+use crate::wiring::KeyUse;
 
 /// Check the promises by the stored orders; exit code 1 if one broke
 #[derive(Debug, clap::Args)]

@@ -6,8 +6,9 @@ use clap::{ArgGroup, Subcommand};
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::order::OrderId;
-use crate::core::order::dead_letters::{Course, Deed, Which};
+use crate::core::engine::redrive::{Course, Deed};
+use crate::core::model::OrderId;
+use crate::core::ports::dead_letters::Which;
 use crate::wiring::letters;
 use crate::{stop, wiring};
 

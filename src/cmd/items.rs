@@ -4,8 +4,9 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::config::Flags;
-use crate::core::order::{ItemChange, ItemId, MAX_STOCK};
-use crate::wiring::{self, KeyUse, items};
+use crate::core::model::{ItemChange, ItemId, MAX_STOCK};
+use crate::wiring;
+use crate::wiring::{KeyUse, items};
 
 /// List items, close their sale, open it again, change their stock, remove them
 #[derive(Debug, clap::Args)]

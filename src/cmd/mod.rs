@@ -30,7 +30,8 @@ use crate::client::Address;
 use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
 use crate::http::Keys;
 use crate::telemetry::complain;
-use crate::wiring::{self, Usage};
+use crate::wiring;
+use crate::wiring::Usage;
 
 /// How long the threads of a command that is done may take to end.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);

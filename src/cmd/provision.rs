@@ -8,10 +8,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::config::{Backend, Flags, Settings};
-use crate::core::order::{ItemId, MAX_STOCK};
+use crate::core::model::{ItemId, MAX_STOCK};
 use crate::telemetry::say;
+use crate::wiring;
 use crate::wiring::provision::{Listing, list_items, read_catalog};
-use crate::wiring::{self, KeyUse, Usage, in_use};
+use crate::wiring::{KeyUse, Usage, in_use};
 
 /// Make what a sale needs: tables, queues, items; safe to run twice
 #[derive(Debug, clap::Args)]

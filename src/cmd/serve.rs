@@ -6,11 +6,13 @@ use anyhow::Result;
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::order::worker::Worker;
-use crate::core::pulses::{Kind, while_beating};
+use crate::core::engine::heartbeat::while_beating;
+use crate::core::engine::worker::Worker;
+use crate::core::ports::heartbeats::Kind;
 use crate::http::Access;
 use crate::telemetry::Terminal;
-use crate::wiring::reload::{self, Hangups, Serving};
+use crate::wiring::reload;
+use crate::wiring::reload::{Hangups, Serving};
 use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use super::Usage;
 use super::audit::exit_code;
 use crate::config::{Backend, Flags, Settings};
-use crate::core::order::{Clock, ItemId, MAX_STOCK, SystemClock};
+use crate::core::model::{Clock, ItemId, MAX_STOCK, SystemClock};
 use crate::load::{
     Address, Circumstances, Guard, Plan, Prices, Report, Stress, StressError, Target,
 };

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::Usage;
 use super::dlq::WhichArgs;
 use crate::config::Flags;
-use crate::core::order::{Clock, SystemClock};
-use crate::core::webhooks::Answer;
+use crate::core::model::{Clock, SystemClock};
 use crate::telemetry::{remark, say};
+use crate::webhooks::Answer;
 use crate::wiring;
 
 /// Letters listed in one go.

@@ -8,8 +8,9 @@ use secrecy::ExposeSecret;
 use tracing_subscriber::EnvFilter;
 
 use super::{Backend, ConfigError, Settings, needs_feature};
-use crate::core::clear_text::{Tls, confidential_url};
-use crate::core::webhooks::{Endpoint, Kinds, Secrets};
+use crate::clear_text::{Tls, confidential_url};
+use crate::core::model::event::Kinds;
+use crate::webhooks::{Endpoint, Secrets};
 
 impl Settings {
     /// Whether values are within their bounds, and fit each other.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::keys::{self, SHARED_NAMES};
+use super::keys;
+use super::keys::SHARED_NAMES;
 use super::{Backend, ConfigError, Settings};
 
 /// A variable's name and value; `None` is a value that is not UTF-8.

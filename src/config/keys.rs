@@ -8,9 +8,9 @@ use secrecy::SecretString;
 use super::check::within;
 use super::values::{Backend, LogFormat, Number, Setting};
 use super::{AwsCredentials, ConfigError};
-use crate::core::clear_text::Tls;
-use crate::core::order::MAX_STOCK;
-use crate::core::order::message::MAX_ORDERS;
+use crate::clear_text::Tls;
+use crate::core::engine::message::MAX_ORDERS;
+use crate::core::model::MAX_STOCK;
 
 /// Names that other tools use too, taken as they are, each with the key that it sets. The URL and
 /// host of Redis come before its port and password, which are read only with them.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::core::clear_text::Tls;
+use crate::clear_text::Tls;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {

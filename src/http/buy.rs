@@ -11,15 +11,15 @@ use hyper::http::request;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use tokio::time::Instant;
 
-use super::answer::Answer;
 use super::body::RequestBody;
 use super::openapi::NewUserId;
 use super::problem::{Problem, json_text};
+use super::response::Answer;
 use super::server::Server;
 use super::trace;
-use crate::core::order::intake::{Refused, Request};
-use crate::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
-use crate::core::trace::TraceContext;
+use crate::core::engine::intake::{Refused, Request};
+use crate::core::model::TraceContext;
+use crate::core::model::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Hex digits of an order's id.
@@ -254,7 +254,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::core::order::OrderId;
+    use crate::core::model::OrderId;
 
     #[tokio::test]
     async fn a_503_after_a_send_was_tried_names_the_order() {

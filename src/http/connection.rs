@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::server::{Server, stopping};
-use super::stream::{self, Activity, BoundedStream, Patience, Reader};
+use super::stream;
+use super::stream::{Activity, BoundedStream, Patience, Reader};
 
 /// The most bytes of a request's head, and of what is buffered per connection.
 const HEAD_MAX: usize = 16 * 1024;

@@ -8,15 +8,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Answer;
 use super::body::RequestBody;
 use super::problem::{Problem, json};
 use super::query;
+use super::response::Answer;
 use super::server::Server;
-use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
-use crate::core::order::rfc3339;
-use crate::core::order::{OrderId, Timestamp};
-use crate::core::queue::{DeadLetter, LetterPlace, QueueError};
+use crate::core::engine::redrive;
+use crate::core::engine::redrive::{Course, Deed, Fate};
+use crate::core::model::rfc3339;
+use crate::core::model::{OrderId, Timestamp};
+use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::{DeadLetter, LetterPlace};
+use crate::core::ports::queue::QueueError;
 
 const PAGE: usize = 100;
 /// Letters in a page, and those that one request does something with.
@@ -101,7 +104,7 @@ impl Server {
         };
         let limit = query::limit(query, PAGE, LETTERS_MAX)?;
         let _only = self.only_look()?;
-        let page = dead_letters::page(&self.api.ports, reason.as_deref(), after, limit).await?;
+        let page = redrive::page(&self.api.ports, reason.as_deref(), after, limit).await?;
         let next = page.next.map(|(at, order)| format!("{}-{order}", at.0));
         let dead_letters = page.letters.iter().map(shown).collect();
         Ok(json(StatusCode::OK, &PageJson { dead_letters, next }))
@@ -142,7 +145,7 @@ impl Server {
             let _only = only;
             let mut dead_letters = Vec::new();
             let mut tell = |order_id, fate| dead_letters.push(FateJson { order_id, fate });
-            let done = dead_letters::act(&ports, &which, &deed, &course, &mut tell).await;
+            let done = redrive::act(&ports, &which, &deed, &course, &mut tell).await;
             let more = match done {
                 Ok(more) => more,
                 // What was done has to be told, even if not all could be.

@@ -9,8 +9,8 @@ use hyper::http::request;
 use tokio::sync::mpsc;
 
 use super::access::Caller;
-use super::answer::{Answer, AnswerBody};
 use super::connection::Client;
+use super::response::{Answer, AnswerBody};
 use super::server::Server;
 use super::waits::WaitPlace;
 
@@ -125,8 +125,8 @@ pub(super) fn beat() -> Bytes {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::waits::Waits;
     use super::*;
+    use crate::http::waits::Waits;
 
     #[tokio::test]
     async fn a_client_that_does_not_read_is_skipped_until_it_reads_on() {

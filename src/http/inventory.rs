@@ -7,15 +7,16 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Answer;
+use super::etag;
+use super::etag::tagged;
 use super::items::{PAGE_MAX, after, in_place};
 use super::lists::Page;
 use super::problem::{Problem, json_text};
 use super::query;
+use super::response::Answer;
 use super::server::Server;
-use super::tag::{self, tagged};
-use crate::core::ledger::LedgerError;
-use crate::core::order::{ItemId, UserId};
+use crate::core::model::{ItemId, UserId};
+use crate::core::ports::ledger::LedgerError;
 
 /// Where everybody may see names, what stands in between may keep the page for all.
 const CACHE_CONTROL: [&str; 2] = ["private, max-age=1", "public, max-age=1"];
@@ -64,6 +65,6 @@ impl Server {
             let link = [b"<", next.as_bytes(), b">; rel=\"next\""].concat();
             HeaderValue::try_from(link).expect("a location is visible ASCII")
         });
-        Ok(Page { tag: tag::of(&text), text, next })
+        Ok(Page { tag: etag::of(&text), text, next })
     }
 }

@@ -10,16 +10,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
+use super::etag;
 use super::lists;
 use super::problem::{Problem, json, json_text, lined};
 use super::query;
+use super::response::{Answer, AnswerBody};
 use super::server::Server;
 use super::shared::Shared;
-use super::tag;
-use crate::core::ledger::{ItemRemoved, ItemSet, LedgerError};
-use crate::core::order::{Item, ItemChange, ItemId, Listing, MAX_STOCK};
+use crate::core::model::{Item, ItemChange, ItemId, Listing, MAX_STOCK};
+use crate::core::ports::ledger::{ItemRemoved, ItemSet, LedgerError};
 
 const ITEMS_PAGE: usize = 100;
 pub(super) const PAGE_MAX: usize = 1_000;
@@ -121,7 +121,7 @@ impl Server {
         let page = self.api.ports.ledger.items(after, limit).await?;
         let items = page.rows.iter().map(shown).collect();
         let text = in_place(place, &ItemsJson { items, next: page.next });
-        Ok(lists::Page { tag: tag::of(&text), text, next: None })
+        Ok(lists::Page { tag: etag::of(&text), text, next: None })
     }
 
     pub async fn item(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {

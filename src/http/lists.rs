@@ -15,7 +15,7 @@ use super::problem::Problem;
 use super::request_id;
 use super::server::Server;
 use super::shared::Shared;
-use crate::core::ledger::LedgerError;
+use crate::core::ports::ledger::LedgerError;
 
 /// How long a page may be shown.
 const FRESH: Duration = Duration::from_secs(1);

@@ -4,35 +4,35 @@
 //! read as HTTP too.
 
 mod access;
-mod answer;
-mod board;
 mod body;
 mod buy;
 mod connection;
+mod dashboard;
 mod dead_letters;
+mod etag;
 mod event_stream;
 mod idle;
 mod inventory;
+mod item_cache;
 mod items;
-mod known;
 mod lists;
 mod metrics;
 mod openapi;
 mod orders;
-mod pace;
 mod page;
 mod pages;
 mod problem;
 mod query;
 mod raw;
 mod request_id;
+mod response;
 mod routes;
 mod server;
 mod shared;
 mod status;
 mod stream;
-mod tag;
 mod trace;
+mod wait_estimate;
 mod waits;
 
 use std::sync::Arc;
@@ -41,9 +41,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Ports;
-use crate::core::order::intake::Intake;
-use crate::core::outcomes::Waiters;
+use crate::core::engine::Ports;
+use crate::core::engine::intake::Intake;
+use crate::core::ports::notifier::Waiters;
 pub use access::{
     Access, AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
 };

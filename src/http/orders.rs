@@ -13,15 +13,16 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::access::Session;
-use super::answer::{Answer, AnswerBody};
 use super::connection::Client;
-use super::event_stream::{self, EventStream, RETRY, SILENCE_MAX};
+use super::event_stream;
+use super::event_stream::{EventStream, RETRY, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
 use super::query;
+use super::response::{Answer, AnswerBody};
 use super::server::Server;
 use super::shared::Shared;
-use crate::core::ledger::{LedgerError, OrderRecord, OrderState};
-use crate::core::order::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
+use crate::core::model::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
+use crate::core::ports::ledger::{LedgerError, OrderRecord, OrderState};
 
 const WAIT_MAX_S: u64 = 30;
 /// When a client that got no place to wait is to ask again.

@@ -4,7 +4,7 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::answer::{Answer, AnswerBody};
+use super::response::{Answer, AnswerBody};
 
 /// A page runs only the scripts and shows only the styles and pictures that this server gives out
 /// as files of their own, talks to this server alone, and stands in nobody's frame.

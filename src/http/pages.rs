@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use hyper::header::HeaderValue;
 use hyper::http::request;
 
-use super::answer::Answer;
+use super::etag;
+use super::etag::tagged;
 use super::page::{asset, page};
 use super::problem::Problem;
+use super::response::Answer;
 use super::server::Server;
-use super::tag::{self, tagged};
-use crate::core::order::ItemId;
+use crate::core::model::ItemId;
 
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
@@ -28,7 +29,7 @@ macro_rules! file {
             name: $name,
             kind: $kind,
             content: include_bytes!(concat!("pages/", $name)),
-            tag: LazyLock::new(|| tag::of(include_bytes!(concat!("pages/", $name)))),
+            tag: LazyLock::new(|| etag::of(include_bytes!(concat!("pages/", $name)))),
         }
     };
 }

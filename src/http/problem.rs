@@ -9,10 +9,10 @@ use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::answer::{Answer, AnswerBody};
 use super::request_id;
-use crate::core::ledger::LedgerError;
-use crate::core::order::{InvalidId, OrderId};
+use super::response::{Answer, AnswerBody};
+use crate::core::model::{InvalidId, OrderId};
+use crate::core::ports::ledger::LedgerError;
 
 const PROBLEM_JSON: &str = "application/problem+json";
 const ALWAYS_JSON: &str = "our own types always have a JSON form";

@@ -6,8 +6,8 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::answer::Answer;
 use super::request_id::X_REQUEST_ID;
+use super::response::Answer;
 
 /// Headers that an answer depends on, whatever the request is.
 static WANTED: [HeaderName; 2] = [header::ORIGIN, X_REQUEST_ID];

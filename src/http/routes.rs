@@ -8,13 +8,14 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
-use super::answer::{Answer, AnswerBody};
 use super::body::RequestBody;
 use super::connection::{Client, Refusal};
 use super::problem::Problem;
 use super::query;
 use super::raw;
-use super::request_id::{self, X_REQUEST_ID};
+use super::request_id;
+use super::request_id::X_REQUEST_ID;
+use super::response::{Answer, AnswerBody};
 use super::server::Server;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

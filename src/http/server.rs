@@ -16,18 +16,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Api;
-use super::board::Board;
-use super::connection::{self, Refusal};
+use super::connection;
+use super::connection::Refusal;
+use super::dashboard::Board;
 use super::idle::{IDLE_LEAST, OpenConnections, spare};
+use super::item_cache::KnownItems;
 use super::items::{ItemLooks, item_looks};
-use super::known::KnownItems;
 use super::lists::List;
 use super::orders::{OrderLooks, order_looks};
-use super::pace::Paces;
 use super::problem::Problem;
 use super::routes::Route;
 use super::status::{Checks, StoreCounts, checks, store_counts};
 use super::stream::Activity;
+use super::wait_estimate::Paces;
 use super::waits::Waits;
 
 /// Connections that are being refused; the next is closed without an answer.

@@ -10,16 +10,17 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::answer::Answer;
-use super::problem::{self, Problem};
+use super::problem;
+use super::problem::Problem;
 use super::request_id;
+use super::response::Answer;
 use super::server::{Server, stopping};
 use super::shared::Shared;
-use crate::core::Ports;
-use crate::core::ledger::LedgerError;
-use crate::core::meters::Counter;
-use crate::core::queue::{Backlog, QueueError};
-use crate::core::webhooks::Waiting;
+use crate::core::engine::Ports;
+use crate::core::metrics::Counter;
+use crate::core::ports::ledger::LedgerError;
+use crate::core::ports::queue::{Backlog, QueueError};
+use crate::core::ports::webhook_outbox::Waiting;
 
 /// A store that takes longer than this to say that it is there counts as away.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,8 +5,9 @@ use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request;
 
 use super::problem::Problem;
-use crate::core::order::Order;
-use crate::core::trace::{OpenSpan, TraceContext};
+use crate::core::engine::tracer::OpenSpan;
+use crate::core::model::Order;
+use crate::core::model::TraceContext;
 
 /// What the two headers of W3C Trace Context say; `None` without them, or when they are malformed
 /// or ambiguous.

@@ -14,10 +14,10 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 
 use super::figures::{AuditReport, Figures, Findings, ItemAudit};
-use crate::core::ledger::{
+use crate::core::model::{Decision, Item, ItemId, MacCheck, Order, Quantity, Reason, Timestamp};
+use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, ItemCounts, Ledger, LedgerError, OrderRecord, OrderState, StoreAudit,
 };
-use crate::core::order::{Decision, Item, ItemId, MacCheck, Order, Quantity, Reason, Timestamp};
 
 /// How often a page that the ledger is too busy to give is asked for again: after 50 ms, and each time
 /// after twice as long.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::connection::{Address, Answer, Connection};
 use super::plan::{Plan, Shot, Shots};
 use super::tally::Tally;
-use crate::core::order::{Clock, OrderId, SystemClock};
+use crate::core::model::{Clock, OrderId, SystemClock};
 
 /// When nobody's order was accepted for so long, the buyers go home.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::calls::{Operations, Service, Usage};
+use crate::core::ports::usage::{Operations, Service, Usage};
 
 /// The table that comes with flux.
 const BUILT_IN: &str = include_str!("../../config/prices.toml");

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-use crate::core::order::ItemId;
+use crate::core::model::ItemId;
 
 /// How many items without a finding are listed in text; those with one always are.
 const LISTED: usize = 20;

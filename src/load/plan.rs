@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::core::order::ItemId;
+use crate::core::model::ItemId;
 
 /// A repeat comes at most so many requests after the request that it repeats: often while the
 /// first is still on its way, often after it was answered.

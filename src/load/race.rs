@@ -17,16 +17,16 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::core::Ports;
-use crate::core::ledger::{
+use crate::core::engine::Ports;
+use crate::core::engine::worker::{Rules, Story, Worker};
+use crate::core::model::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
+use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
+use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
     LedgerError, OrderRecord, Page, StoreAudit, Tally,
 };
-use crate::core::order::worker::{Rules, Story, Worker};
-use crate::core::order::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
-use crate::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
-    QueueLimits, Receipt, Sent,
+use crate::core::ports::queue::{
+    Arrival, Backlog, Delivery, Line, Queue, QueueError, QueueLimits, Receipt, Sent,
 };
 
 const WORKERS: usize = 4;

@@ -11,7 +11,7 @@ use super::course::Course;
 use super::figures::Verdict;
 use super::race::Guard;
 use super::tally::Percentiles;
-use crate::core::order::ItemId;
+use crate::core::model::ItemId;
 
 /// Figures of a race, with their circumstances.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::audit::patiently;
 use super::connection::{Address, Connection};
 use super::sight::Sight;
-use crate::core::ledger::{Ledger, LedgerError};
-use crate::core::order::{Decision, OrderId, Reason};
+use crate::core::model::{Decision, OrderId, Reason};
+use crate::core::ports::ledger::{Ledger, LedgerError};
 
 /// When no order was decided for so long, those that are left are undecided.
 const PATIENCE: Duration = Duration::from_secs(60);

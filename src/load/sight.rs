@@ -16,8 +16,8 @@ use super::buyers::Waiting;
 use super::connection::{Address, Connection, Unanswered};
 use super::course::Counts;
 use super::tally::Latency;
-use crate::core::ledger::OrderState;
-use crate::core::order::{Decision, OrderId};
+use crate::core::model::{Decision, OrderId};
+use crate::core::ports::ledger::OrderState;
 
 /// Connections on which buyers wait; further ones queue, and that counts as time to decision.
 const WAITING_CONNECTIONS: usize = 128;

@@ -9,8 +9,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::course::Counts;
-use crate::core::order::OrderId;
-use crate::core::text::visible;
+use crate::core::model::OrderId;
+use crate::core::model::text::visible;
 
 /// Bars of a histogram, for each factor of ten.
 const BINS_PER_DECADE: f64 = 20.0;

@@ -16,7 +16,7 @@ use super::figures::Figures;
 use super::settle::Reading;
 use super::sight::Sight;
 use super::stress::StressError;
-use crate::core::order::ItemId;
+use crate::core::model::ItemId;
 
 /// Looks at an item that are kept, at most; then every second one is forgotten, and looks come
 /// half as often.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::board::{Board, History, Point};
+use super::dashboard::{Board, History, Point};
 use super::events::{Event, Events};
 use crate::client::Address;
 use crate::client::stream::{Streamed, stream};

@@ -1,6 +1,6 @@
 //! `flux top`: a running sale in a terminal, fed by `GET /events`.
 
-mod board;
+mod dashboard;
 mod events;
 mod feed;
 mod plain;

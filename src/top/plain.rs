@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::board::Board;
+use super::dashboard::Board;
 use super::sight::Sight;
 use super::words::{age, clock, count, known, rate, shown, time};
 

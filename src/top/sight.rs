@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::board::{Board, Point};
+use super::dashboard::{Board, Point};
 use super::feed::News;
 use crate::client::Address;
 

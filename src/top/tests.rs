@@ -39,7 +39,7 @@ fn board() -> Value {
 
 fn sight(board: &Value) -> Sight {
     let mut sight = Sight::of(&Address::parse("http://127.0.0.1:5000").unwrap());
-    let points = (0..200_u32).map(|second| super::board::Point {
+    let points = (0..200_u32).map(|second| super::dashboard::Point {
         at_ms: u64::from(second),
         accepted_per_s: (second > 100).then_some(f64::from(second)),
         ..Default::default()

@@ -1,6 +1,6 @@
 //! Numbers, times and other people's text as they are shown.
 
-use crate::core::text::is_hidden;
+use crate::core::model::text::is_hidden;
 
 /// What nobody knows.
 const UNKNOWN: &str = "?";

@@ -13,8 +13,8 @@ use secrecy::SecretString;
 use tokio::io::AsyncReadExt;
 
 use super::Usage;
+use crate::adapters::http_client::Web;
 use crate::config::Settings;
-use crate::core::connection::web::Web;
 use crate::http::{
     AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
 };

@@ -6,25 +6,26 @@ use std::time::Duration;
 use anyhow::Result;
 use secrecy::ExposeSecret;
 
-use super::provision::{self, Plan};
+use super::provision;
+use super::provision::Plan;
 use super::{Away, KeyUse, Usage};
+use crate::adapters::aws::client::{Aws, AwsSettings, Credentials};
+use crate::adapters::aws::dynamodb::DynamoLedger;
+use crate::adapters::aws::dynamodb::order_key::{OrderKeys, Origin};
+use crate::adapters::aws::sqs::setup::region_of;
+use crate::adapters::aws::sqs::{SqsQueue, SqsSettings};
+use crate::adapters::aws::webhook_outbox::SqsWebhooks;
+use crate::adapters::memory::heartbeats::LocalPulses;
+use crate::adapters::memory::notifier::LocalOutcomes;
 use crate::config::Settings;
-use crate::core::Ports;
-use crate::core::calls::Calls;
-use crate::core::connection::aws::{Aws, AwsSettings, Credentials};
-use crate::core::ledger::LedgerError;
-use crate::core::ledger::dynamodb::DynamoLedger;
-use crate::core::ledger::dynamodb::order_key::{OrderKeys, Origin};
-use crate::core::meters::Meters;
-use crate::core::order::{Clock, OrderKey, SystemChance, SystemClock};
-use crate::core::outcomes::local::LocalOutcomes;
-use crate::core::pulses::local::LocalPulses;
-use crate::core::queue::Queue;
-use crate::core::queue::sqs::setup::region_of;
-use crate::core::queue::sqs::{SqsQueue, SqsSettings};
-use crate::core::trace::Tracer;
-use crate::core::webhooks::Webhooks;
-use crate::core::webhooks::sqs::SqsWebhooks;
+use crate::core::engine::Ports;
+use crate::core::engine::tracer::Tracer;
+use crate::core::metrics::Meters;
+use crate::core::model::{Clock, OrderKey, SystemChance, SystemClock};
+use crate::core::ports::ledger::LedgerError;
+use crate::core::ports::queue::Queue;
+use crate::core::ports::usage::Calls;
+use crate::core::ports::webhook_outbox::Webhooks;
 
 /// The SDK's configuration, with what the settings say of it.
 pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {

@@ -6,14 +6,15 @@ use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
 use super::{Usage, in_use};
+use crate::adapters::sqlite::store;
+use crate::adapters::sqlite::store::{Contents, CopyError, Restored};
 use crate::config::{Backend, Settings};
-use crate::core::connection::sqlite::{self, Contents, CopyError, Restored};
-use crate::core::order::{Clock, SystemClock, rfc3339};
+use crate::core::model::{Clock, SystemClock, rfc3339};
 
 /// Copies the store into a new file; a sale may go on meanwhile.
 pub async fn backup(settings: &Settings, to: PathBuf, stop: CancellationToken) -> Result<Contents> {
     let store = settings.data.clone();
-    blocking(move || sqlite::backup(&store, &to, &stop)).await
+    blocking(move || store::backup(&store, &to, &stop)).await
 }
 
 /// Puts a backup in the place of the store, which no process may be using.
@@ -28,13 +29,13 @@ pub async fn restore(
         in_use::refuse(settings, "").await?;
     }
     let now: String = rfc3339(SystemClock.now()).chars().filter(|c| c.is_alphanumeric()).collect();
-    blocking(move || sqlite::restore(&from, &store, replace, &now, &stop)).await
+    blocking(move || store::restore(&from, &store, replace, &now, &stop)).await
 }
 
 /// Deletes the embedded store, which no process may have open, unless `force`.
 pub async fn delete(settings: &Settings, force: bool) -> Result<()> {
     let store = settings.data.clone();
-    blocking(move || sqlite::delete(&store, force)).await
+    blocking(move || store::delete(&store, force)).await
 }
 
 /// Refuses on AWS, and says what there is instead.

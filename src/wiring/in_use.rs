@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Usage;
+use crate::adapters::sqlite::heartbeats::SqlitePulses;
+use crate::adapters::sqlite::store::Store;
 use crate::config::{Backend, Settings};
-use crate::core::connection::sqlite::Store;
-use crate::core::order::SystemClock;
-use crate::core::pulses::sqlite::SqlitePulses;
-use crate::core::pulses::{Kind, LIFE, Living, Pulses};
+use crate::core::model::SystemClock;
+use crate::core::ports::heartbeats::{Kind, LIFE, Living, Pulses};
 
 /// Processes that are named one by one.
 const NAMED: usize = 5;

@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Usage;
-use crate::core::ledger::{ItemRemoved, ItemSet, Ledger};
-use crate::core::order::{Item, ItemChange, ItemId, Listing};
+use crate::core::model::{Item, ItemChange, ItemId, Listing};
+use crate::core::ports::ledger::{ItemRemoved, ItemSet, Ledger};
 use crate::telemetry::{remark, say};
 
 /// Items read at a time.

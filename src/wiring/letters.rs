@@ -5,11 +5,13 @@ use std::fmt;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::core::Ports;
-use crate::core::order::OrderId;
-use crate::core::order::dead_letters::{self, Course, Deed, Fate, Which};
-use crate::core::queue::DeadLetter;
-use crate::core::text::visible;
+use crate::core::engine::Ports;
+use crate::core::engine::redrive;
+use crate::core::engine::redrive::{Course, Deed, Fate};
+use crate::core::model::OrderId;
+use crate::core::model::text::visible;
+use crate::core::ports::dead_letters::DeadLetter;
+use crate::core::ports::dead_letters::Which;
 use crate::telemetry::{remark, say};
 
 /// Characters of a letter's text that a person is shown.
@@ -25,7 +27,7 @@ pub async fn list(ports: &Ports, reason: Option<&str>, json: bool) -> Result<()>
             printed = print(letter, json);
         }
     };
-    let unseen = dead_letters::list(ports, reason, &mut show).await?;
+    let unseen = redrive::list(ports, reason, &mut show).await?;
     printed?;
     if shown == 0 && unseen == 0 {
         remark(if reason.is_some() { "no such dead letters" } else { "no dead letters" });
@@ -95,7 +97,7 @@ pub async fn act(
             printed = line;
         }
     };
-    let ended = dead_letters::act(ports, which, deed, course, &mut tell).await;
+    let ended = redrive::act(ports, which, deed, course, &mut tell).await;
     printed?;
     if !json {
         say(format_args!("{counts}{}", if dry_run { " (dry run: nothing was done)" } else { "" }))?;

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::{Away, KeyUse, Usage};
 use crate::config::{Settings, needs_feature};
-use crate::core::Ports;
-use crate::core::order::Clock;
-use crate::core::webhooks::Webhooks;
+use crate::core::engine::Ports;
+use crate::core::model::Clock;
+use crate::core::ports::webhook_outbox::Webhooks;
 
 pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports, Away> {
     Err(Away::for_good(missing()))

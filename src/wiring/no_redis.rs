@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::config::Settings;
-use crate::core::Ports;
-use crate::core::pulses::Pulses;
+use crate::core::engine::Ports;
+use crate::core::ports::heartbeats::Pulses;
 
 /// The same ports, with a warning: the sale goes on without a lock.
 pub(super) async fn with_redis(_settings: &Settings, ports: Ports) -> Result<Ports> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Usage;
 use crate::config::{Settings, needs_feature};
-use crate::core::Ports;
+use crate::core::engine::Ports;
 
 pub struct Traces;
 

@@ -7,15 +7,15 @@ use anyhow::Result;
 use secrecy::ExposeSecret;
 
 use super::Usage;
+use crate::adapters::redis::client::{Redis, RedisSettings};
+use crate::adapters::redis::heartbeats::RedisPulses;
+use crate::adapters::redis::idempotency::RedisMarks;
+use crate::adapters::redis::lock::RedisLock;
+use crate::adapters::redis::notifier::RedisOutcomes;
 use crate::config::Settings;
-use crate::core::Ports;
-use crate::core::calls::Calls;
-use crate::core::connection::redis::{Redis, RedisSettings};
-use crate::core::lock::redis::RedisLock;
-use crate::core::marks::redis::RedisMarks;
-use crate::core::outcomes::redis::RedisOutcomes;
-use crate::core::pulses::Pulses;
-use crate::core::pulses::redis::RedisPulses;
+use crate::core::engine::Ports;
+use crate::core::ports::heartbeats::Pulses;
+use crate::core::ports::usage::Calls;
 
 /// The same with lock, marks, outcomes and pulses in Redis, if one is named.
 pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {

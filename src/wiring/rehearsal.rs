@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::aws;
 use crate::config::{Backend, Settings};
-use crate::core::Ports;
-use crate::core::calls::Calls;
-use crate::core::order::worker::{Story, Worker};
-use crate::core::order::{Chance, SystemChance};
+use crate::core::engine::Ports;
+use crate::core::engine::worker::{Story, Worker};
+use crate::core::model::{Chance, SystemChance};
+use crate::core::ports::usage::Calls;
 use crate::http::Access;
 use crate::load::{Address, Guard, Own, Prices, Race, Target};
 use crate::telemetry::Silent;

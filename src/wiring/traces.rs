@@ -8,13 +8,13 @@ use hyper::Uri;
 use secrecy::ExposeSecret;
 
 use super::Usage;
+use crate::adapters::http_client::Web;
+use crate::adapters::otlp::{Otlp, OtlpSettings, parse_headers};
+use crate::clear_text::is_private;
 use crate::config::Settings;
-use crate::core::Ports;
-use crate::core::clear_text::is_private;
-use crate::core::connection::web::Web;
-use crate::core::order::{Chance, SystemChance};
-use crate::core::trace::Tracer;
-use crate::core::trace::otlp::{Otlp, OtlpSettings, parse_headers};
+use crate::core::engine::Ports;
+use crate::core::engine::tracer::Tracer;
+use crate::core::model::{Chance, SystemChance};
 
 /// Where traces are to go, if anywhere.
 pub struct Traces(Option<Collector>);

@@ -8,14 +8,16 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::Usage;
+use crate::adapters::http_client::Web;
+use crate::adapters::sqlite::store::Store;
+use crate::adapters::sqlite::webhook_outbox::SqliteWebhooks;
 use crate::config::{Backend, Settings};
-use crate::core::Ports;
-use crate::core::connection::sqlite::Store;
-use crate::core::connection::web::Web;
-use crate::core::order::{Clock, SystemClock};
-use crate::core::webhooks::sender::{PAUSES, Sender};
-use crate::core::webhooks::sqlite::SqliteWebhooks;
-use crate::core::webhooks::{Endpoint, Kinds, Secrets, Shop, Webhooks};
+use crate::core::engine::Ports;
+use crate::core::model::event::Kinds;
+use crate::core::model::{Clock, SystemClock};
+use crate::core::ports::webhook_outbox::Webhooks;
+use crate::webhooks::sender::{PAUSES, Sender};
+use crate::webhooks::{Endpoint, Secrets, Shop};
 
 /// The shop that is to be told of decisions, if there is one.
 pub fn shop(settings: &Settings) -> Option<Shop> {

@@ -7,11 +7,11 @@ use std::sync::mpsc::{Receiver, channel};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
 };
-use flux::core::connection::aws::Aws;
-use flux::core::ledger::Ledger;
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::order_key::{OrderKeys, meta_table};
-use flux::core::order::{OrderId, OrderKey, OrderNames};
+use flux::adapters::aws::client::Aws;
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::order_key::{OrderKeys, meta_table};
+use flux::core::model::{OrderId, OrderKey, OrderNames};
+use flux::core::ports::ledger::Ledger;
 
 use super::story::provisioned;
 use super::{Desk, PATIENCE, SESAME, buy};

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use flux::config::Settings;
-use flux::core::queue::DeadLetter;
-use flux::wiring::{self, KeyUse};
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::wiring;
+use flux::wiring::KeyUse;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 

@@ -13,7 +13,7 @@ const SHOWN: &str = "x\\u000aPASS: sold\\u001b[2J\\u009b1m\\u202e\\u2028\\u200b\
 const OLD_NAME: &str = "ann\u{2028}\u{202e}";
 
 fn is_plain(printed: &str) {
-    let hidden = |c: char| c != '\n' && flux::core::text::is_hidden(c);
+    let hidden = |c: char| c != '\n' && flux::core::model::text::is_hidden(c);
     assert_eq!(printed.chars().find(|c| hidden(*c)), None, "{printed:?}");
 }
 

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::calls::Calls;
-use flux::core::connection::aws::{Aws, AwsSettings};
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::order::{Timestamp, message};
-use flux::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
-use flux::core::queue::sqs::{SqsQueue, SqsSettings};
-use flux::core::queue::{DeadLetter, QueueError};
+use flux::adapters::aws::client::{Aws, AwsSettings};
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::setup::TableSetup;
+use flux::adapters::aws::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
+use flux::adapters::aws::sqs::{SqsQueue, SqsSettings};
+use flux::core::engine::message;
+use flux::core::model::Timestamp;
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::queue::QueueError;
+use flux::core::ports::usage::Calls;
 
-use flux::core::order::SystemClock;
-use flux::core::webhooks::sqs::{SqsWebhooks, queue_names};
-use flux::core::webhooks::{Kinds, Webhooks, WebhooksError};
+use flux::adapters::aws::webhook_outbox::{SqsWebhooks, queue_names};
+use flux::core::model::SystemClock;
+use flux::core::model::event::Kinds;
+use flux::core::ports::webhook_outbox::{Webhooks, WebhooksError};
 
 use super::{address, clock, fresh_name, key, ledger, names, now, order, queue, webhooks};
 
@@ -223,7 +226,7 @@ async fn a_missing_queue_or_table_is_named_with_what_to_do() {
     let Err(QueueError::Broken(said)) = bench.queue.check().await else { panic!() };
     assert!(said.contains("-away") && said.contains("flux provision"), "{said}");
     let ledger = DynamoLedger::new(&aws, "nowhere", key(), clock());
-    let said = flux::core::ledger::Ledger::check(&ledger).await.unwrap_err().to_string();
+    let said = flux::core::ports::ledger::Ledger::check(&ledger).await.unwrap_err().to_string();
     assert!(said.contains("nowhere") && said.contains("flux provision"), "{said}");
 }
 

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use flux::core::ledger::{
-    AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger, OrderState, Page,
-};
-use flux::core::order::{
+use flux::core::model::{
     Decided, Decision, Item, ItemChange, Listing, MacCheck, Order, OrderId, OrderNames, Reason,
     Timestamp, decide,
+};
+use flux::core::ports::ledger::{
+    AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger, OrderState, Page,
 };
 
 use super::{fresh_name, ids, item, now, order};
@@ -412,7 +412,7 @@ pub async fn the_inventory_lists_sold_single_items_with_their_owners(bench: Benc
     ledger.set_stock(&item("unsold"), 1).await.unwrap();
     written(ledger, &verdict(&Item::new(item("many"), 50), orders(&bench, "many", 1))).await;
     let mut single = orders(&bench, "single", 1);
-    single[0].quantity = flux::core::order::Quantity::ONE;
+    single[0].quantity = flux::core::model::Quantity::ONE;
     written(ledger, &verdict(&Item::new(item("single"), 1), single)).await;
     let page = ledger.inventory(None, 100).await.unwrap();
     let rows: Vec<_> = page.rows.iter().map(|(i, u)| (i.as_str(), u.as_str())).collect();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flux::core::lock::{Acquired, Lock, Renewed, Token};
-use flux::core::order::ItemId;
+use flux::core::model::ItemId;
+use flux::core::ports::lock::{Acquired, Lock, Renewed, Token};
 
 use super::{fresh_name, item};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use flux::core::marks::{Mark, Marked, Marks};
-use flux::core::order::OrderNames;
+use flux::core::model::OrderNames;
+use flux::core::ports::idempotency::{Mark, Marked, Marks};
 
 use super::now;
 

@@ -20,10 +20,10 @@ pub mod webhooks;
 
 use std::sync::Arc;
 
-use flux::core::order::{
+use flux::core::model::TraceContext;
+use flux::core::model::{
     Clock, ItemId, Order, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
 };
-use flux::core::trace::TraceContext;
 
 /// Tests of the named functions of a contract, each over a fresh bench.
 macro_rules! conform {

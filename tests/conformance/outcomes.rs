@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::ledger::Ledger;
-use flux::core::order::{Decided, Decision, Order, OrderId, OrderNames, Reason};
-use flux::core::outcomes::{Outcomes, Waiters};
+use flux::core::model::{Decided, Decision, Order, OrderId, OrderNames, Reason};
+use flux::core::ports::ledger::Ledger;
+use flux::core::ports::notifier::{Outcomes, Waiters};
 use tokio_util::sync::CancellationToken;
 
 use super::{now, order};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::order::Timestamp;
-use flux::core::pulses::local::LocalPulses;
-use flux::core::pulses::{Counts, Kind, Pulse, Pulses};
+use flux::adapters::memory::heartbeats::LocalPulses;
+use flux::core::model::Timestamp;
+use flux::core::ports::heartbeats::{Counts, Kind, Pulse, Pulses};
 
 /// What two processes of one sale have; the same where pulses stay within a process.
 pub struct Bench {
@@ -32,7 +32,7 @@ fn pulse(id: &str, sold: u64) -> Pulse {
         kind: Kind::Work,
         host: "here \"and\" there".to_owned(),
         pid: 4_711,
-        at: Some(flux::core::order::Timestamp(9)),
+        at: Some(flux::core::model::Timestamp(9)),
         started_at: Timestamp(1_795_441_740_123),
         concurrency: 50,
         counts,

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use flux::core::order::message::{encode, mend};
-use flux::core::order::{Order, OrderId, OrderNames, Timestamp};
-use flux::core::queue::{
-    Arrival, Became, DeadLetter, Delivery, LetterVisitor, Letters, Queue, QueueError, Receipt,
-    Sent, Wish,
-};
+use flux::core::engine::message::{encode, mend};
+use flux::core::model::{Order, OrderId, OrderNames, Timestamp};
+use flux::core::ports::dead_letters::{Became, DeadLetter, LetterVisitor, Letters, Wish};
+use flux::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt, Sent};
 
 use super::{ids, now, order, traced};
 

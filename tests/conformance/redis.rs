@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use flux::core::calls::Calls;
-use flux::core::clear_text::Tls;
-use flux::core::connection::redis::{Redis, RedisSettings};
-use flux::core::lock::redis::RedisLock;
-use flux::core::marks::redis::RedisMarks;
-use flux::core::outcomes::redis::RedisOutcomes;
-use flux::core::pulses::redis::RedisPulses;
+use flux::adapters::redis::client::{Redis, RedisSettings};
+use flux::adapters::redis::heartbeats::RedisPulses;
+use flux::adapters::redis::idempotency::RedisMarks;
+use flux::adapters::redis::lock::RedisLock;
+use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::clear_text::Tls;
+use flux::core::ports::usage::Calls;
 
 use super::{address, fresh_name, lock, marks, names, outcomes, pulses};
 

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::connection::sqlite::Store;
-use flux::core::ledger::sqlite::SqliteLedger;
-use flux::core::ledger::{Commit, Committed, Expect, Ledger};
-use flux::core::lock::sqlite::SqliteLock;
-use flux::core::order::{Decided, Decision, Item, OrderNames, SystemClock, decide};
-use flux::core::outcomes::sqlite::SqliteOutcomes;
-use flux::core::pulses::sqlite::SqlitePulses;
-use flux::core::queue::sqlite::SqliteQueue;
-use flux::core::webhooks::sqlite::SqliteWebhooks;
-use flux::core::webhooks::{Kinds, Webhooks};
+use flux::adapters::sqlite::heartbeats::SqlitePulses;
+use flux::adapters::sqlite::ledger::SqliteLedger;
+use flux::adapters::sqlite::lock::SqliteLock;
+use flux::adapters::sqlite::notifier::SqliteOutcomes;
+use flux::adapters::sqlite::queue::SqliteQueue;
+use flux::adapters::sqlite::store::Store;
+use flux::adapters::sqlite::webhook_outbox::SqliteWebhooks;
+use flux::core::model::event::Kinds;
+use flux::core::model::{Decided, Decision, Item, OrderNames, SystemClock, decide};
+use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
+use flux::core::ports::webhook_outbox::Webhooks;
 
 use super::{clock, key, ledger, lock, names, now, outcomes, pulses, queue, webhooks};
 
@@ -129,7 +130,7 @@ async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_want
     let clock = Arc::new(SystemClock);
     let queue = SqliteQueue::new(store.clone(), key(), clock, Duration::from_secs(5), 100);
     let orders: Vec<_> = refused.decided[..2].iter().map(|one| one.order.clone()).collect();
-    flux::core::queue::Queue::send(&queue, &orders).await;
+    flux::core::ports::queue::Queue::send(&queue, &orders).await;
     let answer = ledger.commit(&refused).await.unwrap();
     assert!(matches!(answer, Committed::Refused { .. }), "{answer:?}");
     assert!(due(&all).await.is_empty());

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::ledger::{Commit, Expect, Ledger};
-use flux::core::order::dead_letters::Which;
-use flux::core::order::{
+use flux::core::model::{
     Decided, Decision, Item, Order, OrderId, OrderNames, Reason, Timestamp, decide,
 };
-use flux::core::webhooks::{Due, Outcome, Webhooks};
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::ledger::{Commit, Expect, Ledger};
+use flux::core::ports::webhook_outbox::{Due, Outcome, Webhooks};
 
 use super::{item, now, order};
 

@@ -1,7 +1,7 @@
 //! What those see who watch the sale.
 
-use flux::core::order::OrderId;
-use flux::core::queue::DeadLetter;
+use flux::core::model::OrderId;
+use flux::core::ports::dead_letters::DeadLetter;
 use flux::http::{AccessRules, Keys};
 use serde_json::{Value, json};
 

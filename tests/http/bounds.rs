@@ -1,5 +1,5 @@
-use flux::core::ledger::{Commit, Committed, Expect};
-use flux::core::order::{Item, UserId};
+use flux::core::model::{Item, UserId};
+use flux::core::ports::ledger::{Commit, Committed, Expect};
 
 use super::*;
 

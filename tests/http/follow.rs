@@ -1,7 +1,7 @@
 //! What a buyer sees of an order between the 202 and its end.
 
-use flux::core::order::OrderId;
-use flux::core::queue::DeadLetter;
+use flux::core::model::OrderId;
+use flux::core::ports::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
 use super::*;

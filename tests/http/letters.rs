@@ -1,7 +1,7 @@
 //! Dead letters over HTTP, for the admin.
 
-use flux::core::order::{OrderId, Timestamp};
-use flux::core::queue::DeadLetter;
+use flux::core::model::{OrderId, Timestamp};
+use flux::core::ports::dead_letters::DeadLetter;
 use serde_json::{Value, json};
 
 use super::*;

@@ -19,7 +19,7 @@ pub mod tokens;
 
 use std::time::Duration;
 
-use flux::core::order::ItemId;
+use flux::core::model::ItemId;
 use flux::http::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,5 +1,5 @@
-use flux::core::order::OrderId;
-use flux::core::queue::DeadLetter;
+use flux::core::model::OrderId;
+use flux::core::ports::dead_letters::DeadLetter;
 use flux::http::{AccessRules, Keys};
 use serde_json::json;
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use flux::core::ledger::dynamodb::DynamoLedger;
-use flux::core::ledger::dynamodb::setup::TableSetup;
-use flux::core::ledger::{Commit, Committed, Expect, Ledger};
-use flux::core::order::{Decided, Item, decide};
+use flux::adapters::aws::dynamodb::DynamoLedger;
+use flux::adapters::aws::dynamodb::setup::TableSetup;
+use flux::core::model::{Decided, Item, decide};
+use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
 use flux::load::{AuditReport, Verdict, audit};
 
 use crate::conformance::aws::stand_ins;
@@ -41,7 +41,7 @@ impl Tables {
         let read: Item = self.ledger.item(&item("single")).await.unwrap().unwrap();
         let names = names();
         let mut orders = vec![order(&names, "single", "ann"), order(&names, "single", "bob")];
-        orders.iter_mut().for_each(|order| order.quantity = flux::core::order::Quantity::ONE);
+        orders.iter_mut().for_each(|order| order.quantity = flux::core::model::Quantity::ONE);
         let verdict = decide(Some(&read), orders, now());
         let expect = Expect::Version(read.version);
         let commit = Commit { item: verdict.item.unwrap(), expect, decided: verdict.decided };

@@ -7,7 +7,7 @@ mod shop;
 
 use std::path::{Path, PathBuf};
 
-use flux::core::order::Timestamp;
+use flux::core::model::Timestamp;
 use flux::load::{AuditReport, Verdict};
 use flux::wiring;
 use futures_util::stream::{self, StreamExt};
@@ -139,9 +139,9 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
     assert_eq!(order.user.as_str(), "fay");
     let decided_at = Timestamp(order.accepted_at.0 + 1_000);
     let item = shop.ports.ledger.item(&order.item).await.unwrap().unwrap();
-    let verdict = flux::core::order::decide(Some(&item), vec![order], decided_at);
-    let commit = flux::core::ledger::Commit {
-        expect: flux::core::ledger::Expect::Version(item.version),
+    let verdict = flux::core::model::decide(Some(&item), vec![order], decided_at);
+    let commit = flux::core::ports::ledger::Commit {
+        expect: flux::core::ports::ledger::Expect::Version(item.version),
         item: verdict.item.unwrap(),
         decided: verdict.decided,
     };

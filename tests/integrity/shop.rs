@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use flux::config::Settings;
-use flux::core::Ports;
-use flux::core::ledger::{Commit, Committed, Expect, LedgerError};
-use flux::core::order::dead_letters::{self, Course, Deed, Fate, Which};
-use flux::core::order::{
+use flux::core::engine::Ports;
+use flux::core::engine::redrive;
+use flux::core::engine::redrive::{Course, Deed, Fate};
+use flux::core::model::{
     Decided, Decision, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
-use flux::core::queue::DeadLetter;
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::ledger::{Commit, Committed, Expect, LedgerError};
 use flux::load::{AuditReport, audit};
 use flux::wiring;
 
@@ -114,7 +116,7 @@ impl Shop {
         self.ports.queue.dead_letter(&[letter]).await.unwrap();
         let (which, course) = (Which::These(vec![order.id]), Course::default());
         let mut tell = |_, fate| assert_eq!(fate, Fate::Dropped);
-        dead_letters::act(&self.ports, &which, &Deed::Drop, &course, &mut tell).await.unwrap();
+        redrive::act(&self.ports, &which, &Deed::Drop, &course, &mut tell).await.unwrap();
     }
 
     /// Leaves an order of each kind in each place; `waits` is queued already and is decided now.

@@ -1,7 +1,7 @@
 //! The ledger as its port promises it to be, and beside it the books of an auditor who sees
 //! everything.
 
-use flux::core::order::{
+use flux::core::model::{
     Decision, Item, ItemChange, ItemId, Order, Reason, Timestamp, Verdict, decide,
 };
 

@@ -7,7 +7,7 @@ mod sale;
 
 use std::time::Instant;
 
-use flux::core::order::{ItemId, Order, OrderId, Quantity, Timestamp, UserId};
+use flux::core::model::{ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use promises::{CONSERVED, FINAL, NEVER_LOST, NEVER_OVERSOLD, NEVER_STRANDED, NOT_WHEN_CLOSED};

@@ -1,6 +1,6 @@
 //! What must be so in every state, and what must be so in some, lest the model be empty.
 
-use flux::core::order::{Decision, Reason};
+use flux::core::model::{Decision, Reason};
 use stateright::Property;
 
 use super::ledger::ORDERS;

@@ -1,7 +1,7 @@
-//! The sale of one item as a state machine: what `core/order/worker/lane.rs` does between two
+//! The sale of one item as a state machine: what `core/engine/worker/lane.rs` does between two
 //! calls to a port is one step, and so is each call.
 
-use flux::core::order::Order;
+use flux::core::model::Order;
 use stateright::{Model, Property};
 
 use super::ledger::{Answer, Condition, Ledger, ORDERS, Orders, Row, Write, members};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use flux::adapters::aws::client::Aws;
+use flux::adapters::aws::dynamodb::setup::warm_throughput;
+use flux::adapters::aws::webhook_outbox::queue_names;
 use flux::config::Settings;
-use flux::core::connection::aws::Aws;
-use flux::core::ledger::dynamodb::setup::warm_throughput;
-use flux::core::webhooks::sqs::queue_names;
 use flux::wiring::provision::{Plan, apply, destroy, iam};
 use hcl::Body;
 use hcl::eval::{Context, Evaluate, FuncArgs, FuncDef, ParamType};

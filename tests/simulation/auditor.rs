@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flux::core::order::{
+use flux::core::model::{
     DECISION_RETENTION, Decided, Decision, Item, ItemId, Order, OrderId, Reason,
 };
 

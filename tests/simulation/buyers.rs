@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::order::intake::{Refused, Request};
-use flux::core::order::{IdempotencyKey, ItemId, Order, Quantity, UserId};
+use flux::core::engine::intake::{Refused, Request};
+use flux::core::model::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 use tokio::time::sleep;
 
 use super::auditor::Wish;

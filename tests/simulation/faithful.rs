@@ -38,7 +38,7 @@ mod lock_in_redis {
     async fn bench() -> super::lock::Bench {
         let store = super::calm(super::Backend::Standard);
         let process = super::Process::new(&store.world, "process".to_owned());
-        let lock: super::Arc<dyn flux::core::lock::Lock> =
+        let lock: super::Arc<dyn flux::core::ports::lock::Lock> =
             super::Arc::new(crate::simulation::lock::SimRedis { process, store });
         super::lock::Bench { lock }
     }

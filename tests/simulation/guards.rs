@@ -1,6 +1,6 @@
 //! Removes one safety guard at a time: the auditor must then report a broken promise.
 
-use flux::core::order::guards as pipeline;
+use flux::core::engine::failpoints as pipeline;
 
 use super::scenario;
 

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use flux::core::ledger::{
+use flux::core::model::{
+    Clock, Decided, Decision, Item, ItemChange, ItemId, OrderId, Timestamp, UserId,
+};
+use flux::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
     LedgerError, OrderRecord, OrderState, Page, Tally,
-};
-use flux::core::order::{
-    Clock, Decided, Decision, Item, ItemChange, ItemId, OrderId, Timestamp, UserId,
 };
 
 use super::guards::Guard;

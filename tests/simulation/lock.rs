@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flux::core::lock::{Acquired, Lock, LockError, Renewed, Token};
-use flux::core::marks::{Mark, Marked, Marks, MarksError};
-use flux::core::order::{ItemId, OrderId};
-use flux::core::outcomes::{Outcomes, Waiters};
+use flux::core::model::{ItemId, OrderId};
+use flux::core::ports::idempotency::{Mark, Marked, Marks, MarksError};
+use flux::core::ports::lock::{Acquired, Lock, LockError, Renewed, Token};
+use flux::core::ports::notifier::{Outcomes, Waiters};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use flux::core::order::message::{self, Origin};
-use flux::core::order::{
+use flux::core::engine::message;
+use flux::core::engine::message::Origin;
+use flux::core::model::{
     Decided, Decision, IdempotencyKey, ItemId, Order, OrderId, Quantity, Timestamp, UserId,
 };
-use flux::core::queue::{Became, DeadLetter, QueueError, Receipt, Sent, Wish};
+use flux::core::ports::dead_letters::{Became, DeadLetter, Wish};
+use flux::core::ports::queue::{QueueError, Receipt, Sent};
 use tokio::time::Instant;
 
 use super::guards::Guard;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flux::core::order::Decided;
-use flux::core::order::dead_letters::Which;
-use flux::core::webhooks::{Due, Letter, Outcome, Waiting, Webhooks, WebhooksError};
+use flux::core::model::Decided;
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::webhook_outbox::{Due, Letter, Outcome, Waiting, Webhooks, WebhooksError};
 
 use super::process::{Failed, Process};
 use super::store::Store;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use flux::core::order::{Chance, Clock, Timestamp};
+use flux::core::model::{Chance, Clock, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 

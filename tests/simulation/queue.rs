@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flux::core::order::{Clock, Order, OrderId};
-use flux::core::queue::{
-    Arrival, Backlog, DeadLetter, Delivery, LetterVisitor, Letters, Line, Queue, QueueError,
-    QueueLimits, Receipt, Sent, Wish,
+use flux::core::model::{Clock, Order, OrderId};
+use flux::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters, Wish};
+use flux::core::ports::queue::{
+    Arrival, Backlog, Delivery, Line, Queue, QueueError, QueueLimits, Receipt, Sent,
 };
 use tokio::time::Instant;
 

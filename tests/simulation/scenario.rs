@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flux::core::Ports;
-use flux::core::order::dead_letters::{self, Course, Deed, Which};
-use flux::core::order::guards::take_out;
-use flux::core::order::intake::Intake;
-use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{Clock, ItemChange, ItemId, OrderId};
-use flux::core::queue::QueueError;
+use flux::core::engine::Ports;
+use flux::core::engine::failpoints::take_out;
+use flux::core::engine::intake::Intake;
+use flux::core::engine::redrive;
+use flux::core::engine::redrive::{Course, Deed};
+use flux::core::engine::worker::{Rules, Worker};
+use flux::core::model::{Clock, ItemChange, ItemId, OrderId};
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::queue::QueueError;
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -118,12 +120,12 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
 /// Sends all dead letters again.
 pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
     let (deed, course) = (Deed::Redrive { body: None }, Course::default());
-    dead_letters::act(ports, &Which::ALL, &deed, &course, &mut |_, _| {}).await
+    redrive::act(ports, &Which::ALL, &deed, &course, &mut |_, _| {}).await
 }
 
 /// Drops all dead letters.
 pub async fn drop_all(ports: &Ports) -> Result<bool, QueueError> {
-    dead_letters::act(ports, &Which::ALL, &Deed::Drop, &Course::default(), &mut |_, _| {}).await
+    redrive::act(ports, &Which::ALL, &Deed::Drop, &Course::default(), &mut |_, _| {}).await
 }
 
 impl Sale {

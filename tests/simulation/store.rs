@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use flux::core::Ports;
-use flux::core::lock::Token;
-use flux::core::order::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
-use flux::core::pulses::local::LocalPulses;
-use flux::core::queue::DeadLetter;
-use flux::core::trace::Tracer;
-use flux::core::webhooks::Webhooks;
+use flux::adapters::memory::heartbeats::LocalPulses;
+use flux::core::engine::Ports;
+use flux::core::engine::tracer::Tracer;
+use flux::core::model::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::lock::Token;
+use flux::core::ports::webhook_outbox::Webhooks;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::ledger::OrderState;
-use flux::core::order::worker::{Rules, Worker};
-use flux::core::order::{
-    Clock, ItemChange, ItemId, Order, OrderId, Quantity, Timestamp, UserId, message,
-};
-use flux::core::queue::DeadLetter;
+use flux::core::engine::message;
+use flux::core::engine::worker::{Rules, Worker};
+use flux::core::model::{Clock, ItemChange, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::ledger::OrderState;
 use flux::telemetry::Silent;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flux::core::Ports;
-use flux::core::ledger::{OrderRecord, OrderState};
-use flux::core::order::{Decision, OrderId};
+use flux::core::engine::Ports;
+use flux::core::model::{Decision, OrderId};
+use flux::core::ports::ledger::{OrderRecord, OrderState};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flux::core::order::{Clock, SystemClock};
+use flux::core::model::{Clock, SystemClock};
 use rustix::process::Signal;
 
 use super::buyers::ask;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use flux::config::Settings;
-use flux::core::Ports;
+use flux::core::engine::Ports;
 use flux::wiring;
 use rustix::process::{Pid, Signal, kill_process};
 

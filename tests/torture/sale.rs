@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use flux::core::Ports;
+use flux::core::engine::Ports;
 
 use super::buyers::{Crowd, ask};
 use super::place::{Place, Process};

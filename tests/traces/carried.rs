@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use flux::core::order::Order;
-use flux::core::order::dead_letters::{self, Course, Deed, Which};
-use flux::core::queue::DeadLetter;
+use flux::core::engine::redrive;
+use flux::core::engine::redrive::{Course, Deed};
+use flux::core::model::Order;
+use flux::core::ports::dead_letters::DeadLetter;
+use flux::core::ports::dead_letters::Which;
 
 use super::traceparent;
 use crate::http::shop::Shop;
@@ -28,12 +30,12 @@ async fn an_order_keeps_its_traceparent_as_far_as_the_worker_and_in_its_dead_let
     let trace = order.trace.as_ref().unwrap();
     assert_eq!((trace.to_string(), trace.state()), (traceparent(), Some("a=1,b=2")));
 
-    let body = flux::core::order::message::encode(std::slice::from_ref(&order));
+    let body = flux::core::engine::message::encode(std::slice::from_ref(&order));
     let (reason, at) = ("it was meant to".to_owned(), order.accepted_at);
     let letter = DeadLetter { order_id: order.id, reason, body, at };
     shop.ports.queue.dead_letter(&[letter]).await.unwrap();
     let redrive = Deed::Redrive { body: None };
-    dead_letters::act(&shop.ports, &Which::ALL, &redrive, &Course::default(), &mut |_, _| {})
+    redrive::act(&shop.ports, &Which::ALL, &redrive, &Course::default(), &mut |_, _| {})
         .await
         .unwrap();
     let again = queued(&shop).await;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flux::config::Settings;
-use flux::core::Ports;
-use flux::core::ledger::{Commit, Expect};
-use flux::core::order::dead_letters::Which;
-use flux::core::order::{Item, Order, SystemChance, decide};
-use flux::core::webhooks::Webhooks;
-use flux::core::webhooks::sender::Sender;
+use flux::core::engine::Ports;
+use flux::core::model::{Item, Order, SystemChance, decide};
+use flux::core::ports::dead_letters::Which;
+use flux::core::ports::ledger::{Commit, Expect};
+use flux::core::ports::webhook_outbox::Webhooks;
+use flux::webhooks::sender::Sender;
 use flux::wiring;
 use tokio_util::sync::CancellationToken;
 

@@ -4,11 +4,12 @@ use anyhow::Result;
 
 use super::{Args, announce};
 use crate::config::Settings;
-use crate::core::calls::Calls;
-use crate::core::ledger::Ledger;
+use crate::core::ports::ledger::Ledger;
+use crate::core::ports::usage::Calls;
 use crate::telemetry::say;
+use crate::wiring;
+use crate::wiring::Usage;
 use crate::wiring::provision::{Plan, apply, destroy, iam, list_items};
-use crate::wiring::{self, Usage};
 
 impl Args {
     fn plan(&self, settings: &Settings) -> Plan {

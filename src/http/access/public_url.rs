@@ -6,9 +6,9 @@ use hyper::Uri;
 use hyper::header::HeaderValue;
 use hyper::http::request;
 
-use super::super::routes::Route;
-use super::super::server::Server;
 use super::Rules;
+use crate::http::routes::Route;
+use crate::http::server::Server;
 
 /// `https://HOST[:PORT][/PATH]`, as `public_url` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use hyper::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::{Access, Check};
-use crate::core::order::UserId;
+use crate::core::model::UserId;
 
 /// How long a caller of an answer that goes on is taken for who it was: keys are withdrawn at an
 /// identity provider without a word.

@@ -8,10 +8,10 @@ use hyper::http::request;
 use hyper::http::uri::Authority;
 use hyper::{StatusCode, Uri};
 
-use super::super::problem::Problem;
-use super::super::server::Server;
 use super::public_url::default_port;
 use super::{Caller, Rules};
+use crate::http::problem::Problem;
+use crate::http::server::Server;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::key_set::KeySet;
 use super::session::{Caller, Judgement};
 use super::{Check, signatures};
-use crate::core::order::UserId;
+use crate::core::model::UserId;
 
 /// How far the clocks of who signs and of who checks may be apart, in seconds.
 const LEEWAY_S: u64 = 30;

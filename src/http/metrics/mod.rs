@@ -7,11 +7,11 @@ mod server;
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
 
-use super::answer::{Answer, AnswerBody};
-use super::board::Sample;
+use super::dashboard::Sample;
+use super::response::{Answer, AnswerBody};
 use super::server::Server;
-use crate::core::Ports;
-use crate::core::calls::Service;
+use crate::core::engine::Ports;
+use crate::core::ports::usage::Service;
 use page::Page;
 pub use server::serve_metrics;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use crate::core::meters::Histogram;
+use crate::core::metrics::Histogram;
 
 const MICROSECONDS: f64 = 1e6;
 

@@ -14,10 +14,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::super::answer::Answer;
-use super::super::problem::{self, Problem};
-use super::super::stream::{Activity, BoundedStream, Patience};
-use crate::core::Ports;
+use crate::core::engine::Ports;
+use crate::http::problem;
+use crate::http::problem::Problem;
+use crate::http::response::Answer;
+use crate::http::stream::{Activity, BoundedStream, Patience};
 
 /// Open connections (P8); the next is closed.
 const CONNECTIONS_MAX: usize = 16;

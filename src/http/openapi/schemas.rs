@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
-use crate::core::order::{ItemId, OrderId, Quantity, UserId};
+use crate::core::model::{ItemId, OrderId, Quantity, UserId};
 
 /// Collects the schemas of the types that it is asked for.
 pub(super) struct Schemas {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Findings, Held, Stress};
-use crate::core::calls::CallCounts;
-use crate::core::order::{Decision, Reason, rfc3339};
+use crate::core::model::{Decision, Reason, rfc3339};
+use crate::core::ports::usage::CallCounts;
 use crate::load::cost::Cost;
 use crate::load::course::Course;
 use crate::load::figures::Verdict;

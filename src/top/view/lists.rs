@@ -6,9 +6,9 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
-use super::super::board::{Board, Item, Last, Letter, Worker};
-use super::super::words::{clock, count, known, rate, shown};
 use super::Theme;
+use crate::top::dashboard::{Board, Item, Last, Letter, Worker};
+use crate::top::words::{clock, count, known, rate, shown};
 
 /// What is cut off at the end of its column anyway.
 const LONGEST: usize = 128;

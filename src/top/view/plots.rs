@@ -5,10 +5,10 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, RenderDirection, Sparkline};
 
-use super::super::board::{Board, Point};
-use super::super::sight::Sight;
-use super::super::words::{count, known, rate, time};
 use super::Theme;
+use crate::top::dashboard::{Board, Point};
+use crate::top::sight::Sight;
+use crate::top::words::{count, known, rate, time};
 
 struct Plot {
     title: &'static str,

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use crate::adapters::aws::Change;
+use crate::adapters::aws::client::Aws;
+use crate::adapters::aws::dynamodb::order_key::{OrderKeys, Origin, Stored};
+use crate::adapters::aws::dynamodb::setup::TableSetup;
+use crate::adapters::aws::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
+use crate::adapters::aws::webhook_outbox::queue_names as webhook_queues;
 use crate::config::Settings;
-use crate::core::connection::Change;
-use crate::core::connection::aws::Aws;
-use crate::core::ledger::dynamodb::order_key::{OrderKeys, Origin, Stored};
-use crate::core::ledger::dynamodb::setup::TableSetup;
-use crate::core::order::SystemChance;
-use crate::core::queue::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
-use crate::core::webhooks::sqs::queue_names as webhook_queues;
+use crate::core::model::SystemChance;
 
 /// The queue's name when nobody gives another.
 const DEFAULT_QUEUE: &str = "flux-orders";

@@ -6,9 +6,9 @@
 use serde_json::{Value, json};
 
 use super::Plan;
-use crate::core::ledger::dynamodb::items_table;
-use crate::core::ledger::dynamodb::order_key::meta_table;
-use crate::core::webhooks::sqs::queue_names as webhook_queues;
+use crate::adapters::aws::dynamodb::items_table;
+use crate::adapters::aws::dynamodb::order_key::meta_table;
+use crate::adapters::aws::webhook_outbox::queue_names as webhook_queues;
 
 /// Takes orders and answers questions. `serve --workers N` needs those of work as well, and dead
 /// letters over HTTP those of dlq.

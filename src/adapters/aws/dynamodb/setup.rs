@@ -1,0 +1,258 @@
+//! Makes, mends and deletes the ledger's DynamoDB tables.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+    TableDescription, TableStatus, TimeToLiveSpecification, TimeToLiveStatus, WarmThroughput,
+};
+
+use super::items_table;
+use super::order_key::meta_table;
+use super::rows::{EXPIRES_AT, ITEM_ID, META_NAME, ORDER_ID};
+use crate::adapters::aws::Change;
+use crate::adapters::aws::client::{Aws, Fault, repeat};
+
+/// How long a table may take until it can be used, and how often is asked.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// What a new on-demand table takes a second without being told (Amazon DynamoDB Developer Guide,
+/// "On-demand capacity mode").
+const WARM_READS: i64 = 12_000;
+const WARM_WRITES: i64 = 4_000;
+/// Write units of one order: up to 1 KB, doubled for being in a transaction (Amazon DynamoDB
+/// Developer Guide, "DynamoDB read and write operations").
+const WRITES_PER_ORDER: i64 = 2;
+
+/// Read and write units a second that the table of orders must be told to take from the start, for
+/// so many orders a second; `None` where a new table takes them anyway.
+pub fn warm_throughput(expect: Option<u32>) -> Option<(i64, i64)> {
+    let writes = i64::from(expect?) * WRITES_PER_ORDER;
+    (writes > WARM_WRITES).then_some((WARM_READS, writes))
+}
+
+/// Sets up the ledger's three tables. Every method may be repeated; an error is one line.
+#[derive(Debug)]
+pub struct TableSetup {
+    client: Client,
+    orders: String,
+    items: String,
+    meta: String,
+}
+
+impl TableSetup {
+    pub fn new(aws: &Aws, table: &str) -> Self {
+        let (items, meta) = (items_table(table), meta_table(table));
+        Self { client: aws.dynamodb(), orders: table.to_owned(), items, meta }
+    }
+
+    /// Makes the tables, or brings them up to date, ready for `expect` orders a second; only says
+    /// so unless told to `apply`. Tells of each table, by its name, once it is done. A table that
+    /// flux cannot use is an error, and stays as it is.
+    pub async fn ensure(
+        &self,
+        expect: Option<u32>,
+        apply: bool,
+        done: &mut (dyn FnMut(&str, Change) + Send),
+    ) -> Result<(), String> {
+        let warm = warm_throughput(expect);
+        let mut orders = self.ensure_table(&self.orders, ORDER_ID, warm, apply).await?;
+        if self.ensure_expiry(orders, apply).await? && orders == Change::Unchanged {
+            orders = Change::Changed;
+        }
+        done(&self.orders, orders);
+        for (table, key) in [(&self.items, ITEM_ID), (&self.meta, META_NAME)] {
+            done(table, self.ensure_table(table, key, None, apply).await?);
+        }
+        Ok(())
+    }
+
+    /// Deletes the tables with all that is in them, the order key last: what is left over by a
+    /// deletion that was cut short still fits it. Tells of each whether there was one.
+    pub async fn delete(
+        &self,
+        apply: bool,
+        done: &mut (dyn FnMut(&str, bool) + Send),
+    ) -> Result<(), String> {
+        for table in [&self.orders, &self.items, &self.meta] {
+            let there = self.describe(table).await?.is_some();
+            if there && apply {
+                let deleted = repeat(|| {
+                    let request = self.client.delete_table().table_name(table);
+                    async move { request.send().await.map_err(|e| Fault::of(&e)) }
+                });
+                deleted.await.map_err(|fault| failed(table, fault))?;
+            }
+            done(table, there);
+        }
+        Ok(())
+    }
+
+    async fn ensure_table(
+        &self,
+        table: &str,
+        key: &str,
+        warm: Option<(i64, i64)>,
+        apply: bool,
+    ) -> Result<Change, String> {
+        let writes = warm.map_or(0, |(_, writes)| writes);
+        let warm = warm.map(|(reads, writes)| {
+            WarmThroughput::builder()
+                .read_units_per_second(reads)
+                .write_units_per_second(writes)
+                .build()
+        });
+        let Some(found) = self.describe(table).await? else {
+            if apply {
+                self.create(table, key, warm).await?;
+                self.ready(table).await?;
+            }
+            return Ok(Change::Made);
+        };
+        check_key(table, key, &found)?;
+        if found.table_status() == Some(&TableStatus::Deleting) {
+            return Err(format!("table {table} is being deleted: run the same again in a minute"));
+        }
+        // A stand-in that does not know of it says nothing.
+        let is_warm = found.warm_throughput().and_then(|w| w.write_units_per_second());
+        if warm.is_none() || is_warm.is_none_or(|is| is >= writes) {
+            return Ok(Change::Unchanged);
+        }
+        if apply {
+            let updated = repeat(|| {
+                let request = self.client.update_table().table_name(table);
+                let request = request.set_warm_throughput(warm.clone());
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            updated.await.map_err(|fault| failed(table, fault))?;
+            self.ready(table).await?;
+        }
+        Ok(Change::Changed)
+    }
+
+    async fn create(
+        &self,
+        table: &str,
+        key: &str,
+        warm: Option<WarmThroughput>,
+    ) -> Result<(), String> {
+        let attribute = AttributeDefinition::builder()
+            .attribute_name(key)
+            .attribute_type(ScalarAttributeType::S)
+            .build()
+            .expect("name and type are set");
+        let hash = KeySchemaElement::builder()
+            .attribute_name(key)
+            .key_type(KeyType::Hash)
+            .build()
+            .expect("name and type are set");
+        let created = repeat(|| {
+            let request = self
+                .client
+                .create_table()
+                .table_name(table)
+                .attribute_definitions(attribute.clone())
+                .key_schema(hash.clone())
+                .billing_mode(BillingMode::PayPerRequest)
+                .set_warm_throughput(warm.clone());
+            async move {
+                match request.send().await.map_err(|e| Fault::of(&e)) {
+                    // A lost answer's repeat, or another process that makes it too.
+                    Err(Fault::Broken(said)) if said.contains("ResourceInUse") => Ok(()),
+                    other => other.map(|_| ()),
+                }
+            }
+        });
+        created.await.map_err(|fault| failed(table, fault))
+    }
+
+    /// Sees to it that DynamoDB deletes rows by their expiry; whether that was to do.
+    async fn ensure_expiry(&self, table_is: Change, apply: bool) -> Result<bool, String> {
+        let table = &self.orders;
+        if table_is == Change::Made && !apply {
+            return Ok(true);
+        }
+        let asked = repeat(|| {
+            let request = self.client.describe_time_to_live().table_name(table);
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        let answer = asked.await.map_err(|fault| failed(table, fault))?;
+        let status = answer.time_to_live_description().and_then(|d| d.time_to_live_status());
+        let by = answer.time_to_live_description().and_then(|d| d.attribute_name());
+        if matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
+            return match by {
+                Some(by) if by != EXPIRES_AT => Err(format!(
+                    "table {table} expires rows by {by} and must do so by {EXPIRES_AT}: disable \
+                     its TTL, or choose another name by dynamodb_table"
+                )),
+                _ => Ok(false),
+            };
+        }
+        if apply {
+            let expiry = TimeToLiveSpecification::builder()
+                .enabled(true)
+                .attribute_name(EXPIRES_AT)
+                .build()
+                .expect("both are set");
+            let updated = repeat(|| {
+                let request = self.client.update_time_to_live().table_name(table);
+                let request = request.time_to_live_specification(expiry.clone());
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            updated.await.map_err(|fault| failed(table, fault))?;
+        }
+        Ok(true)
+    }
+
+    async fn describe(&self, table: &str) -> Result<Option<TableDescription>, String> {
+        let asked = repeat(|| {
+            let request = self.client.describe_table().table_name(table);
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        match asked.await {
+            Ok(answer) => Ok(answer.table),
+            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => Ok(None),
+            Err(fault) => Err(failed(table, fault)),
+        }
+    }
+
+    async fn ready(&self, table: &str) -> Result<(), String> {
+        let asking = async {
+            loop {
+                let found = self.describe(table).await?;
+                if found.is_some_and(|t| t.table_status() == Some(&TableStatus::Active)) {
+                    return Ok(());
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        let late = || format!("table {table} is not ready yet: run the same command again later");
+        tokio::time::timeout(READY_WITHIN, asking).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// Whether the table's key is a text of this name, and nothing else.
+fn check_key(table: &str, wanted: &str, found: &TableDescription) -> Result<(), String> {
+    let kind = |name: &str| {
+        let mut attributes = found.attribute_definitions().iter();
+        let attribute = attributes.find(|attribute| attribute.attribute_name() == name);
+        attribute.map_or("?", |attribute| attribute.attribute_type().as_str())
+    };
+    let keys = found.key_schema().iter().map(KeySchemaElement::attribute_name);
+    let keys: Vec<String> = keys.map(|name| format!("{name} ({})", kind(name))).collect();
+    let wanted = format!("{wanted} (S)");
+    if keys == [wanted.clone()] {
+        return Ok(());
+    }
+    let found = keys.join(" with ");
+    Err(format!(
+        "table {table} has the key {found} and must have {wanted}: delete it if nobody needs it, \
+         or choose another name by dynamodb_table"
+    ))
+}
+
+fn failed(table: &str, fault: Fault) -> String {
+    let (Fault::Busy(said) | Fault::Unknown(said) | Fault::Broken(said)) = fault;
+    format!("DynamoDB table {table}: {said}")
+}

@@ -1,0 +1,405 @@
+//! The outbox on Amazon SQS: a standard queue of its own, `NAME-webhooks`, and its dead-letter
+//! queue.
+//!
+//! A fresh message carries the events of up to [`TOGETHER`] orders. An event that is put off goes
+//! into a message of its own, which says when it is due; then its former message is deleted. So an
+//! event may come twice, and does not get lost.
+
+mod dead_letters;
+#[cfg(feature = "aws")]
+pub mod stored;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+    QueueAttributeName, SendMessageBatchRequestEntry,
+};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::client::{Aws, Fault, LONGEST_POLL, repeat};
+use crate::core::model::event::Kinds;
+use crate::core::model::{Clock, Decided, Timestamp};
+use crate::core::ports::dead_letters::Which;
+use crate::core::ports::webhook_outbox::{
+    Due, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError,
+};
+use stored::Stored;
+
+/// Events in one message: few, so that a lease is long enough for all of them.
+const TOGETHER: usize = 10;
+/// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
+/// "Message quotas").
+const BATCH: usize = 10;
+/// Batch requests of one call that are on their way at once.
+const REQUESTS_IN_FLIGHT: usize = 8;
+/// How often the entries that failed are sent again.
+const ROUNDS: u32 = 4;
+/// The longest that a message may be delayed, and then be hidden (Amazon SQS Developer Guide,
+/// "Message quotas").
+const DELAY_MAX_S: u64 = 900;
+const HIDE_MAX_S: u64 = 43_200;
+/// A message that is due within this is not hidden once more.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The names of the outbox's queue and dead-letter queue beside a queue of orders.
+pub fn queue_names(orders: &str) -> [String; 2] {
+    let name = orders.strip_suffix(".fifo").unwrap_or(orders);
+    [format!("{name}-webhooks"), format!("{name}-webhooks-dlq")]
+}
+
+/// A message of either queue.
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    /// Failed so far.
+    attempts: u32,
+    due: Timestamp,
+    events: Vec<Stored>,
+    /// Of a dead letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Debug)]
+pub struct SqsWebhooks {
+    client: Client,
+    polling: Client,
+    queue_url: String,
+    dead_letter_queue_url: String,
+    kinds: Kinds,
+    clock: Arc<dyn Clock>,
+    /// Messages some of whose events are not settled, by their receipts.
+    open: Mutex<HashMap<String, Open>>,
+}
+
+/// What came of a message's events so far.
+#[derive(Debug, Default)]
+struct Open {
+    left: usize,
+    untried: Vec<Due>,
+    put_off: Vec<(Due, Timestamp)>,
+    dead: Vec<(Due, String)>,
+    sent: bool,
+}
+
+impl SqsWebhooks {
+    /// Beside the queue of orders that has this URL. Calls nothing yet; [`Webhooks::waiting`] does.
+    pub fn new(aws: &Aws, orders_url: &str, kinds: Kinds, clock: Arc<dyn Clock>) -> Self {
+        let (place, name) = orders_url.rsplit_once('/').unwrap_or(("", orders_url));
+        let [queue, dead] = queue_names(name).map(|name| format!("{place}/{name}"));
+        Self {
+            client: aws.sqs(),
+            polling: aws.sqs_polling(),
+            queue_url: queue,
+            dead_letter_queue_url: dead,
+            kinds,
+            clock,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Sends envelopes to one of the queues; on an error some were.
+    async fn send(&self, url: &str, envelopes: &[Envelope]) -> Result<(), WebhooksError> {
+        let now = self.clock.now();
+        let entries: Vec<_> = envelopes.iter().enumerate().map(|(n, e)| entry(n, e, now)).collect();
+        let batches = entries.chunks(BATCH).map(|batch| self.send_batch(url, batch.to_vec()));
+        let batches: Vec<_> = batches.collect();
+        stream::iter(batches).buffered(REQUESTS_IN_FLIGHT).try_collect().await
+    }
+
+    async fn send_batch(
+        &self,
+        url: &str,
+        mut entries: Vec<SendMessageBatchRequestEntry>,
+    ) -> Result<(), WebhooksError> {
+        let mut why = String::new();
+        for _ in 0..ROUNDS {
+            let sent = repeat(|| {
+                let request = self.client.send_message_batch().queue_url(url);
+                let request = request.set_entries(Some(entries.clone()));
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            let answer = sent.await.map_err(|fault| failed(url, fault))?;
+            let done: HashSet<&str> = answer.successful().iter().map(|entry| entry.id()).collect();
+            entries.retain(|entry| !done.contains(entry.id()));
+            if entries.is_empty() {
+                return Ok(());
+            }
+            why = answer.failed().first().map_or_else(String::new, |e| e.code().to_owned());
+        }
+        Err(WebhooksError::Busy(format!(
+            "{} did not take {} events: {why}",
+            name(url),
+            entries.len()
+        )))
+    }
+
+    async fn receive(
+        &self,
+        url: &str,
+        wait: Duration,
+        hidden: Duration,
+    ) -> Result<Vec<Message>, WebhooksError> {
+        let request = self
+            .polling
+            .receive_message()
+            .queue_url(url)
+            .max_number_of_messages(BATCH as i32)
+            .wait_time_seconds(wait.min(LONGEST_POLL).as_secs_f64().ceil() as i32)
+            .visibility_timeout(hidden.as_secs().min(HIDE_MAX_S) as i32);
+        let answer = request.send().await.map_err(|e| failed(url, Fault::of(&e)))?;
+        Ok(answer.messages.unwrap_or_default())
+    }
+
+    /// Hides messages for so many seconds each; 0 gives them back. Best effort: whatever is not
+    /// hidden comes again earlier or later.
+    async fn hide(&self, url: &str, receipts: &[(String, u64)]) {
+        for batch in receipts.chunks(BATCH) {
+            let entries = batch.iter().enumerate().map(|(n, (receipt, seconds))| {
+                ChangeMessageVisibilityBatchRequestEntry::builder()
+                    .id(n.to_string())
+                    .receipt_handle(receipt)
+                    .visibility_timeout((*seconds).min(HIDE_MAX_S) as i32)
+                    .build()
+                    .expect("id and receipt are set")
+            });
+            let request = self.client.change_message_visibility_batch().queue_url(url);
+            if let Err(e) = request.set_entries(Some(entries.collect())).send().await {
+                tracing::debug!("{}: {}", name(url), failed(url, Fault::of(&e)));
+            }
+        }
+    }
+
+    async fn delete(&self, url: &str, receipts: &[String]) -> Result<(), WebhooksError> {
+        for batch in receipts.chunks(BATCH) {
+            let entries = batch.iter().enumerate().map(|(n, receipt)| {
+                DeleteMessageBatchRequestEntry::builder()
+                    .id(n.to_string())
+                    .receipt_handle(receipt)
+                    .build()
+                    .expect("id and receipt are set")
+            });
+            let entries: Vec<_> = entries.collect();
+            let deleted = repeat(|| {
+                let request = self.client.delete_message_batch().queue_url(url);
+                let request = request.set_entries(Some(entries.clone()));
+                async move { request.send().await.map_err(|e| Fault::of(&e)) }
+            });
+            deleted.await.map_err(|fault| failed(url, fault))?;
+        }
+        Ok(())
+    }
+
+    /// The events of a message that are due; the others are hidden until they are.
+    fn open_message(&self, message: &Message, now: Timestamp, later: &mut Later) -> Vec<Due> {
+        let receipt = message.receipt_handle().unwrap_or_default().to_owned();
+        let body = message.body().unwrap_or_default();
+        let envelope = serde_json::from_str::<Envelope>(body).ok();
+        let decided: Option<Vec<Decided>> =
+            envelope.as_ref().and_then(|e| e.events.iter().map(Stored::decided).collect());
+        let (Some(envelope), Some(decided)) = (envelope, decided) else {
+            // Nobody but flux should write here. It goes the queue's own way to the dead letters.
+            tracing::warn!("{}: a message that is no event of flux", name(&self.queue_url));
+            return Vec::new();
+        };
+        if envelope.due > now.plus(SOON) {
+            later.push((receipt, envelope.due.since(now).as_secs() + 1));
+            return Vec::new();
+        }
+        let open = Open { left: decided.len(), ..Open::default() };
+        self.open().insert(receipt.clone(), open);
+        let attempts = envelope.attempts;
+        let due = |decided| Due { lease: Lease(receipt.clone()), decided, attempts };
+        decided.into_iter().map(due).collect()
+    }
+
+    /// Notes outcomes; the messages of which all events have one now.
+    fn close_messages(&self, settled: &[(Due, Outcome)]) -> Vec<(String, Open)> {
+        let mut open = self.open();
+        let mut closed = Vec::new();
+        for (due, outcome) in settled {
+            let receipt = &due.lease.0;
+            let Some(message) = open.get_mut(receipt) else { continue };
+            match outcome {
+                Outcome::Sent => message.sent = true,
+                Outcome::PutOff { until } => message.put_off.push((due.clone(), *until)),
+                Outcome::Dead { reason } => message.dead.push((due.clone(), reason.clone())),
+                Outcome::Untried => message.untried.push(due.clone()),
+            }
+            message.left = message.left.saturating_sub(1);
+            if message.left == 0 {
+                closed.extend(open.remove_entry(receipt));
+            }
+        }
+        closed
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn count(&self, url: &str) -> Result<u64, WebhooksError> {
+        let counted = repeat(|| {
+            let request = self
+                .client
+                .get_queue_attributes()
+                .queue_url(url)
+                .attribute_names(QueueAttributeName::ApproximateNumberOfMessages)
+                .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesNotVisible)
+                .attribute_names(QueueAttributeName::ApproximateNumberOfMessagesDelayed);
+            async move { request.send().await.map_err(|e| Fault::of(&e)) }
+        });
+        let answer = counted.await.map_err(|fault| failed(url, fault))?;
+        let counts = answer.attributes.unwrap_or_default();
+        Ok(counts.values().filter_map(|count| count.parse::<u64>().ok()).sum())
+    }
+}
+
+/// Receipts of messages that are not due, and for how many seconds.
+type Later = Vec<(String, u64)>;
+
+impl Open {
+    fn is_untouched(&self) -> bool {
+        !self.sent && self.put_off.is_empty() && self.dead.is_empty()
+    }
+}
+
+fn entry(number: usize, envelope: &Envelope, now: Timestamp) -> SendMessageBatchRequestEntry {
+    let body = serde_json::to_string(envelope).expect("strings and numbers have a JSON form");
+    // As escapes, because SQS does not take the characters themselves (Amazon SQS API Reference,
+    // `SendMessage`).
+    let body = body.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
+    let delay = envelope.due.since(now).as_secs().min(DELAY_MAX_S);
+    SendMessageBatchRequestEntry::builder()
+        .id((number % BATCH).to_string())
+        .message_body(body)
+        .set_delay_seconds((delay > 0).then_some(delay as i32))
+        .build()
+        .expect("id and body are set")
+}
+
+fn name(url: &str) -> &str {
+    url.rsplit('/').next().unwrap_or(url)
+}
+
+fn failed(url: &str, fault: Fault) -> WebhooksError {
+    match fault {
+        Fault::Busy(said) | Fault::Unknown(said) => WebhooksError::Busy(said),
+        Fault::Broken(said)
+            if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
+        {
+            let what = "run `flux provision` with webhook_url set";
+            WebhooksError::Broken(format!("there is no queue {}: {what}", name(url)))
+        }
+        Fault::Broken(said) => WebhooksError::Broken(format!("SQS queue {}: {said}", name(url))),
+    }
+}
+
+impl fmt::Display for SqsWebhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "webhooks in SQS queue {}", name(&self.queue_url))
+    }
+}
+
+#[async_trait]
+impl Webhooks for SqsWebhooks {
+    async fn begin(&self) -> Result<(), WebhooksError> {
+        self.waiting().await.map(drop)
+    }
+
+    async fn end(&self) -> Result<(), WebhooksError> {
+        let what = "on AWS events are put by workers that have a webhook_url: take theirs away";
+        Err(WebhooksError::Broken(what.to_owned()))
+    }
+
+    fn put_by_ledger(&self) -> bool {
+        false
+    }
+
+    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+        let wanted = decided.iter().filter(|one| self.kinds.want(one.decision));
+        let events: Vec<Stored> = wanted.map(Stored::from).collect();
+        let fresh = |events: &[Stored]| Envelope {
+            attempts: 0,
+            due: Timestamp(0),
+            events: events.to_vec(),
+            reason: None,
+        };
+        let envelopes: Vec<Envelope> = events.chunks(TOGETHER).map(fresh).collect();
+        self.send(&self.queue_url, &envelopes).await
+    }
+
+    async fn take(
+        &self,
+        _max: usize,
+        wait: Duration,
+        lease: Duration,
+    ) -> Result<Vec<Due>, WebhooksError> {
+        let messages = self.receive(&self.queue_url, wait, lease).await?;
+        let (mut due, mut later) = (Vec::new(), Later::new());
+        let now = self.clock.now();
+        for message in &messages {
+            due.extend(self.open_message(message, now, &mut later));
+        }
+        self.hide(&self.queue_url, &later).await;
+        Ok(due)
+    }
+
+    async fn settle(&self, settled: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+        let (mut again, mut dead) = (Vec::new(), Vec::new());
+        let (mut given_back, mut done) = (Vec::new(), Vec::new());
+        for (receipt, message) in self.close_messages(settled) {
+            if message.is_untouched() {
+                given_back.push((receipt, 0));
+                continue;
+            }
+            let put_off =
+                message.put_off.iter().map(|(due, until)| (due, due.attempts + 1, *until));
+            let untried = message.untried.iter().map(|due| (due, due.attempts, Timestamp(0)));
+            again.extend(put_off.chain(untried).map(|(due, attempts, until)| Envelope {
+                attempts,
+                due: until,
+                events: vec![Stored::from(&due.decided)],
+                reason: None,
+            }));
+            dead.extend(message.dead.into_iter().map(|(due, reason)| Envelope {
+                attempts: due.attempts + 1,
+                due: self.clock.now(),
+                events: vec![Stored::from(&due.decided)],
+                reason: Some(reason),
+            }));
+            done.push(receipt);
+        }
+        self.hide(&self.queue_url, &given_back).await;
+        self.send(&self.queue_url, &again).await?;
+        self.send(&self.dead_letter_queue_url, &dead).await?;
+        self.delete(&self.queue_url, &done).await
+    }
+
+    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError> {
+        self.list_letters(max).await
+    }
+
+    async fn redrive(&self, which: &Which) -> Result<usize, WebhooksError> {
+        self.take_letters(which, true).await
+    }
+
+    async fn drop_letters(&self, which: &Which) -> Result<usize, WebhooksError> {
+        self.take_letters(which, false).await
+    }
+
+    /// Counts messages, each of which has up to [`TOGETHER`] events.
+    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+        let (waiting, dead_letters) = futures_util::join!(
+            self.count(&self.queue_url),
+            self.count(&self.dead_letter_queue_url)
+        );
+        Ok(Waiting { waiting: waiting?, dead_letters: dead_letters? })
+    }
+}

@@ -1,0 +1,4 @@
+//! Ports for a process that is alone.
+
+pub mod heartbeats;
+pub mod notifier;

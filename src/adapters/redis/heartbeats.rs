@@ -1,0 +1,94 @@
+//! Pulses in Redis: one hash with a field for each process, read and cleared by Redis's own clock,
+//! so that those of the machines need not agree.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::interfaces::LuaInterface;
+
+use super::client::Redis;
+use crate::core::ports::heartbeats::{KEPT, LIFE, Living, Pulse, Pulses, PulsesError};
+
+/// Writes a pulse behind the time in milliseconds, and removes what is older than kept.
+const BEAT: &str = "\
+local t = redis.call('time')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local all = redis.call('hgetall', KEYS[1])
+for i = 1, #all, 2 do
+  local at = tonumber(string.match(all[i + 1], '^%d+') or '0')
+  if math.abs(now - at) > tonumber(ARGV[3]) then redis.call('hdel', KEYS[1], all[i]) end
+end
+redis.call('hset', KEYS[1], ARGV[1], string.format('%d %s', now, ARGV[2]))
+return redis.call('pexpire', KEYS[1], ARGV[3])";
+
+const REMOVE: &str = "return redis.call('hdel', KEYS[1], ARGV[1])";
+
+/// The time in milliseconds, then all the values.
+const READ: &str = "\
+local t = redis.call('time')
+local all = redis.call('hvals', KEYS[1])
+table.insert(all, 1, string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000)))
+return all";
+
+#[derive(Debug)]
+pub struct RedisPulses {
+    redis: Redis,
+    key: String,
+}
+
+impl RedisPulses {
+    pub fn new(redis: Redis) -> Self {
+        Self { key: redis.name("pulses"), redis }
+    }
+
+    async fn run<T: fred::types::FromValue>(
+        &self,
+        (name, script): (&str, &'static str),
+        args: Vec<String>,
+    ) -> Result<T, PulsesError> {
+        let client = self.redis.round_trip(name, 1).map_err(PulsesError)?;
+        let ran = client.eval(script, vec![self.key.clone()], args).await;
+        ran.map_err(|e| PulsesError(self.redis.failed(name, &e)))
+    }
+}
+
+impl fmt::Display for RedisPulses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.redis.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Pulses for RedisPulses {
+    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError> {
+        let text = serde_json::to_string(pulse).map_err(|e| PulsesError(e.to_string()))?;
+        let args = vec![pulse.id.clone(), text, KEPT.as_millis().to_string()];
+        self.run(("EVAL pulse", BEAT), args).await
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), PulsesError> {
+        self.run(("EVAL pulse", REMOVE), vec![id.to_owned()]).await
+    }
+
+    async fn living(&self) -> Result<Vec<Living>, PulsesError> {
+        let mut values: Vec<String> = self.run(("EVAL pulses", READ), Vec::new()).await?;
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now: u64 = values.remove(0).parse().unwrap_or(0);
+        let living = |value: String| {
+            let (at, text) = value.split_once(' ')?;
+            let age = Duration::from_millis(now.abs_diff(at.parse().ok()?));
+            let pulse = serde_json::from_str(text).ok()?;
+            (age <= LIFE).then_some(Living { pulse, age })
+        };
+        let mut living: Vec<Living> = values.into_iter().filter_map(living).collect();
+        living.sort_by(|a, b| a.pulse.id.cmp(&b.pulse.id));
+        Ok(living)
+    }
+
+    fn reach_others(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,57 @@
+//! Marks in Redis: a key per order id with the fingerprint of its request.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use fred::interfaces::KeysInterface;
+use fred::types::{Expiration, SetOptions};
+
+use super::client::Redis;
+use crate::core::model::DECISION_RETENTION;
+use crate::core::ports::idempotency::{Mark, Marked, Marks, MarksError};
+
+/// A mark outlives the sale: it lasts as long as decisions are remembered.
+const LIFE: Expiration = Expiration::EX(DECISION_RETENTION.as_secs() as i64);
+
+#[derive(Debug)]
+pub struct RedisMarks {
+    redis: Redis,
+}
+
+impl RedisMarks {
+    pub fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+}
+
+impl fmt::Display for RedisMarks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.redis.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Marks for RedisMarks {
+    /// `SET NX GET`, Redis 7.0 or newer: answers what was there, and sets it if nothing was.
+    async fn mark(&self, marks: &[Mark]) -> Result<Vec<Marked>, MarksError> {
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |e: fred::error::Error| MarksError(self.redis.failed("SET", &e));
+        let client = self.redis.round_trip("SET", marks.len()).map_err(MarksError)?;
+        let pipeline = client.pipeline();
+        for mark in marks {
+            let key = self.redis.name(&format!("mark:{}", mark.order));
+            let fingerprint = format!("{:016x}", mark.fingerprint);
+            let options = Some(SetOptions::NX);
+            let queued = pipeline.set::<(), _, _>(key, fingerprint, Some(LIFE), options, true);
+            queued.await.map_err(failed)?;
+        }
+        let before: Vec<Option<String>> = pipeline.all().await.map_err(failed)?;
+        let fits = |(mark, before): (&Mark, &Option<String>)| match before {
+            Some(other) if *other != format!("{:016x}", mark.fingerprint) => Marked::Differs,
+            _ => Marked::Fits,
+        };
+        Ok(marks.iter().zip(&before).map(fits).collect())
+    }
+}

@@ -1,0 +1,123 @@
+//! The lock in Redis: a key per item with the holder's token, and beside it a mark that somebody
+//! else wants it. Both have the item as hash tag, so a cluster keeps them on one node.
+//!
+//! Each operation is one script, one round trip. The scripts are sent in full: they are short, and
+//! there is no case of a node that does not know them (yet, or after a flush or failover).
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::interfaces::LuaInterface;
+
+use super::client::Redis;
+use crate::core::model::ItemId;
+use crate::core::ports::lock::{Acquired, Lock, LockError, Renewed, Token};
+
+/// How long a mark tells the holder that the lock is wanted, in milliseconds. Who waits asks again
+/// well within it, and so keeps it alive.
+const WANTED_MS: u64 = 1_000;
+
+/// A name to count it by, and its text.
+type Script = (&'static str, &'static str);
+
+/// Takes a free lock, or makes its own lease whole. A new holder begins without a mark: it was its
+/// own, or will be set again by the next who asks.
+const ACQUIRE: Script = (
+    "EVAL acquire",
+    "\
+if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+  redis.call('del', KEYS[2])
+  return 1
+end
+if redis.call('get', KEYS[1]) == ARGV[1] then
+  redis.call('pexpire', KEYS[1], ARGV[2])
+  return 1
+end
+redis.call('set', KEYS[2], '1', 'PX', ARGV[3])
+return 0",
+);
+
+/// 0: lost; 1: held; 2: held and wanted. The mark stays until it is over or the lock changes hands.
+const RENEW: Script = (
+    "EVAL renew",
+    "\
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('pexpire', KEYS[1], ARGV[2])
+return 1 + redis.call('exists', KEYS[2])",
+);
+
+const RELEASE: Script = (
+    "EVAL release",
+    "\
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('del', KEYS[1])",
+);
+
+#[derive(Debug)]
+pub struct RedisLock {
+    redis: Redis,
+}
+
+impl RedisLock {
+    pub fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+
+    async fn run(
+        &self,
+        (name, script): Script,
+        item: &ItemId,
+        token: Token,
+        lease: Duration,
+    ) -> Result<u64, LockError> {
+        let key = |what: &str| self.redis.name(&format!("{{{item}}}:{what}"));
+        let keys = vec![key("lock"), key("wanted")];
+        let token = format!("{:032x}", token.0);
+        let args = vec![token, lease.as_millis().max(1).to_string(), WANTED_MS.to_string()];
+        let client = self.redis.round_trip(name, 1).map_err(LockError)?;
+        let ran = client.eval(script, keys, args).await;
+        ran.map_err(|e| LockError(self.redis.failed(name, &e)))
+    }
+}
+
+impl fmt::Display for RedisLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.redis.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Lock for RedisLock {
+    async fn acquire(
+        &self,
+        item: &ItemId,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Acquired, LockError> {
+        match self.run(ACQUIRE, item, token, lease).await? {
+            1 => Ok(Acquired::Yes),
+            _ => Ok(Acquired::Busy),
+        }
+    }
+
+    async fn renew(
+        &self,
+        item: &ItemId,
+        token: Token,
+        lease: Duration,
+    ) -> Result<Renewed, LockError> {
+        match self.run(RENEW, item, token, lease).await? {
+            0 => Ok(Renewed::Lost),
+            held => Ok(Renewed::Yes { wanted: held == 2 }),
+        }
+    }
+
+    async fn release(&self, item: &ItemId, token: Token) -> Result<(), LockError> {
+        self.run(RELEASE, item, token, Duration::ZERO).await.map(|_| ())
+    }
+
+    async fn check(&self) -> Result<(), LockError> {
+        self.redis.check().await.map_err(LockError)
+    }
+}

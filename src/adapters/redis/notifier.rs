@@ -1,0 +1,98 @@
+//! Outcomes over Redis pub/sub: one message per batch, its order ids one after another.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Redis;
+use crate::core::model::OrderId;
+use crate::core::ports::notifier::{Outcomes, Waiters};
+
+const ID_BYTES: usize = 16;
+/// Ids in one message.
+const BATCH: usize = 10_000;
+/// How often a subscription is tried that does not stand yet.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct RedisOutcomes {
+    redis: Redis,
+    channel: String,
+}
+
+impl RedisOutcomes {
+    pub fn new(redis: Redis) -> Self {
+        Self { channel: redis.name("outcomes"), redis }
+    }
+}
+
+impl fmt::Display for RedisOutcomes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.redis.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Outcomes for RedisOutcomes {
+    async fn publish(&self, orders: &[OrderId]) {
+        for batch in orders.chunks(BATCH) {
+            let Ok(client) = self.redis.round_trip("PUBLISH", 1) else { return };
+            let bytes = batch.iter().flat_map(|id| id.as_bytes()).copied().collect::<Vec<u8>>();
+            if let Err(e) = client.publish::<(), _, _>(&*self.channel, bytes.as_slice()).await {
+                let why = self.redis.failed("PUBLISH", &e);
+                tracing::debug!("a hint of {} decisions is lost: {why}", batch.len());
+            }
+        }
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        self.redis.check().await
+    }
+
+    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
+        let subscriber = match self.redis.subscriber() {
+            Ok(subscriber) => subscriber,
+            Err(e) => {
+                tracing::warn!("no hints of decisions from {self}: {e}");
+                return;
+            }
+        };
+        let mut messages = subscriber.message_rx();
+        let mut reconnected = subscriber.reconnect_rx();
+        subscriber.connect();
+        let mut subscribed = false;
+        let mut try_again = tokio::time::interval(TRY_AGAIN);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = reconnected.recv() => subscribed = false,
+                _ = try_again.tick(), if !subscribed => {}
+                message = messages.recv() => {
+                    match message {
+                        Ok(message) => waiters.wake(ids(message.value.as_bytes().unwrap_or(&[]))),
+                        // Too many to follow: everybody looks for himself.
+                        Err(RecvError::Lagged(_)) => waiters.wake(waiters.orders()),
+                        Err(RecvError::Closed) => break,
+                    }
+                    continue;
+                }
+            }
+            if !subscribed && subscriber.is_connected() {
+                subscribed = subscriber.subscribe(self.channel.as_str()).await.is_ok();
+                // What was published in between is lost: everybody looks for himself.
+                waiters.wake(waiters.orders());
+            }
+        }
+        let _closed = subscriber.quit().await;
+    }
+}
+
+fn ids(bytes: &[u8]) -> impl Iterator<Item = OrderId> {
+    let chunks = bytes.chunks_exact(ID_BYTES);
+    chunks.map(|id| OrderId::from_bytes(id.try_into().expect("chunks of this size")))
+}

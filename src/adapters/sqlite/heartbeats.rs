@@ -1,0 +1,84 @@
+//! Pulses in the embedded store: a row for each process, which share the machine's clock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, params};
+
+use super::store::{Store, StoreError};
+use crate::core::model::Clock;
+use crate::core::ports::heartbeats::{KEPT, LIFE, Living, Pulse, Pulses, PulsesError};
+
+#[derive(Debug)]
+pub struct SqlitePulses {
+    store: Store,
+    clock: Arc<dyn Clock>,
+}
+
+impl SqlitePulses {
+    pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
+    }
+}
+
+impl fmt::Display for SqlitePulses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pulses in {}", self.store)
+    }
+}
+
+impl From<StoreError> for PulsesError {
+    fn from(e: StoreError) -> Self {
+        Self(e.to_string())
+    }
+}
+
+#[async_trait]
+impl Pulses for SqlitePulses {
+    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError> {
+        let text = serde_json::to_string(pulse).map_err(|e| PulsesError(e.to_string()))?;
+        let (id, now) = (pulse.id.clone(), self.clock.now());
+        let beat = move |tx: &Connection| {
+            // A pulse from the future was written before the clock was set back.
+            tx.prepare_cached("DELETE FROM pulses WHERE abs(?1 - at) > ?2")?
+                .execute(params![now.0, KEPT.as_millis() as u64])?;
+            tx.prepare_cached("INSERT OR REPLACE INTO pulses VALUES (?, ?, ?)")?
+                .execute(params![id, now.0, text])?;
+            Ok(())
+        };
+        Ok(self.store.write(beat).await?)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), PulsesError> {
+        let id = id.to_owned();
+        let remove = move |tx: &Connection| {
+            tx.prepare_cached("DELETE FROM pulses WHERE id = ?")?.execute([id]).map(drop)
+        };
+        Ok(self.store.write(remove).await?)
+    }
+
+    async fn living(&self) -> Result<Vec<Living>, PulsesError> {
+        let now = self.clock.now();
+        let read = move |connection: &Connection| {
+            let mut pulses = connection.prepare_cached(
+                "SELECT pulse, abs(?1 - at) FROM pulses WHERE abs(?1 - at) <= ?2 ORDER BY id",
+            )?;
+            let rows = pulses.query_map(params![now.0, LIFE.as_millis() as u64], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let rows = self.store.read(read).await?;
+        let living = |(text, age): (String, u64)| {
+            let pulse = serde_json::from_str(&text).ok()?;
+            Some(Living { pulse, age: Duration::from_millis(age) })
+        };
+        Ok(rows.into_iter().filter_map(living).collect())
+    }
+
+    fn reach_others(&self) -> bool {
+        true
+    }
+}

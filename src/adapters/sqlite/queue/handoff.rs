@@ -1,0 +1,134 @@
+//! What a process queued itself reaches its own receiver from memory; all else is found by looking
+//! into the file, and only when there may be something to find.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::rows::Waiting;
+use crate::core::model::Order;
+
+/// Orders that are remembered until the next receive (P8); past it they are read from the file.
+const FRESH_MAX: usize = 4_096;
+/// The longest time without a look: a claim of a killed process ends without a sign.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub struct Fresh {
+    rows: Vec<(i64, Order)>,
+    /// The file may hold what `rows` does not.
+    stale: bool,
+    /// The file's tick at the last look, and when that was.
+    looked: (u64, Instant),
+}
+
+impl Fresh {
+    pub fn new() -> Self {
+        Self { rows: Vec::new(), stale: true, looked: (0, Instant::now()) }
+    }
+
+    /// Keeps new rows of items that are received here.
+    pub fn add(&mut self, mut rows: Vec<(i64, Order)>, is_claimed: impl Fn(i64) -> bool) {
+        let all = rows.len();
+        rows.retain(|(place, _)| is_claimed(place >> 32));
+        rows.truncate(FRESH_MAX.saturating_sub(self.rows.len()));
+        self.stale |= rows.len() < all;
+        self.rows.append(&mut rows);
+    }
+
+    /// The rows that come next in their item's line, behind its `cursor`, at most `max`. The
+    /// others are left to the file.
+    pub fn take(&mut self, max: usize, cursor: impl Fn(i64) -> Option<i64>) -> Vec<Waiting> {
+        let mut rows = std::mem::take(&mut self.rows);
+        let all = rows.len();
+        rows.sort_unstable_by_key(|(place, _)| *place);
+        let mut taken = None;
+        rows.retain(|(place, _)| {
+            let before = taken.filter(|before| before >> 32 == place >> 32);
+            let is_next = before.or_else(|| cursor(place >> 32)) == Some(place - 1);
+            if is_next {
+                taken = Some(*place);
+            }
+            is_next
+        });
+        rows.truncate(max);
+        self.stale |= rows.len() < all;
+        rows.into_iter().map(|(place, order)| Waiting { place, order: Ok(order) }).collect()
+    }
+
+    /// From now on the file has to be looked into.
+    pub fn look(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether the file has to be looked into, which is then taken for done.
+    pub fn must_look(&mut self, tick: u64, now: Instant) -> bool {
+        let (looked_tick, at) = self.looked;
+        let must = self.stale || looked_tick != tick || now >= at + LOOK_AGAIN;
+        if must {
+            (self.stale, self.looked) = (false, (tick, now));
+        }
+        must
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::{ItemId, OrderId, Quantity, Timestamp, UserId};
+
+    fn row(place: i64) -> (i64, Order) {
+        let order = Order {
+            id: OrderId::from_bytes([place as u8; 16]),
+            user: UserId::parse("ann").unwrap(),
+            item: ItemId::parse("hat").unwrap(),
+            quantity: Quantity::ONE,
+            accepted_at: Timestamp(1),
+            trace: None,
+        };
+        (place, order)
+    }
+
+    fn taken(fresh: &mut Fresh, max: usize, cursor: i64) -> Vec<i64> {
+        fresh.take(max, |_| Some(cursor)).iter().map(|waiting| waiting.place).collect()
+    }
+
+    /// Whether it has to be looked, once.
+    fn looks(fresh: &mut Fresh, tick: u64, now: Instant) -> bool {
+        let must = fresh.must_look(tick, now);
+        assert!(!fresh.must_look(tick, now));
+        must
+    }
+
+    #[test]
+    fn rows_in_line_are_taken_whatever_the_order_they_were_added_in() {
+        let (mut fresh, now) = (Fresh::new(), Instant::now());
+        assert!(looks(&mut fresh, 0, now));
+        fresh.add(vec![row(8), row(9)], |_| true);
+        fresh.add(vec![row(6), row(7)], |_| true);
+        assert_eq!(taken(&mut fresh, 9, 5), [6, 7, 8, 9]);
+        assert!(!looks(&mut fresh, 0, now));
+    }
+
+    #[test]
+    fn what_is_behind_a_gap_or_past_the_bound_or_unclaimed_is_left_to_the_file() {
+        let (mut fresh, now) = (Fresh::new(), Instant::now());
+        fresh.add(vec![row(6), row(8)], |_| true);
+        assert_eq!(taken(&mut fresh, 9, 5), [6]);
+        assert!(looks(&mut fresh, 0, now));
+        fresh.add(vec![row(7), row(8)], |_| true);
+        assert_eq!(taken(&mut fresh, 1, 6), [7]);
+        assert!(looks(&mut fresh, 0, now));
+        fresh.add(vec![row(8)], |_| false);
+        assert!(taken(&mut fresh, 9, 7).is_empty());
+        assert!(looks(&mut fresh, 0, now));
+    }
+
+    #[test]
+    fn the_file_is_looked_into_when_it_ticks_and_after_a_while() {
+        let (mut fresh, now) = (Fresh::new(), Instant::now());
+        assert!(looks(&mut fresh, 0, now));
+        assert!(looks(&mut fresh, 1, now));
+        assert!(looks(&mut fresh, 1, now + LOOK_AGAIN));
+    }
+}

@@ -1,0 +1,335 @@
+//! The outbox in the embedded store: a table of its own, into which triggers on `orders` write
+//! each decision's event. They lie in the file, so they work in every process that decides,
+//! whatever it is configured with; without them nothing is written, and nothing costs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::time::Instant;
+
+use super::store::objects::{WEBHOOKS_PUT, webhook_triggers};
+use super::store::{Store, StoreError, state};
+use crate::core::model::event::Kinds;
+use crate::core::model::{Clock, Decided, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
+use crate::core::ports::dead_letters::Which;
+use crate::core::ports::webhook_outbox::{
+    Due, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError, is_meant,
+};
+
+/// How often it is asked whether this process has written anything.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often the file is looked at in any case: events that were put off come due.
+const LOOK_ANYWAY: Duration = Duration::from_millis(250);
+/// No event is put off or leased for longer; one that seems to be was so before the clock was set
+/// back, and is due.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// `place` is the order's. `due` begins as the time of the decision.
+const TABLE: &str = "
+CREATE TABLE IF NOT EXISTS webhooks (
+    place INTEGER PRIMARY KEY,
+    due INTEGER NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    dead_at INTEGER,
+    reason TEXT
+);
+CREATE INDEX IF NOT EXISTS webhooks_due ON webhooks (due) WHERE dead_at IS NULL;
+";
+const NO_TRIGGERS: &str = "
+DROP TRIGGER IF EXISTS webhooks_put;
+DROP TRIGGER IF EXISTS webhooks_take_back;
+";
+
+#[derive(Debug)]
+pub struct SqliteWebhooks {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    kinds: Kinds,
+}
+
+impl SqliteWebhooks {
+    /// The outbox as it is in the file, which may put no events. `kinds` is for [`Webhooks::put`].
+    pub async fn open(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        kinds: Kinds,
+    ) -> Result<Self, WebhooksError> {
+        store.write(|tx| tx.execute_batch(TABLE)).await?;
+        Ok(Self { store, clock, kinds })
+    }
+
+    /// Whether events are put.
+    pub async fn is_on(store: &Store) -> Result<bool, WebhooksError> {
+        let find = "SELECT count(*) FROM sqlite_schema WHERE name = 'webhooks_put'";
+        let read = |c: &Connection| c.query_row(find, [], |row| row.get::<_, i64>(0));
+        Ok(store.read(read).await? > 0)
+    }
+}
+
+impl fmt::Display for SqliteWebhooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "webhooks in {}", self.store)
+    }
+}
+
+impl From<StoreError> for WebhooksError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::RolledBack(why) | StoreError::Unknown(why) => WebhooksError::Busy(why),
+            StoreError::Broken(why) => WebhooksError::Broken(why),
+        }
+    }
+}
+
+#[async_trait]
+impl Webhooks for SqliteWebhooks {
+    async fn begin(&self) -> Result<(), WebhooksError> {
+        let kinds = self.kinds;
+        let wanted = webhook_triggers(|decision| kinds.want(decision));
+        let switch_on = move |tx: &Connection| {
+            let find = "SELECT sql FROM sqlite_schema WHERE type = 'trigger' AND name = ?";
+            let found: Option<String> =
+                tx.query_row(find, [WEBHOOKS_PUT], |row| row.get(0)).optional()?;
+            if found.is_some_and(|found| found == wanted[0]) {
+                return Ok(());
+            }
+            tx.execute_batch(NO_TRIGGERS)?;
+            tx.execute_batch(&wanted.join(";\n"))
+        };
+        Ok(self.store.write(switch_on).await?)
+    }
+
+    async fn end(&self) -> Result<(), WebhooksError> {
+        Ok(self.store.write(|tx| tx.execute_batch(NO_TRIGGERS)).await?)
+    }
+
+    fn put_by_ledger(&self) -> bool {
+        true
+    }
+
+    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+        let wanted = decided.iter().filter(|one| self.kinds.want(one.decision));
+        let ids: Vec<OrderId> = wanted.map(|one| one.order.id).collect();
+        let put = move |tx: &Connection| {
+            let mut put = tx.prepare_cached(
+                "INSERT OR IGNORE INTO webhooks (place, due)
+                 SELECT place, decided_at FROM orders WHERE id = ?",
+            )?;
+            ids.iter().try_for_each(|id| put.execute([id.as_bytes()]).map(drop))
+        };
+        Ok(self.store.write(put).await?)
+    }
+
+    async fn take(
+        &self,
+        max: usize,
+        wait: Duration,
+        lease: Duration,
+    ) -> Result<Vec<Due>, WebhooksError> {
+        let end = Instant::now() + wait;
+        loop {
+            let seen = (self.store.tick(), self.store.written());
+            let now = self.clock.now();
+            if self.store.read(move |c| Ok(find(c, now, 1)?.len())).await? > 0 {
+                let due = self.store.write(move |tx| take(tx, now, max, lease)).await?;
+                if !due.is_empty() {
+                    return Ok(due);
+                }
+            }
+            let look_anyway = Instant::now() + LOOK_ANYWAY;
+            while (self.store.tick(), self.store.written()) == seen {
+                let now = Instant::now();
+                if now >= end {
+                    return Ok(Vec::new());
+                }
+                if now >= look_anyway {
+                    break;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    async fn settle(&self, settled: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+        let now = self.clock.now();
+        let settled: Vec<_> = settled
+            .iter()
+            .filter_map(|(due, outcome)| {
+                let (place, until) = due.lease.0.split_once('-')?;
+                let lease: (i64, i64) = (place.parse().ok()?, until.parse().ok()?);
+                Some((lease, due.attempts + 1, outcome.clone()))
+            })
+            .collect();
+        let write = move |tx: &Connection| {
+            settled.iter().try_for_each(|(lease, attempts, outcome)| {
+                settle(tx, *lease, *attempts, outcome, now)
+            })
+        };
+        Ok(self.store.write(write).await?)
+    }
+
+    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError> {
+        Ok(self.store.read(move |c| letters(c, max)).await?)
+    }
+
+    async fn redrive(&self, which: &Which) -> Result<usize, WebhooksError> {
+        let (which, now) = (which.clone(), self.clock.now());
+        let redrive = move |tx: &Connection| {
+            let sql = "UPDATE webhooks SET due = ?, attempts = 0, dead_at = NULL, reason = NULL
+                WHERE place = ?";
+            let mut redrive = tx.prepare_cached(sql)?;
+            dead_places(tx, &which)?.iter().map(|p| redrive.execute(params![now.0, p])).sum()
+        };
+        Ok(self.store.write(redrive).await?)
+    }
+
+    async fn drop_letters(&self, which: &Which) -> Result<usize, WebhooksError> {
+        let which = which.clone();
+        let drop = move |tx: &Connection| {
+            let mut drop = tx.prepare_cached("DELETE FROM webhooks WHERE place = ?")?;
+            dead_places(tx, &which)?.iter().map(|place| drop.execute([place])).sum()
+        };
+        Ok(self.store.write(drop).await?)
+    }
+
+    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+        let read = |c: &Connection| {
+            let count = |condition: &str| {
+                let sql = format!("SELECT count(*) FROM webhooks WHERE dead_at {condition}");
+                c.prepare_cached(&sql)?.query_row([], |row| row.get::<_, u64>(0))
+            };
+            Ok(Waiting { waiting: count("IS NULL")?, dead_letters: count("IS NOT NULL")? })
+        };
+        Ok(self.store.read(read).await?)
+    }
+}
+
+/// Places of events that are due, the earliest first.
+fn find(c: &Connection, now: Timestamp, max: usize) -> rusqlite::Result<Vec<i64>> {
+    let places = |condition: &str, time: Timestamp| -> rusqlite::Result<Vec<i64>> {
+        let sql = format!(
+            "SELECT place FROM webhooks WHERE dead_at IS NULL AND due {condition} ?
+             ORDER BY due LIMIT ?"
+        );
+        let mut find = c.prepare_cached(&sql)?;
+        let rows = find.query_map(params![time.0, max as i64], |row| row.get(0))?;
+        rows.collect()
+    };
+    let due = places("<=", now)?;
+    if due.is_empty() { places(">", now.plus(LONGEST)) } else { Ok(due) }
+}
+
+fn take(
+    tx: &Connection,
+    now: Timestamp,
+    max: usize,
+    lease: Duration,
+) -> rusqlite::Result<Vec<Due>> {
+    let until = now.plus(lease).0;
+    let mut read = tx.prepare_cached(
+        "SELECT attempts, orders.id, user, items.id, quantity, accepted_at, state, decided_at
+         FROM webhooks LEFT JOIN orders USING (place) LEFT JOIN items ON items.no = place >> 32
+         WHERE place = ?",
+    )?;
+    let mut lend = tx.prepare_cached("UPDATE webhooks SET due = ? WHERE place = ?")?;
+    let mut due = Vec::new();
+    for place in find(tx, now, max)? {
+        match read.query_row([place], |row| Ok((row.get(0)?, decided(row)))) {
+            Ok((attempts, Ok(decided))) => {
+                lend.execute(params![until, place])?;
+                due.push(Due { lease: Lease(format!("{place}-{until}")), decided, attempts });
+            }
+            Ok((_, Err(e))) => bury(tx, place, &format!("its order cannot be read: {e}"), now)?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(due)
+}
+
+fn decided(row: &Row<'_>) -> rusqlite::Result<Decided> {
+    let damaged = |column: usize, why: String| {
+        let kind = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(column, kind, why.into())
+    };
+    let text = |column: usize| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
+    let order = Order {
+        id: OrderId::from_bytes(row.get(1)?),
+        user: UserId::parse(text(2)?).map_err(|e| damaged(2, e.to_string()))?,
+        item: ItemId::parse(text(3)?).map_err(|e| damaged(3, e.to_string()))?,
+        quantity: Quantity::new(row.get(4)?).map_err(|e| damaged(4, e.to_string()))?,
+        accepted_at: Timestamp(row.get(5)?),
+        trace: None,
+    };
+    let decision = state::decision(row.get(6)?);
+    let decision = decision.ok_or_else(|| damaged(6, "it is not decided".to_owned()))?;
+    Ok(Decided { order, decision, decided_at: Timestamp(row.get(7)?) })
+}
+
+/// `lease` is the event's place, and until when it was lent. What was lent to another since then
+/// is settled by that one, unless the shop has it.
+fn settle(
+    tx: &Connection,
+    lease: (i64, i64),
+    attempts: u32,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let (place, until) = lease;
+    let put_off = |due: Timestamp, attempts: u32| {
+        let sql = "UPDATE webhooks SET due = ?, attempts = ? WHERE place = ? AND due = ?";
+        tx.prepare_cached(sql)?.execute(params![due.0, attempts, place, until]).map(drop)
+    };
+    match outcome {
+        Outcome::Sent => {
+            let sql = "DELETE FROM webhooks WHERE place = ?";
+            tx.prepare_cached(sql)?.execute([place]).map(drop)
+        }
+        Outcome::PutOff { until } => put_off(*until, attempts),
+        Outcome::Untried => put_off(now, attempts - 1),
+        Outcome::Dead { reason } => {
+            put_off(Timestamp(until as u64), attempts)?;
+            bury(tx, place, reason, now)
+        }
+    }
+}
+
+fn bury(tx: &Connection, place: i64, reason: &str, now: Timestamp) -> rusqlite::Result<()> {
+    let sql = "UPDATE webhooks SET dead_at = ?, reason = ? WHERE place = ?";
+    tx.prepare_cached(sql)?.execute(params![now.0, reason, place]).map(drop)
+}
+
+fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<Letter>> {
+    let mut letters = c.prepare_cached(
+        "SELECT orders.id, state, reason, attempts, dead_at FROM webhooks
+         JOIN orders USING (place) WHERE dead_at IS NOT NULL ORDER BY dead_at, place LIMIT ?",
+    )?;
+    let rows = letters.query_map([max as i64], |row| {
+        Ok(Letter {
+            order_id: OrderId::from_bytes(row.get(0)?),
+            status: state::decision(row.get(1)?).map_or("unknown", |decision| decision.status()),
+            reason: row.get(2)?,
+            attempts: row.get(3)?,
+            at: Timestamp(row.get(4)?),
+        })
+    })?;
+    rows.collect()
+}
+
+fn dead_places(tx: &Connection, which: &Which) -> rusqlite::Result<Vec<i64>> {
+    let mut dead = tx.prepare_cached(
+        "SELECT place, orders.id, reason FROM webhooks JOIN orders USING (place)
+         WHERE dead_at IS NOT NULL",
+    )?;
+    let mut rows = dead.query([])?;
+    let mut places = Vec::new();
+    while let Some(row) = rows.next()? {
+        let why = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
+        if is_meant(which, &OrderId::from_bytes(row.get(1)?), why) {
+            places.push(row.get(0)?);
+        }
+    }
+    Ok(places)
+}

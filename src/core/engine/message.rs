@@ -1,0 +1,374 @@
+//! The queue's message: one order as a JSON object with at least `user_id` and `item_id`, or many
+//! as an array of such objects.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::core::model::TraceContext;
+use crate::core::model::{ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId};
+use crate::core::ports::dead_letters::DeadLetter;
+
+/// The most orders in one message.
+pub const MAX_ORDERS: usize = 99;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long before its message another producer may have accepted an order. What is older than
+/// decisions are kept is `expired`; what is older than this is a mistake, like seconds in place of
+/// milliseconds.
+const BEFORE_MAX: Duration = DAY.saturating_mul(366);
+/// How long after its message, by the clock of another producer.
+const AFTER_MAX: Duration = DAY;
+
+/// The greatest whole number up to which a float can tell all of them apart.
+const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow, deserialize_with = "text_or_number")]
+    user_id: Cow<'a, str>,
+    #[serde(borrow, deserialize_with = "text_or_number")]
+    item_id: Cow<'a, str>,
+    #[serde(default = "one")]
+    quantity: Whole,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    order_id: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepted_at: Option<Whole>,
+    #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "loose", skip_serializing_if = "Option::is_none")]
+    tracestate: Option<Cow<'a, str>>,
+}
+
+fn one() -> Whole {
+    Whole(1)
+}
+
+/// A whole number; `1.0` is one too, as some producers write all their numbers.
+#[derive(Clone, Copy, Serialize)]
+#[serde(transparent)]
+struct Whole(u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number from 0")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+                Ok(Whole(number))
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+                if number.fract() == 0.0 && (0.0..=EXACT_FLOAT).contains(&number) {
+                    return Ok(Whole(number as u64));
+                }
+                Err(E::invalid_value(Unexpected::Float(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Number)
+    }
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A string, or a number as it is written: ids are numbers in other people's databases.
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?.get();
+    if raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return Ok(raw.into());
+    }
+    let text = serde_json::from_str::<Text<'de>>(raw);
+    text.map(|text| text.0).map_err(|_| D::Error::custom("user_id and item_id must be texts"))
+}
+
+/// A string, or `None` in place of anything else: an order is not lost over its trace.
+fn loose<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str::<Text<'de>>(raw.get()).ok().map(|text| text.0))
+}
+
+impl<'a> From<&'a Order> for Wire<'a> {
+    fn from(order: &'a Order) -> Self {
+        Wire {
+            user_id: order.user.as_str().into(),
+            item_id: order.item.as_str().into(),
+            quantity: Whole(order.quantity.units()),
+            order_id: Some(order.id.to_string().into()),
+            accepted_at: Some(Whole(order.accepted_at.0)),
+            traceparent: order.trace.as_ref().map(|trace| trace.to_string().into()),
+            tracestate: order.trace.as_ref().and_then(|trace| trace.state()).map(Cow::from),
+        }
+    }
+}
+
+impl Wire<'_> {
+    fn trace(&self) -> Option<Box<TraceContext>> {
+        let parent = self.traceparent.as_ref()?.as_bytes();
+        TraceContext::parse(parent, self.tracestate.as_deref()).map(Box::new)
+    }
+}
+
+/// The message for these orders: an object for one, an array for more.
+pub fn encode(orders: &[Order]) -> String {
+    let text = match orders {
+        [order] => serde_json::to_string(&Wire::from(order)),
+        orders => serde_json::to_string(&orders.iter().map(Wire::from).collect::<Vec<_>>()),
+    };
+    text.expect("strings and numbers always have a JSON form")
+}
+
+/// Where a message came from, for the orders in it that do not say themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    pub message_id: &'a str,
+    pub sent_at: Timestamp,
+}
+
+/// Reads a message; a byte order mark before it is skipped. What is no order becomes a dead letter;
+/// the other orders of the message are read all the same.
+pub fn decode(body: &str, origin: Origin<'_>, names: &OrderNames) -> (Vec<Order>, Vec<DeadLetter>) {
+    let body = body.strip_prefix('\u{feff}').unwrap_or(body);
+    let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {
+        Ok(entries) => entries.into_iter().map(RawValue::get).collect(),
+        Err(_) => vec![body],
+    };
+    let mut orders = Vec::with_capacity(entries.len());
+    let mut letters = Vec::new();
+    for (index, text) in entries.into_iter().enumerate() {
+        match decode_one(text, index, origin, names) {
+            Ok(order) => orders.push(order),
+            Err((order_id, reason)) => letters.push(DeadLetter {
+                order_id,
+                reason,
+                body: text.to_owned(),
+                at: origin.sent_at,
+            }),
+        }
+    }
+    (orders, letters)
+}
+
+fn decode_one(
+    text: &str,
+    index: usize,
+    origin: Origin<'_>,
+    names: &OrderNames,
+) -> Result<Order, (OrderId, String)> {
+    let foreign = names.foreign(origin.message_id, index);
+    // serde would read a list of the fields' values too.
+    if !text.trim_start().starts_with('{') {
+        return Err((foreign, "not an order: not a JSON object".to_owned()));
+    }
+    let wire: Wire<'_> =
+        serde_json::from_str(text).map_err(|e| (foreign, format!("not an order: {e}")))?;
+    let id = match &wire.order_id {
+        None => foreign,
+        Some(text) => OrderId::parse(text)
+            .ok()
+            .filter(|id| names.verify(*id))
+            .ok_or((foreign, "order_id was not made with this order_key".to_owned()))?,
+    };
+    let accepted_at = match (wire.accepted_at, &wire.order_id) {
+        (None, _) => origin.sent_at,
+        // By a flux, whatever its clock says: its buyer has a 202.
+        (Some(Whole(at)), Some(_)) => Timestamp(at),
+        (Some(Whole(at)), None) => {
+            plausible(Timestamp(at), origin.sent_at).map_err(|reason| (id, reason))?
+        }
+    };
+    let checked = || {
+        Ok(Order {
+            id,
+            user: UserId::parse(&wire.user_id)?,
+            item: ItemId::parse(&wire.item_id)?,
+            quantity: Quantity::new(wire.quantity.0)?,
+            accepted_at,
+            trace: wire.trace(),
+        })
+    };
+    checked().map_err(|e: crate::core::model::InvalidId| (id, e.to_string()))
+}
+
+/// A time that an order in a message of this time can have been accepted at. A wrong one would
+/// expire the order at once, or put it behind all others for ever.
+fn plausible(at: Timestamp, sent_at: Timestamp) -> Result<Timestamp, String> {
+    if sent_at.since(at) <= BEFORE_MAX && at.since(sent_at) <= AFTER_MAX {
+        return Ok(at);
+    }
+    Err(format!(
+        "accepted_at {} is no plausible time: give milliseconds since 1970, or leave it out",
+        at.0
+    ))
+}
+
+/// The order that a dead letter's text says, or a text in its place, as a new arrival under the
+/// letter's own id; or why it is no order.
+pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderNames) -> Result<Order, String> {
+    let (mut orders, letters) = decode(text, Origin { message_id: "", sent_at: now }, names);
+    match (orders.pop(), letters.into_iter().next()) {
+        (_, Some(still)) => Err(still.reason),
+        (Some(order), None) if orders.is_empty() => Ok(Order { id, accepted_at: now, ..order }),
+        _ => Err("not an order: must be one JSON object".to_owned()),
+    }
+}
+
+/// The order that a dead letter holds, under the letter's id; `None` if its text is no order.
+pub fn order_in(letter: &DeadLetter, names: &OrderNames) -> Option<Order> {
+    let (mut orders, letters) =
+        decode(&letter.body, Origin { message_id: "", sent_at: letter.at }, names);
+    let order = orders.pop().filter(|_| orders.is_empty() && letters.is_empty())?;
+    Some(Order { id: letter.order_id, ..order })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::OrderKey;
+
+    const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: Timestamp(77) };
+
+    fn names() -> OrderNames {
+        OrderNames::new(OrderKey::from_text("k"), 1)
+    }
+
+    fn order(names: &OrderNames, user: &str) -> Order {
+        Order {
+            id: names.fresh(Timestamp(5)),
+            user: UserId::parse(user).unwrap(),
+            item: ItemId::parse("ticket_001").unwrap(),
+            quantity: Quantity::new(3).unwrap(),
+            accepted_at: Timestamp(5),
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn orders_come_back_as_they_were_sent() {
+        let names = names();
+        let one = vec![order(&names, "Zoë \"the\" \\ first")];
+        assert!(encode(&one).starts_with("{\"user_id\":"));
+        assert_eq!(decode(&encode(&one), ORIGIN, &names), (one, vec![]));
+        let many = vec![order(&names, "ann"), order(&names, "bob")];
+        assert_eq!(decode(&encode(&many), ORIGIN, &names), (many, vec![]));
+    }
+
+    #[test]
+    fn an_order_brings_its_trace_and_is_an_order_without_one_that_can_be_read() {
+        let names = names();
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let traced = |state| TraceContext::parse(parent.as_bytes(), state).map(Box::new);
+        let mut orders = [None, Some("a=\"b\",c=d")]
+            .map(|state| Order { trace: traced(state), ..order(&names, "ann") });
+        assert_eq!(decode(&encode(&orders), ORIGIN, &names), (orders.to_vec(), vec![]));
+        orders[0].trace = None;
+        assert!(!encode(&orders[..1]).contains("trace"));
+        for wrong in ["7", "null", "[{}]", "\"00-\"", "\"\\u0000\""] {
+            let body = format!(
+                r#"{{"user_id":"ann","item_id":"x","traceparent":{wrong},"tracestate":{wrong}}}"#
+            );
+            let (orders, letters) = decode(&body, ORIGIN, &names);
+            assert_eq!((orders[0].trace.as_ref(), letters.len()), (None, 0), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn another_producers_two_keys_are_an_order_with_the_same_name_at_each_delivery() {
+        let names = names();
+        let read = || decode(r#"{"user_id":"ann","item_id":"x"}"#, ORIGIN, &names).0.remove(0);
+        assert_eq!(read(), read());
+        assert_eq!((read().quantity, read().accepted_at), (Quantity::ONE, Timestamp(77)));
+    }
+
+    #[test]
+    fn other_spellings_of_an_order_are_read() {
+        let read = |body: &str| {
+            let (mut orders, letters) = decode(body, ORIGIN, &names());
+            assert_eq!(letters, [], "{body}");
+            orders.remove(0)
+        };
+        let plain = read(r#"{"user_id":"7","item_id":"42","accepted_at":70}"#);
+        for body in [
+            r#"{"user_id":7,"item_id":42,"accepted_at":70,"quantity":1}"#,
+            r#"{"user_id":7,"item_id":"42","accepted_at":70.0,"quantity":1.0}"#,
+            "\u{feff}{\"user_id\":\"7\",\"item_id\":42,\"accepted_at\":7e1,\"quantity\":1e0}",
+            "\u{feff}[{\"user_id\":\"7\",\"item_id\":42,\"accepted_at\":70}]",
+        ] {
+            assert_eq!(read(body), plain, "{body}");
+            let mended = mend(body, plain.id, ORIGIN.sent_at, &names()).unwrap();
+            assert_eq!((mended.user, mended.quantity), (plain.user.clone(), plain.quantity));
+        }
+        let long = read(r#"{"user_id":123456789012345678901234567890,"item_id":"x"}"#);
+        assert_eq!(long.user.as_str(), "123456789012345678901234567890");
+    }
+
+    #[test]
+    fn numbers_that_mean_no_order_are_dead_letters() {
+        for wrong in [
+            r#""quantity":1.5"#,
+            r#""quantity":-1"#,
+            r#""quantity":"1""#,
+            r#""quantity":1e99"#,
+            r#""quantity":null"#,
+            r#""accepted_at":-1"#,
+            r#""accepted_at":"now""#,
+            r#""user_id":true"#,
+            r#""user_id":null"#,
+            r#""user_id":["ann"]"#,
+        ] {
+            let user = if wrong.contains("user_id") { "" } else { r#""user_id":"ann","# };
+            let body = format!(r#"{{{user}"item_id":"x",{wrong}}}"#);
+            assert_eq!(decode(&body, ORIGIN, &names()).1.len(), 1, "{wrong}");
+            assert!(mend(&body, names().fresh(Timestamp(1)), ORIGIN.sent_at, &names()).is_err());
+        }
+    }
+
+    #[test]
+    fn implausible_time_of_acceptance_is_a_dead_letter_that_says_so() {
+        let now = Timestamp(1_795_872_274_000);
+        let day = DAY.as_millis() as u64;
+        let names = names();
+        let read = |at: u64, own: bool| {
+            let id = if own { names.fresh(now).to_string() } else { String::new() };
+            let id = if own { format!(r#","order_id":"{id}""#) } else { id };
+            let body = format!(r#"{{"user_id":"ann","item_id":"x","accepted_at":{at}{id}}}"#);
+            decode(&body, Origin { message_id: "m-1", sent_at: now }, &names).1.pop()
+        };
+        // Seconds, microseconds, nothing, everything, a year and a half ago, the day after next.
+        let wrong = [now.0 / 1_000, now.0 * 1_000, 0, u64::MAX, now.0 - 500 * day, now.0 + 2 * day];
+        for at in wrong {
+            let reason = read(at, false).unwrap().reason;
+            assert!(reason.contains(&format!("accepted_at {at} is no plausible time")), "{reason}");
+        }
+        for at in [now.0, now.0 - 60 * day, now.0 + day / 2] {
+            assert_eq!(read(at, false), None, "{at}");
+        }
+        // A flux whose clock was set forward gave a 202.
+        assert_eq!(read(now.0 + 31 * day, true), None);
+    }
+
+    #[test]
+    fn what_is_no_order_becomes_a_dead_letter_and_its_neighbours_stay_orders() {
+        let body = r#"[{"user_id":"ann","item_id":"x"},{"user_id":"bob"},["ann","x"],
+            {"user_id":"cid","item_id":"x","quantity":500},
+            {"user_id":"dan","item_id":"x","order_id":"00000000000000000000000000000000"}]"#;
+        let (orders, letters) = decode(body, ORIGIN, &names());
+        assert_eq!(orders.len(), 1);
+        let reasons: Vec<_> = letters.iter().map(|l| l.reason.as_str()).collect();
+        assert!(reasons[0].contains("item_id") && reasons[1].contains("not an order"));
+        assert!(reasons[2].contains("quantity") && reasons[3].contains("order_key"));
+        assert_eq!(letters[0].body, r#"{"user_id":"bob"}"#);
+        let (orders, letters) = decode("no json", ORIGIN, &names());
+        assert_eq!((orders.len(), letters.len()), (0, 1));
+    }
+}

@@ -1,0 +1,374 @@
+//! What this process has done so far, in numbers: counted as it happens, without a lock or an
+//! allocation per order.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::model::{Decided, Decision, Reason, Timestamp};
+
+/// Upper bounds of the buckets for times, in microseconds: 0.1 ms to 100 s, five to a decade at
+/// even ratios (ISO 3, R5), so that a percentile is at most 60% off.
+pub const TIMES_US: &[u64] = &[
+    100,
+    160,
+    250,
+    400,
+    630,
+    1_000,
+    1_600,
+    2_500,
+    4_000,
+    6_300,
+    10_000,
+    16_000,
+    25_000,
+    40_000,
+    63_000,
+    100_000,
+    160_000,
+    250_000,
+    400_000,
+    630_000,
+    1_000_000,
+    1_600_000,
+    2_500_000,
+    4_000_000,
+    6_300_000,
+    10_000_000,
+    16_000_000,
+    25_000_000,
+    40_000_000,
+    63_000_000,
+    100_000_000,
+];
+/// Upper bounds of the buckets for numbers of orders.
+pub const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
+
+/// The most buckets that a [`Histogram`] has, the one above all bounds included.
+const BUCKETS_MAX: usize = 32;
+
+/// The last decisions that are remembered.
+pub const LAST_MAX: usize = 20;
+/// How often in a second they are brought up to date.
+const LAST_UPDATES_PER_SECOND: u64 = 20;
+
+/// Only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many there are right now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// At most what was added.
+    pub fn take(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many values fell into each of a fixed row of buckets.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    /// One for each bound, and one above them all.
+    counts: [AtomicU64; BUCKETS_MAX],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [u64]) -> Self {
+        Self { bounds, counts: [const { AtomicU64::new(0) }; BUCKETS_MAX], sum: AtomicU64::new(0) }
+    }
+
+    fn bucket(&self, value: u64) -> usize {
+        self.bounds.partition_point(|bound| *bound < value)
+    }
+
+    pub fn record(&self, value: u64) {
+        self.counts[self.bucket(value)].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub fn record_time(&self, time: Duration) {
+        self.record(time.as_micros() as u64);
+    }
+
+    /// Touches each bucket once, however many values there are.
+    pub fn record_all(&self, values: impl Iterator<Item = u64>) {
+        let (mut counts, mut sum) = ([0u64; BUCKETS_MAX], 0);
+        for value in values {
+            counts[self.bucket(value)] += 1;
+            sum += value;
+        }
+        for (total, count) in self.counts.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            total.fetch_add(count, Ordering::Relaxed);
+        }
+        self.sum.fetch_add(sum, Ordering::Relaxed);
+    }
+
+    pub fn bounds(&self) -> &'static [u64] {
+        self.bounds
+    }
+
+    /// Per bucket, not summed up; one more than there are bounds.
+    pub fn counts(&self) -> Vec<u64> {
+        self.counts[..=self.bounds.len()].iter().map(|c| c.load(Ordering::Relaxed)).collect()
+    }
+
+    pub fn sum(&self) -> u64 {
+        self.sum.load(Ordering::Relaxed)
+    }
+}
+
+/// About which value `share` (0 to 1) of the counted do not exceed, read off evenly within its
+/// bucket; `None` when nothing was counted. What lies above all bounds counts as the last bound.
+pub fn percentile(bounds: &[u64], counts: &[u64], share: f64) -> Option<f64> {
+    let total: u64 = counts.iter().sum();
+    let wanted = share * total as f64;
+    let mut below = 0.0;
+    for (bucket, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let count = *count as f64;
+        if below + count >= wanted {
+            let last = bounds.last().copied().unwrap_or(0);
+            let to = bounds.get(bucket).copied().unwrap_or(last) as f64;
+            let from = bucket.checked_sub(1).map_or(0, |b| bounds[b]) as f64;
+            return Some(from + (to - from) * ((wanted - below) / count).clamp(0.0, 1.0));
+        }
+        below += count;
+    }
+    None
+}
+
+/// Decisions by what they say.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    pub sold: Counter,
+    pub expired: Counter,
+    pub dropped: Counter,
+    rejected: [Counter; Reason::ALL.len()],
+}
+
+impl Outcomes {
+    fn of(&self, decision: Decision) -> &Counter {
+        match decision {
+            Decision::Sold => &self.sold,
+            Decision::Expired => &self.expired,
+            Decision::Dropped => &self.dropped,
+            Decision::Rejected(reason) => &self.rejected[reason as usize],
+        }
+    }
+
+    pub fn rejected(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().map(|reason| (reason, self.rejected[reason as usize].get()))
+    }
+}
+
+/// The newest decisions, as far as there was time to note them.
+#[derive(Debug, Default)]
+struct Last {
+    second: AtomicU64,
+    updates: AtomicU64,
+    /// Newest first.
+    decided: Mutex<VecDeque<Decided>>,
+}
+
+impl Last {
+    /// Never waits; beyond so many updates a second it does nothing.
+    fn offer(&self, decided: &[Decided], now: Timestamp) {
+        let second = now.0 / 1_000;
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.updates.store(0, Ordering::Relaxed);
+        }
+        if self.updates.fetch_add(1, Ordering::Relaxed) >= LAST_UPDATES_PER_SECOND {
+            return;
+        }
+        let Ok(mut last) = self.decided.try_lock() else { return };
+        for decided in &decided[decided.len().saturating_sub(LAST_MAX)..] {
+            last.push_front(decided.clone());
+        }
+        last.truncate(LAST_MAX);
+    }
+}
+
+/// One for each process; counts from its start.
+#[derive(Debug)]
+pub struct Meters {
+    /// Orders answered 202, repeats included.
+    pub accepted: Counter,
+    /// Requests for an order answered with a status of 400 to 499, and with one above.
+    pub refused: [Counter; 2],
+    /// From the request's head to the 202, in microseconds.
+    pub ack: Histogram,
+    /// Orders in one send to the queue.
+    pub sent_together: Histogram,
+    pub outcomes: Outcomes,
+    pub units_sold: Counter,
+    /// From an order's acceptance until its decision was written, in microseconds; measured in
+    /// whole milliseconds.
+    pub decision: Histogram,
+    /// Orders whose decisions were written in one commit.
+    pub decided_together: Histogram,
+    /// Commits that were refused because somebody else had written first.
+    pub conflicts: Counter,
+    /// Commits that were not answered.
+    pub unknown_commits: Counter,
+    /// Until a lane had the lock, in microseconds.
+    pub lock_wait: Histogram,
+    /// Times that a lock was found held by somebody else.
+    pub lock_busy: Counter,
+    /// Locks that were lost while they were held.
+    pub lock_lost: Counter,
+    /// Deliveries that had been delivered before.
+    pub redeliveries: Counter,
+    /// Orders received and not yet decided.
+    pub in_hand: Gauge,
+    /// Attempts to send a webhook: taken by the shop, not taken, given up as a dead letter.
+    pub webhooks: [Counter; 3],
+    /// Webhooks that waited when this process, a sender, last looked.
+    pub webhooks_waiting: AtomicU64,
+    last: Last,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self {
+            accepted: Counter::default(),
+            refused: Default::default(),
+            ack: Histogram::new(TIMES_US),
+            sent_together: Histogram::new(SIZES),
+            outcomes: Outcomes::default(),
+            units_sold: Counter::default(),
+            decision: Histogram::new(TIMES_US),
+            decided_together: Histogram::new(SIZES),
+            conflicts: Counter::default(),
+            unknown_commits: Counter::default(),
+            lock_wait: Histogram::new(TIMES_US),
+            lock_busy: Counter::default(),
+            lock_lost: Counter::default(),
+            redeliveries: Counter::default(),
+            in_hand: Gauge::default(),
+            webhooks: Default::default(),
+            webhooks_waiting: AtomicU64::default(),
+            last: Last::default(),
+        }
+    }
+}
+
+impl Meters {
+    /// These decisions were written just now.
+    pub fn decided(&self, decided: &[Decided], now: Timestamp) {
+        if decided.is_empty() {
+            return;
+        }
+        // Most batches say one thing, and a run of it costs one addition.
+        for run in decided.chunk_by(|a, b| a.decision == b.decision) {
+            self.outcomes.of(run[0].decision).add(run.len() as u64);
+            if run[0].decision == Decision::Sold {
+                self.units_sold.add(run.iter().map(|d| d.order.quantity.units()).sum());
+            }
+        }
+        let time = |d: &Decided| now.since(d.order.accepted_at).as_micros() as u64;
+        self.decision.record_all(decided.iter().map(time));
+        self.last.offer(decided, now);
+    }
+
+    /// At most [`LAST_MAX`], newest first.
+    pub fn last(&self) -> Vec<Decided> {
+        let last = self.last.decided.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        last.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::{ItemId, Order, OrderId, Quantity, UserId};
+
+    fn decided(number: u8, decision: Decision, after_ms: u64) -> Decided {
+        let order = Order {
+            id: OrderId::from_bytes([number; 16]),
+            user: UserId::parse("ann").unwrap(),
+            item: ItemId::parse("x").unwrap(),
+            quantity: Quantity::new(2).unwrap(),
+            accepted_at: Timestamp(10_000 - after_ms),
+            trace: None,
+        };
+        Decided { order, decision, decided_at: Timestamp(10_000) }
+    }
+
+    #[test]
+    fn every_reason_has_a_counter_of_its_own() {
+        let meters = Meters::default();
+        for (n, reason) in Reason::ALL.into_iter().enumerate() {
+            let batch = vec![decided(0, Decision::Rejected(reason), 1); n + 1];
+            meters.decided(&batch, Timestamp(10_000));
+        }
+        let counts: Vec<_> = meters.outcomes.rejected().collect();
+        for (n, (reason, count)) in counts.into_iter().enumerate() {
+            assert_eq!((reason, count), (Reason::ALL[n], n as u64 + 1));
+        }
+        assert_eq!(meters.outcomes.sold.get() + meters.units_sold.get(), 0);
+    }
+
+    #[test]
+    fn a_batch_counts_its_outcomes_its_units_and_the_time_of_each_order() {
+        let meters = Meters::default();
+        let no = Decision::Rejected(Reason::SoldOut);
+        let batch =
+            [decided(1, Decision::Sold, 3), decided(2, Decision::Sold, 3), decided(3, no, 900)];
+        meters.decided(&batch, Timestamp(10_000));
+        assert_eq!((meters.outcomes.sold.get(), meters.units_sold.get()), (2, 4));
+        assert_eq!(meters.decision.sum(), 906_000);
+        let counts = meters.decision.counts();
+        let p50 = percentile(TIMES_US, &counts, 0.5).unwrap();
+        let p99 = percentile(TIMES_US, &counts, 0.99).unwrap();
+        assert!((2_500.0..=4_000.0).contains(&p50), "{p50}");
+        assert!((630_000.0..=1_000_000.0).contains(&p99), "{p99}");
+        let newest: Vec<_> = meters.last().iter().map(|d| d.order.id.as_bytes()[0]).collect();
+        assert_eq!(newest, [3, 2, 1]);
+    }
+
+    #[test]
+    fn the_last_decisions_are_noted_a_few_times_a_second_and_never_more_than_fit() {
+        let meters = Meters::default();
+        for n in 0..100 {
+            meters.decided(&[decided(n, Decision::Sold, 1)], Timestamp(10_000));
+        }
+        assert_eq!(meters.last()[0].order.id.as_bytes()[0], LAST_UPDATES_PER_SECOND as u8 - 1);
+        let batch: Vec<_> = (100..150).map(|n| decided(n, Decision::Sold, 1)).collect();
+        meters.decided(&batch, Timestamp(11_000));
+        assert_eq!(meters.last().len(), LAST_MAX);
+        assert_eq!(meters.last()[0].order.id.as_bytes()[0], 149);
+        assert_eq!(meters.outcomes.sold.get(), 150);
+    }
+
+    #[test]
+    fn a_percentile_of_nothing_is_none_and_what_is_above_all_bounds_counts_as_the_last() {
+        let histogram = Histogram::new(SIZES);
+        assert_eq!(percentile(SIZES, &histogram.counts(), 0.5), None);
+        histogram.record(1_000_000);
+        assert_eq!(percentile(SIZES, &histogram.counts(), 0.99), Some(1_024.0));
+        assert_eq!(histogram.counts().len(), SIZES.len() + 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! Entity tags, by which a client that has an answer already is spared it (RFC 9110, 8.8.3, 13.1.2).
+
+use std::hash::Hasher;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request;
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use super::response::{Answer, AnswerBody};
+
+/// A strong one. The same on every server, so that a client may ask another next time.
+pub(super) fn of(content: &[u8]) -> HeaderValue {
+    let mut hasher = SipHasher24::new();
+    hasher.write(content);
+    let tag = format!("\"{:032x}\"", hasher.finish128().as_u128());
+    HeaderValue::try_from(tag).expect("hex digits are visible ASCII")
+}
+
+/// The answer with its tag; a 304 without its content for a client that has it.
+pub(super) fn tagged(mut answer: Answer, tag: HeaderValue, head: &request::Parts) -> Answer {
+    if has(head, &tag) {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        *answer.body_mut() = AnswerBody::whole(Bytes::new());
+        answer.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    answer.headers_mut().insert(header::ETAG, tag);
+    answer
+}
+
+/// Whether `If-None-Match` names it: a list, or `*`, compared weakly.
+fn has(head: &request::Parts, tag: &HeaderValue) -> bool {
+    let given = head.headers.get_all(header::IF_NONE_MATCH).iter();
+    let mut tags = given.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    tags.any(|given| {
+        let given = given.trim_ascii();
+        given == b"*" || given.strip_prefix(b"W/").unwrap_or(given) == tag.as_bytes()
+    })
+}

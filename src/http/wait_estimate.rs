@@ -1,0 +1,112 @@
+//! How fast the lines of items move, as far as this server has seen.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::core::model::ItemId;
+use crate::core::ports::queue::Line;
+
+/// Items whose line is watched, those that were looked at last.
+const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// The least time between two looks that are kept, and how many of them are.
+const LOOKS: (Duration, usize) = (Duration::from_millis(500), 20);
+/// A line that was looked at longer ago may move otherwise by now.
+const LOOK_LIFE: Duration = Duration::from_secs(30);
+/// The least time over which a pace is measured.
+const MEASURE: Duration = Duration::from_secs(1);
+
+/// Learns from each look at a line. Nobody looks while nobody waits.
+#[derive(Debug)]
+pub(super) struct Paces {
+    items: Mutex<LruCache<ItemId, Looks>>,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self { items: Mutex::new(LruCache::sparse(ITEMS_MAX)) }
+    }
+}
+
+/// When, and how many orders had left the line by then; oldest first.
+type Looks = VecDeque<(Instant, u64)>;
+
+impl Paces {
+    /// Seconds until the order at this place is decided, if its line goes on as it did lately.
+    /// `None` while that is not known, or the line stands still.
+    pub fn wait_s(&self, item: &ItemId, line: Line, now: Instant) -> Option<u64> {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = items.get_or_insert_mut_ref(item, Looks::new);
+        while looks.front().is_some_and(|(at, _)| now.duration_since(*at) > LOOK_LIFE) {
+            looks.pop_front();
+        }
+        if looks.back().is_none_or(|(at, _)| now.duration_since(*at) >= LOOKS.0) {
+            looks.push_back((now, line.passed));
+        }
+        if looks.len() > LOOKS.1 {
+            looks.pop_front();
+        }
+        let (since, passed) = looks.front()?;
+        let (moved, took) = (line.passed.checked_sub(*passed)?, now.duration_since(*since));
+        if moved == 0 || took < MEASURE {
+            return None;
+        }
+        let s = (line.ahead + 1) as f64 * took.as_secs_f64() / moved as f64;
+        Some(s.ceil() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_known_once_the_line_was_seen_to_move() {
+        let (paces, begin) = (Paces::default(), Instant::now());
+        let item = ItemId::parse("a").unwrap();
+        let at = |ms: u64, ahead, passed| {
+            paces.wait_s(&item, Line { ahead, passed }, begin + Duration::from_millis(ms))
+        };
+        assert_eq!(at(0, 99, 0), None);
+        assert_eq!(at(1_000, 99, 0), None, "it stands still");
+        assert_eq!(at(2_000, 49, 50), Some(2), "fifty in two seconds");
+        assert_eq!(at(4_000, 0, 100), Some(1));
+        assert_eq!(at(5_000, 199, 100), Some(10), "a later one's");
+        assert_eq!(at(60_000, 99, 100), None, "nobody has looked for long");
+        assert_eq!(at(62_000, 89, 110), Some(18));
+    }
+
+    #[test]
+    fn item_in_use_is_remembered_however_many_others_are_asked_for() {
+        let (paces, begin) = (Paces::default(), Instant::now());
+        let at = |ms, n: usize, passed| {
+            let item = ItemId::parse(&format!("item-{n}")).unwrap();
+            paces.wait_s(&item, Line { ahead: 9, passed }, begin + Duration::from_millis(ms))
+        };
+        assert_eq!(at(0, 0, 0), None);
+        for n in 1..2 * ITEMS_MAX.get() {
+            at(1_000, n, 0);
+            at(1_000, 0, 10);
+        }
+        assert_eq!(at(1_500, 0, 15), Some(1), "ten a second since 0 s");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (paces, now) = (Paces::default(), Instant::now());
+        for n in 0..3 * ITEMS_MAX.get() {
+            let item = ItemId::parse(&format!("item-{n}")).unwrap();
+            for second in 0..100 {
+                let now = now + Duration::from_secs(second);
+                paces.wait_s(&item, Line { ahead: 1, passed: second }, now);
+            }
+        }
+        let items = paces.items.lock().unwrap();
+        assert_eq!(items.len(), ITEMS_MAX.get());
+        assert!(items.iter().all(|(_, looks)| looks.len() <= LOOKS.1));
+    }
+}

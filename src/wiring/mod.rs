@@ -1,0 +1,268 @@
+//! Puts a process together from its settings. The one place that names every adapter.
+
+pub mod access;
+#[cfg_attr(not(feature = "aws"), path = "no_aws.rs")]
+pub mod aws;
+pub mod backup;
+mod descriptors;
+pub mod in_use;
+pub mod items;
+pub mod letters;
+pub mod provision;
+#[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
+mod redis;
+pub mod rehearsal;
+pub mod reload;
+#[cfg_attr(not(feature = "otel"), path = "no_traces.rs")]
+pub mod traces;
+pub mod webhooks;
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use anyhow::Result;
+use backon::{ConstantBuilder, Retryable};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::sqlite::heartbeats::SqlitePulses;
+use crate::adapters::sqlite::ledger::SqliteLedger;
+use crate::adapters::sqlite::lock::SqliteLock;
+use crate::adapters::sqlite::notifier::SqliteOutcomes;
+use crate::adapters::sqlite::queue::SqliteQueue;
+use crate::adapters::sqlite::store;
+use crate::adapters::sqlite::store::Store;
+use crate::config::{Backend, Settings};
+use crate::core::engine::Ports;
+use crate::core::engine::intake::Intake;
+use crate::core::engine::tracer::Tracer;
+use crate::core::engine::worker::Rules;
+use crate::core::metrics::Meters;
+use crate::core::model::{Chance, Clock, OrderKey, OrderNames, SystemChance, SystemClock};
+use crate::core::ports::ledger::LedgerError;
+use crate::core::ports::notifier::Waiters;
+use crate::core::ports::queue::QueueError;
+use crate::core::ports::usage::Calls;
+use crate::http;
+use crate::http::{Access, Api, Limits};
+
+/// An embedded receive waits at most so long, so that an idle worker stops at once.
+const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
+
+/// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
+const PAGES_AT_ONCE: usize = 64;
+
+/// Units of an item that nobody listed, as a worker decides it by default. Its orders come from
+/// other producers: what the API accepts is up to `flux serve`.
+const UNLISTED_STOCK: u64 = 1;
+
+/// How long a process that starts waits for a queue or ledger that does not answer. Shorter than the
+/// grace period, so that who is told to stop meanwhile leaves within it.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+const START_PAUSE: Duration = Duration::from_millis(250);
+
+/// What follows from having no Redis.
+const WITHOUT_LOCK: &str = "deciding without a lock, which is as safe and slower \
+                 when several workers want one item";
+
+/// A wrong flag, file or circumstance: one line that says what to change.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// What a process does with the order key that the processes of a sale share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUse {
+    Read,
+    /// Stores one where there is none.
+    Settle,
+}
+
+/// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
+/// only those need who decide or wait.
+pub async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports> {
+    let ports = unchecked(settings, key_use).await.map_err(|away| away.why)?;
+    check(&ports).await.map_err(|away| away.why)?;
+    Ok(ports)
+}
+
+/// [`open`], with Redis.
+pub async fn connect(settings: &Settings) -> Result<Ports> {
+    with_redis(settings, open(settings, KeyUse::Settle).await?).await
+}
+
+/// [`connect`], with a first log line that says which backend, and where its data are. Waits
+/// [`START_PATIENCE`] for what does not answer: a worker that is started again in the middle of a
+/// sale is not lost to a short failure of a service.
+pub async fn start(settings: &Settings) -> Result<Ports> {
+    let begun = Instant::now();
+    let may_pass = |away: &Away| away.for_now && begun.elapsed() <= START_PATIENCE;
+    let first = Once::new();
+    let warn = |away: &Away, _| {
+        first.call_once(|| tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why));
+    };
+    let pauses = ConstantBuilder::new().with_delay(START_PAUSE).without_max_times();
+    let open = || unchecked(settings, KeyUse::Settle);
+    let opened = open.retry(pauses).when(may_pass).notify(warn).await;
+    let ports = opened.map_err(|away| away.why)?;
+    let checked = (|| check(&ports)).retry(pauses).when(may_pass).notify(warn).await;
+    checked.map_err(|away| away.why)?;
+    ports.ledger.check_writers().await.map_err(|e| Usage(e.to_string()))?;
+    if let Some(webhooks) = &ports.webhooks {
+        webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
+    }
+    ports.queue.begin().await.map_err(|e| Usage(e.to_string()))?;
+    tracing::info!("{}", describe(settings, &ports));
+    if settings.backend() == Backend::Embedded && store::is_readable_by_all(&settings.data) {
+        let data = settings.data.display();
+        tracing::warn!("{data} can be read by every user of this machine: chmod 600 {data}");
+    }
+    with_redis(settings, ports).await
+}
+
+async fn unchecked(settings: &Settings, key_use: KeyUse) -> Result<Ports, Away> {
+    match settings.backend() {
+        Backend::Embedded => embedded(settings).await.map_err(Away::for_good),
+        Backend::Aws => aws::open(settings, key_use).await,
+    }
+}
+
+/// A queue or ledger that cannot be used.
+struct Away {
+    why: anyhow::Error,
+    /// It may be there a moment later.
+    for_now: bool,
+}
+
+impl Away {
+    fn for_good(why: impl Into<anyhow::Error>) -> Away {
+        Away { why: why.into(), for_now: false }
+    }
+}
+
+impl From<LedgerError> for Away {
+    fn from(e: LedgerError) -> Away {
+        let for_now = !matches!(e, LedgerError::Broken(_));
+        Away { why: Usage(e.to_string()).into(), for_now }
+    }
+}
+
+impl From<QueueError> for Away {
+    fn from(e: QueueError) -> Away {
+        let for_now = !matches!(e, QueueError::Broken(_));
+        Away { why: Usage(e.to_string()).into(), for_now }
+    }
+}
+
+async fn check(ports: &Ports) -> Result<(), Away> {
+    ports.queue.check().await?;
+    Ok(ports.ledger.check().await?)
+}
+
+async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
+    match settings.backend() {
+        Backend::Embedded => Ok(ports),
+        Backend::Aws => redis::with_redis(settings, ports).await,
+    }
+}
+
+async fn embedded(settings: &Settings) -> Result<Ports> {
+    let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+    let given = settings.order_key.as_ref().map(order_key);
+    let key = store.order_key(given).await.map_err(|e| Usage(e.to_string()))?;
+    let names = names(key);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let visibility = Duration::from_millis(settings.visibility_timeout_ms);
+    let webhooks = webhooks::embedded(settings, &store, &clock).await?;
+    let backlog_max = settings.backlog_max;
+    let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
+    Ok(Ports {
+        queue: Arc::new(queue),
+        ledger: Arc::new(SqliteLedger::new(store.clone(), key, clock.clone())),
+        lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
+        outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
+        marks: None,
+        webhooks,
+        names,
+        chance: Arc::new(SystemChance),
+        calls: Arc::new(Calls::default()),
+        tracer: Tracer::off(),
+        meters: Arc::new(Meters::default()),
+        pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
+        clock,
+    })
+}
+
+fn order_key(text: &SecretString) -> OrderKey {
+    OrderKey::from_text(text.expose_secret())
+}
+
+fn names(key: OrderKey) -> Arc<OrderNames> {
+    let process = SystemChance.draw() as u32;
+    Arc::new(OrderNames::new(key, process))
+}
+
+/// Waits until the embedded stores that this process had open are closed, some seconds at most, though
+/// its other threads may hang. Blocks.
+pub fn wait_for_stores() {
+    store::wait_until_closed();
+}
+
+/// Serves the API until stopped; ends when all that was accepted is in the queue.
+pub async fn serve(
+    settings: &Settings,
+    ports: Ports,
+    access: Arc<Access>,
+    listener: TcpListener,
+    stop: CancellationToken,
+) {
+    let (intake, sending) = Intake::start(&ports, settings.intake_max);
+    let waiters = Arc::new(Waiters::default());
+    let api = Api {
+        intake,
+        waiters: waiters.clone(),
+        unlisted_stock: settings.unlisted_stock,
+        access,
+        backend: match settings.backend() {
+            Backend::Embedded => "embedded",
+            Backend::Aws => "aws",
+        },
+        limits: Limits {
+            connections: descriptors::connections(settings.connections_max),
+            read_timeout: Duration::from_millis(settings.read_timeout_ms),
+            idle_timeout: Duration::from_millis(settings.idle_timeout_ms),
+            pages: PAGES_AT_ONCE,
+            drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
+        },
+        ports: ports.clone(),
+    };
+    let listening = ports.outcomes.listen(waiters, stop.clone());
+    tokio::join!(http::serve(listener, Arc::new(api), stop), sending, listening);
+}
+
+/// By what a worker of this process works; `concurrency` items at once.
+pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
+    let wait = Duration::from_millis(settings.receive_wait_ms);
+    let grace = Duration::from_millis(settings.grace_ms);
+    Rules {
+        unlisted_stock: settings.unlisted_stock.unwrap_or(UNLISTED_STOCK),
+        concurrency,
+        lease: Duration::from_millis(settings.lease_ms),
+        visibility: Duration::from_millis(settings.visibility_timeout_ms),
+        receive_wait: match settings.backend() {
+            Backend::Embedded => wait.min(EMBEDDED_WAIT),
+            Backend::Aws => wait,
+        },
+        drain: grace * 2 / 3,
+    }
+}
+
+/// In words: which backend, and where its data are.
+pub fn describe(settings: &Settings, ports: &Ports) -> String {
+    match settings.backend() {
+        Backend::Embedded => format!("backend embedded, data in {}", settings.data.display()),
+        Backend::Aws => format!("backend aws, {}, {}", ports.queue, ports.ledger),
+    }
+}
