@@ -8,7 +8,7 @@ use flux::core::model::{
     Decided, Decision, Item, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
 use flux::core::ports::ledger::{Commit, Committed, Expect};
-use flux::load::{AuditReport, Figures, Verdict, audit};
+use flux::load::{AuditReport, AuditSummary, Verdict, audit};
 use flux::wiring;
 
 struct Shop {
@@ -81,7 +81,7 @@ impl Shop {
 }
 
 /// Five orders for two tickets, then one change; what the audit says of it.
-async fn after(sql: &str) -> Figures {
+async fn after(sql: &str) -> AuditSummary {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 2).await;
     shop.sell(&[1, 1, 1, 1, 1]).await;
@@ -93,8 +93,8 @@ async fn after(sql: &str) -> Figures {
     report.total
 }
 
-fn sound() -> Figures {
-    Figures { stock: 2, sold: 2, orders: 5, rejected: 3, ..Figures::default() }
+fn sound() -> AuditSummary {
+    AuditSummary { stock: 2, sold: 2, orders: 5, rejected: 3, ..AuditSummary::default() }
 }
 
 const ONE_SOLD: &str = "id = (SELECT min(id) FROM orders WHERE state = 20)";
@@ -103,7 +103,7 @@ const ONE_REJECTED: &str = "id = (SELECT max(id) FROM orders WHERE state = 21)";
 #[tokio::test]
 async fn a_unit_too_many_is_found() {
     let found = after(&format!("UPDATE orders SET state = 20 WHERE {ONE_REJECTED}")).await;
-    let expected = Figures {
+    let expected = AuditSummary {
         sold: 3,
         rejected: 2,
         oversold_units: 1,
@@ -120,7 +120,7 @@ async fn a_unit_too_many_is_found() {
 #[tokio::test]
 async fn a_unit_that_is_gone_is_found() {
     let found = after(&format!("DELETE FROM orders WHERE {ONE_SOLD}")).await;
-    let expected = Figures {
+    let expected = AuditSummary {
         sold: 1,
         orders: 4,
         stranded_units: 1,
@@ -131,13 +131,14 @@ async fn a_unit_that_is_gone_is_found() {
     };
     assert_eq!(found, expected);
     let found = after("UPDATE items SET sold = sold - 1").await;
-    let changed = Figures { changed_items: 1, ..sound() };
-    assert_eq!(found, Figures { uncounted_units: 1, unbalanced_units: 1, ..changed.clone() });
+    let changed = AuditSummary { changed_items: 1, ..sound() };
+    assert_eq!(found, AuditSummary { uncounted_units: 1, unbalanced_units: 1, ..changed.clone() });
     let found = after("UPDATE items SET stock = stock + 1").await;
-    let expected = Figures { stock: 3, stranded_units: 1, unbalanced_units: 1, ..changed.clone() };
+    let expected =
+        AuditSummary { stock: 3, stranded_units: 1, unbalanced_units: 1, ..changed.clone() };
     assert_eq!(found, expected);
     let found = after("UPDATE items SET free = 1, sold = 1").await;
-    assert_eq!(found, Figures { free: 1, uncounted_units: 1, ..changed });
+    assert_eq!(found, AuditSummary { free: 1, uncounted_units: 1, ..changed });
 }
 
 #[tokio::test]
@@ -147,21 +148,21 @@ async fn a_changed_decision_is_found() {
         assert_eq!(found.changed_decisions, 1, "{change}");
     }
     let found = after(&format!("UPDATE orders SET user = 'bob' WHERE {ONE_SOLD}")).await;
-    assert_eq!(found, Figures { changed_decisions: 1, ..sound() });
+    assert_eq!(found, AuditSummary { changed_decisions: 1, ..sound() });
 }
 
 #[tokio::test]
 async fn a_missing_order_is_found_and_so_is_one_that_was_slipped_in() {
     let found = after(&format!("DELETE FROM orders WHERE {ONE_REJECTED}")).await;
-    let gone = Figures { missing_orders: 1, undone_decisions: 1, ..sound() };
-    assert_eq!(found, Figures { orders: 4, rejected: 2, ..gone });
+    let gone = AuditSummary { missing_orders: 1, undone_decisions: 1, ..sound() };
+    assert_eq!(found, AuditSummary { orders: 4, rejected: 2, ..gone });
     let found = after(&format!(
         "INSERT INTO orders SELECT place + 1000, x'00112233445566778899aabbccddeeff', user,
          quantity, accepted_at, 10, decided_at, zeroblob(8), trace FROM orders WHERE {ONE_REJECTED}"
     ))
     .await;
-    let foreign = Figures { unexpected_orders: 1, changed_decisions: 1, ..sound() };
-    assert_eq!(found, Figures { orders: 6, undecided: 1, ..foreign });
+    let foreign = AuditSummary { unexpected_orders: 1, changed_decisions: 1, ..sound() };
+    assert_eq!(found, AuditSummary { orders: 6, undecided: 1, ..foreign });
 }
 
 #[tokio::test]
@@ -174,13 +175,13 @@ async fn an_item_that_was_oversold_by_the_book_is_found() {
         shop.commit(&read, vec![order], Expect::Anything).await;
     }
     let found = shop.audit().await.total;
-    let expected = Figures {
+    let expected = AuditSummary {
         stock: 1,
         sold: 2,
         orders: 2,
         oversold_units: 1,
         uncounted_units: 1,
-        ..Figures::default()
+        ..AuditSummary::default()
     };
     assert_eq!(found, expected);
 }
@@ -263,5 +264,5 @@ async fn every_page_is_read_and_each_item_stands_for_itself() {
     assert_eq!(ids, ["another", "ticket_001"]);
     let totals = (report.total.orders, report.total.sold, report.total.rejected);
     assert_eq!(totals, (2_502, 1_501, 1_001));
-    assert_eq!(report.items[1].figures.orders, 2_500);
+    assert_eq!(report.items[1].summary.orders, 2_500);
 }

@@ -10,6 +10,7 @@ use flux::adapters::redis::idempotency::RedisMarks;
 use flux::adapters::redis::lock::RedisLock;
 use flux::adapters::redis::notifier::RedisOutcomes;
 use flux::clear_text::Tls;
+use flux::cmd::test_deployment::{TestDeployment, Topology};
 use flux::config::{Backend, Settings};
 use flux::core::engine::message;
 use flux::core::model::{Decided, Decision, Item, Order, Reason, decide};
@@ -18,8 +19,7 @@ use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
 use flux::core::ports::lock::{Lock, Token};
 use flux::core::ports::notifier::Outcomes;
 use flux::core::ports::usage::{Calls, Service, Usage};
-use flux::load::{Plan, Stress, Verdict};
-use flux::wiring::rehearsal::{Cast, Rehearsal};
+use flux::load::{LoadPlan, Stress, Verdict};
 
 use crate::conformance::aws::{make_queue, open_queue, stand_ins_counted};
 use crate::conformance::{address, clock, fresh_name, ids, item, key, names, now, order, queue};
@@ -152,7 +152,7 @@ async fn a_sale_on_aws_says_what_it_cost() {
         redis_url: Some(redis.into()),
         ..Settings::default()
     };
-    let plan = Plan {
+    let plan = LoadPlan {
         item: item("ticket_001"),
         stock: Some(20),
         users: 300,
@@ -161,10 +161,10 @@ async fn a_sale_on_aws_says_what_it_cost() {
         duplicates: 0.0,
         seed: 7,
     };
-    let cast = Cast { connections: plan.connections, workers: 2, without: Vec::new() };
-    let (rehearsal, target) = Rehearsal::start(settings, cast).await.unwrap();
+    let topology = Topology { connections: plan.connections, workers: 2, without: Vec::new() };
+    let (deployment, target) = TestDeployment::start(settings, topology).await.unwrap();
     let report = Stress { plan, target }.run().await.unwrap();
-    rehearsal.end(Duration::from_secs(5)).await;
+    deployment.end(Duration::from_secs(5)).await;
 
     assert_eq!((report.verdict, report.accepted, report.sold), (Verdict::Pass, 300, 20));
     let cost = report.cost.as_ref().unwrap();

@@ -2,32 +2,33 @@
 
 use std::time::Duration;
 
+use flux::cmd::test_deployment::{TestDeployment, Topology};
 use flux::config::Settings;
 use flux::core::model::ItemId;
 use flux::load::{
-    Address, Circumstances, Guard, Plan, Report, Stress, StressError, Target, Verdict, audit,
+    Address, Circumstances, DisabledGuard, LoadPlan, Report, Stress, StressError, Target, Verdict,
+    audit,
 };
-use flux::wiring::rehearsal::{Cast, Rehearsal};
 
 use crate::support::free_port;
 
-fn plan(stock: u64, users: u64) -> Plan {
+fn plan(stock: u64, users: u64) -> LoadPlan {
     let stock = Some(stock);
     let item = ItemId::parse("ticket_001").unwrap();
-    Plan { item, stock, users, connections: 16, rate: None, duplicates: 0.1, seed: 7 }
+    LoadPlan { item, stock, users, connections: 16, rate: None, duplicates: 0.1, seed: 7 }
 }
 
-async fn rehearse(plan: Plan, workers: usize, without: &[Guard]) -> Report {
-    let cast = Cast { connections: plan.connections, workers, without: without.to_vec() };
-    let (rehearsal, target) = Rehearsal::start(Settings::default(), cast).await.unwrap();
+async fn run_stress(plan: LoadPlan, workers: usize, without: &[DisabledGuard]) -> Report {
+    let topology = Topology { connections: plan.connections, workers, without: without.to_vec() };
+    let (deployment, target) = TestDeployment::start(Settings::default(), topology).await.unwrap();
     let report = Stress { plan, target }.run().await.unwrap();
-    rehearsal.end(Duration::from_secs(5)).await;
+    deployment.end(Duration::from_secs(5)).await;
     report
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_wants_one_ticket_and_one_gets_it() {
-    let report = rehearse(plan(1, 400), 1, &[]).await;
+    let report = run_stress(plan(1, 400), 1, &[]).await;
     assert_eq!(report.faults, [""; 0]);
     assert_eq!((report.verdict, report.sold, report.rejected), (Verdict::Pass, 1, 399));
     assert_eq!((report.accepted, report.undecided, report.decided_twice), (400, 0, 0));
@@ -43,8 +44,8 @@ async fn everybody_wants_one_ticket_and_one_gets_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_workers_sell_what_there_is_on_time() {
-    let plan = Plan { rate: Some(1_000.0), duplicates: 1.0, ..plan(50, 300) };
-    let report = rehearse(plan, 3, &[]).await;
+    let plan = LoadPlan { rate: Some(1_000.0), duplicates: 1.0, ..plan(50, 300) };
+    let report = run_stress(plan, 3, &[]).await;
     assert_eq!(report.faults, [""; 0]);
     assert_eq!((report.requests, report.accepted, report.sold), (600, 300, 50));
     assert!(report.accepted_per_s < 1_100.0, "the rate is not exceeded");
@@ -52,7 +53,7 @@ async fn three_workers_sell_what_there_is_on_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_report_has_the_agreed_names() {
-    let report = rehearse(plan(2, 40), 1, &[]).await;
+    let report = run_stress(plan(2, 40), 1, &[]).await;
     let json = serde_json::to_value(&report).unwrap();
     for name in [
         "verdict item_id stock requests accepted sold held rejected oversold_units",
@@ -117,8 +118,8 @@ fn sums_over_time(page: &str) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_says_what_the_json_says_and_its_plots_count_every_order() {
-    for without in [&[][..], &[Guard::LedgerCondition]] {
-        let report = rehearse(plan(3, 200), 1, without).await;
+    for without in [&[][..], &[DisabledGuard::LedgerCondition]] {
+        let report = run_stress(plan(3, 200), 1, without).await;
         assert_page_agrees(&report);
         let page = report.page(&Circumstances::default());
         let Report { requests, refused, accepted, sold, .. } = report;
@@ -132,7 +133,7 @@ async fn the_page_says_what_the_json_says_and_its_plots_count_every_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_fetches_and_runs_nothing_and_takes_text_as_text() {
-    let mut report = rehearse(plan(1, 40), 1, &[]).await;
+    let mut report = run_stress(plan(1, 40), 1, &[]).await;
     let evil = "</title><script>alert(1)</script><img src=http://x.test/>\" onload=\"x";
     report.faults.push(evil.to_owned());
     report.backend = evil.to_owned();
@@ -147,8 +148,8 @@ async fn a_page_fetches_and_runs_nothing_and_takes_text_as_text() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_server_is_audited_by_what_it_shows() {
-    let cast = Cast { connections: 16, workers: 1, without: Vec::new() };
-    let (rehearsal, target) = Rehearsal::start(Settings::default(), cast).await.unwrap();
+    let topology = Topology { connections: 16, workers: 1, without: Vec::new() };
+    let (deployment, target) = TestDeployment::start(Settings::default(), topology).await.unwrap();
     let ledger = target.own.unwrap().ports.ledger;
     let plan = plan(30, 200);
     let foreign = || Target { address: target.address.clone(), own: None };
@@ -166,13 +167,13 @@ async fn a_foreign_server_is_audited_by_what_it_shows() {
         assert!(page.contains("the one buyer in 20 who waits") && page.contains("30 of 30 sold"));
         assert_eq!(sums_over_time(&page)[2..4], [200, 10]);
     }
-    rehearsal.end(Duration::from_secs(5)).await;
+    deployment.end(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sale_in_progress_is_not_accused() {
-    let cast = Cast { connections: 16, workers: 2, without: Vec::new() };
-    let (rehearsal, target) = Rehearsal::start(Settings::default(), cast).await.unwrap();
+    let topology = Topology { connections: 16, workers: 2, without: Vec::new() };
+    let (deployment, target) = TestDeployment::start(Settings::default(), topology).await.unwrap();
     let ledger = target.own.as_ref().unwrap().ports.ledger.clone();
     let auditing = async {
         let mut undecided = 0;
@@ -189,7 +190,7 @@ async fn a_sale_in_progress_is_not_accused() {
     let (report, undecided) = tokio::join!(selling, auditing);
     assert_eq!(report.unwrap().faults, [""; 0]);
     assert!(undecided > 0, "no audit fell into the sale");
-    rehearsal.end(Duration::from_secs(5)).await;
+    deployment.end(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
@@ -205,7 +206,7 @@ async fn a_server_that_is_not_there_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_lock_nothing_goes_wrong_twenty_times_of_twenty() {
     for round in 0..20 {
-        let report = rehearse(plan(1, 60), 0, &[Guard::Lock]).await;
+        let report = run_stress(plan(1, 60), 0, &[DisabledGuard::Lock]).await;
         assert_eq!(report.faults, [""; 0], "round {round}");
         assert_eq!((report.sold, report.rejected), (1, 59), "round {round}");
     }
@@ -214,7 +215,9 @@ async fn without_the_lock_nothing_goes_wrong_twenty_times_of_twenty() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_lock_and_condition_it_oversells_twenty_times_of_twenty() {
     for round in 0..20 {
-        let report = rehearse(plan(1, 60), 0, &[Guard::Lock, Guard::LedgerCondition]).await;
+        let report =
+            run_stress(plan(1, 60), 0, &[DisabledGuard::Lock, DisabledGuard::LedgerCondition])
+                .await;
         assert_eq!((report.sold, report.oversold_units), (4, 3), "round {round}");
         assert_eq!(report.verdict, Verdict::Fail);
     }
@@ -223,7 +226,7 @@ async fn without_lock_and_condition_it_oversells_twenty_times_of_twenty() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lock_alone_does_not_save_the_sale() {
     for round in 0..3 {
-        let report = rehearse(plan(2, 60), 0, &[Guard::LedgerCondition]).await;
+        let report = run_stress(plan(2, 60), 0, &[DisabledGuard::LedgerCondition]).await;
         assert!(report.oversold_units >= 3, "round {round}: {:?}", report.faults);
         assert!(report.to_string().contains("ledger-condition: must oversell; it oversold"));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flux::core::model::ItemId;
-use flux::load::{Address, Plan, Report, Stress, Target, Verdict};
+use flux::load::{Address, LoadPlan, Report, Stress, Target, Verdict};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -61,8 +61,15 @@ async fn stress(tale: Tale) -> Report {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Address::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     let item = ItemId::parse("ticket_001").unwrap();
-    let plan =
-        Plan { item, stock: None, users: 40, connections: 4, rate: None, duplicates: 0.5, seed: 1 };
+    let plan = LoadPlan {
+        item,
+        stock: None,
+        users: 40,
+        connections: 4,
+        rate: None,
+        duplicates: 0.5,
+        seed: 1,
+    };
     let stress = Stress { plan, target: Target { address, own: None } }.run();
     tokio::select! {
         report = stress => report.unwrap(),

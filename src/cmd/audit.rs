@@ -29,7 +29,9 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings_of_a_store(flags)?;
     let ports = wiring::open(&settings, KeyUse::Read).await?;
     let report = load::audit(&*ports.ledger, args.item.as_ref()).await?;
-    if let (Some(item), true) = (&args.item, report.items.is_empty()) {
+    if let Some(item) = &args.item
+        && report.items.is_empty()
+    {
         let place = wiring::describe(&settings, &ports);
         return Err(Usage(format!("no item {item} here ({place}): check --item")).into());
     }

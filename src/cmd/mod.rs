@@ -11,6 +11,7 @@ mod provision;
 mod restore;
 mod serve;
 mod stress;
+pub mod test_deployment;
 #[cfg_attr(not(feature = "top"), path = "no_top.rs")]
 mod top;
 mod webhooks;

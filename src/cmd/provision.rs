@@ -1,17 +1,19 @@
 #[cfg_attr(not(feature = "aws"), path = "provision/no_aws.rs")]
 mod aws;
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use serde::Deserialize;
 
 use crate::config::{Backend, Flags, Settings};
 use crate::core::model::{ItemId, MAX_STOCK};
+use crate::core::ports::ledger::{ItemSet, Ledger};
 use crate::telemetry::say;
 use crate::wiring;
-use crate::wiring::provision::{Listing, list_items, read_catalog};
 use crate::wiring::{KeyUse, Usage, in_use};
 
 /// Make what a sale needs: tables, queues, items; safe to run twice
@@ -76,9 +78,9 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn items(&self) -> Result<Vec<Listing>, Usage> {
+    fn items(&self) -> Result<Vec<CatalogItem>, Usage> {
         match (&self.item, self.stock, &self.catalog) {
-            (Some(item), Some(stock), _) => Ok(vec![Listing { item_id: item.clone(), stock }]),
+            (Some(item), Some(stock), _) => Ok(vec![CatalogItem { item_id: item.clone(), stock }]),
             (_, _, Some(file)) => read_catalog(file),
             _ => Ok(Vec::new()),
         }
@@ -114,15 +116,16 @@ async fn spare_the_living(args: &Args, settings: &Settings) -> Result<(), Usage>
 }
 
 /// What a dry run says of items where there is no ledger yet.
-fn announce(items: &[Listing]) -> Result<()> {
-    for Listing { item_id, stock } in items {
+fn announce(items: &[CatalogItem]) -> Result<()> {
+    for CatalogItem { item_id, stock } in items {
         say(format_args!("item {item_id} with stock {stock} would be listed"))?;
     }
     Ok(())
 }
 
 async fn on_this_machine(args: Args, settings: Settings) -> Result<()> {
-    let (items, file) = (args.items()?, settings.data.display());
+    let items = args.items()?;
+    let file = settings.data.display();
     if args.queue.is_some() || args.expect.is_some() {
         let what = "--queue and --expect are for AWS: add --backend aws";
         return Err(Usage(what.to_owned()).into());
@@ -142,10 +145,60 @@ async fn on_this_machine(args: Args, settings: Settings) -> Result<()> {
             announce(&items)?;
         }
         (_, false, dry_run) => {
-            let ports = wiring::open(&settings, KeyUse::Settle).await?;
+            let ports = wiring::open(&settings, KeyUse::StoreIfMissing).await?;
             say(format_args!("{file} {}", if there { "is there already" } else { "made" }))?;
             list_items(&*ports.ledger, &items, dry_run).await?;
         }
+    }
+    Ok(())
+}
+
+/// An item as a catalog lists it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CatalogItem {
+    item_id: ItemId,
+    stock: u64,
+}
+
+/// Reads a catalog: a JSON array of `{"item_id","stock"}`, no item twice.
+fn read_catalog(file: &Path) -> Result<Vec<CatalogItem>, Usage> {
+    let wrong = |why: String| Usage(format!("catalog {}: {why}", file.display()));
+    let example = r#"it must be like [{"item_id":"hall_A","stock":500}]"#;
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(format!("{e}; check --catalog")))?;
+    let listed: Vec<CatalogItem> =
+        serde_json::from_str(&text).map_err(|e| wrong(format!("{e}; {example}")))?;
+    let mut seen = HashSet::new();
+    for CatalogItem { item_id: item, stock } in &listed {
+        if *stock > MAX_STOCK {
+            return Err(wrong(format!("{item}: stock must be at most {MAX_STOCK}")));
+        }
+        if !seen.insert(item.clone()) {
+            return Err(wrong(format!("{item} is listed twice: keep one of them")));
+        }
+    }
+    Ok(listed)
+}
+
+/// Lists items, or raises or lowers their stock; a dry run only says what it would do. Stops at
+/// the first that cannot be: those before it are done, and the same again goes on from there.
+async fn list_items(ledger: &dyn Ledger, items: &[CatalogItem], dry_run: bool) -> Result<()> {
+    for CatalogItem { item_id: item, stock } in items {
+        let said = if dry_run {
+            match ledger.item(item).await?.filter(|item| !item.is_removed()) {
+                None => "would be listed".to_owned(),
+                Some(now) if now.stock == *stock => "is there already".to_owned(),
+                Some(now) => format!("would be changed from {}", now.stock),
+            }
+        } else {
+            match ledger.set_stock(item, *stock).await? {
+                ItemSet::Created(_) => "listed".to_owned(),
+                ItemSet::Changed(_) => "changed".to_owned(),
+                ItemSet::Unchanged(_) => "is there already".to_owned(),
+                refused => return Err(super::items::refusal(item, &refused).into()),
+            }
+        };
+        say(format_args!("item {item} with stock {stock} {said}"))?;
     }
     Ok(())
 }

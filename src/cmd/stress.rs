@@ -9,14 +9,14 @@ use clap::ValueEnum;
 
 use super::Usage;
 use super::audit::exit_code;
+use super::test_deployment::{TestDeployment, Topology};
 use crate::config::{Backend, Flags, Settings};
 use crate::core::model::{Clock, ItemId, MAX_STOCK, SystemClock};
 use crate::load::{
-    Address, Circumstances, Guard, Plan, Prices, Report, Stress, StressError, Target,
+    Address, Circumstances, DisabledGuard, LoadPlan, Prices, Report, Stress, StressError, Target,
 };
 use crate::stop;
 use crate::telemetry::{remark, say};
-use crate::wiring::rehearsal::{Cast, Rehearsal};
 
 /// Race buyers for an item, then audit; exit code 1 if a promise broke
 #[derive(Debug, clap::Args)]
@@ -102,20 +102,20 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     }
     let workers = usize::from(args.workers.unwrap_or(1));
     let stopped = stop::on_signal_or_hangup(grace)?;
-    let (rehearsal, target) = match args.target.clone() {
+    let (deployment, target) = match args.target.clone() {
         Some(address) => (None, Target { address: to_buy_at(address, &settings)?, own: None }),
         None => {
-            let cast = Cast { connections: plan.connections, workers, without };
-            let (rehearsal, mut target) = Rehearsal::start(settings, cast).await?;
-            if let (Some(own), Some(prices)) = (&mut target.own, prices) {
-                own.prices = Some(prices);
+            let topology = Topology { connections: plan.connections, workers, without };
+            let (deployment, mut target) = TestDeployment::start(settings, topology).await?;
+            if let Some(own) = &mut target.own {
+                own.prices = prices.or(own.prices.take());
             }
-            (Some(rehearsal), target)
+            (Some(deployment), target)
         }
     };
     let outcome = stopped.run_until_cancelled(Stress { plan, target }.run()).await;
-    if let Some(rehearsal) = rehearsal {
-        rehearsal.end(grace).await;
+    if let Some(deployment) = deployment {
+        deployment.end(grace).await;
     }
     let report = outcome.context("stopped before the end: nothing was audited")?;
     let report = report.map_err(usage)?;
@@ -135,25 +135,25 @@ fn to_buy_at(address: Address, settings: &Settings) -> Result<Address, Usage> {
     }
 }
 
-/// Begins the ids of items that are there to be raced for.
-const TO_BE_RACED_FOR: &str = "stress-";
+/// Begins the ids of items that are there for load tests.
+const STRESS_ITEM_PREFIX: &str = "stress-";
 
 impl Args {
     /// Buying at a running server is for good.
     fn check(&self) -> Result<(), Usage> {
         let item = self.item.as_str();
-        let meant = self.yes_sell_real_stock || item.starts_with(TO_BE_RACED_FOR);
+        let meant = self.yes_sell_real_stock || item.starts_with(STRESS_ITEM_PREFIX);
         if self.target.is_none() || meant {
             return Ok(());
         }
         Err(Usage(format!(
             "--target sells the real stock of {item}: race for an item whose id begins with \
-             {TO_BE_RACED_FOR}, or add --yes-sell-real-stock"
+             {STRESS_ITEM_PREFIX}, or add --yes-sell-real-stock"
         )))
     }
 
-    fn plan(&self) -> Plan {
-        Plan {
+    fn plan(&self) -> LoadPlan {
+        LoadPlan {
             item: self.item.clone(),
             stock: self.stock,
             users: self.users,
@@ -164,10 +164,10 @@ impl Args {
         }
     }
 
-    fn guards(&self) -> Vec<Guard> {
+    fn guards(&self) -> Vec<DisabledGuard> {
         let guard = |name: &GuardName| match name {
-            GuardName::Lock => Guard::Lock,
-            GuardName::LedgerCondition => Guard::LedgerCondition,
+            GuardName::Lock => DisabledGuard::Lock,
+            GuardName::LedgerCondition => DisabledGuard::LedgerCondition,
         };
         self.without.iter().map(guard).collect()
     }
@@ -202,7 +202,7 @@ impl Form {
     }
 }
 
-/// Finds out before the race that a report cannot be written, and leaves what is there.
+/// Fails before the load test if a report cannot be written, and leaves what is there.
 fn open(path: &Path) -> Result<(Form, File)> {
     let file = File::options().create(true).append(true).open(path);
     let wrong = |e| Usage(format!("cannot write to --report {}: {e}", path.display()));

@@ -80,8 +80,8 @@ async fn send_test(flags: &Flags) -> Result<ExitCode> {
         let what = "there is nowhere to send it: set webhook_url and webhook_secret";
         return Err(Usage(what.to_owned()).into());
     };
-    let (begun, now) = (Instant::now(), SystemClock.now());
-    let answer = shop.send_test(now).await;
+    let begun = Instant::now();
+    let answer = shop.send_test(SystemClock.now()).await;
     let ms = begun.elapsed().as_millis();
     match answer {
         Answer::Taken => say(format_args!("{} took it in {ms} ms", shop.endpoint))?,

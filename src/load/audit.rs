@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 
-use super::figures::{AuditReport, Figures, Findings, ItemAudit};
+use super::summary::{AuditReport, AuditSummary, Findings, ItemAudit};
 use crate::core::model::{Decision, Item, ItemId, MacCheck, Order, Quantity, Reason, Timestamp};
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, ItemCounts, Ledger, LedgerError, OrderRecord, OrderState, StoreAudit,
@@ -38,14 +38,14 @@ pub async fn audit_seeing(
     item: Option<&ItemId>,
     see: &mut (dyn FnMut(&AuditedOrder) + Send),
 ) -> Result<AuditReport, LedgerError> {
-    let store_before = patiently(|| ledger.audit_store()).await?;
+    let store_before = retry_while_busy(|| ledger.audit_store()).await?;
     let mut findings = Findings::default();
-    let mut tallies: HashMap<ItemId, Tally> = HashMap::new();
+    let mut totals: HashMap<ItemId, AuditTotals> = HashMap::new();
     each_item(ledger, item, |before| {
         if let Ok(item) = before.item {
-            let before = ItemSeen { item, counts: before.counts, mac: before.mac };
-            tallies
-                .insert(before.item.id.clone(), Tally { before: Some(before), ..Tally::default() });
+            let id = item.id.clone();
+            let before = Some(ItemSeen { item, counts: before.counts, mac: before.mac });
+            totals.insert(id, AuditTotals { before, ..AuditTotals::default() });
         }
     })
     .await?;
@@ -57,37 +57,37 @@ pub async fn audit_seeing(
                 if let OrderState::Decided { decision, .. } = record.state {
                     *decided.entry(decision).or_default() += 1;
                 }
-                tallies.entry(record.order.item.clone()).or_default().add(record, row.mac);
+                totals.entry(record.order.item.clone()).or_default().add(record, row.mac);
             }
             Err(why) => findings.add(why.clone()),
         }
     })
     .await?;
-    let mut items = Vec::with_capacity(tallies.len());
-    let mut lines = HashMap::new();
-    let mut settle = |after: ItemSeen, tally: Tally| {
-        if let Some(line) = tally.line_was_jumped(&after) {
-            lines.insert(after.item.id.clone(), line);
+    let mut items = Vec::with_capacity(totals.len());
+    let mut late = HashMap::new();
+    let mut finish = |after: ItemSeen, total: AuditTotals| {
+        if let Some(late_from) = total.sold_out_of_turn(&after) {
+            late.insert(after.item.id.clone(), late_from);
         }
         let status = after.item.status();
-        let figures = tally.figures(&after);
-        items.push(ItemAudit { item_id: after.item.id, status, figures });
+        let summary = total.summary(&after);
+        items.push(ItemAudit { item_id: after.item.id, status, summary });
     };
     each_item(ledger, item, |after| match after.item {
         Ok(item) => {
-            let tally = tallies.remove(&item.id).unwrap_or_default();
-            settle(ItemSeen { item, counts: after.counts, mac: after.mac }, tally);
+            let total = totals.remove(&item.id).unwrap_or_default();
+            finish(ItemSeen { item, counts: after.counts, mac: after.mac }, total);
         }
         Err(why) => findings.add(why),
     })
     .await?;
-    for (id, tally) in tallies {
+    for (id, total) in totals {
         let nothing = Item::new(id, 0);
-        settle(ItemSeen { item: nothing, counts: None, mac: MacCheck::Fits }, tally);
+        finish(ItemSeen { item: nothing, counts: None, mac: MacCheck::Fits }, total);
     }
     items.sort_by(|a, b| a.item_id.cmp(&b.item_id));
-    count_inversions(ledger, item, &lines, &mut items).await?;
-    let store = patiently(|| ledger.audit_store()).await?;
+    count_inversions(ledger, item, &late, &mut items).await?;
+    let store = retry_while_busy(|| ledger.audit_store()).await?;
     if item.is_none() {
         compare_decisions(&decided, &store_before, &store, &mut findings);
     }
@@ -103,7 +103,8 @@ fn compare_decisions(
     after: &StoreAudit,
     findings: &mut Findings,
 ) {
-    let (Some(before), Some(after)) = (&before.decided, &after.decided) else { return };
+    let Some(before) = &before.decided else { return };
+    let Some(after) = &after.decided else { return };
     let counted = |table: &[(Decision, u64)], decision| {
         let found = table.iter().find(|(counted, _)| *counted == decision);
         found.map_or(0, |(_, orders)| *orders)
@@ -131,23 +132,23 @@ struct ItemSeen {
 
 /// What the rows of one item say, and what the item said before they were read.
 #[derive(Default)]
-struct Tally {
+struct AuditTotals {
     before: Option<ItemSeen>,
-    rows: Figures,
+    rows: AuditSummary,
     decided: u64,
     /// The item's owner has a sold order.
     owner_bought: bool,
     /// Per quantity: the first to be told `sold_out` since the last restock, and the last to buy.
-    spans: BTreeMap<Quantity, Span>,
+    spans: BTreeMap<Quantity, SaleSpan>,
 }
 
 #[derive(Default, Clone, Copy)]
-struct Span {
-    first_no: Option<Timestamp>,
+struct SaleSpan {
+    first_sold_out: Option<Timestamp>,
     last_sold: Option<Timestamp>,
 }
 
-impl Tally {
+impl AuditTotals {
     fn add(&mut self, record: &OrderRecord, mac: MacCheck) {
         let order = &record.order;
         self.rows.orders += 1;
@@ -174,7 +175,7 @@ impl Tally {
             Decision::Rejected(reason) => {
                 self.rows.rejected += 1;
                 if reason == Reason::SoldOut && self.since_restock(order) {
-                    let first = &mut self.spans.entry(order.quantity).or_default().first_no;
+                    let first = &mut self.spans.entry(order.quantity).or_default().first_sold_out;
                     *first = Some(first.map_or(order.accepted_at, |at| at.min(order.accepted_at)));
                 }
             }
@@ -200,17 +201,17 @@ impl Tally {
     }
 
     /// Holds the rows against the item as it was before and after they were read.
-    fn figures(&self, after: &ItemSeen) -> Figures {
+    fn summary(&self, after: &ItemSeen) -> AuditSummary {
         let item = &after.item;
         let rows = &self.rows;
         let sold_before = self.before.as_ref().map_or(0, |before| before.item.sold);
         let moved = item.sold.saturating_sub(sold_before);
         let taken = item.held.saturating_add(rows.sold).saturating_add(moved);
         let open = item.stock.saturating_sub(taken);
-        let refused_one = self.spans.iter().find(|(_, span)| span.first_no.is_some());
+        let refused_one = self.spans.iter().find(|(_, span)| span.first_sold_out.is_some());
         let stranded = refused_one.is_some_and(|(quantity, _)| quantity.units() <= open);
         let counted = item.free.saturating_add(item.held).saturating_add(item.sold);
-        Figures {
+        AuditSummary {
             stock: item.stock,
             free: item.free,
             held: item.held,
@@ -233,7 +234,7 @@ impl Tally {
 
     /// The rows' figures, held against what the store counts. Between the two readings orders may
     /// arrive and be decided, and leave their place for a later one, or for another item's line.
-    fn counted(&self, after: &ItemSeen) -> Figures {
+    fn counted(&self, after: &ItemSeen) -> AuditSummary {
         let rows = &self.rows;
         let Some(now) = after.counts else { return rows.clone() };
         let before = self.before.as_ref().and_then(|before| before.counts);
@@ -246,7 +247,7 @@ impl Tally {
         let moved = now.moved.saturating_sub(before.moved);
         let dead_may_change =
             self.before.is_none() || moved > 0 || before.dead_lettered != now.dead_lettered;
-        Figures {
+        AuditSummary {
             missing_orders: before.orders.saturating_sub(rows.orders).saturating_sub(moved),
             unexpected_orders: rows.orders.saturating_sub(now.orders).saturating_sub(moved),
             undone_decisions: before.decided.saturating_sub(self.decided),
@@ -273,51 +274,52 @@ impl Tally {
 
     /// When somebody bought who came after one that was told `sold_out`: from when on buyers were
     /// too late.
-    fn line_was_jumped(&self, after: &ItemSeen) -> Option<Line> {
-        let mut late_from = Line::default();
+    fn sold_out_of_turn(&self, after: &ItemSeen) -> Option<LateFrom> {
+        let mut late_from = LateFrom::default();
         let mut earliest = None;
-        let mut jumped = false;
+        let mut out_of_turn = false;
         for (quantity, span) in &self.spans {
-            earliest = [earliest, span.first_no].into_iter().flatten().min();
-            if let Some(first_no) = earliest {
-                late_from.0.insert(*quantity, first_no);
-                jumped |= span.last_sold.is_some_and(|sold| sold > first_no);
+            earliest = [earliest, span.first_sold_out].into_iter().flatten().min();
+            if let Some(first_sold_out) = earliest {
+                late_from.0.insert(*quantity, first_sold_out);
+                out_of_turn |= span.last_sold.is_some_and(|sold| sold > first_sold_out);
             }
         }
-        (jumped && !self.restocked_meanwhile(after)).then_some(late_from)
+        (out_of_turn && !self.restocked_meanwhile(after)).then_some(late_from)
     }
 }
 
 /// Per quantity, the instant after which an order of it stands behind one that was told
 /// `sold_out` for the same or less.
 #[derive(Default)]
-struct Line(BTreeMap<Quantity, Timestamp>);
+struct LateFrom(BTreeMap<Quantity, Timestamp>);
 
-/// Reads the orders once more, and only when some item's line was jumped.
+/// Reads the orders once more, and only when some item was sold out of turn.
 async fn count_inversions(
     ledger: &dyn Ledger,
     item: Option<&ItemId>,
-    lines: &HashMap<ItemId, Line>,
+    late: &HashMap<ItemId, LateFrom>,
     items: &mut [ItemAudit],
 ) -> Result<(), LedgerError> {
-    if lines.is_empty() {
+    if late.is_empty() {
         return Ok(());
     }
     let mut inversions: HashMap<&ItemId, u64> = HashMap::new();
-    let only = if lines.len() == 1 { lines.keys().next() } else { item };
+    let only = if late.len() == 1 { late.keys().next() } else { item };
     each_order(ledger, only, |row| {
         let Ok(record) = &row.record else { return };
         let order = &record.order;
         let sold = matches!(record.state, OrderState::Decided { decision: Decision::Sold, .. });
-        if let (true, Some((id, line))) = (sold, lines.get_key_value(&order.item))
-            && line.0.get(&order.quantity).is_some_and(|late| order.accepted_at > *late)
+        if sold
+            && let Some((id, late_from)) = late.get_key_value(&order.item)
+            && late_from.0.get(&order.quantity).is_some_and(|late| order.accepted_at > *late)
         {
             *inversions.entry(id).or_default() += 1;
         }
     })
     .await?;
     for audited in items {
-        audited.figures.inversions = inversions.get(&audited.item_id).copied().unwrap_or(0);
+        audited.summary.inversions = inversions.get(&audited.item_id).copied().unwrap_or(0);
     }
     Ok(())
 }
@@ -329,7 +331,7 @@ async fn each_item(
 ) -> Result<(), LedgerError> {
     let mut after: Option<String> = None;
     loop {
-        let page = patiently(|| ledger.audit_items(after.as_deref())).await?;
+        let page = retry_while_busy(|| ledger.audit_items(after.as_deref())).await?;
         page.rows
             .into_iter()
             .filter(|i| i.item.as_ref().map_or(true, |i| wanted.is_none_or(|w| *w == i.id)))
@@ -348,7 +350,7 @@ async fn each_order(
 ) -> Result<(), LedgerError> {
     let mut after: Option<String> = None;
     loop {
-        let page = patiently(|| ledger.audit_orders(item, after.as_deref())).await?;
+        let page = retry_while_busy(|| ledger.audit_orders(item, after.as_deref())).await?;
         page.rows.iter().for_each(&mut each);
         match page.next {
             Some(next) => after = Some(next),
@@ -358,7 +360,7 @@ async fn each_order(
 }
 
 /// Repeats a read while the ledger is busy, a bounded number of times.
-pub(super) async fn patiently<T, F: Future<Output = Result<T, LedgerError>>>(
+pub(super) async fn retry_while_busy<T, F: Future<Output = Result<T, LedgerError>>>(
     read: impl FnMut() -> F,
 ) -> Result<T, LedgerError> {
     let may_pass =

@@ -13,65 +13,62 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::{Address, Answer, Connection};
-use super::plan::{Plan, Shot, Shots};
-use super::tally::Tally;
+use super::observation::WaitingBuyer;
+use super::plan::{LoadPlan, RequestSchedule, ScheduledRequest};
+use super::stats::LoadStats;
+use crate::client::{Address, Answer, Connection};
 use crate::core::model::{Clock, OrderId, SystemClock};
 
-/// When nobody's order was accepted for so long, the buyers go home.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Buyers give up when no order was accepted for this long.
+const ACCEPTANCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after a broken connection.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// An accepted order whose buyer waits to see the decision, counted from the scheduled instant.
-pub(super) type Waiting = (OrderId, Instant);
-
 /// The sale as all its buyers share it.
 #[derive(Debug)]
 pub(super) struct Sale {
-    plan: Plan,
+    plan: LoadPlan,
     /// Part of every Idempotency-Key, so that no run repeats another one's orders.
     run: String,
     started: Instant,
-    /// Requests not sent yet, and how many were.
-    shots: Mutex<(Shots, u64)>,
-    tally: Mutex<Tally>,
-    waiting: UnboundedSender<Waiting>,
+    schedule: Mutex<RequestSchedule>,
+    stats: Mutex<LoadStats>,
+    waiting: UnboundedSender<WaitingBuyer>,
     bar: ProgressBar,
 }
 
 /// The buyers' connections, open before the sale begins, as those are whose page has the shop open.
 /// One that cannot be opened is tried again with its first order.
-pub(super) async fn arrive(address: &Address, count: usize) -> Vec<Connection> {
-    let arriving = (0..count).map(|_| async {
+pub(super) async fn open_connections(address: &Address, count: usize) -> Vec<Connection> {
+    let opening = (0..count).map(|_| async {
         let mut connection = Connection::to(address);
         let _with_its_first_order = connection.connect().await;
         connection
     });
-    join_all(arriving).await
+    join_all(opening).await
 }
 
 impl Sale {
     pub fn new(
-        plan: Plan,
-        waiting: UnboundedSender<Waiting>,
+        plan: LoadPlan,
+        waiting: UnboundedSender<WaitingBuyer>,
         bar: ProgressBar,
         started: Instant,
     ) -> Self {
-        let shots = Mutex::new((Shots::new(&plan), 0));
-        let tally = Mutex::new(Tally::new(started));
+        let schedule = Mutex::new(RequestSchedule::new(&plan));
+        let stats = Mutex::new(LoadStats::new(started));
         let run = format!("{:x}", SystemClock.now().0);
-        Self { plan, run, started, shots, tally, waiting, bar }
+        Self { plan, run, started, schedule, stats, waiting, bar }
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stats(&self) -> MutexGuard<'_, LoadStats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends every order, over these connections; ends when each was accepted or given up.
     /// Cancelling stops it.
-    pub async fn hold(self, connections: Vec<Connection>) -> Tally {
+    pub async fn run(self, connections: Vec<Connection>) -> LoadStats {
         let sale = Arc::new(self);
         let mut buyers = JoinSet::new();
         for connection in connections {
@@ -80,79 +77,79 @@ impl Sale {
         while let Some(done) = buyers.join_next().await {
             done.expect("a buyer does not panic");
         }
-        let sale = Arc::into_inner(sale).expect("every buyer has gone home");
-        sale.tally.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let sale = Arc::into_inner(sale).expect("every buyer has ended");
+        sale.stats.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send_orders(self: Arc<Self>, mut connection: Connection) {
-        while let Some((shot, scheduled)) = self.next_shot().await {
-            self.buy(&mut connection, shot, scheduled).await;
+        while let Some((request, scheduled)) = self.next_request().await {
+            self.buy(&mut connection, request, scheduled).await;
             self.bar.inc(1);
         }
     }
 
     /// The next request and when it was to be sent. A timer may be late by a millisecond; that
     /// counts as latency.
-    async fn next_shot(&self) -> Option<(Shot, Instant)> {
-        let (shot, before) = {
-            let mut shots = self.shots.lock().unwrap_or_else(PoisonError::into_inner);
-            let shot = shots.0.next()?;
-            shots.1 += 1;
-            (shot, shots.1 - 1)
-        };
-        let Some(rate) = self.plan.rate else { return Some((shot, Instant::now())) };
-        let scheduled = self.started + Duration::from_secs_f64(before as f64 / rate);
+    async fn next_request(&self) -> Option<(ScheduledRequest, Instant)> {
+        let request = self.schedule.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+        let Some(rate) = self.plan.rate else { return Some((request, Instant::now())) };
+        let scheduled = self.started + Duration::from_secs_f64(request.position as f64 / rate);
         tokio::time::sleep_until(scheduled).await;
-        Some((shot, scheduled))
+        Some((request, scheduled))
     }
 
-    async fn buy(&self, connection: &mut Connection, shot: Shot, scheduled: Instant) {
+    async fn buy(
+        &self,
+        connection: &mut Connection,
+        request: ScheduledRequest,
+        scheduled: Instant,
+    ) {
         let begun = Instant::now();
-        let (headers, body) = self.request(shot);
+        let (headers, body) = self.http_request(request);
         loop {
-            self.tally().request();
+            self.stats().add_request();
             let pause = match connection.post("/buy", headers.clone(), body.clone()).await {
                 Ok(answer) => match answer.come_again() {
-                    None => return self.answered(shot, scheduled, &answer),
+                    None => return self.answered(request, scheduled, &answer),
                     Some(pause) => {
-                        self.tally().refuse();
+                        self.stats().add_refusal();
                         pause
                     }
                 },
                 Err(_unanswered) => {
-                    self.tally().connection_errors += 1;
+                    self.stats().connection_errors += 1;
                     RECONNECT_PAUSE
                 }
             };
             tokio::time::sleep(pause).await;
-            let mut tally = self.tally();
-            if begun.max(tally.last_accepted).elapsed() > PATIENCE {
-                tally.given_up += 1;
+            let mut stats = self.stats();
+            if begun.max(stats.last_accepted).elapsed() > ACCEPTANCE_TIMEOUT {
+                stats.given_up += 1;
                 return;
             }
         }
     }
 
-    fn answered(&self, shot: Shot, scheduled: Instant, answer: &Answer) {
-        let mut tally = self.tally();
+    fn answered(&self, request: ScheduledRequest, scheduled: Instant, answer: &Answer) {
+        let mut stats = self.stats();
         let order = (answer.status == StatusCode::ACCEPTED).then(|| located(answer)).flatten();
         let Some(order) = order else {
             let body = String::from_utf8_lossy(&answer.body);
             let short: String = body.chars().take(200).collect();
-            return tally.surprise(&format!("POST /buy: {} {short}", answer.status));
+            return stats.add_unexpected(&format!("POST /buy: {} {short}", answer.status));
         };
-        tally.accept(order, scheduled, shot.keyed.then_some(shot.buyer));
-        if shot.waits() {
-            let _nobody_serves_waiters = self.waiting.send((order, scheduled));
+        stats.add_accepted(order, scheduled, request.keyed.then_some(request.buyer));
+        if request.waits() {
+            let _nobody_serves_waiters = self.waiting.send(WaitingBuyer { order, scheduled });
         }
     }
 
-    fn request(&self, shot: Shot) -> (HeaderMap, Bytes) {
-        let name = format!("buyer-{}-{}", self.plan.seed, shot.buyer);
+    fn http_request(&self, request: ScheduledRequest) -> (HeaderMap, Bytes) {
+        let name = format!("buyer-{}-{}", self.plan.seed, request.buyer);
         let body = json!({"user_id": name, "item_id": self.plan.item}).to_string();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if shot.keyed {
+        if request.keyed {
             let key = HeaderValue::try_from(format!("{}-{name}", self.run));
             let key = key.expect("letters, digits and dashes are a header value");
             headers.insert(IDEMPOTENCY_KEY, key);

@@ -7,13 +7,14 @@ use std::fmt;
 use serde::Serialize;
 
 use super::cost::Cost;
-use super::course::Course;
-use super::figures::Verdict;
-use super::race::Guard;
-use super::tally::Percentiles;
+use super::guard_experiment::DisabledGuard;
+use super::http_audit::StockSample;
+use super::stats::{LatencyBin, Percentiles};
+use super::summary::Verdict;
+use super::timeline::Timeline;
 use crate::core::model::ItemId;
 
-/// Figures of a race, with their circumstances.
+/// Figures of a load test, with their circumstances.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub verdict: Verdict,
@@ -58,7 +59,7 @@ pub struct Report {
     pub cost: Option<Cost>,
     /// `ledger`: from the stored orders. `http`: from what the API shows.
     pub audited_by: &'static str,
-    pub without: Vec<Guard>,
+    pub without: Vec<DisabledGuard>,
     pub backend: String,
     /// Null with `--target`.
     pub workers: Option<usize>,
@@ -76,7 +77,20 @@ pub struct Report {
     pub commit: &'static str,
     /// Drawn in the report for people, and not in the JSON.
     #[serde(skip)]
-    pub course: Course,
+    pub plots: PlotData,
+}
+
+/// What is drawn of a sale, beside the figures of its report.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PlotData {
+    pub(super) timeline: Timeline,
+    /// Units sold, by the ledger; apart, so that a sale that is over at once is told finely.
+    pub(super) sold: Timeline,
+    /// How many were acknowledged, and saw their decision, after how long.
+    pub(super) ack: Vec<LatencyBin>,
+    pub(super) decision: Vec<LatencyBin>,
+    /// Of a foreign server's item; of our own, `timeline` says it.
+    pub(super) stock: Vec<StockSample>,
 }
 
 /// Network round trips per accepted order, from the first send to the last acknowledgement.
@@ -184,7 +198,7 @@ impl Report {
             return None;
         }
         let names: Vec<_> = self.without.iter().map(|guard| guard.as_str()).collect();
-        let must_oversell = self.without.contains(&Guard::LedgerCondition);
+        let must_oversell = self.without.contains(&DisabledGuard::LedgerCondition);
         let expected = if must_oversell { "must oversell" } else { "nothing may go wrong" };
         let happened = match (self.verdict, self.oversold_units) {
             (Verdict::Pass, _) => "nothing went wrong".to_owned(),

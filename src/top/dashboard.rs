@@ -25,7 +25,7 @@ pub struct History {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Board {
+pub struct Snapshot {
     pub at: String,
     pub at_ms: u64,
     pub backend: String,
@@ -40,16 +40,16 @@ pub struct Board {
     pub rates: Rates,
     pub rejected_by_reason: BTreeMap<String, u64>,
     pub backlog: Backlog,
-    pub decision_ms: Times,
-    pub ack_ms: Times,
+    pub decision_ms: LatencyPercentiles,
+    pub ack_ms: LatencyPercentiles,
     /// `None` where only the server itself is seen.
-    pub workers: Option<Vec<Worker>>,
+    pub workers: Option<Vec<WorkerRow>>,
     /// False while nobody knows the items; older servers do not say.
     pub items_known: Option<bool>,
-    pub items: Vec<Item>,
+    pub items: Vec<ItemRow>,
     pub items_more: bool,
-    pub last: Vec<Last>,
-    pub dead_letters: Vec<Letter>,
+    pub last: Vec<DecisionRow>,
+    pub dead_letters: Vec<DeadLetterRow>,
     pub oversold_units: Option<u64>,
     pub stranded_units: Option<u64>,
 }
@@ -74,14 +74,14 @@ pub struct Backlog {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Times {
+pub struct LatencyPercentiles {
     pub p50: Option<f64>,
     pub p99: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Worker {
+pub struct WorkerRow {
     pub kind: String,
     pub host: String,
     pub pid: u32,
@@ -92,7 +92,7 @@ pub struct Worker {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Item {
+pub struct ItemRow {
     pub item_id: String,
     pub stock: u64,
     pub free: u64,
@@ -105,7 +105,7 @@ pub struct Item {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Last {
+pub struct DecisionRow {
     pub order_id: String,
     pub item_id: String,
     /// Only the admin is told.
@@ -118,13 +118,13 @@ pub struct Last {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Letter {
+pub struct DeadLetterRow {
     pub order_id: String,
     pub reason: String,
     pub at: String,
 }
 
-impl Board {
+impl Snapshot {
     /// This second in the plots.
     pub fn point(&self) -> Point {
         Point {

@@ -11,7 +11,7 @@ pub struct Event {
 
 /// What has come of a stream, and is no whole event yet.
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct EventParser {
     line: Vec<u8>,
     name: String,
     data: String,
@@ -21,7 +21,7 @@ pub struct Events {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
-impl Events {
+impl EventParser {
     /// The events that these bytes complete.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
@@ -73,9 +73,9 @@ mod tests {
     fn events_are_whole_whatever_the_pieces_they_come_in() {
         let stream = ": hello\n\nevent: board\r\nid: 7\ndata: {\"a\":\ndata: 1}\n\ndata: x\u{2028}\n\nevent: cut";
         for size in 1..stream.len() {
-            let mut events = Events::default();
+            let mut parser = EventParser::default();
             let pieces = stream.as_bytes().chunks(size);
-            let all: Vec<Event> = pieces.flat_map(|piece| events.take(piece).unwrap()).collect();
+            let all: Vec<Event> = pieces.flat_map(|piece| parser.take(piece).unwrap()).collect();
             let event =
                 |name: &str, data: &str| Event { name: name.to_owned(), data: data.to_owned() };
             assert_eq!(
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn an_endless_event_is_given_up() {
-        let mut events = Events::default();
+        let mut parser = EventParser::default();
         let piece = vec![b'x'; 1 << 20];
-        let taken: Vec<_> = (0..5).map(|_| events.take(&piece)).collect();
+        let taken: Vec<_> = (0..5).map(|_| parser.take(&piece)).collect();
         assert_eq!(taken.last(), Some(&Err(TooLong)));
     }
 }

@@ -10,43 +10,43 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::dashboard::{Board, History, Point};
-use super::events::{Event, Events};
+use super::dashboard::{History, Point, Snapshot};
+use super::events::{Event, EventParser};
 use crate::client::Address;
 use crate::client::stream::{Streamed, stream};
 
 const PATH: &str = "/events";
-/// The server tells something every second; after so long without a word it is gone.
-const SILENCE: Duration = Duration::from_secs(10);
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// News that wait to be shown.
-const WAITING: usize = 16;
+/// The server sends something every second; after this long without data it is taken for gone.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// Events that wait to be shown.
+const EVENTS_WAITING: usize = 16;
 
 #[derive(Debug)]
-pub enum News {
+pub enum FeedEvent {
     History(Vec<Point>),
-    Board(Box<Board>),
+    Snapshot(Box<Snapshot>),
     /// There is no connection, in a few words; it is tried again.
-    Trouble(String),
+    Disconnected(String),
 }
 
 /// Stops following when dropped.
 #[derive(Debug)]
 pub struct Feed {
-    news: Receiver<News>,
+    events: Receiver<FeedEvent>,
     following: JoinHandle<()>,
 }
 
 impl Feed {
     pub fn start(address: Address) -> Feed {
-        let (teller, news) = channel(WAITING);
-        Feed { news, following: tokio::spawn(follow(address, teller)) }
+        let (sender, events) = channel(EVENTS_WAITING);
+        Feed { events, following: tokio::spawn(follow(address, sender)) }
     }
 
     /// Safe to cancel.
-    pub async fn next(&mut self) -> News {
-        match self.news.recv().await {
-            Some(news) => news,
+    pub async fn next(&mut self) -> FeedEvent {
+        match self.events.recv().await {
+            Some(event) => event,
             // It follows for as long as anybody listens, unless it panicked.
             None => std::future::pending().await,
         }
@@ -59,38 +59,38 @@ impl Drop for Feed {
     }
 }
 
-async fn follow(address: Address, teller: Sender<News>) {
+async fn follow(address: Address, sender: Sender<FeedEvent>) {
     loop {
-        let trouble = follow_once(&address, &teller).await;
-        if teller.send(News::Trouble(trouble)).await.is_err() {
+        let error = follow_once(&address, &sender).await;
+        if sender.send(FeedEvent::Disconnected(error)).await.is_err() {
             return;
         }
-        sleep(AGAIN_AFTER).await;
+        sleep(RECONNECT_PAUSE).await;
     }
 }
 
 /// Why it ended.
-async fn follow_once(address: &Address, teller: &Sender<News>) -> String {
+async fn follow_once(address: &Address, sender: &Sender<FeedEvent>) -> String {
     let accept = (ACCEPT, HeaderValue::from_static("text/event-stream"));
     let mut streamed = match stream(address, PATH, HeaderMap::from_iter([accept])).await {
         Ok(streamed) if streamed.status == StatusCode::OK => streamed,
         Ok(streamed) => return refused(streamed.status),
         Err(e) => return format!("no connection: {e}"),
     };
-    let mut events = Events::default();
+    let mut parser = EventParser::default();
     loop {
         let bytes = match next_bytes(&mut streamed).await {
             Ok(bytes) => bytes,
             Err(why) => return why,
         };
-        let Ok(events) = events.take(&bytes) else { return "what it tells is too long".to_owned() };
+        let Ok(events) = parser.take(&bytes) else { return "what it tells is too long".to_owned() };
         for event in events {
-            let news = match news(&event) {
-                Ok(Some(news)) => news,
+            let event = match feed_event(&event) {
+                Ok(Some(event)) => event,
                 Ok(None) => continue,
                 Err(e) => return format!("what it tells of the sale makes no sense: {e}"),
             };
-            if teller.send(news).await.is_err() {
+            if sender.send(event).await.is_err() {
                 return "nobody listens".to_owned();
             }
         }
@@ -98,8 +98,8 @@ async fn follow_once(address: &Address, teller: &Sender<News>) -> String {
 }
 
 async fn next_bytes(streamed: &mut Streamed) -> Result<hyper::body::Bytes, String> {
-    match timeout(SILENCE, streamed.body.frame()).await {
-        Err(_) => Err(format!("silent for {} s", SILENCE.as_secs())),
+    match timeout(SILENCE_TIMEOUT, streamed.body.frame()).await {
+        Err(_) => Err(format!("silent for {} s", SILENCE_TIMEOUT.as_secs())),
         Ok(None) => Err("the server closed the connection".to_owned()),
         Ok(Some(Err(e))) => Err(format!("connection lost: {e}")),
         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
@@ -116,13 +116,13 @@ fn refused(status: StatusCode) -> String {
     }
 }
 
-fn news(event: &Event) -> serde_json::Result<Option<News>> {
+fn feed_event(event: &Event) -> serde_json::Result<Option<FeedEvent>> {
     fn read<T: DeserializeOwned>(event: &Event) -> serde_json::Result<T> {
         serde_json::from_str(&event.data)
     }
     Ok(match event.name.as_str() {
-        "history" => Some(News::History(read::<History>(event)?.points)),
-        "board" => Some(News::Board(read(event)?)),
+        "history" => Some(FeedEvent::History(read::<History>(event)?.points)),
+        "board" => Some(FeedEvent::Snapshot(read(event)?)),
         _ => None,
     })
 }

@@ -3,13 +3,13 @@
 mod dashboard;
 mod events;
 mod feed;
+mod format;
 mod plain;
 mod screen;
-mod sight;
+mod state;
 #[cfg(test)]
 mod tests;
 mod view;
-mod words;
 
 use std::io;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Address;
-use feed::{Feed, News};
-use sight::Sight;
+use feed::{Feed, FeedEvent};
+use state::AppState;
 use view::Theme;
 
 /// How long a first look may take.
@@ -36,25 +36,25 @@ impl Top {
     /// Shows the sale on this terminal until the person leaves or `stop`; the terminal is then as
     /// it was before, after a panic too. Lost connections are opened again.
     pub async fn watch(self, colour: bool, stop: CancellationToken) -> io::Result<()> {
-        let sight = Sight::of(&self.address);
-        screen::run(sight, Feed::start(self.address), Theme { colour }, stop).await
+        let state = AppState::of(&self.address);
+        screen::run(state, Feed::start(self.address), Theme { colour }, stop).await
     }
 
     /// What is known now, as text for a person or a script; the error says why there is nothing.
     pub async fn once(self) -> Result<String, String> {
-        let mut sight = Sight::of(&self.address);
+        let mut state = AppState::of(&self.address);
         let mut feed = Feed::start(self.address);
         let looking = async {
-            while sight.board.is_none() {
+            while state.snapshot.is_none() {
                 match feed.next().await {
-                    News::Trouble(trouble) => return Err(trouble),
-                    news => sight.take(news),
+                    FeedEvent::Disconnected(error) => return Err(error),
+                    event => state.update(event),
                 }
             }
             Ok(())
         };
-        let late = || format!("no board within {} s", FIRST_WITHIN.as_secs());
+        let late = || format!("no data within {} s", FIRST_WITHIN.as_secs());
         timeout(FIRST_WITHIN, looking).await.map_err(|_| late())??;
-        Ok(plain::page(&sight))
+        Ok(plain::page(&state))
     }
 }

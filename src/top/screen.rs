@@ -11,11 +11,11 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 
 use super::feed::Feed;
-use super::sight::{Page, Sight, Wish};
+use super::state::{AppState, Tab, UserCommand};
 use super::view::{Theme, draw};
 
 /// How soon the reader of keys notices that it is no longer wanted.
-const LOOK_UP_EVERY: Duration = Duration::from_millis(100);
+const KEY_POLL_PAUSE: Duration = Duration::from_millis(100);
 /// The page is drawn so often at least, so that it says how old it is.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 const KEYS_WAITING: usize = 64;
@@ -37,24 +37,24 @@ impl Drop for Screen {
 }
 
 pub async fn run(
-    mut sight: Sight,
+    mut state: AppState,
     mut feed: Feed,
     theme: Theme,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let mut screen = Screen::take()?;
-    let mut keys = Keys::read();
+    let mut keys = KeyReader::read();
     let mut tick = tokio::time::interval(DRAW_EVERY);
     loop {
-        screen.0.draw(|frame| draw(frame, &sight, &theme))?;
+        screen.0.draw(|frame| draw(frame, &state, &theme))?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            news = feed.next() => sight.take(news),
+            event = feed.next() => state.update(event),
             key = keys.next() => match key {
                 // Nobody is there any more.
                 None => return Ok(()),
                 Some(Pressed::Resized) => {}
-                Some(Pressed::Wish(wish)) => if !sight.wish(wish) { return Ok(()) },
+                Some(Pressed::Command(command)) => if !state.apply(command) { return Ok(()) },
             },
             _ = tick.tick() => {}
         }
@@ -62,30 +62,30 @@ pub async fn run(
 }
 
 enum Pressed {
-    Wish(Wish),
+    Command(UserCommand),
     Resized,
 }
 
 /// A thread that reads the terminal's events; it ends soon after this is dropped.
-struct Keys {
+struct KeyReader {
     pressed: Receiver<Pressed>,
     unwanted: Arc<AtomicBool>,
 }
 
-impl Keys {
-    fn read() -> Keys {
+impl KeyReader {
+    fn read() -> KeyReader {
         let (sender, pressed) = channel(KEYS_WAITING);
         let unwanted = Arc::new(AtomicBool::new(false));
         let over = unwanted.clone();
         std::thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                match event::poll(LOOK_UP_EVERY) {
+                match event::poll(KEY_POLL_PAUSE) {
                     Ok(false) => continue,
                     Ok(true) => {}
                     Err(_) => return,
                 }
                 let pressed = match event::read() {
-                    Ok(Event::Key(key)) => wish(key).map(Pressed::Wish),
+                    Ok(Event::Key(key)) => command(key).map(Pressed::Command),
                     Ok(Event::Resize(..)) => Some(Pressed::Resized),
                     Ok(_) => None,
                     Err(_) => return,
@@ -95,7 +95,7 @@ impl Keys {
                 }
             }
         });
-        Keys { pressed, unwanted }
+        KeyReader { pressed, unwanted }
     }
 
     async fn next(&mut self) -> Option<Pressed> {
@@ -103,33 +103,33 @@ impl Keys {
     }
 }
 
-impl Drop for Keys {
+impl Drop for KeyReader {
     fn drop(&mut self) {
         self.unwanted.store(true, Ordering::Relaxed);
     }
 }
 
-fn wish(key: KeyEvent) -> Option<Wish> {
+fn command(key: KeyEvent) -> Option<UserCommand> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return (key.code == KeyCode::Char('c')).then_some(Wish::End);
+        return (key.code == KeyCode::Char('c')).then_some(UserCommand::Quit);
     }
     Some(match key.code {
-        KeyCode::Char('q') | KeyCode::Esc => Wish::Leave,
-        KeyCode::Char('?') | KeyCode::Char('h') => Wish::Help,
-        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => Wish::Turn(1),
-        KeyCode::BackTab | KeyCode::Left => Wish::Turn(-1),
-        KeyCode::Down | KeyCode::Char('j') => Wish::Scroll(1),
-        KeyCode::Up | KeyCode::Char('k') => Wish::Scroll(-1),
-        KeyCode::PageDown | KeyCode::Char(' ') => Wish::Scroll(10),
-        KeyCode::PageUp => Wish::Scroll(-10),
-        KeyCode::Home => Wish::Scroll(isize::MIN),
-        KeyCode::End => Wish::Scroll(isize::MAX),
+        KeyCode::Char('q') | KeyCode::Esc => UserCommand::Back,
+        KeyCode::Char('?') | KeyCode::Char('h') => UserCommand::Help,
+        KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => UserCommand::MoveTab(1),
+        KeyCode::BackTab | KeyCode::Left => UserCommand::MoveTab(-1),
+        KeyCode::Down | KeyCode::Char('j') => UserCommand::Scroll(1),
+        KeyCode::Up | KeyCode::Char('k') => UserCommand::Scroll(-1),
+        KeyCode::PageDown | KeyCode::Char(' ') => UserCommand::Scroll(10),
+        KeyCode::PageUp => UserCommand::Scroll(-10),
+        KeyCode::Home => UserCommand::Scroll(isize::MIN),
+        KeyCode::End => UserCommand::Scroll(isize::MAX),
         KeyCode::Char(digit) => {
             let index = (digit.to_digit(10)? as usize).checked_sub(1)?;
-            Wish::Page(*Page::ALL.get(index)?)
+            UserCommand::Tab(*Tab::ALL.get(index)?)
         }
         _ => return None,
     })
@@ -141,12 +141,12 @@ mod tests {
 
     #[test]
     fn keys_turn_pages_scroll_help_and_leave() {
-        let key = |code| wish(KeyEvent::new(code, KeyModifiers::NONE));
-        assert_eq!(key(KeyCode::Char('3')), Some(Wish::Page(Page::Workers)));
+        let key = |code| command(KeyEvent::new(code, KeyModifiers::NONE));
+        assert_eq!(key(KeyCode::Char('3')), Some(UserCommand::Tab(Tab::Workers)));
         assert_eq!(key(KeyCode::Char('9')), None);
-        assert_eq!(key(KeyCode::Tab), Some(Wish::Turn(1)));
-        assert_eq!(key(KeyCode::Char('?')), Some(Wish::Help));
+        assert_eq!(key(KeyCode::Tab), Some(UserCommand::MoveTab(1)));
+        assert_eq!(key(KeyCode::Char('?')), Some(UserCommand::Help));
         let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        assert_eq!(wish(interrupt), Some(Wish::End));
+        assert_eq!(command(interrupt), Some(UserCommand::Quit));
     }
 }

@@ -6,15 +6,15 @@ use ratatui::style::{Color, Modifier};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::feed::News;
+use super::feed::FeedEvent;
 use super::plain;
-use super::sight::{Page, Sight, Wish};
+use super::state::{AppState, Tab, UserCommand};
 use super::view::{Theme, draw};
 use crate::client::Address;
 
 const COLOURED: Theme = Theme { colour: true };
 
-fn board() -> Value {
+fn snapshot() -> Value {
     json!({
         "at": "2026-11-24T12:00:00.000Z", "at_ms": 1_000_000, "backend": "embedded",
         "uptime_s": 3_700, "accepted": 12_345, "decided": 12_300, "sold": 500,
@@ -37,26 +37,26 @@ fn board() -> Value {
     })
 }
 
-fn sight(board: &Value) -> Sight {
-    let mut sight = Sight::of(&Address::parse("http://127.0.0.1:5000").unwrap());
+fn state(snapshot: &Value) -> AppState {
+    let mut state = AppState::of(&Address::parse("http://127.0.0.1:5000").unwrap());
     let points = (0..200_u32).map(|second| super::dashboard::Point {
         at_ms: u64::from(second),
         accepted_per_s: (second > 100).then_some(f64::from(second)),
         ..Default::default()
     });
-    sight.take(News::History(points.collect()));
-    sight.take(News::Board(Box::new(serde_json::from_value(board.clone()).unwrap())));
-    sight
+    state.update(FeedEvent::History(points.collect()));
+    state.update(FeedEvent::Snapshot(Box::new(serde_json::from_value(snapshot.clone()).unwrap())));
+    state
 }
 
-fn terminal(sight: &Sight, (width, height): (u16, u16), theme: Theme) -> Terminal<TestBackend> {
+fn terminal(state: &AppState, (width, height): (u16, u16), theme: Theme) -> Terminal<TestBackend> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw(frame, sight, &theme)).unwrap();
+    terminal.draw(|frame| draw(frame, state, &theme)).unwrap();
     terminal
 }
 
-fn picture(sight: &Sight, size: (u16, u16)) -> String {
-    terminal(sight, size, COLOURED).backend().to_string()
+fn picture(state: &AppState, size: (u16, u16)) -> String {
+    terminal(state, size, COLOURED).backend().to_string()
 }
 
 fn assert_shows(picture: &str, parts: &[&str]) {
@@ -67,9 +67,9 @@ fn assert_shows(picture: &str, parts: &[&str]) {
 
 #[test]
 fn the_overview_tells_the_sale_on_any_terminal() {
-    let sight = sight(&board());
+    let state = state(&snapshot());
     for size in [(80, 24), (120, 40), (200, 60)] {
-        let picture = picture(&sight, size);
+        let picture = picture(&state, size);
         assert_shows(
             &picture,
             &[
@@ -94,70 +94,70 @@ fn the_overview_tells_the_sale_on_any_terminal() {
             ],
         );
     }
-    assert_shows(&picture(&sight, (40, 10)), &["hall_A", "accepted 12,345"]);
-    assert_shows(&picture(&sight, (39, 9)), &["at least 40x10"]);
+    assert_shows(&picture(&state, (40, 10)), &["hall_A", "accepted 12,345"]);
+    assert_shows(&picture(&state, (39, 9)), &["at least 40x10"]);
 }
 
 #[test]
 fn a_bar_is_full_only_when_nothing_is_free_and_shows_the_first_unit() {
-    let picture = picture(&sight(&board()), (80, 24));
+    let picture = picture(&state(&snapshot()), (80, 24));
     let bar = |item: &str| {
         let line = picture.lines().find(|line| line.contains(item)).unwrap();
         line.chars().filter(|c| "#=.".contains(*c)).collect::<String>()
     };
     assert!(bar("hall_A").chars().all(|c| c == '#'));
     assert!(bar("hall_B").starts_with("#.") && bar("hall_B").ends_with('.'));
-    let mut one_left = board();
+    let mut one_left = snapshot();
     one_left["items"] = json!([{"item_id": "x_", "stock": 1_000, "free": 1, "sold": 999}]);
-    let picture = self::picture(&sight(&one_left), (80, 24));
+    let picture = self::picture(&state(&one_left), (80, 24));
     assert_shows(&picture, &["#. ", "999/1,000"]);
 }
 
 #[test]
 fn pages_turn_lists_scroll_and_help_comes_and_goes() {
-    let mut many = board();
+    let mut many = snapshot();
     let items = (0..100).map(|n| json!({"item_id": format!("item_{n:03}"), "stock": 1, "free": 1}));
     many["items"] = items.collect();
-    let mut sight = sight(&many);
-    sight.wish(Wish::Turn(1));
-    assert_eq!(sight.page, Page::Items);
-    assert_shows(&picture(&sight, (80, 24)), &["item_000", "item_018"]);
-    sight.wish(Wish::Scroll(50));
-    let scrolled = picture(&sight, (80, 24));
+    let mut state = state(&many);
+    state.apply(UserCommand::MoveTab(1));
+    assert_eq!(state.tab, Tab::Items);
+    assert_shows(&picture(&state, (80, 24)), &["item_000", "item_018"]);
+    state.apply(UserCommand::Scroll(50));
+    let scrolled = picture(&state, (80, 24));
     assert_shows(&scrolled, &["item_050"]);
     assert!(!scrolled.contains("item_049"));
-    sight.wish(Wish::Scroll(isize::MAX));
-    assert_shows(&picture(&sight, (80, 24)), &["item_099"]);
-    sight.wish(Wish::Turn(-2));
-    assert_shows(&picture(&sight, (80, 24)), &["flux dlq list", "o-2", "not an order"]);
-    sight.wish(Wish::Help);
-    assert_shows(&picture(&sight, (80, 24)), &["Keys", "another page"]);
-    assert!(sight.wish(Wish::Leave), "leaves the help first");
-    assert!(!sight.wish(Wish::Leave));
+    state.apply(UserCommand::Scroll(isize::MAX));
+    assert_shows(&picture(&state, (80, 24)), &["item_099"]);
+    state.apply(UserCommand::MoveTab(-2));
+    assert_shows(&picture(&state, (80, 24)), &["flux dlq list", "o-2", "not an order"]);
+    state.apply(UserCommand::Help);
+    assert_shows(&picture(&state, (80, 24)), &["Keys", "another page"]);
+    assert!(state.apply(UserCommand::Back), "leaves the help first");
+    assert!(!state.apply(UserCommand::Back));
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_old_says_so_and_why() {
-    let mut sight = sight(&board());
-    sight.heard = Some(Instant::now());
+    let mut state = state(&snapshot());
+    state.received_at = Some(Instant::now());
     tokio::time::advance(std::time::Duration::from_secs(4)).await;
-    assert_shows(&picture(&sight, (80, 24)), &["STALE 4s", "hall_A"]);
-    sight.take(News::Trouble("no connection: refused".to_owned()));
-    assert_shows(&picture(&sight, (80, 24)), &["STALE 4s: no connection: refused"]);
-    sight.take(News::Board(Box::new(serde_json::from_value(board()).unwrap())));
-    assert_shows(&picture(&sight, (80, 24)), &["live"]);
-    let mut never = Sight::of(&Address::parse("http://127.0.0.1:1").unwrap());
-    never.take(News::Trouble("no connection: refused".to_owned()));
+    assert_shows(&picture(&state, (80, 24)), &["STALE 4s", "hall_A"]);
+    state.update(FeedEvent::Disconnected("no connection: refused".to_owned()));
+    assert_shows(&picture(&state, (80, 24)), &["STALE 4s: no connection: refused"]);
+    state.update(FeedEvent::Snapshot(Box::new(serde_json::from_value(snapshot()).unwrap())));
+    assert_shows(&picture(&state, (80, 24)), &["live"]);
+    let mut never = AppState::of(&Address::parse("http://127.0.0.1:1").unwrap());
+    never.update(FeedEvent::Disconnected("no connection: refused".to_owned()));
     assert_shows(&picture(&never, (80, 24)), &["NO CONNECTION", "refused; trying again"]);
 }
 
 #[test]
 fn an_oversold_unit_is_told_in_red_and_without_colour_in_bold() {
-    let mut wrong = board();
+    let mut wrong = snapshot();
     wrong["oversold_units"] = json!(3);
-    let sight = sight(&wrong);
+    let state = state(&wrong);
     let cell = |theme| {
-        let terminal = terminal(&sight, (80, 24), theme);
+        let terminal = terminal(&state, (80, 24), theme);
         let buffer = terminal.backend().buffer().clone();
         let y = (0..24).find(|y| {
             (0..8).map(|x| buffer[(x, *y)].symbol()).eq("oversold".split("").skip(1).take(8))
@@ -168,7 +168,7 @@ fn an_oversold_unit_is_told_in_red_and_without_colour_in_bold() {
     let plain = cell(Theme { colour: false });
     assert_eq!(plain.fg, Color::Reset);
     assert!(plain.modifier.contains(Modifier::BOLD));
-    let terminal = terminal(&sight, (80, 24), Theme { colour: false });
+    let terminal = terminal(&state, (80, 24), Theme { colour: false });
     let colours = terminal.backend().buffer().content().iter().map(|cell| (cell.fg, cell.bg));
     assert!(colours.into_iter().all(|both| both == (Color::Reset, Color::Reset)));
 }
@@ -185,26 +185,26 @@ fn poisoned(value: &mut Value) {
 
 #[test]
 fn text_from_outside_sends_no_escape_sequence_to_the_terminal() {
-    let mut board = board();
-    poisoned(&mut board);
-    let mut sight = sight(&board);
+    let mut snapshot = snapshot();
+    poisoned(&mut snapshot);
+    let mut state = state(&snapshot);
     let harmless = |text: &str| {
         let bad = |c: &char| c.is_control() && *c != '\n' || *c == '\u{202e}';
         assert_eq!(text.chars().find(bad), None, "{text:?}");
     };
-    for page in Page::ALL {
-        sight.wish(Wish::Page(page));
-        harmless(&picture(&sight, (120, 40)));
+    for page in Tab::ALL {
+        state.apply(UserCommand::Tab(page));
+        harmless(&picture(&state, (120, 40)));
     }
-    let text = plain::page(&sight);
+    let text = plain::page(&state);
     harmless(&text);
     let lines = text.lines().count();
-    assert_eq!(lines, plain::page(&self::sight(&self::board())).lines().count(), "{text}");
+    assert_eq!(lines, plain::page(&self::state(&self::snapshot())).lines().count(), "{text}");
 }
 
 #[test]
 fn as_text_each_fact_is_a_line() {
-    let text = plain::page(&sight(&board()));
+    let text = plain::page(&state(&snapshot()));
     for line in [
         "flux at http://127.0.0.1:5000, backend embedded, up 1h1m",
         "units: 0 oversold, 0 stranded",

@@ -135,7 +135,8 @@ fn in_file(file: String) -> KeySource {
 fn at_url(url: Uri) -> KeySource {
     let web = Web::new();
     Box::new(move || {
-        let (web, mut request) = (web.clone(), Request::new(Full::<Bytes>::default()));
+        let web = web.clone();
+        let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = url.clone();
         let ask = async move {
             let reply = web.send(request, ANSWER_WITHIN, SET_MAX).await;

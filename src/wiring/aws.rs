@@ -70,7 +70,11 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
         }
     };
     let names = super::names(key);
-    let webhooks = webhooks(settings, &aws, &queue.queue_url, &clock);
+    let webhooks = settings.webhook_url.as_ref().map(|_| {
+        let kinds = super::event_kinds(settings);
+        let outbox = SqsWebhooks::new(&aws, &queue.queue_url, kinds, clock.clone());
+        Arc::new(outbox) as Arc<dyn Webhooks>
+    });
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone(), clock.clone())),
         ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key, clock.clone())),
@@ -88,8 +92,8 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
     })
 }
 
-/// The outbox, whether or not there is a shop.
-pub(super) async fn outbox(
+/// The outbox beside the queue of orders, whether or not there is a shop.
+pub(super) async fn webhook_outbox(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Webhooks>> {
@@ -97,22 +101,7 @@ pub(super) async fn outbox(
     let Some(orders) = &settings.sqs_queue_url else {
         return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
     };
-    Ok(Arc::new(SqsWebhooks::new(&aws, orders, super::webhooks::kinds(settings), clock)))
-}
-
-fn webhooks(
-    settings: &Settings,
-    aws: &Aws,
-    orders_url: &str,
-    clock: &Arc<dyn Clock>,
-) -> Option<Arc<dyn Webhooks>> {
-    settings.webhook_url.as_ref()?;
-    Some(Arc::new(SqsWebhooks::new(
-        aws,
-        orders_url,
-        super::webhooks::kinds(settings),
-        clock.clone(),
-    )))
+    Ok(Arc::new(SqsWebhooks::new(&aws, orders, super::event_kinds(settings), clock)))
 }
 
 /// Elsewhere the queue would seem not to be there.
@@ -157,14 +146,14 @@ async fn order_key(
     Ok(key)
 }
 
-/// Queues and tables of a rehearsal's own.
+/// Queues and tables for one run.
 #[derive(Debug)]
-pub(super) struct Throwaway {
+pub struct TemporaryCloud {
     aws: Aws,
     plan: Plan,
 }
 
-impl Throwaway {
+impl TemporaryCloud {
     /// Makes them under this name, and points the settings at them.
     pub(super) async fn make(settings: &mut Settings, name: String, fifo: bool) -> Result<Self> {
         settings.dynamodb_table.clone_from(&name);

@@ -6,13 +6,12 @@ pub mod aws;
 pub mod backup;
 mod descriptors;
 pub mod in_use;
-pub mod items;
-pub mod letters;
+#[cfg(feature = "aws")]
 pub mod provision;
 #[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
 mod redis;
-pub mod rehearsal;
 pub mod reload;
+pub mod temporary_store;
 #[cfg_attr(not(feature = "otel"), path = "no_traces.rs")]
 pub mod traces;
 pub mod webhooks;
@@ -40,6 +39,7 @@ use crate::core::engine::intake::Intake;
 use crate::core::engine::tracer::Tracer;
 use crate::core::engine::worker::Rules;
 use crate::core::metrics::Meters;
+use crate::core::model::event::Kinds;
 use crate::core::model::{Chance, Clock, OrderKey, OrderNames, SystemChance, SystemClock};
 use crate::core::ports::ledger::LedgerError;
 use crate::core::ports::notifier::Waiters;
@@ -76,8 +76,7 @@ pub struct Usage(pub String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyUse {
     Read,
-    /// Stores one where there is none.
-    Settle,
+    StoreIfMissing,
 }
 
 /// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
@@ -90,7 +89,7 @@ pub async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports> {
 
 /// [`open`], with Redis.
 pub async fn connect(settings: &Settings) -> Result<Ports> {
-    with_redis(settings, open(settings, KeyUse::Settle).await?).await
+    with_redis(settings, open(settings, KeyUse::StoreIfMissing).await?).await
 }
 
 /// [`connect`], with a first log line that says which backend, and where its data are. Waits
@@ -104,7 +103,7 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
         first.call_once(|| tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why));
     };
     let pauses = ConstantBuilder::new().with_delay(START_PAUSE).without_max_times();
-    let open = || unchecked(settings, KeyUse::Settle);
+    let open = || unchecked(settings, KeyUse::StoreIfMissing);
     let opened = open.retry(pauses).when(may_pass).notify(warn).await;
     let ports = opened.map_err(|away| away.why)?;
     let checked = (|| check(&ports)).retry(pauses).when(may_pass).notify(warn).await;
@@ -202,6 +201,11 @@ fn order_key(text: &SecretString) -> OrderKey {
 fn names(key: OrderKey) -> Arc<OrderNames> {
     let process = SystemChance.draw() as u32;
     Arc::new(OrderNames::new(key, process))
+}
+
+/// The events that a shop is told of.
+fn event_kinds(settings: &Settings) -> Kinds {
+    Kinds::parse(&settings.webhook_events).expect("the settings were checked")
 }
 
 /// Waits until the embedded stores that this process had open are closed, some seconds at most, though

@@ -15,7 +15,7 @@ pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports
     Err(Away::for_good(missing()))
 }
 
-pub(super) async fn outbox(
+pub(super) async fn webhook_outbox(
     _settings: &Settings,
     _clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Webhooks>> {
@@ -24,9 +24,9 @@ pub(super) async fn outbox(
 
 /// Never made.
 #[derive(Debug)]
-pub(super) enum Throwaway {}
+pub enum TemporaryCloud {}
 
-impl Throwaway {
+impl TemporaryCloud {
     pub(super) async fn make(_: &mut Settings, _name: String, _fifo: bool) -> Result<Self> {
         Err(missing().into())
     }

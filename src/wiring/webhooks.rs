@@ -13,7 +13,6 @@ use crate::adapters::sqlite::store::Store;
 use crate::adapters::sqlite::webhook_outbox::SqliteWebhooks;
 use crate::config::{Backend, Settings};
 use crate::core::engine::Ports;
-use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, SystemClock};
 use crate::core::ports::webhook_outbox::Webhooks;
 use crate::webhooks::sender::{PAUSES, Sender};
@@ -21,7 +20,8 @@ use crate::webhooks::{Endpoint, Secrets, Shop};
 
 /// The shop that is to be told of decisions, if there is one.
 pub fn shop(settings: &Settings) -> Option<Shop> {
-    let (url, secret) = (settings.webhook_url.as_ref()?, settings.webhook_secret.as_ref()?);
+    let url = settings.webhook_url.as_ref()?;
+    let secret = settings.webhook_secret.as_ref()?;
     let checked = "the settings were checked";
     Some(Shop {
         web: Web::new(),
@@ -33,7 +33,8 @@ pub fn shop(settings: &Settings) -> Option<Shop> {
 
 /// Sends what waits in the outbox until stopped, if there is a shop to send it to.
 pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
-    let (Some(shop), Some(webhooks)) = (shop(settings), ports.webhooks.clone()) else { return };
+    let Some(shop) = shop(settings) else { return };
+    let Some(webhooks) = ports.webhooks.clone() else { return };
     let sender = Sender {
         webhooks,
         shop,
@@ -53,7 +54,7 @@ pub async fn outbox(settings: &Settings) -> Result<Arc<dyn Webhooks>> {
         let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
         return Ok(open(settings, &store, &clock).await?);
     }
-    super::aws::outbox(settings, clock).await
+    super::aws::webhook_outbox(settings, clock).await
 }
 
 pub(super) async fn embedded(
@@ -78,10 +79,7 @@ async fn open(
     store: &Store,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Webhooks>, Usage> {
-    let opened = SqliteWebhooks::open(store.clone(), clock.clone(), kinds(settings)).await;
+    let opened =
+        SqliteWebhooks::open(store.clone(), clock.clone(), super::event_kinds(settings)).await;
     Ok(Arc::new(opened.map_err(|e| Usage(e.to_string()))?))
-}
-
-pub(super) fn kinds(settings: &Settings) -> Kinds {
-    Kinds::parse(&settings.webhook_events).expect("the settings were checked")
 }

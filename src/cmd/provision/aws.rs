@@ -2,14 +2,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Args, announce};
+use super::{Args, announce, list_items};
 use crate::config::Settings;
 use crate::core::ports::ledger::Ledger;
 use crate::core::ports::usage::Calls;
 use crate::telemetry::say;
 use crate::wiring;
 use crate::wiring::Usage;
-use crate::wiring::provision::{Plan, apply, destroy, iam, list_items};
+use crate::wiring::provision::{Plan, apply, destroy, iam};
 
 impl Args {
     fn plan(&self, settings: &Settings) -> Plan {
@@ -25,7 +25,8 @@ pub(super) async fn print_iam(args: &Args, settings: &Settings) -> Result<()> {
 }
 
 pub(super) async fn on_aws(args: Args, settings: Settings) -> Result<()> {
-    let (plan, items) = (args.plan(&settings), args.items()?);
+    let plan = args.plan(&settings);
+    let items = args.items()?;
     let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
     // Goes on when nobody reads it any more: what was begun is done.
     let mut printed = Ok(());

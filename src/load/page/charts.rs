@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 
 use super::plot::{Axis, Plot, amount, latency, thousands};
-use crate::load::course::Span;
 use crate::load::plan::BUYERS_PER_WAITER;
 use crate::load::report::Report;
-use crate::load::tally::{Bin, Percentiles};
+use crate::load::stats::{LatencyBin, Percentiles};
+use crate::load::timeline::TimeBin;
 
 const WIDE: f64 = 760.0;
 const HALF: f64 = 480.0;
@@ -17,7 +17,7 @@ impl Report {
     }
 
     /// Orders accepted and decided in a span, by whoever knows best.
-    fn known(&self, span: &Span) -> (u64, u64) {
+    fn known(&self, span: &TimeBin) -> (u64, u64) {
         match self.by_ledger() {
             true => (span.accepted, span.decided),
             false => (span.acknowledged, span.seen),
@@ -25,11 +25,11 @@ impl Report {
     }
 
     fn end(&self) -> f64 {
-        self.course.counts.spans().len() as f64 * self.course.counts.span()
+        self.plots.timeline.bins().len() as f64 * self.plots.timeline.bin_seconds()
     }
 
     pub(super) fn over_time(&self) -> Markup {
-        if self.course.counts.spans().is_empty() {
+        if self.plots.timeline.bins().is_empty() {
             return html! { p { "Nothing happened." } };
         }
         html! {
@@ -41,12 +41,15 @@ impl Report {
     }
 
     fn rates(&self) -> Markup {
-        let (counts, span) = (&self.course.counts, self.course.counts.span());
-        let rate = |of: &dyn Fn(&Span) -> u64| -> Vec<f64> {
-            counts.spans().iter().map(|at| of(at) as f64 / span).collect()
+        let timeline = &self.plots.timeline;
+        let span = timeline.bin_seconds();
+        let rate = |of: &dyn Fn(&TimeBin) -> u64| -> Vec<f64> {
+            timeline.bins().iter().map(|at| of(at) as f64 / span).collect()
         };
-        let (requests, refused) = (rate(&|at| at.requests), rate(&|at| at.refused));
-        let (accepted, decided) = (rate(&|at| self.known(at).0), rate(&|at| self.known(at).1));
+        let requests = rate(&|at| at.requests);
+        let refused = rate(&|at| at.refused);
+        let accepted = rate(&|at| self.known(at).0);
+        let decided = rate(&|at| self.known(at).1);
         let most = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
         let highest = [&requests, &accepted, &decided].map(|rates| most(rates));
         let plot = Plot {
@@ -86,9 +89,10 @@ impl Report {
 
     /// Until the last unit was sold, and a little longer.
     fn stock_by_ledger(&self) -> Markup {
-        let span = self.course.sold.span();
-        let mut sold = running(self.course.sold.spans().iter().map(|at| at.sold));
-        let (stock, last) = (self.stock as f64, sold.last().copied().unwrap_or(0.0));
+        let span = self.plots.sold.bin_seconds();
+        let mut sold = running(self.plots.sold.bins().iter().map(|at| at.sold));
+        let stock = self.stock as f64;
+        let last = sold.last().copied().unwrap_or(0.0);
         let after = (sold.len() / 8 + 1).min((self.end() / span) as usize);
         sold.resize(sold.len() + after, last);
         let ended = match sold.iter().position(|sold| *sold >= stock) {
@@ -103,7 +107,8 @@ impl Report {
         let says = format!("Of {} {units}: {ended}{over}.", thousands(self.stock));
         let plot = stock_plot(says, sold.len() as f64 * span, last.max(stock));
         let within: Vec<f64> = sold.iter().map(|sold| sold.min(stock)).collect();
-        let (nothing, all) = (vec![0.0; sold.len()], vec![stock; sold.len()]);
+        let nothing = vec![0.0; sold.len()];
+        let all = vec![stock; sold.len()];
         let drawn = html! {
             path.area.sold d=(plot.between(span, &within, &nothing)) {}
             path.area.free d=(plot.between(span, &all, &within)) {}
@@ -121,20 +126,22 @@ impl Report {
 
     /// What a foreign server showed of its item, other buyers' units too.
     fn stock_as_seen(&self) -> Markup {
-        let seen = &self.course.stock;
+        let seen = &self.plots.stock;
         let Some(last) = seen.last() else {
             return html! { p.note { "The server showed no stock of this item." } };
         };
-        let span = self.course.counts.span();
+        let span = self.plots.timeline.bin_seconds();
         let mut shown = Vec::new();
-        for n in 0..self.course.counts.spans().len() {
+        for n in 0..self.plots.timeline.bins().len() {
             let until = (n + 1) as f64 * span;
             let before = seen.iter().take_while(|look| look.since_start.as_secs_f64() <= until);
             let item = before.last().unwrap_or(&seen[0]).item;
             shown.push([item.sold, item.sold + item.held, item.sold + item.held + item.free]);
         }
         let of = |which: usize| -> Vec<f64> { shown.iter().map(|at| at[which] as f64).collect() };
-        let (sold, taken, all) = (of(0), of(1), of(2));
+        let sold = of(0);
+        let taken = of(1);
+        let all = of(2);
         let most = all.iter().copied().fold(last.item.stock as f64, f64::max);
         let says = format!(
             "As the server showed it, other buyers' units too: {} of {} sold in the end.",
@@ -157,9 +164,10 @@ impl Report {
 
     /// Orders accepted and not decided, at the end of each span.
     fn waiting(&self) -> Markup {
-        let (counts, span) = (&self.course.counts, self.course.counts.span());
-        let accepted = running(counts.spans().iter().map(|at| at.accepted));
-        let decided = running(counts.spans().iter().map(|at| at.decided));
+        let timeline = &self.plots.timeline;
+        let span = timeline.bin_seconds();
+        let accepted = running(timeline.bins().iter().map(|at| at.accepted));
+        let decided = running(timeline.bins().iter().map(|at| at.decided));
         let waiting: Vec<f64> =
             accepted.iter().zip(&decided).map(|(a, d)| (a - d).max(0.0)).collect();
         let most = waiting.iter().copied().fold(0.0, f64::max);
@@ -180,7 +188,8 @@ impl Report {
     }
 
     fn table(&self) -> Markup {
-        let (counts, span) = (&self.course.counts, self.course.counts.span());
+        let timeline = &self.plots.timeline;
+        let span = timeline.bin_seconds();
         html! {
             details {
                 summary { "The same in figures" }
@@ -190,7 +199,7 @@ impl Report {
                         th { "accepted" } th { @if self.by_ledger() { "decided" } @else { "seen" } }
                         @if self.by_ledger() { th { "units sold" } }
                     } }
-                    tbody { @for (n, at) in counts.spans().iter().enumerate() {
+                    tbody { @for (n, at) in timeline.bins().iter().enumerate() {
                         @let (accepted, decided) = self.known(at);
                         tr {
                             td { (format!("{:.3}", (n + 1) as f64 * span)) }
@@ -207,11 +216,11 @@ impl Report {
 
     pub(super) fn histograms(&self) -> Markup {
         let latencies = [
-            ("ack", "Time to acknowledgement", &self.course.ack, self.ack_ms),
+            ("ack", "Time to acknowledgement", &self.plots.ack, self.ack_ms),
             (
                 "decision",
                 "Time until a buyer saw the decision",
-                &self.course.decision,
+                &self.plots.decision,
                 self.decision_ms,
             ),
         ];
@@ -224,7 +233,12 @@ impl Report {
     }
 }
 
-fn histogram(id: &'static str, title: &'static str, bins: &[Bin], at: Percentiles) -> Markup {
+fn histogram(
+    id: &'static str,
+    title: &'static str,
+    bins: &[LatencyBin],
+    at: Percentiles,
+) -> Markup {
     let (from, to) = bins.first().zip(bins.last()).map_or((1.0, 10.0), |(first, last)| {
         // At least a factor of ten, so that few bars are no wall.
         let middle = (first.from_ms * last.to_ms).sqrt();

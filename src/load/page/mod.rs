@@ -9,8 +9,8 @@ use std::fmt::Display;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::cost::Cost;
-use super::figures::Verdict;
 use super::report::{Report, RequestsPerOrder};
+use super::summary::Verdict;
 use plot::{latency, thousands};
 
 const STYLE: &str = include_str!("style.css");

@@ -24,8 +24,8 @@ impl Axis {
         let step = round_step(most.max(1.0), 5.0).max(1.0);
         let steps = (most.max(1.0) / step).ceil();
         let ticks = (0..=steps as u64).map(|n| (n as f64 * step, amount(n as f64 * step)));
-        let (to, name) = (steps * step, name.to_owned());
-        Self { from: 0.0, to, logarithmic: false, ticks: ticks.collect(), name }
+        let to = steps * step;
+        Self { from: 0.0, to, logarithmic: false, ticks: ticks.collect(), name: name.to_owned() }
     }
 
     /// From 0 to `end` seconds, in the unit that suits it.
@@ -124,8 +124,10 @@ pub(super) struct Plot {
 impl Plot {
     /// The plot around what is drawn in it with the other functions.
     pub fn draw(&self, drawn: Markup) -> Markup {
-        let (title, says) = (format!("{}-title", self.id), format!("{}-says", self.id));
-        let (base, right) = (HEIGHT - BOTTOM, self.width - RIGHT);
+        let title = format!("{}-title", self.id);
+        let says = format!("{}-says", self.id);
+        let base = HEIGHT - BOTTOM;
+        let right = self.width - RIGHT;
         html! {
             svg viewBox=(format!("0 0 {} {HEIGHT}", self.width)) role="img"
                 aria-labelledby=(format!("{title} {says}")) {
@@ -180,7 +182,8 @@ impl Plot {
         let end = values.len() as f64 * span;
         let mut path = String::new();
         for (n, value) in values.iter().enumerate() {
-            let (x, y) = (place(self.x(n as f64 * span)), place(self.y(*value)));
+            let x = place(self.x(n as f64 * span));
+            let y = place(self.y(*value));
             path += &if n == 0 { format!("M{x} {y}") } else { format!("H{x}V{y}") };
         }
         path + &format!("H{}", place(self.x(end)))
@@ -190,14 +193,16 @@ impl Plot {
     pub fn between(&self, span: f64, values: &[f64], below: &[f64]) -> String {
         let mut path = self.steps(span, values);
         for (n, value) in below.iter().enumerate().rev() {
-            let (y, x) = (place(self.y(*value)), place(self.x(n as f64 * span)));
+            let y = place(self.y(*value));
+            let x = place(self.x(n as f64 * span));
             path += &format!("V{y}H{x}");
         }
         path + "Z"
     }
 
     pub fn bar(&self, from: f64, to: f64, height: f64) -> Markup {
-        let (x, y) = (self.x(from), self.y(height));
+        let x = self.x(from);
+        let y = self.y(height);
         let width = (self.x(to) - x - 1.0).max(1.0);
         let height = HEIGHT - BOTTOM - y;
         html! {

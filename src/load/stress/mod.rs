@@ -1,4 +1,4 @@
-//! The race from its start to its report.
+//! A load test from its start to its report.
 
 mod conclusion;
 
@@ -11,26 +11,27 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::audit::audit_seeing;
-use super::buyers::{Sale, arrive};
-use super::connection::{Address, Unanswered};
+use super::buyers::{Sale, open_connections};
 use super::cost::Prices;
-use super::course::Counts;
-use super::figures::Figures;
-use super::plan::Plan;
-use super::race::Race;
+use super::drain::{Observations, await_in_ledger, await_over_http};
+use super::error::StressError;
+use super::guard_experiment::GuardExperiment;
+use super::http_audit;
+use super::http_audit::{ShownItem, StockSample, StockSampler};
+use super::observation::{FirstDecisions, ObservedState, changed_since, wait_for_decisions};
+use super::plan::LoadPlan;
 use super::report::Report;
-use super::settle::{Reading, settle_by_http, settle_by_ledger};
-use super::sight::{FirstSights, Sight, changed_since, wait_for_decisions};
-use super::tally::Tally;
-use super::window;
-use super::window::{ItemShown, StockSeen, Watch};
+use super::stats::LoadStats;
+use super::summary::AuditSummary;
+use super::timeline::Timeline;
+use crate::client::Address;
 use crate::core::engine::Ports;
-use crate::core::model::{Clock, Decision, ItemId, OrderId, SystemClock, Timestamp};
-use crate::core::ports::ledger::{AuditedOrder, ItemSet, LedgerError, OrderState};
+use crate::core::model::{Clock, Decision, OrderId, SystemClock, Timestamp};
+use crate::core::ports::ledger::{AuditedOrder, ItemSet, OrderState};
 use crate::core::ports::usage::{Calls, Operations, Usage};
 
 /// How long buyers may still wait to see their decision when all orders are decided.
-const LAST_SIGHT: Duration = Duration::from_secs(10);
+const LAST_DECISIONS: Duration = Duration::from_secs(10);
 /// How long the workers may take to acknowledge what is decided.
 const LAST_ACKS: Duration = Duration::from_secs(10);
 
@@ -41,15 +42,15 @@ pub struct Target {
     pub own: Option<Own>,
 }
 
-/// A throw-away store of our own, and who works on it.
+/// A temporary store of our own, and its workers.
 #[derive(Debug)]
 pub struct Own {
     /// For the auditor; its reads are not counted in `calls`.
     pub ports: Ports,
     /// Count the round trips of the intake and the workers, and best nobody else's.
     pub calls: Vec<Arc<Calls>>,
-    pub race: Option<Race>,
-    /// Independent workers, those of a race too.
+    pub experiment: Option<GuardExperiment>,
+    /// Independent workers, those of an experiment too.
     pub workers: usize,
     pub backend: &'static str,
     /// `None` where nothing is paid by use.
@@ -57,52 +58,27 @@ pub struct Own {
     pub fifo: bool,
 }
 
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum StressError {
-    #[error("no answer from {0}: {1}; start `flux serve` there, or give another --target")]
-    Unreachable(Address, String),
-    #[error("{0}: {1} is no answer of flux; give the address of a `flux serve` as --target")]
-    NotFlux(Address, String),
-    #[error("{0} sells to who has a key only; set buy_key (FLUX_BUY_KEY) to one of its keys")]
-    NotAdmitted(Address),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error("{0} units of this item are held or sold already; give at least that as --stock")]
-    BelowTaken(u64),
-    #[error(
-        "{address}: the stock of {item} is {stock}; set it to {wanted} with `flux provision`, or \
-         leave --stock out"
-    )]
-    OtherStock { address: Address, item: ItemId, stock: String, wanted: u64 },
-}
-
-impl From<(&Address, Unanswered)> for StressError {
-    fn from((address, e): (&Address, Unanswered)) -> Self {
-        StressError::Unreachable(address.clone(), e.to_string())
-    }
-}
-
 /// What the auditor found, from the ledger or by HTTP.
-struct Findings {
-    figures: Figures,
+#[derive(Default)]
+struct Audited {
+    summary: AuditSummary,
     changed: u64,
     last_decision: Option<Timestamp>,
-    counts: Counts,
-    sold: Counts,
+    timeline: Timeline,
+    sold: Timeline,
 }
 
 /// The sale as it was, before it is audited.
-struct Held {
-    tally: Tally,
-    reading: Reading,
-    sights: FirstSights,
+struct CompletedSale {
+    stats: LoadStats,
+    observations: Observations,
+    first_decisions: FirstDecisions,
     calls: Option<Operations>,
-    stock: Vec<StockSeen>,
-    times: Times,
+    stock: Vec<StockSample>,
+    times: SaleTimes,
 }
 
-struct Times {
+struct SaleTimes {
     started_at: Timestamp,
     accepting: Duration,
     deciding: Duration,
@@ -110,71 +86,72 @@ struct Times {
 
 #[derive(Debug)]
 pub struct Stress {
-    pub plan: Plan,
+    pub plan: LoadPlan,
     pub target: Target,
 }
 
 impl Stress {
-    /// Runs the race, waits for every decision, audits. Cancelling it stops the buyers.
+    /// Runs the experiment, waits for every decision, audits. Cancelling it stops the buyers.
     pub async fn run(self) -> Result<Report, StressError> {
         let before = self.prepare().await?;
-        let mut held = self.hold().await?;
+        let mut sale = self.run_sale().await?;
         let address = &self.target.address;
-        let changed = changed_since(address, &held.sights.decisions).await;
+        let changed = changed_since(address, &sale.first_decisions.decisions).await;
         let changed = changed.map_err(|e| StressError::from((address, e)))?;
-        let mut findings = self.audit(&held, before).await?;
-        findings.changed += changed;
-        if let Some(last) = findings.last_decision {
-            held.times.deciding = last.since(held.times.started_at);
+        let mut audited = self.audit(&sale, before).await?;
+        audited.changed += changed;
+        if let Some(last) = audited.last_decision {
+            sale.times.deciding = last.since(sale.times.started_at);
         }
-        Ok(self.report(held, findings).await)
+        Ok(self.report(sale, audited).await)
     }
 
-    async fn hold(&self) -> Result<Held, StressError> {
+    async fn run_sale(&self) -> Result<CompletedSale, StressError> {
         let address = &self.target.address;
-        let connections = arrive(address, self.plan.connections).await;
+        let connections = open_connections(address, self.plan.connections).await;
         let calls = self.calls();
-        let (began, started_at) = (Instant::now(), self.now());
+        let began = Instant::now();
+        let started_at = self.now();
         let (sender, receiver) = unbounded_channel();
         let over = CancellationToken::new();
         let _ends = over.clone().drop_guard();
         let mut watching =
             tokio::spawn(wait_for_decisions(address.clone(), began, receiver, over.clone()));
-        let window = match self.target.own {
-            None => Some(Watch::start(address, &self.plan.item, began)),
+        let sampler = match self.target.own {
+            None => Some(StockSampler::start(address, &self.plan.item, began)),
             Some(_) => None,
         };
-        let shots = (self.plan.users as f64 * (1.0 + self.plan.duplicates)) as u64;
-        let selling = bar("selling", shots);
+        let requests = (self.plan.users as f64 * (1.0 + self.plan.duplicates)) as u64;
+        let selling = bar("selling", requests);
         let sale = Sale::new(self.plan.clone(), sender, selling.clone(), began);
-        let mut tally = sale.hold(connections).await;
+        let mut stats = sale.run(connections).await;
         selling.finish_and_clear();
 
-        tally.accepted.sort_unstable();
-        tally.accepted.dedup();
-        let reading = self.settle(std::mem::take(&mut tally.accepted)).await?;
-        let (accepting, deciding) = (tally.last_accepted - began, began.elapsed());
-        let times = Times { started_at, accepting, deciding };
+        stats.accepted.sort_unstable();
+        stats.accepted.dedup();
+        let observations = self.await_decisions(std::mem::take(&mut stats.accepted)).await?;
+        let accepting = stats.last_accepted - began;
+        let times = SaleTimes { started_at, accepting, deciding: began.elapsed() };
         let calls = self.calls_since(calls).await?;
-        let seen = match timeout(LAST_SIGHT, &mut watching).await {
+        let seen = match timeout(LAST_DECISIONS, &mut watching).await {
             Ok(seen) => seen,
             Err(_late) => {
                 over.cancel();
                 watching.await
             }
         };
-        let sights = seen.expect("the waiting buyers do not panic");
-        let stock = match window {
-            Some(window) => window.seen().await,
+        let first_decisions = seen.expect("the waiting buyers do not panic");
+        let stock = match sampler {
+            Some(sampler) => sampler.finish().await,
             None => Vec::new(),
         };
-        Ok(Held { tally, reading, sights, calls, stock, times })
+        Ok(CompletedSale { stats, observations, first_decisions, calls, stock, times })
     }
 
     /// Sets our own item's stock, or looks at a foreign one.
-    async fn prepare(&self) -> Result<Option<ItemShown>, StressError> {
+    async fn prepare(&self) -> Result<Option<ShownItem>, StressError> {
         let Some(own) = &self.target.own else {
-            return self.look_at_foreign().await;
+            return self.check_foreign_item().await;
         };
         match own.ports.ledger.set_stock(&self.plan.item, self.plan.stock.unwrap_or(1)).await? {
             ItemSet::BelowTaken(taken) => Err(StressError::BelowTaken(taken)),
@@ -182,15 +159,16 @@ impl Stress {
         }
     }
 
-    async fn look_at_foreign(&self) -> Result<Option<ItemShown>, StressError> {
-        let (address, item) = (&self.target.address, &self.plan.item);
-        window::admits(address).await?;
-        let shown = window::item(address, item).await?;
+    async fn check_foreign_item(&self) -> Result<Option<ShownItem>, StressError> {
+        let address = &self.target.address;
+        let item = &self.plan.item;
+        http_audit::admits(address).await?;
+        let shown = http_audit::item(address, item).await?;
         match (self.plan.stock, shown.map(|shown| shown.stock)) {
             (Some(wanted), stock) if stock != Some(wanted) => {
                 let stock = stock.map_or("not listed".to_owned(), |stock| format!("{stock}"));
-                let (address, item) = (address.clone(), item.clone());
-                Err(StressError::OtherStock { address, item, stock, wanted })
+                let address = address.clone();
+                Err(StressError::OtherStock { address, item: item.clone(), stock, wanted })
             }
             _ => Ok(shown),
         }
@@ -211,14 +189,14 @@ impl Stress {
         sum
     }
 
-    async fn settle(&self, orders: Vec<OrderId>) -> Result<Reading, StressError> {
+    async fn await_decisions(&self, orders: Vec<OrderId>) -> Result<Observations, StressError> {
         let deciding = bar("deciding", orders.len() as u64);
-        let reading = match &self.target.own {
-            Some(own) => settle_by_ledger(&*own.ports.ledger, orders, deciding.clone()).await?,
-            None => settle_by_http(&self.target.address, orders, deciding.clone()).await,
+        let observations = match &self.target.own {
+            Some(own) => await_in_ledger(&*own.ports.ledger, orders, deciding.clone()).await?,
+            None => await_over_http(&self.target.address, orders, deciding.clone()).await,
         };
         deciding.finish_and_clear();
-        Ok(reading)
+        Ok(observations)
     }
 
     /// What was done until the last acknowledgement.
@@ -240,48 +218,52 @@ impl Stress {
         Ok(Some(calls))
     }
 
-    async fn audit(&self, held: &Held, before: Option<ItemShown>) -> Result<Findings, StressError> {
-        let reading = &held.reading;
+    async fn audit(
+        &self,
+        sale: &CompletedSale,
+        before: Option<ShownItem>,
+    ) -> Result<Audited, StressError> {
+        let observations = &sale.observations;
         let Some(own) = &self.target.own else {
             // The server may show what it read a moment ago.
-            tokio::time::sleep(window::SHOWN_LATE).await;
-            let after = window::item(&self.target.address, &self.plan.item).await?;
-            let figures = window::figures(reading, before, after);
-            let (counts, sold) = Default::default();
-            return Ok(Findings { figures, changed: 0, last_decision: None, counts, sold });
+            tokio::time::sleep(http_audit::SHOWN_LATE).await;
+            let after = http_audit::item(&self.target.address, &self.plan.item).await?;
+            let summary = http_audit::summary(observations, before, after);
+            return Ok(Audited { summary, ..Audited::default() });
         };
-        let (mut changed, mut last_decision) = (0, None);
-        let (mut counts, mut sold) = (Counts::default(), Counts::default());
+        let mut audited = Audited::default();
         let mut see = |row: &AuditedOrder| {
             let Ok(record) = &row.record else { return };
             let order = &record.order;
-            let first = reading.get(order.id);
+            let first = observations.get(order.id);
             let decided = match record.state {
                 OrderState::Decided { decision, decided_at } => Some((decision, decided_at)),
                 OrderState::Queued | OrderState::DeadLettered => None,
             };
             if let Some((Decision::Sold, at)) = decided {
-                let since_start = at.since(held.times.started_at);
-                counts.at(since_start).sold += order.quantity.units();
-                sold.at(since_start).sold += order.quantity.units();
+                let since_start = at.since(sale.times.started_at);
+                audited.timeline.at(since_start).sold += order.quantity.units();
+                audited.sold.at(since_start).sold += order.quantity.units();
             }
             let Some(first) = first else { return };
-            counts.at(order.accepted_at.since(held.times.started_at)).accepted += 1;
+            audited.timeline.at(order.accepted_at.since(sale.times.started_at)).accepted += 1;
             if let Some((_, at)) = decided {
-                counts.at(at.since(held.times.started_at)).decided += 1;
-                last_decision = last_decision.max(Some(at));
+                audited.timeline.at(at.since(sale.times.started_at)).decided += 1;
+                audited.last_decision = audited.last_decision.max(Some(at));
             }
-            let now = Sight::from(record.state);
-            changed += u64::from(matches!(first, Sight::Decided(_)) && first != now);
+            let now = ObservedState::from(record.state);
+            audited.changed +=
+                u64::from(matches!(first, ObservedState::Decided(_)) && first != now);
         };
         let report = audit_seeing(&*own.ports.ledger, Some(&self.plan.item), &mut see).await?;
-        Ok(Findings { figures: report.total, changed, last_decision, counts, sold })
+        audited.summary = report.total;
+        Ok(audited)
     }
 
     async fn backend(&self) -> String {
         match &self.target.own {
             Some(own) => own.backend.to_owned(),
-            None => window::backend(&self.target.address).await,
+            None => http_audit::backend(&self.target.address).await,
         }
     }
 }

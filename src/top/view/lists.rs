@@ -7,8 +7,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::Theme;
-use crate::top::dashboard::{Board, Item, Last, Letter, Worker};
-use crate::top::words::{clock, count, known, rate, shown};
+use crate::top::dashboard::{DeadLetterRow, DecisionRow, ItemRow, Snapshot, WorkerRow};
+use crate::top::format::{clock, count, known, rate, shown};
 
 /// What is cut off at the end of its column anyway.
 const LONGEST: usize = 128;
@@ -19,21 +19,21 @@ fn block<'a>(title: &'a str, theme: &Theme) -> Block<'a> {
 }
 
 /// In place of a list without rows.
-fn say(frame: &mut Frame<'_>, area: Rect, block: Block<'_>, what: &str, theme: &Theme) {
+fn draw_empty(frame: &mut Frame<'_>, area: Rect, block: Block<'_>, what: &str, theme: &Theme) {
     frame.render_widget(Paragraph::new(Line::styled(what, theme.quiet())).block(block), area);
 }
 
-pub fn items(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
-    let title = if board.items_more { "Items (there are more)" } else { "Items" };
+pub fn items(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
+    let title = if sale.items_more { "Items (there are more)" } else { "Items" };
     let block = block(title, theme);
-    if board.items.is_empty() {
-        let what = if board.items_known == Some(false) { "not known yet" } else { "no item yet" };
-        return say(frame, area, block, what, theme);
+    if sale.items.is_empty() {
+        let what = if sale.items_known == Some(false) { "not known yet" } else { "no item yet" };
+        return draw_empty(frame, area, block, what, theme);
     }
-    let shown_items: Vec<&Item> =
-        board.items.iter().skip(from).take(usize::from(area.height)).collect();
-    let numbers = |item: &Item| format!("{}/{}", count(item.sold), count(item.stock));
-    let widest = |text: &dyn Fn(&Item) -> usize| {
+    let shown_items: Vec<&ItemRow> =
+        sale.items.iter().skip(from).take(usize::from(area.height)).collect();
+    let numbers = |item: &ItemRow| format!("{}/{}", count(item.sold), count(item.stock));
+    let widest = |text: &dyn Fn(&ItemRow) -> usize| {
         shown_items.iter().map(|item| text(item)).max().unwrap_or(0) as u16
     };
     let name_width = widest(&|item| item.item_id.chars().count()).min(area.width / 3);
@@ -55,7 +55,7 @@ pub fn items(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, them
 }
 
 /// Sold, held and free units as parts of a bar; what is there at all gets a sign.
-fn bar(item: &Item, width: usize, theme: &Theme) -> Line<'static> {
+fn bar(item: &ItemRow, width: usize, theme: &Theme) -> Line<'static> {
     let whole = item.stock.max(item.sold.saturating_add(item.held)).max(1) as f64;
     let signs = |units: u64, room: usize| {
         let share = (units as f64 / whole * width as f64).round() as usize;
@@ -72,17 +72,17 @@ fn bar(item: &Item, width: usize, theme: &Theme) -> Line<'static> {
     ])
 }
 
-pub fn workers(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
+pub fn workers(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
     let block = block("Workers", theme);
-    let Some(workers) = &board.workers else {
-        return say(frame, area, block, "not seen from this server", theme);
+    let Some(workers) = &sale.workers else {
+        return draw_empty(frame, area, block, "not seen from this server", theme);
     };
     if workers.is_empty() {
-        return say(frame, area, block, "none: nobody decides", theme);
+        return draw_empty(frame, area, block, "none: nobody decides", theme);
     }
     let rows = workers.iter().skip(from).take(usize::from(area.height));
-    let rows = rows.map(|Worker { kind, host, pid, age_ms, decided_per_s, in_hand }| {
-        // A pulse comes every second or so.
+    let rows = rows.map(|WorkerRow { kind, host, pid, age_ms, decided_per_s, in_hand }| {
+        // A heartbeat arrives every second or so.
         let late = age_ms.is_some_and(|age| age > 5_000);
         let style = if late { theme.warn() } else { Style::new() };
         Row::new(vec![
@@ -96,16 +96,16 @@ pub fn workers(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, th
     frame.render_widget(Table::new(rows, columns).block(block), area);
 }
 
-pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
+pub fn decisions(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
     let block = block("Last decisions", theme);
-    if board.last.is_empty() {
-        let what = if board.decided == Some(0) { "none yet" } else { "none seen" };
-        return say(frame, area, block, what, theme);
+    if sale.last.is_empty() {
+        let what = if sale.decided == Some(0) { "none yet" } else { "none seen" };
+        return draw_empty(frame, area, block, what, theme);
     }
-    let named = board.last.iter().any(|last| last.user_id.is_some());
-    let rows = board.last.iter().skip(from).take(usize::from(area.height));
+    let named = sale.last.iter().any(|last| last.user_id.is_some());
+    let rows = sale.last.iter().skip(from).take(usize::from(area.height));
     let rows = rows.map(|last| {
-        let Last { order_id, item_id, user_id, quantity, status, reason, decided_at } = last;
+        let DecisionRow { order_id, item_id, user_id, quantity, status, reason, decided_at } = last;
         let style = if status == "sold" { theme.good() } else { theme.quiet() };
         let who = user_id.as_deref().filter(|_| named).unwrap_or(order_id);
         let units = if *quantity == 1 { String::new() } else { format!("{quantity} of ") };
@@ -116,8 +116,8 @@ pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, 
             Line::raw(shown(who, LONGEST)),
         ])
     });
-    let ending = |last: &Last| last.reason.as_ref().unwrap_or(&last.status).len();
-    let ending = board.last.iter().map(ending).max().unwrap_or(0).min(14) as u16;
+    let ending = |last: &DecisionRow| last.reason.as_ref().unwrap_or(&last.status).len();
+    let ending = sale.last.iter().map(ending).max().unwrap_or(0).min(14) as u16;
     let columns = [
         Constraint::Length(8),
         Constraint::Length(ending),
@@ -127,15 +127,21 @@ pub fn decisions(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, 
     frame.render_widget(Table::new(rows, columns).block(block), area);
 }
 
-pub fn dead_letters(frame: &mut Frame<'_>, area: Rect, board: &Board, from: usize, theme: &Theme) {
+pub fn dead_letters(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    sale: &Snapshot,
+    from: usize,
+    theme: &Theme,
+) {
     let block = block("Dead letters: flux dlq list", theme);
-    if board.dead_letters.is_empty() {
-        let none = board.backlog.dead_letters == Some(0);
+    if sale.dead_letters.is_empty() {
+        let none = sale.backlog.dead_letters == Some(0);
         let what = if none { "none" } else { "none to be seen" };
-        return say(frame, area, block, what, theme);
+        return draw_empty(frame, area, block, what, theme);
     }
-    let rows = board.dead_letters.iter().skip(from).take(usize::from(area.height));
-    let rows = rows.map(|Letter { order_id, reason, at }| {
+    let rows = sale.dead_letters.iter().skip(from).take(usize::from(area.height));
+    let rows = rows.map(|DeadLetterRow { order_id, reason, at }| {
         Row::new(vec![
             Line::raw(clock(at)),
             Line::raw(shown(order_id, LONGEST)),

@@ -6,49 +6,50 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, RenderDirection, Sparkline};
 
 use super::Theme;
-use crate::top::dashboard::{Board, Point};
-use crate::top::sight::Sight;
-use crate::top::words::{count, known, rate, time};
+use crate::top::dashboard::{Point, Snapshot};
+use crate::top::format::{count, known, rate, time};
+use crate::top::state::AppState;
 
-struct Plot {
+struct SparklinePlot {
     title: &'static str,
     now: String,
     value: fn(&Point) -> Option<f64>,
-    /// How a value is told.
-    told: fn(f64) -> String,
+    /// Writes a value for a person.
+    format: fn(f64) -> String,
 }
 
-pub fn draw(frame: &mut Frame<'_>, area: Rect, sight: &Sight, board: &Board, theme: &Theme) {
-    let backlog = &board.backlog;
+pub fn draw(frame: &mut Frame<'_>, area: Rect, state: &AppState, sale: &Snapshot, theme: &Theme) {
+    let backlog = &sale.backlog;
     let oldest = time(backlog.oldest_ms.map(|ms| ms as f64));
-    let (p50, p99) = (time(board.decision_ms.p50), time(board.decision_ms.p99));
+    let p50 = time(sale.decision_ms.p50);
+    let p99 = time(sale.decision_ms.p99);
     let plots = [
-        Plot {
+        SparklinePlot {
             title: "Accepted",
-            now: rate(board.rates.accepted),
+            now: rate(sale.rates.accepted),
             value: |p| p.accepted_per_s,
-            told: |value| rate(Some(value)),
+            format: |value| rate(Some(value)),
         },
-        Plot {
+        SparklinePlot {
             title: "Decided",
-            now: rate(board.rates.decided),
+            now: rate(sale.rates.decided),
             value: |p| p.decided_per_s,
-            told: |value| rate(Some(value)),
+            format: |value| rate(Some(value)),
         },
-        Plot {
+        SparklinePlot {
             title: "Waiting",
             now: match backlog.waiting {
                 Some(0) => "0".to_owned(),
                 waiting => format!("{}, oldest {oldest}", known(waiting)),
             },
             value: |p| p.waiting.map(|orders| orders as f64),
-            told: |value| count(value as u64),
+            format: |value| count(value as u64),
         },
-        Plot {
+        SparklinePlot {
             title: "Decision",
             now: format!("p50 {p50}, p99 {p99}"),
             value: |p| p.p99_ms,
-            told: |value| time(Some(value)),
+            format: |value| time(Some(value)),
         },
     ];
     let [upper, lower] = area.layout(&Layout::vertical([Constraint::Fill(1); 2]));
@@ -56,20 +57,26 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, sight: &Sight, board: &Board, the
         let columns: [Rect; 2] =
             row.layout(&Layout::horizontal([Constraint::Fill(1); 2]).spacing(1));
         for (column, plot) in columns.into_iter().zip(pair) {
-            draw_plot(frame, column, plot, sight, theme);
+            draw_plot(frame, column, plot, state, theme);
         }
     }
 }
 
-fn draw_plot(frame: &mut Frame<'_>, area: Rect, plot: &Plot, sight: &Sight, theme: &Theme) {
+fn draw_plot(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    plot: &SparklinePlot,
+    state: &AppState,
+    theme: &Theme,
+) {
     let title = Line::from(vec![
         Span::styled(format!("{} ", plot.title), theme.strong()),
         Span::raw(plot.now.clone()),
     ]);
-    let seen = sight.points.iter().rev().take(usize::from(area.width)).map(plot.value);
+    let seen = state.points.iter().rev().take(usize::from(area.width)).map(plot.value);
     let highest = seen.clone().flatten().reduce(f64::max);
     let wide = area.width >= 50;
-    let most = highest.filter(|_| wide).map(|most| format!(" {} at most", (plot.told)(most)));
+    let most = highest.filter(|_| wide).map(|most| format!(" {} at most", (plot.format)(most)));
     let most = Line::styled(most.unwrap_or_default(), theme.quiet()).right_aligned();
     let block = Block::new().borders(Borders::TOP).border_style(theme.quiet());
     let block = block.title(title).title(most);

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::course::Counts;
+use super::timeline::Timeline;
 use crate::core::model::OrderId;
 use crate::core::model::text::visible;
 
@@ -18,7 +18,7 @@ const BINS_PER_DECADE: f64 = 20.0;
 const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct LoadStats {
     /// HTTP requests to buy, whatever became of them.
     pub requests: u64,
     /// One id per 202; a repeat's is there twice.
@@ -35,13 +35,13 @@ pub(super) struct Tally {
     pub first_unexpected: Option<String>,
     /// Repeats that got another order id than the request they repeat (P5).
     pub renamed: u64,
-    pub ack: Latency,
-    pub counts: Counts,
+    pub ack: LatencyHistogram,
+    pub timeline: Timeline,
     /// Keyed requests, by buyer, of which one of the two was accepted.
     half_answered: HashMap<u64, OrderId>,
 }
 
-impl Tally {
+impl LoadStats {
     pub fn new(began: Instant) -> Self {
         Self {
             requests: 0,
@@ -54,29 +54,29 @@ impl Tally {
             unexpected: 0,
             first_unexpected: None,
             renamed: 0,
-            ack: Latency::new(),
-            counts: Counts::default(),
+            ack: LatencyHistogram::new(),
+            timeline: Timeline::default(),
             half_answered: HashMap::new(),
         }
     }
 
-    pub fn request(&mut self) {
+    pub fn add_request(&mut self) {
         self.requests += 1;
-        self.counts.at(self.began.elapsed()).requests += 1;
+        self.timeline.at(self.began.elapsed()).requests += 1;
     }
 
-    pub fn refuse(&mut self) {
+    pub fn add_refusal(&mut self) {
         self.refused += 1;
-        self.counts.at(self.began.elapsed()).refused += 1;
+        self.timeline.at(self.began.elapsed()).refused += 1;
     }
 
     /// Notes a 202; `keyed_by` is the buyer of a keyed request, whose twin must get the same order.
-    pub fn accept(&mut self, order: OrderId, scheduled: Instant, keyed_by: Option<u64>) {
+    pub fn add_accepted(&mut self, order: OrderId, scheduled: Instant, keyed_by: Option<u64>) {
         self.last_accepted = Instant::now();
         self.ack.record(self.last_accepted - scheduled);
         self.accepted.push(order);
         if keyed_by.is_none_or(|buyer| self.is_first(buyer, order)) {
-            self.counts.at(self.last_accepted - self.began).acknowledged += 1;
+            self.timeline.at(self.last_accepted - self.began).acknowledged += 1;
         }
     }
 
@@ -90,7 +90,7 @@ impl Tally {
     }
 
     /// `answer` is another server's text.
-    pub fn surprise(&mut self, answer: &str) {
+    pub fn add_unexpected(&mut self, answer: &str) {
         self.unexpected += 1;
         self.first_unexpected.get_or_insert_with(|| visible(answer).into_owned());
     }
@@ -98,9 +98,9 @@ impl Tally {
 
 /// Latencies, to three digits.
 #[derive(Debug)]
-pub(super) struct Latency(Histogram<u64>);
+pub(super) struct LatencyHistogram(Histogram<u64>);
 
-impl Latency {
+impl LatencyHistogram {
     pub fn new() -> Self {
         let bounds = Histogram::new_with_bounds(1, LATENCY_MAX.as_micros() as u64, 3);
         Self(bounds.expect("1 us to an hour in three digits is a valid range"))
@@ -122,10 +122,10 @@ impl Latency {
     }
 
     /// Bars on a logarithmic scale, from the shortest latency to the longest, empty ones included.
-    pub fn bins(&self) -> Vec<Bin> {
+    pub fn bins(&self) -> Vec<LatencyBin> {
         let place = |micros: u64| ((micros.max(1) as f64).log10() * BINS_PER_DECADE) as usize;
         let ms = |place: usize| 10f64.powf(place as f64 / BINS_PER_DECADE) / 1_000.0;
-        let mut bins: Vec<Bin> = Vec::new();
+        let mut bins: Vec<LatencyBin> = Vec::new();
         if self.0.is_empty() {
             return bins;
         }
@@ -134,7 +134,7 @@ impl Latency {
             let place = place(value.value_iterated_to());
             while first + bins.len() <= place {
                 let at = first + bins.len();
-                bins.push(Bin { from_ms: ms(at), to_ms: ms(at + 1), count: 0 });
+                bins.push(LatencyBin { from_ms: ms(at), to_ms: ms(at + 1), count: 0 });
             }
             bins[place - first].count += value.count_at_value();
         }
@@ -144,7 +144,7 @@ impl Latency {
 
 /// A bar of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bin {
+pub(super) struct LatencyBin {
     pub from_ms: f64,
     pub to_ms: f64,
     pub count: u64,
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn each_latency_is_in_the_bar_that_spans_it() {
-        let mut latency = Latency::new();
+        let mut latency = LatencyHistogram::new();
         assert_eq!(latency.bins(), []);
         for micros in [1, 900, 1_000, 1_001, 250_000, 9_000_000_000] {
             latency.record(Duration::from_micros(micros));

@@ -11,22 +11,22 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::connection::{Address, Connection};
-use super::figures::Figures;
-use super::settle::Reading;
-use super::sight::Sight;
-use super::stress::StressError;
+use super::drain::Observations;
+use super::error::StressError;
+use super::observation::ObservedState;
+use super::summary::AuditSummary;
+use crate::client::{Address, Connection};
 use crate::core::model::ItemId;
 
-/// Looks at an item that are kept, at most; then every second one is forgotten, and looks come
-/// half as often.
-const LOOKS: usize = 128;
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Samples of an item that are kept, at most; then every second one is dropped, and sampling slows
+/// to half the rate.
+const SAMPLES_MAX: usize = 128;
+const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
 /// A server shows an item as it was within this time.
 pub(super) const SHOWN_LATE: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-pub(super) struct ItemShown {
+pub(super) struct ShownItem {
     pub stock: u64,
     pub free: u64,
     pub held: u64,
@@ -35,49 +35,50 @@ pub(super) struct ItemShown {
 
 /// The item as it was shown at some time of the sale.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StockSeen {
+pub struct StockSample {
     pub(super) since_start: Duration,
-    pub(super) item: ItemShown,
+    pub(super) item: ShownItem,
 }
 
-/// Looks at an item while it is sold; dropping it ends that.
+/// Reads an item regularly while it is sold; dropping it ends that.
 #[derive(Debug)]
-pub(super) struct Watch {
-    looking: JoinHandle<Vec<StockSeen>>,
+pub(super) struct StockSampler {
+    sampling: JoinHandle<Vec<StockSample>>,
     over: DropGuard,
 }
 
-impl Watch {
+impl StockSampler {
     pub fn start(address: &Address, id: &ItemId, began: Instant) -> Self {
         let over = CancellationToken::new();
-        let looking = tokio::spawn(watch(address.clone(), id.clone(), began, over.clone()));
-        Self { looking, over: over.drop_guard() }
+        let sampling = tokio::spawn(sample(address.clone(), id.clone(), began, over.clone()));
+        Self { sampling, over: over.drop_guard() }
     }
 
-    /// Looks once more, and returns what was seen. A server that did not answer was not seen.
-    pub async fn seen(self) -> Vec<StockSeen> {
+    /// Reads the item once more, and returns all samples. A read that was not answered is left out.
+    pub async fn finish(self) -> Vec<StockSample> {
         drop(self.over);
-        self.looking.await.expect("who looks at the item does not panic")
+        self.sampling.await.expect("the sampler does not panic")
     }
 }
 
-async fn watch(
+async fn sample(
     address: Address,
     id: ItemId,
     began: Instant,
     over: CancellationToken,
-) -> Vec<StockSeen> {
-    let (mut seen, mut pause) = (Vec::new(), LOOK_AGAIN);
+) -> Vec<StockSample> {
+    let mut samples = Vec::new();
+    let mut pause = SAMPLE_PAUSE;
     loop {
         let last = over.is_cancelled();
         if let Ok(Some(item)) = item(&address, &id).await {
-            seen.push(StockSeen { since_start: began.elapsed(), item });
+            samples.push(StockSample { since_start: began.elapsed(), item });
         }
         if last {
-            return seen;
+            return samples;
         }
-        if seen.len() >= LOOKS {
-            seen = seen.into_iter().step_by(2).collect();
+        if samples.len() >= SAMPLES_MAX {
+            samples = samples.into_iter().step_by(2).collect();
             pause *= 2;
         }
         let _over = over.run_until_cancelled(sleep(pause)).await;
@@ -105,7 +106,7 @@ struct StatsShown {
 pub(super) async fn item(
     address: &Address,
     item: &ItemId,
-) -> Result<Option<ItemShown>, StressError> {
+) -> Result<Option<ShownItem>, StressError> {
     let answer = Connection::to(address).get(&format!("/items/{item}")).await;
     let answer = answer.map_err(|e| StressError::from((address, e)))?;
     if answer.status == StatusCode::NOT_FOUND {
@@ -124,28 +125,29 @@ pub(super) async fn backend(address: &Address) -> String {
 
 /// What can be said from outside. `sold` and `rejected` are our own orders only; units are
 /// stranded only where nobody restocked meanwhile.
-pub(super) fn figures(
-    ours: &Reading,
-    before: Option<ItemShown>,
-    after: Option<ItemShown>,
-) -> Figures {
-    let (sold, item) = (ours.sold(), after.unwrap_or_default());
+pub(super) fn summary(
+    ours: &Observations,
+    before: Option<ShownItem>,
+    after: Option<ShownItem>,
+) -> AuditSummary {
+    let sold = ours.sold();
+    let item = after.unwrap_or_default();
     let restocked = before.is_some_and(|before| before.stock != item.stock);
     let stranded = ours.sold_out() > 0 && !restocked;
     let taken = item.held + item.sold.max(sold);
     let counted = item.sold.saturating_sub(before.map_or(0, |before| before.sold));
-    Figures {
+    AuditSummary {
         stock: item.stock,
         free: item.free,
         held: item.held,
         sold,
         orders: ours.orders(),
         rejected: ours.rejected(),
-        undecided: ours.count(|sight| sight == Sight::Waiting),
+        undecided: ours.count(|state| state == ObservedState::Waiting),
         oversold_units: taken.saturating_sub(item.stock),
         stranded_units: if stranded { item.free } else { 0 },
         uncounted_units: sold.saturating_sub(counted),
         unbalanced_units: (item.free + item.held + item.sold).abs_diff(item.stock),
-        ..Figures::default()
+        ..AuditSummary::default()
     }
 }

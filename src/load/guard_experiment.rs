@@ -1,4 +1,4 @@
-//! The race without a guard: four independent workers decide one item's orders at the same time,
+//! The experiment of `--without`: four independent workers decide one item's orders at the same time,
 //! held at a barrier so that all have read before anyone commits.
 //!
 //! Without the lock nothing may go wrong: the ledger's condition lets one of the four commits
@@ -32,64 +32,65 @@ use crate::core::ports::queue::{
 const WORKERS: usize = 4;
 /// How long the first commit of a worker is held for those of the others.
 const BARRIER_WAIT: Duration = Duration::from_secs(10);
-/// The lease of the race: short, so that it passes while its holder stands at the barrier.
+/// The lease of the experiment: short, so that it passes while its holder stands at the barrier.
 const LEASE: Duration = Duration::from_millis(300);
 /// How long one worker may wait at the real queue while others wait for their turn at it.
 const TURN: Duration = Duration::from_millis(50);
 
-/// What can be taken out.
+/// A guard that can be taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Guard {
+pub enum DisabledGuard {
     Lock,
     LedgerCondition,
 }
 
-impl Guard {
+impl DisabledGuard {
     pub fn as_str(self) -> &'static str {
         match self {
-            Guard::Lock => "lock",
-            Guard::LedgerCondition => "ledger-condition",
+            DisabledGuard::Lock => "lock",
+            DisabledGuard::LedgerCondition => "ledger-condition",
         }
     }
 }
 
-/// Four workers that are about to race, and what they race without.
+/// Four workers that decide at the same time, and the guards they lack.
 #[derive(Debug)]
-pub struct Race {
-    pub without: Vec<Guard>,
+pub struct GuardExperiment {
+    pub without: Vec<DisabledGuard>,
     barrier: Arc<Barrier>,
 }
 
-impl Race {
+impl GuardExperiment {
     /// The workers, to be run beside the API whose orders come through `ports`. Of `rules`, the
-    /// lease and the receive wait are the race's own.
+    /// lease and the receive wait are the experiment's own.
     pub fn start(
         ports: &Ports,
         rules: &Rules,
         story: &Arc<dyn Story>,
-        without: Vec<Guard>,
-    ) -> (Race, Vec<Worker>) {
+        without: Vec<DisabledGuard>,
+    ) -> (GuardExperiment, Vec<Worker>) {
         let barrier = Arc::new(Barrier::default());
-        let table = Arc::new(Table::new(ports.queue.clone()));
-        let worker = |seat| {
+        let queue = Arc::new(SharedQueue::new(ports.queue.clone()));
+        let worker = |worker| {
             let ledger = HeldLedger {
                 real: ports.ledger.clone(),
                 barrier: barrier.clone(),
                 first: AtomicBool::new(true),
-                conditional: !without.contains(&Guard::LedgerCondition),
+                conditional: !without.contains(&DisabledGuard::LedgerCondition),
             };
-            let lock = ports.lock.clone().filter(|_| !without.contains(&Guard::Lock));
-            let queue = Arc::new(Seat { table: table.clone(), seat });
-            let ports = Ports { queue, ledger: Arc::new(ledger), lock, ..ports.clone() };
+            let lock = ports.lock.clone().filter(|_| !without.contains(&DisabledGuard::Lock));
+            let view = WorkerQueueView { queue: queue.clone(), worker };
+            let ports =
+                Ports { queue: Arc::new(view), ledger: Arc::new(ledger), lock, ..ports.clone() };
             let rules = Rules { lease: LEASE, receive_wait: TURN, ..rules.clone() };
             Worker { ports, rules, story: story.clone() }
         };
         let workers = (0..WORKERS).map(worker).collect();
-        (Race { without, barrier }, workers)
+        (GuardExperiment { without, barrier }, workers)
     }
 
-    /// Whether all four stood at the barrier together; if not, the race proves nothing.
+    /// Whether all four stood at the barrier together; if not, the experiment proves nothing.
     pub fn met(&self) -> bool {
         *self.barrier.arrived.borrow() >= WORKERS && !self.barrier.missed.load(Ordering::Relaxed)
     }
@@ -113,103 +114,107 @@ impl Barrier {
     }
 }
 
-/// The real queue's deliveries, dealt out order by order.
+/// The real queue's deliveries, split among the workers order by order.
 #[derive(Debug)]
-struct Table {
+struct SharedQueue {
     real: Arc<dyn Queue>,
-    /// One seat asks the real queue at a time.
+    /// One worker receives from the real queue at a time.
     turn: tokio::sync::Mutex<()>,
-    dealt: Mutex<Dealt>,
+    deliveries: Mutex<SplitDeliveries>,
+}
+
+#[derive(Debug, Default)]
+struct SplitDeliveries {
+    inboxes: [VecDeque<Delivery>; WORKERS],
+    next_worker: usize,
+    next_delivery: u64,
+    /// Deliveries with parts that are not acknowledged, by number.
+    open: HashMap<u64, OpenDelivery>,
 }
 
 #[derive(Debug)]
-struct Dealt {
-    inboxes: [VecDeque<Delivery>; WORKERS],
-    next_seat: usize,
-    next_deal: u64,
-    /// Per deal: the real receipt, and how many parts of it are not acknowledged.
-    deals: HashMap<u64, (Receipt, usize)>,
+struct OpenDelivery {
+    real: Receipt,
+    parts: usize,
 }
 
-impl Table {
+impl SharedQueue {
     fn new(real: Arc<dyn Queue>) -> Self {
-        let (inboxes, deals) = Default::default();
-        let dealt = Mutex::new(Dealt { inboxes, next_seat: 0, next_deal: 0, deals });
-        Self { real, turn: tokio::sync::Mutex::default(), dealt }
+        Self { real, turn: Default::default(), deliveries: Default::default() }
     }
 
-    fn dealt(&self) -> MutexGuard<'_, Dealt> {
-        self.dealt.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deliveries(&self) -> MutexGuard<'_, SplitDeliveries> {
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Dealt {
-    /// Splits a delivery into as many parts as there are seats, or orders in it.
-    fn deal(&mut self, delivery: Delivery) {
+impl SplitDeliveries {
+    /// Splits a delivery into as many parts as there are workers, or orders in it.
+    fn split(&mut self, delivery: Delivery) {
         let mut parts: [Vec<(Arrival, Order)>; WORKERS] = Default::default();
         for order in delivery.orders {
-            parts[self.next_seat].push(order);
-            self.next_seat = (self.next_seat + 1) % WORKERS;
+            parts[self.next_worker].push(order);
+            self.next_worker = (self.next_worker + 1) % WORKERS;
         }
-        let deal = self.next_deal;
-        self.next_deal += 1;
-        let dealt = parts.iter().filter(|part| !part.is_empty()).count();
-        self.deals.insert(deal, (delivery.receipt, dealt));
-        for (seat, orders) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
-            let receipt = Receipt(format!("{deal}/{seat}"));
+        let number = self.next_delivery;
+        self.next_delivery += 1;
+        let count = parts.iter().filter(|part| !part.is_empty()).count();
+        self.open.insert(number, OpenDelivery { real: delivery.receipt, parts: count });
+        for (worker, orders) in parts.into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+            let receipt = Receipt(format!("{number}/{worker}"));
             let receive_count = delivery.receive_count;
-            self.inboxes[seat].push_back(Delivery { receipt, orders, receive_count });
+            self.inboxes[worker].push_back(Delivery { receipt, orders, receive_count });
         }
     }
 
     /// Counts a part as acknowledged; returns the real receipt with the last one.
     fn ack(&mut self, part: &Receipt) -> Option<Receipt> {
-        let deal = deal_of(part)?;
-        let (_, parts) = self.deals.get_mut(&deal)?;
-        *parts -= 1;
-        if *parts > 0 {
+        let number = delivery_of(part)?;
+        let delivery = self.open.get_mut(&number)?;
+        delivery.parts -= 1;
+        if delivery.parts > 0 {
             return None;
         }
-        self.deals.remove(&deal).map(|(receipt, _)| receipt)
+        self.open.remove(&number).map(|delivery| delivery.real)
     }
 
     fn real(&self, parts: &[Receipt]) -> Vec<Receipt> {
-        let deals = parts.iter().filter_map(deal_of);
-        deals.filter_map(|deal| Some(self.deals.get(&deal)?.0.clone())).collect()
+        let numbers = parts.iter().filter_map(delivery_of);
+        numbers.filter_map(|number| Some(self.open.get(&number)?.real.clone())).collect()
     }
 }
 
-fn deal_of(part: &Receipt) -> Option<u64> {
+fn delivery_of(part: &Receipt) -> Option<u64> {
     part.0.split('/').next()?.parse().ok()
 }
 
-/// One worker's place at the table: the real queue, with its own share of the deliveries.
+/// The queue as one worker sees it: the real queue, with its own share of the deliveries.
 #[derive(Debug)]
-struct Seat {
-    table: Arc<Table>,
-    seat: usize,
+struct WorkerQueueView {
+    queue: Arc<SharedQueue>,
+    worker: usize,
 }
 
-impl fmt::Display for Seat {
+impl fmt::Display for WorkerQueueView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "share {} of {}", self.seat, self.table.real)
+        write!(f, "share {} of {}", self.worker, self.queue.real)
     }
 }
 
-impl Seat {
+impl WorkerQueueView {
     fn share(&self) -> Vec<Delivery> {
-        self.table.dealt().inboxes[self.seat].drain(..).collect()
+        self.queue.deliveries().inboxes[self.worker].drain(..).collect()
     }
 }
 
 #[async_trait]
-impl Queue for Seat {
+impl Queue for WorkerQueueView {
     fn limits(&self) -> QueueLimits {
-        self.table.real.limits()
+        self.queue.real.limits()
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
-        self.table.real.send(orders).await
+        self.queue.real.send(orders).await
     }
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
@@ -217,25 +222,25 @@ impl Queue for Seat {
         if !share.is_empty() {
             return Ok(share);
         }
-        let _turn = self.table.turn.lock().await;
+        let _turn = self.queue.turn.lock().await;
         let share = self.share();
         if !share.is_empty() {
             return Ok(share);
         }
-        let deliveries = self.table.real.receive(max, wait.min(TURN)).await?;
-        deliveries.into_iter().for_each(|delivery| self.table.dealt().deal(delivery));
+        let deliveries = self.queue.real.receive(max, wait.min(TURN)).await?;
+        deliveries.into_iter().for_each(|delivery| self.queue.deliveries().split(delivery));
         Ok(self.share())
     }
 
     async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
         let last: Vec<Option<Receipt>> = {
-            let mut dealt = self.table.dealt();
-            receipts.iter().map(|part| dealt.ack(part)).collect()
+            let mut deliveries = self.queue.deliveries();
+            receipts.iter().map(|part| deliveries.ack(part)).collect()
         };
         let mut answers = Vec::with_capacity(last.len());
         for receipt in last {
             let answer = match receipt {
-                Some(real) => self.table.real.ack(&[real]).await.pop().unwrap_or(Ok(())),
+                Some(real) => self.queue.real.ack(&[real]).await.pop().unwrap_or(Ok(())),
                 None => Ok(()),
             };
             answers.push(answer);
@@ -244,20 +249,20 @@ impl Queue for Seat {
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
-        let real = self.table.dealt().real(receipts);
-        self.table.real.extend(&real).await
+        let real = self.queue.deliveries().real(receipts);
+        self.queue.real.extend(&real).await
     }
 
     /// Gives the whole delivery back; what the others decided of it will be found decided.
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
-        let real = self.table.dealt().real(receipts);
-        let deals = receipts.iter().filter_map(deal_of);
-        deals.for_each(|deal| drop(self.table.dealt().deals.remove(&deal)));
-        self.table.real.release(&real).await
+        let real = self.queue.deliveries().real(receipts);
+        let numbers = receipts.iter().filter_map(delivery_of);
+        numbers.for_each(|number| drop(self.queue.deliveries().open.remove(&number)));
+        self.queue.real.release(&real).await
     }
 
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
-        self.table.real.dead_letter(letters).await
+        self.queue.real.dead_letter(letters).await
     }
 
     async fn walk_letters(
@@ -265,19 +270,19 @@ impl Queue for Seat {
         letters: &Letters,
         visitor: &mut dyn LetterVisitor,
     ) -> Result<bool, QueueError> {
-        self.table.real.walk_letters(letters, visitor).await
+        self.queue.real.walk_letters(letters, visitor).await
     }
 
     async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {
-        self.table.real.line(order).await
+        self.queue.real.line(order).await
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {
-        self.table.real.backlog().await
+        self.queue.real.backlog().await
     }
 
     async fn check(&self) -> Result<(), QueueError> {
-        self.table.real.check().await
+        self.queue.real.check().await
     }
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of dead letters from the command line, in words for a person.
+//! What `flux dlq` prints of dead letters.
 
 use std::fmt;
 
@@ -54,7 +54,7 @@ fn print(letter: &DeadLetter, json: bool) -> Result<()> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     order_id: OrderId,
     #[serde(flatten)]
     fate: &'a Fate,
@@ -63,7 +63,7 @@ struct Line<'a> {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ResultCounts {
     sent: u64,
     decided: u64,
     dropped: u64,
@@ -82,14 +82,16 @@ pub async fn act(
     json: bool,
 ) -> Result<bool> {
     let dry_run = course.dry_run;
-    let (mut counts, mut printed) = (Counts::default(), Ok(()));
+    let mut counts = ResultCounts::default();
+    let mut printed = Ok(());
     let mut tell = |order_id: OrderId, fate: Fate| {
         counts.add(&fate);
         // Goes on when nobody reads it any more: what was begun is done.
         let line = if json {
-            say(serde_json::to_string(&Line { order_id, fate: &fate, dry_run }).unwrap_or_default())
+            say(serde_json::to_string(&JsonLine { order_id, fate: &fate, dry_run })
+                .unwrap_or_default())
         } else {
-            let words = Words { fate: &fate, dry_run }.to_string();
+            let words = ResultText { fate: &fate, dry_run }.to_string();
             say(format_args!("{order_id} {}", visible(&words)))
         };
         if line.is_err() && printed.is_ok() {
@@ -113,12 +115,12 @@ pub async fn act(
 }
 
 /// A fate, or what it would be.
-struct Words<'a> {
+struct ResultText<'a> {
     fate: &'a Fate,
     dry_run: bool,
 }
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for ResultText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.fate, self.dry_run) {
             (Fate::SentAgain, false) => f.write_str("sent again"),
@@ -135,7 +137,7 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-impl Counts {
+impl ResultCounts {
     fn add(&mut self, fate: &Fate) {
         let count = match fate {
             Fate::SentAgain => &mut self.sent,
@@ -149,9 +151,9 @@ impl Counts {
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for ResultCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { sent, decided, dropped, kept, gone, failed } = *self;
+        let ResultCounts { sent, decided, dropped, kept, gone, failed } = *self;
         let counts = [
             (sent, "sent again"),
             (dropped, "dropped"),

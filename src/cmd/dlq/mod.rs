@@ -1,3 +1,5 @@
+mod output;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +11,6 @@ use crate::config::Flags;
 use crate::core::engine::redrive::{Course, Deed};
 use crate::core::model::OrderId;
 use crate::core::ports::dead_letters::Which;
-use crate::wiring::letters;
 use crate::{stop, wiring};
 
 /// Look at, send again or drop the orders that could not be decided
@@ -87,7 +88,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let ports = wiring::open(&settings, wiring::KeyUse::Read).await?;
     let (which, deed, course) = match args.action {
         Action::List { reason, json } => {
-            letters::list(&ports, reason.as_deref(), json).await?;
+            output::list(&ports, reason.as_deref(), json).await?;
             return Ok(ExitCode::SUCCESS);
         }
         Action::Redrive { which, body, course } => (which, Deed::Redrive { body }, course),
@@ -95,7 +96,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     };
     let CourseArgs { dry_run, rate, json } = course;
     let course = Course { dry_run, rate, most: None, stop };
-    let well = letters::act(&ports, &which.letters(), &deed, &course, json).await?;
+    let well = output::act(&ports, &which.letters(), &deed, &course, json).await?;
     Ok(ExitCode::from(u8::from(!well)))
 }
 

@@ -33,7 +33,7 @@ impl fmt::Display for Verdict {
 
 /// Figures of one item, or of all together.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Figures {
+pub struct AuditSummary {
     /// Units, as the item says.
     pub stock: u64,
     pub free: u64,
@@ -89,7 +89,7 @@ pub struct Figures {
     pub old_rule_orders: u64,
 }
 
-impl Figures {
+impl AuditSummary {
     /// What breaks a promise: the name and the amount, in the order of the promises.
     pub fn faults(&self) -> Vec<(&'static str, u64)> {
         let mut faults = vec![
@@ -113,8 +113,8 @@ impl Figures {
     }
 }
 
-impl AddAssign<&Figures> for Figures {
-    fn add_assign(&mut self, other: &Figures) {
+impl AddAssign<&AuditSummary> for AuditSummary {
+    fn add_assign(&mut self, other: &AuditSummary) {
         self.stock += other.stock;
         self.free += other.free;
         self.held += other.held;
@@ -145,7 +145,7 @@ impl AddAssign<&Figures> for Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for AuditSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -169,24 +169,24 @@ pub struct ItemAudit {
     /// `open`, `sold_out` or `closed`.
     pub status: &'static str,
     #[serde(flatten)]
-    pub figures: Figures,
+    pub summary: AuditSummary,
 }
 
 impl fmt::Display for ItemAudit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let closed = if self.status == "closed" { " (closed)" } else { "" };
-        write!(f, "{}{closed}: {}", self.item_id, self.figures)
+        write!(f, "{}{closed}: {}", self.item_id, self.summary)
     }
 }
 
 /// The outcome of an audit: the sums over all items, and each item by its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
-    /// `fail` when any of [`Figures::faults`] or `findings` is there. Orders that wait, dead letters,
+    /// `fail` when any of [`AuditSummary::faults`] or `findings` is there. Orders that wait, dead letters,
     /// inversions and what was checked by the old rule are reported and fail nothing here.
     pub verdict: Verdict,
     #[serde(flatten)]
-    pub total: Figures,
+    pub total: AuditSummary,
     /// What is wrong with the store as a whole, and rows that cannot be read; the first of many.
     pub findings: Vec<String>,
     /// Dead letters from before MACs.
@@ -196,8 +196,8 @@ pub struct AuditReport {
 
 impl AuditReport {
     pub(super) fn of(items: Vec<ItemAudit>, findings: Findings, old_rule_letters: u64) -> Self {
-        let mut total = Figures::default();
-        items.iter().for_each(|item| total += &item.figures);
+        let mut total = AuditSummary::default();
+        items.iter().for_each(|item| total += &item.summary);
         let findings = findings.into_lines();
         let passed = total.faults().is_empty() && findings.is_empty();
         let verdict = Verdict::passed_if(passed);
@@ -246,7 +246,7 @@ impl fmt::Display for AuditReport {
             )?;
         }
         let (faulty, sound): (Vec<_>, Vec<_>) =
-            self.items.iter().partition(|item| !item.figures.faults().is_empty());
+            self.items.iter().partition(|item| !item.summary.faults().is_empty());
         for item in sound.iter().take(LISTED) {
             writeln!(f, "{item}")?;
         }
@@ -255,7 +255,7 @@ impl fmt::Display for AuditReport {
         }
         for item in faulty {
             writeln!(f, "{item}")?;
-            for (name, amount) in item.figures.faults() {
+            for (name, amount) in item.summary.faults() {
                 writeln!(f, "    {amount} {name}")?;
             }
         }
