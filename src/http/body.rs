@@ -9,8 +9,8 @@ use hyper::header;
 use hyper::http::request;
 use tokio::time::timeout;
 
+use super::access::Access;
 use super::problem::Problem;
-use super::server::Server;
 
 /// The most bytes that a body may have.
 const BODY_MAX: usize = 16 * 1024;
@@ -53,7 +53,8 @@ impl RequestBody {
     }
 
     async fn gather(&mut self, max: usize) -> Result<Bytes, Problem> {
-        let (mut first, mut joined) = (Bytes::new(), Vec::new());
+        let mut first = Bytes::new();
+        let mut joined = Vec::new();
         while let Some(data) = self.next().await? {
             if self.seen > max {
                 return Err(too_large(max));
@@ -114,23 +115,21 @@ impl RequestBody {
     }
 }
 
-impl Server {
-    /// Refuses a body that says it is something else than JSON. One that does not say is read as
-    /// JSON where it came with a credential, so that a plain client need not say it.
-    pub(super) fn expect_json(&self, head: &request::Parts) -> Result<(), Problem> {
-        let is_json = match head.headers.get(header::CONTENT_TYPE) {
-            None => !self.wants_content_type(head),
-            Some(kind) => {
-                let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
-                essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
-            }
-        };
-        if is_json {
-            return Ok(());
+/// Refuses a body that says it is something else than JSON. One that does not say is read as
+/// JSON where it came with a credential, so that a plain client need not say it.
+pub(super) fn expect_json(head: &request::Parts, access: &Access) -> Result<(), Problem> {
+    let is_json = match head.headers.get(header::CONTENT_TYPE) {
+        None => !access.wants_content_type(head),
+        Some(kind) => {
+            let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+            essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
         }
-        let what = "send the body as JSON, with Content-Type: application/json";
-        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
+    };
+    if is_json {
+        return Ok(());
     }
+    let what = "send the body as JSON, with Content-Type: application/json";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, what))
 }
 
 fn too_large(max: usize) -> Problem {

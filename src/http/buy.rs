@@ -11,11 +11,13 @@ use hyper::http::request;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use tokio::time::Instant;
 
+use super::access::Access;
+use super::body;
 use super::body::RequestBody;
-use super::openapi::NewUserId;
+use super::openapi::schemas::NewUserId;
 use super::problem::{Problem, json_text};
-use super::response::Answer;
-use super::server::Server;
+use super::response::Response;
+use super::state::AppState;
 use super::trace;
 use crate::core::engine::intake::{Refused, Request};
 use crate::core::model::TraceContext;
@@ -25,91 +27,88 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Hex digits of an order's id.
 const ORDER_ID_LENGTH: usize = 32;
 
-impl Server {
-    pub async fn buy(
-        &self,
-        head: &request::Parts,
-        peer: IpAddr,
-        body: &mut RequestBody,
-    ) -> Result<Answer, Problem> {
-        let (meters, begun) = (&self.api.ports.meters, Instant::now());
-        let (carried, mut span) = self.api.ports.tracer.request("POST /buy", trace::of(head));
-        let bought = self.accept(head, peer, body, carried).await;
-        trace::set_outcome(&mut span, &bought);
-        match bought {
-            Ok(order) => {
-                meters.accepted.add(1);
-                meters.ack.record_time(begun.elapsed());
-                let (order_id, item_id) = (order.id, &order.item);
-                tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
-                Ok(self.accepted(&order))
-            }
-            Err(problem) => {
-                meters.refused[usize::from(problem.status().is_server_error())].add(1);
-                Err(problem)
-            }
+pub(super) async fn buy(
+    state: &AppState,
+    head: &request::Parts,
+    peer: IpAddr,
+    body: &mut RequestBody,
+) -> Result<Response, Problem> {
+    let meters = &state.api.ports.meters;
+    let begun = Instant::now();
+    let (carried, mut span) = state.api.ports.tracer.request("POST /buy", trace::of(head));
+    let bought = accept(state, head, peer, body, carried).await;
+    trace::set_outcome(&mut span, &bought);
+    match bought {
+        Ok(order) => {
+            meters.accepted.add(1);
+            meters.ack.record_time(begun.elapsed());
+            let order_id = order.id;
+            let item_id = &order.item;
+            tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
+            Ok(accepted(&state.access, &order))
+        }
+        Err(problem) => {
+            meters.refused[usize::from(problem.status().is_server_error())].add(1);
+            Err(problem)
         }
     }
+}
 
-    async fn accept(
-        &self,
-        head: &request::Parts,
-        peer: IpAddr,
-        body: &mut RequestBody,
-        trace: Option<Box<TraceContext>>,
-    ) -> Result<Order, Problem> {
-        self.admit_site(head, peer)?;
-        self.admit_buyer(head, peer)?;
-        self.expect_json(head)?;
-        let key = idempotency_key(head)?;
-        let bytes = body.read().await?;
-        let wish: Wish = serde_json::from_slice(&bytes)
-            .map_err(|e| Problem::bad_request(format!("the body is not an order: {e}")))?;
-        let request = Request {
-            user: UserId::parse_new(&wish.user_id)?,
-            item: ItemId::parse(&wish.item_id)?,
-            quantity: Quantity::new(wish.quantity)?,
-            key,
-            trace,
-        };
-        self.admit_buyer_for(&request.user, head)?;
-        self.known.admit(&request.item, self.sells_unlisted()).await?;
-        self.api.intake.accept(request).await.map_err(Problem::from)
-    }
+async fn accept(
+    state: &AppState,
+    head: &request::Parts,
+    peer: IpAddr,
+    body: &mut RequestBody,
+    trace: Option<Box<TraceContext>>,
+) -> Result<Order, Problem> {
+    state.access.admit_site(head, peer)?;
+    state.access.admit_buyer(head, peer)?;
+    body::expect_json(head, &state.access)?;
+    let key = idempotency_key(head)?;
+    let bytes = body.read().await?;
+    let buy: BuyRequest = serde_json::from_slice(&bytes)
+        .map_err(|e| Problem::bad_request(format!("the body is not an order: {e}")))?;
+    let request = Request {
+        user: UserId::parse_new(&buy.user_id)?,
+        item: ItemId::parse(&buy.item_id)?,
+        quantity: Quantity::new(buy.quantity)?,
+        key,
+        trace,
+    };
+    state.access.admit_buyer_for(&request.user, head)?;
+    state.item_cache.admit(&request.item, state.sells_unlisted()).await?;
+    state.api.intake.accept(request).await.map_err(Problem::from)
 }
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Self {
         let detail = refused.to_string();
         match refused {
-            Refused::Overloaded(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail),
-            Refused::Unconfirmed { order, .. } => {
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_order(order)
-            }
+            Refused::Overloaded(_) => Problem::unavailable(detail),
+            Refused::Unconfirmed { order, .. } => Problem::unavailable(detail).with_order(order),
             Refused::KeyReused => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
         }
     }
 }
 
-impl Server {
-    /// The 202: written by hand, because a struct would be no shorter and this runs for every order.
-    fn accepted(&self, order: &Order) -> Answer {
-        let location = self.location(format_args!("/orders/{}", order.id));
-        let mut text = Vec::with_capacity(256);
-        let written = (|| {
-            let id = &location.as_bytes()[location.len() - ORDER_ID_LENGTH..];
-            text.extend_from_slice(br#"{"message":"Order received","order_id":""#);
-            text.extend_from_slice(id);
-            text.extend_from_slice(br#"","status":"queued","order":{"user_id":"#);
-            serde_json::to_writer(&mut text, order.user.as_str())?;
-            let (item, units) = (&order.item, order.quantity.units());
-            writeln!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
-        })();
-        written.expect("writing to memory does not fail");
-        let mut answer = json_text(StatusCode::ACCEPTED, text);
-        answer.headers_mut().insert(header::LOCATION, location);
-        answer
-    }
+/// The 202: written by hand, because a struct would be no shorter and this runs for every order.
+fn accepted(access: &Access, order: &Order) -> Response {
+    let location = access.location(format_args!("/orders/{}", order.id));
+    let mut text = Vec::with_capacity(256);
+    let written = (|| {
+        let id = &location.as_bytes()[location.len() - ORDER_ID_LENGTH..];
+        text.extend_from_slice(br#"{"message":"Order received","order_id":""#);
+        text.extend_from_slice(id);
+        text.extend_from_slice(br#"","status":"queued","order":{"user_id":"#);
+        serde_json::to_writer(&mut text, order.user.as_str())?;
+        let item = &order.item;
+        let units = order.quantity.units();
+        writeln!(text, r#","item_id":"{item}","quantity":{units}}}}}"#)
+    })();
+    written.expect("writing to memory does not fail");
+    let mut response = json_text(StatusCode::ACCEPTED, text);
+    response.headers_mut().insert(header::LOCATION, location);
+    response
 }
 
 fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Problem> {
@@ -125,7 +124,7 @@ fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Prob
 /// hold, as long as it is JSON and not nested deeper than serde_json's limit of 128.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename = "OrderRequest")]
-pub(super) struct Wish<'a> {
+pub(super) struct BuyRequest<'a> {
     #[schemars(with = "NewUserId")]
     user_id: Cow<'a, str>,
     #[schemars(with = "ItemId")]
@@ -134,9 +133,9 @@ pub(super) struct Wish<'a> {
     quantity: u64,
 }
 
-impl<'de> Deserialize<'de> for Wish<'de> {
+impl<'de> Deserialize<'de> for BuyRequest<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(WishVisitor)
+        deserializer.deserialize_map(BuyRequestVisitor)
     }
 }
 
@@ -144,18 +143,20 @@ fn one() -> Quantity {
     Quantity::ONE
 }
 
-struct WishVisitor;
+struct BuyRequestVisitor;
 
-impl<'de> Visitor<'de> for WishVisitor {
-    type Value = Wish<'de>;
+impl<'de> Visitor<'de> for BuyRequestVisitor {
+    type Value = BuyRequest<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with user_id and item_id")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut user_id, mut item_id, mut quantity) = (None, None, None);
-        while let Some(key) = map.next_key::<Text>()? {
+        let mut user_id = None;
+        let mut item_id = None;
+        let mut quantity = None;
+        while let Some(key) = map.next_key::<JsonText>()? {
             match &*key.0 {
                 "user_id" => once(&mut user_id, "user_id", text(&mut map, "user_id"))?,
                 "item_id" => once(&mut item_id, "item_id", text(&mut map, "item_id"))?,
@@ -169,7 +170,7 @@ impl<'de> Visitor<'de> for WishVisitor {
                 }
             }
         }
-        Ok(Wish {
+        Ok(BuyRequest {
             user_id: user_id.ok_or_else(|| de::Error::missing_field("user_id"))?,
             item_id: item_id.ok_or_else(|| de::Error::missing_field("item_id"))?,
             quantity: quantity.unwrap_or(1),
@@ -178,7 +179,7 @@ impl<'de> Visitor<'de> for WishVisitor {
 }
 
 fn text<'de, A: MapAccess<'de>>(map: &mut A, key: &str) -> Result<Cow<'de, str>, A::Error> {
-    let text = map.next_value::<Text>().map(|text| text.0);
+    let text = map.next_value::<JsonText>().map(|text| text.0);
     text.map_err(|_| de::Error::custom(format_args!("{key} must be a string of UTF-8")))
 }
 
@@ -196,7 +197,7 @@ fn once<T, E: de::Error>(
 /// A string, borrowed where it has no escapes.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Any JSON, within the depth that serde_json allows; `IgnoredAny` has no such limit.
 struct Ignored;
@@ -260,10 +261,10 @@ mod tests {
     async fn a_503_after_a_send_was_tried_names_the_order() {
         let order = OrderId::from_bytes([7; 16]);
         let unconfirmed = Refused::Unconfirmed { order, cause: "no answer".to_owned() };
-        let answer = Problem::from(unconfirmed).into_answer();
-        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let response = Problem::from(unconfirmed).into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(problem["order_id"], order.to_string());
     }

@@ -1,7 +1,6 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,14 +11,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::client::{Client, Refusal};
 use super::problem::Problem;
-use super::server::{Server, stopping};
-use super::stream;
-use super::stream::{Activity, BoundedStream, Patience, Reader};
+use super::routes;
+use super::state::AppState;
+use super::stream::{Activity, BoundedStream, SocketReader, Timeouts};
 
 /// The most bytes of a request's head, and of what is buffered per connection.
 const HEAD_MAX: usize = 16 * 1024;
@@ -30,61 +30,11 @@ const LINGER_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a refused connection may take for its request, its answer, and its end.
 const REFUSAL_WITHIN: Duration = Duration::from_secs(3);
 
-/// Why a connection is not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    Full,
-    Stopping,
-}
-
-impl Refusal {
-    pub fn problem(self) -> Problem {
-        match self {
-            Refusal::Stopping => stopping(),
-            Refusal::Full => {
-                let what = "too many connections; try again in a moment";
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-            }
-        }
-    }
-}
-
-/// The client of a request, and its connection.
-#[derive(Debug)]
-pub(super) struct Client {
-    /// The other end of the connection: the client, or a proxy before it.
-    pub peer: IpAddr,
-    /// Why requests on this connection are refused, if they are.
-    pub refusal: Option<Refusal>,
-    reader: Arc<OwnedReadHalf>,
-    activity: Arc<Activity>,
-    stop: CancellationToken,
-    /// True if part of a request was not read.
-    unread: AtomicBool,
-}
-
-impl Client {
-    /// Resolves when the client has closed its side of the connection, or the connection broke.
-    pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        stream::gone(self.reader.clone())
-    }
-
-    /// Whether the connection ends after the present answer.
-    pub fn is_ending(&self) -> bool {
-        self.refusal.is_some() || self.stop.is_cancelled()
-    }
-
-    /// The rest of the present request is not read: the connection has to end.
-    pub fn leave_unread(&self) {
-        self.unread.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Serves a connection, or refuses its requests, until it ends or is told to stop.
 pub(super) async fn run(
     stream: TcpStream,
     refusal: Option<Refusal>,
-    server: Arc<Server>,
+    state: Arc<AppState>,
     activity: Arc<Activity>,
     stop: CancellationToken,
 ) {
@@ -101,17 +51,17 @@ pub(super) async fn run(
         stop: stop.clone(),
         unread: AtomicBool::new(false),
     };
-    let limits = &server.api.limits;
-    let patience = match refusal {
-        None => Patience {
+    let limits = &state.api.limits;
+    let timeouts = match refusal {
+        None => Timeouts {
             idle: limits.idle_timeout,
             head: limits.read_timeout,
             write: limits.read_timeout,
         },
-        Some(_) => Patience { idle: LINGER, head: LINGER, write: LINGER },
+        Some(_) => Timeouts { idle: LINGER, head: LINGER, write: LINGER },
     };
-    let stream = BoundedStream::new(reader, writer, activity, patience);
-    let serving = serve(stream, Arc::new(client), &server, stop);
+    let stream = BoundedStream::new(reader, writer, activity, timeouts);
+    let serving = serve(stream, Arc::new(client), &state, stop);
     match refusal {
         None => serving.await,
         Some(_) => drop(timeout(REFUSAL_WITHIN, serving).await),
@@ -121,7 +71,7 @@ pub(super) async fn run(
 async fn serve(
     stream: BoundedStream,
     client: Arc<Client>,
-    server: &Arc<Server>,
+    state: &Arc<AppState>,
     stop: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
@@ -129,12 +79,12 @@ async fn serve(
     http.header_read_timeout(None).half_close(true).max_buf_size(HEAD_MAX);
     let service = service_fn(|request| {
         let client = client.clone();
-        let server = server.clone();
+        let state = state.clone();
         async move {
             let end = client.activity.answering();
-            let mut answer = server.answer(request, &client).await;
-            answer.body_mut().end_with(end);
-            Ok::<_, Infallible>(answer)
+            let mut response = routes::respond(&state, request, &client).await;
+            response.body_mut().end_with(end);
+            Ok::<_, Infallible>(response)
         }
     });
     let mut running = http.serve_connection(stream, service);
@@ -160,10 +110,10 @@ async fn serve(
     };
     let (reader, writer) = parts.io.into_inner();
     if let Some(problem) = problem {
-        let words = server.answer_unread(problem, &parts.read_buf);
-        last_words(reader, writer, words).await;
+        let response = routes::respond_unread(state, problem, &parts.read_buf);
+        send_last(reader, writer, response).await;
     } else if client.unread.load(Ordering::Relaxed) {
-        last_words(reader, writer, Bytes::new()).await;
+        send_last(reader, writer, Bytes::new()).await;
     }
 }
 
@@ -179,13 +129,13 @@ fn not_http(status: StatusCode) -> Problem {
     Problem::new(status, what)
 }
 
-/// Sends a last answer, then reads on for a moment, so that the client gets to read it.
-async fn last_words(reader: Reader, mut writer: OwnedWriteHalf, words: Bytes) {
-    let speak = async {
-        writer.write_all(&words).await?;
+/// Sends a last response, then reads on for a moment, so that the client gets to read it.
+async fn send_last(reader: SocketReader, mut writer: OwnedWriteHalf, response: Bytes) {
+    let send = async {
+        writer.write_all(&response).await?;
         let _ = writer.shutdown().await;
         let mut rest = reader.take(LINGER_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    let _ = timeout(LINGER, speak).await;
+    let _ = timeout(LINGER, send).await;
 }

@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::body;
 use super::body::RequestBody;
 use super::problem::{Problem, json};
 use super::query;
-use super::response::Answer;
-use super::server::Server;
+use super::response::Response;
+use super::state::AppState;
 use crate::core::engine::redrive;
 use crate::core::engine::redrive::{Course, Deed, Fate};
 use crate::core::model::rfc3339;
@@ -87,93 +88,89 @@ struct FateJson {
     fate: Fate,
 }
 
-impl Server {
-    /// A page of letters, oldest first as far as the queue knows.
-    pub(super) async fn list_letters(&self, head: &request::Parts) -> Result<Answer, Problem> {
-        self.admit_admin(head)?;
-        let query = head.uri.query();
-        let reason = match query::value(query, "reason") {
-            Some(None) => return Err(Problem::bad_request("reason must be percent-encoded UTF-8")),
-            reason => reason.flatten(),
+/// A page of letters, oldest first as far as the queue knows.
+pub(super) async fn list(state: &AppState, head: &request::Parts) -> Result<Response, Problem> {
+    state.access.admit_admin(head)?;
+    let query = head.uri.query();
+    let reason = match query::value(query, "reason") {
+        Some(None) => return Err(Problem::bad_request("reason must be percent-encoded UTF-8")),
+        reason => reason.flatten(),
+    };
+    let after = match query::value(query, "after") {
+        None => None,
+        Some(text) => Some(text.and_then(|text| place(&text)).ok_or_else(|| {
+            Problem::bad_request("after must be what a page before had as \"next\"")
+        })?),
+    };
+    let limit = query::limit(query, PAGE, LETTERS_MAX)?;
+    let _access = exclusive_access(state)?;
+    let page = redrive::page(&state.api.ports, reason.as_deref(), after, limit).await?;
+    let next = page.next.map(|(at, order)| format!("{}-{order}", at.0));
+    let dead_letters = page.letters.iter().map(shown).collect();
+    Ok(json(StatusCode::OK, &PageJson { dead_letters, next }))
+}
+
+pub(super) async fn redrive(
+    state: &AppState,
+    head: &request::Parts,
+    body: &mut RequestBody,
+) -> Result<Response, Problem> {
+    act(state, Deed::Redrive { body: None }, head, body).await
+}
+
+pub(super) async fn discard(
+    state: &AppState,
+    head: &request::Parts,
+    body: &mut RequestBody,
+) -> Result<Response, Problem> {
+    act(state, Deed::Drop, head, body).await
+}
+
+/// Goes on when the client hangs up: what was begun is not left hidden.
+async fn act(
+    state: &AppState,
+    deed: Deed,
+    head: &request::Parts,
+    body: &mut RequestBody,
+) -> Result<Response, Problem> {
+    state.access.admit_admin(head)?;
+    body::expect_json(head, &state.access)?;
+    let bytes = body.read_at_most(BODY_MAX).await?;
+    let (which, dry_run) = which(&bytes)?;
+    let access = exclusive_access(state)?;
+    let stop = state.stop.child_token();
+    let course = Course { dry_run, rate: None, most: Some(LETTERS_MAX), stop };
+    let ports = state.api.ports.clone();
+    let doing = tokio::spawn(async move {
+        let _access = access;
+        let mut dead_letters = Vec::new();
+        let mut tell = |order_id, fate| dead_letters.push(FateJson { order_id, fate });
+        let done = redrive::act(&ports, &which, &deed, &course, &mut tell).await;
+        let more = match done {
+            Ok(more) => more,
+            // What was done has to be told, even if not all could be.
+            Err(_) if !dead_letters.is_empty() => true,
+            Err(e) => return Err(e),
         };
-        let after = match query::value(query, "after") {
-            None => None,
-            Some(text) => Some(text.and_then(|text| place(&text)).ok_or_else(|| {
-                Problem::bad_request("after must be what a page before had as \"next\"")
-            })?),
-        };
-        let limit = query::limit(query, PAGE, LETTERS_MAX)?;
-        let _only = self.only_look()?;
-        let page = redrive::page(&self.api.ports, reason.as_deref(), after, limit).await?;
-        let next = page.next.map(|(at, order)| format!("{}-{order}", at.0));
-        let dead_letters = page.letters.iter().map(shown).collect();
-        Ok(json(StatusCode::OK, &PageJson { dead_letters, next }))
-    }
+        let left = ports.queue.backlog().await.map_or(0, |backlog| backlog.dead_letters);
+        Ok(DoneJson { dry_run, dead_letters, more, left })
+    });
+    let broke = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault; the log says more");
+    Ok(json(StatusCode::OK, &doing.await.map_err(broke)??))
+}
 
-    pub(super) async fn redrive_letters(
-        &self,
-        head: &request::Parts,
-        body: &mut RequestBody,
-    ) -> Result<Answer, Problem> {
-        self.do_with_letters(Deed::Redrive { body: None }, head, body).await
-    }
-
-    pub(super) async fn drop_letters(
-        &self,
-        head: &request::Parts,
-        body: &mut RequestBody,
-    ) -> Result<Answer, Problem> {
-        self.do_with_letters(Deed::Drop, head, body).await
-    }
-
-    /// Goes on when the client hangs up: what was begun is not left hidden.
-    async fn do_with_letters(
-        &self,
-        deed: Deed,
-        head: &request::Parts,
-        body: &mut RequestBody,
-    ) -> Result<Answer, Problem> {
-        self.admit_admin(head)?;
-        self.expect_json(head)?;
-        let bytes = body.read_at_most(BODY_MAX).await?;
-        let (which, dry_run) = which(&bytes)?;
-        let only = self.only_look()?;
-        let stop = self.stop.child_token();
-        let course = Course { dry_run, rate: None, most: Some(LETTERS_MAX), stop };
-        let ports = self.api.ports.clone();
-        let doing = tokio::spawn(async move {
-            let _only = only;
-            let mut dead_letters = Vec::new();
-            let mut tell = |order_id, fate| dead_letters.push(FateJson { order_id, fate });
-            let done = redrive::act(&ports, &which, &deed, &course, &mut tell).await;
-            let more = match done {
-                Ok(more) => more,
-                // What was done has to be told, even if not all could be.
-                Err(_) if !dead_letters.is_empty() => true,
-                Err(e) => return Err(e),
-            };
-            let left = ports.queue.backlog().await.map_or(0, |backlog| backlog.dead_letters);
-            Ok(DoneJson { dry_run, dead_letters, more, left })
-        });
-        let broke =
-            |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a fault; the log says more");
-        Ok(json(StatusCode::OK, &doing.await.map_err(broke)??))
-    }
-
-    /// Two looks at once would hide letters from each other.
-    fn only_look(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.letter_look).try_acquire_owned().map_err(|_| {
-            let what = "the dead letters are being looked at; try again in a moment";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-        })
-    }
+/// Two requests at once would hide letters from each other.
+fn exclusive_access(state: &AppState) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(&state.dead_letter_access).try_acquire_owned().map_err(|_| {
+        Problem::unavailable("the dead letters are being looked at; try again in a moment")
+    })
 }
 
 impl From<QueueError> for Problem {
     /// Logs the cause, which is not for the client.
     fn from(error: QueueError) -> Self {
         tracing::warn!("answered 503: {error}");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the queue does not answer; try again")
+        Self::unavailable("the queue does not answer; try again")
     }
 }
 

@@ -8,7 +8,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use super::response::{Answer, AnswerBody};
+use super::response::{Response, ResponseBody};
 
 /// A strong one. The same on every server, so that a client may ask another next time.
 pub(super) fn of(content: &[u8]) -> HeaderValue {
@@ -18,15 +18,19 @@ pub(super) fn of(content: &[u8]) -> HeaderValue {
     HeaderValue::try_from(tag).expect("hex digits are visible ASCII")
 }
 
-/// The answer with its tag; a 304 without its content for a client that has it.
-pub(super) fn tagged(mut answer: Answer, tag: HeaderValue, head: &request::Parts) -> Answer {
-    if has(head, &tag) {
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        *answer.body_mut() = AnswerBody::whole(Bytes::new());
-        answer.headers_mut().remove(header::CONTENT_TYPE);
+/// The response with its tag; a 304 without its content for a client that has it.
+pub(super) fn with_etag(
+    mut response: Response,
+    etag: HeaderValue,
+    head: &request::Parts,
+) -> Response {
+    if has(head, &etag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = ResponseBody::whole(Bytes::new());
+        response.headers_mut().remove(header::CONTENT_TYPE);
     }
-    answer.headers_mut().insert(header::ETAG, tag);
-    answer
+    response.headers_mut().insert(header::ETAG, etag);
+    response
 }
 
 /// Whether `If-None-Match` names it: a list, or `*`, compared weakly.

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use hyper::Response;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::http::request;
 use tokio::sync::mpsc;
 
-use super::access::Caller;
-use super::connection::Client;
-use super::response::{Answer, AnswerBody};
-use super::server::Server;
+use super::client::Client;
+use super::response::{Response, ResponseBody};
 use super::waits::WaitPlace;
 
 /// A proxy must neither keep events nor change them: one that compresses holds them back.
@@ -38,32 +34,14 @@ pub(super) struct EventStream {
     events: mpsc::Sender<Bytes>,
 }
 
-impl Server {
-    /// Begins a stream, which ends when its client has gone; `None` if its client has as many
-    /// waits as it may, or all together have.
-    pub fn event_stream(
-        &self,
-        head: &request::Parts,
-        client: &Client,
-    ) -> Option<(EventStream, Answer)> {
-        let place = self.place_to_wait(head, client)?;
-        let (events, unread) = mpsc::channel(UNREAD_MAX);
-        let body = AnswerBody::stream(unread, Box::pin(client.gone()));
-        Some((EventStream { _place: place, events }, answer(body)))
-    }
-
-    /// A place among those who wait for something to happen, while there is one for this client.
-    pub fn place_to_wait(&self, head: &request::Parts, client: &Client) -> Option<WaitPlace> {
-        let address = match self.caller(head) {
-            // They wait for many.
-            Caller::Admin | Caller::Shop => None,
-            _ => Some(self.counted_address(head, client.peer)),
-        };
-        self.waits.take(address, self.connections_max())
-    }
-}
-
 impl EventStream {
+    /// Begins a stream, which ends when its client has gone.
+    pub fn open(place: WaitPlace, client: &Client) -> (Self, Response) {
+        let (events, unread) = mpsc::channel(UNREAD_MAX);
+        let body = ResponseBody::stream(unread, Box::pin(client.gone()));
+        (Self { _place: place, events }, response(body))
+    }
+
     /// Waits while the client has too much to read; false when it has gone. Safe to cancel.
     pub async fn send(&self, event: Bytes) -> bool {
         self.events.send(event).await.is_ok()
@@ -81,11 +59,11 @@ impl EventStream {
 }
 
 /// A stream of one event, for a client that has no place to wait: it asks again after [`RETRY_FULL`].
-pub(super) fn only(event: &Bytes) -> Answer {
-    let mut answer = answer(AnswerBody::whole(with_retry(RETRY_FULL, event)));
+pub(super) fn only(event: &Bytes) -> Response {
+    let mut response = response(ResponseBody::whole(with_retry(RETRY_FULL, event)));
     let seconds = HeaderValue::from(RETRY_FULL.as_secs());
-    answer.headers_mut().insert(header::RETRY_AFTER, seconds);
-    answer
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    response
 }
 
 /// An event that also says after which pause an EventSource asks again when its stream has ended.
@@ -94,17 +72,17 @@ pub(super) fn with_retry(pause: Duration, event: &[u8]) -> Bytes {
 }
 
 /// The head of a stream alone, as HEAD asks for it.
-pub(super) fn answer_to_head() -> Answer {
-    answer(AnswerBody::whole(Bytes::new()))
+pub(super) fn head_only() -> Response {
+    response(ResponseBody::whole(Bytes::new()))
 }
 
-fn answer(body: AnswerBody) -> Answer {
-    let mut answer = Response::new(body);
-    let headers = answer.headers_mut();
+fn response(body: ResponseBody) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NOT_KEPT));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    answer
+    response
 }
 
 /// One event, with an id where the client is to name it when it comes again. `data` is JSON on one
@@ -116,8 +94,8 @@ pub(super) fn event(name: &str, id: Option<&str>, data: &[u8]) -> Bytes {
     [head.as_bytes(), data, b"\n\n"].concat().into()
 }
 
-/// Says nothing, but says it.
-pub(super) fn beat() -> Bytes {
+/// A comment, which only keeps the connection alive.
+pub(super) fn keep_alive() -> Bytes {
     Bytes::from_static(b":\n\n")
 }
 
@@ -141,8 +119,8 @@ mod tests {
             assert_eq!(unread.try_recv().unwrap(), expected);
         }
         assert!(unread.try_recv().is_err());
-        assert!(stream.offer(beat()) && unread.try_recv().unwrap() == beat());
+        assert!(stream.offer(keep_alive()) && unread.try_recv().unwrap() == keep_alive());
         drop(unread);
-        assert!(!stream.offer(beat()));
+        assert!(!stream.offer(keep_alive()));
     }
 }

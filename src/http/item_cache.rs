@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use hyper::StatusCode;
 use lru::LruCache;
 
 use super::problem::Problem;
@@ -13,7 +12,7 @@ use crate::core::model::{ItemId, Listing};
 use crate::core::ports::ledger::Ledger;
 
 /// How many listed items are remembered, those that were listed or looked up last.
-const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
+const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
 /// Items that nobody listed and that are sold all the same, where that is allowed: of the whole
 /// store if it counts them, and of those that this process took orders for. Several processes that
 /// take first orders at the same moment may go past it, each by what is on its way.
@@ -31,16 +30,16 @@ pub(super) enum NotForSale {
 /// Remembers items that may be ordered. One that is removed from the command line is remembered on:
 /// the decision knows.
 #[derive(Debug)]
-pub(super) struct KnownItems {
+pub(super) struct ItemCache {
     ledger: Arc<dyn Ledger>,
     /// Reads do not touch its order, so that they share the lock.
     listed: RwLock<LruCache<ItemId, ()>>,
     unlisted: Mutex<HashSet<ItemId>>,
 }
 
-impl KnownItems {
+impl ItemCache {
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
-        let listed = RwLock::new(LruCache::sparse(KNOWN_MAX));
+        let listed = RwLock::new(LruCache::sparse(ITEMS_MAX));
         Self { ledger, listed, unlisted: Mutex::default() }
     }
 
@@ -122,10 +121,9 @@ impl From<NotForSale> for Problem {
                 "there is no such item, and orders have made {UNLISTED_MAX} items already that \
                  nobody listed: {LIST_IT}"
             )),
-            NotForSale::Unknown => {
-                let what = "the ledger does not say whether there is such an item; try again";
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-            }
+            NotForSale::Unknown => Problem::unavailable(
+                "the ledger does not say whether there is such an item; try again",
+            ),
         }
     }
 }

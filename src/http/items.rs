@@ -1,70 +1,29 @@
 //! `/items` and `/items/ID`.
 
-use std::num::NonZeroUsize;
-use std::time::Duration;
-
-use hyper::body::Bytes;
+use hyper::StatusCode;
 use hyper::http::request;
-use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::access;
+use super::body;
 use super::body::RequestBody;
 use super::etag;
+use super::item_json::ItemJson;
 use super::lists;
-use super::problem::{Problem, json, json_text, lined};
+use super::lists::{ListPage, PAGE_MAX};
+use super::problem::{Problem, json, json_text};
 use super::query;
-use super::response::{Answer, AnswerBody};
-use super::server::Server;
-use super::shared::Shared;
-use crate::core::model::{Item, ItemChange, ItemId, Listing, MAX_STOCK};
+use super::response;
+use super::response::Response;
+use super::state::AppState;
+use crate::core::model::{ItemChange, ItemId, Listing, MAX_STOCK};
 use crate::core::ports::ledger::{ItemRemoved, ItemSet, LedgerError};
 
 const ITEMS_PAGE: usize = 100;
-pub(super) const PAGE_MAX: usize = 1_000;
 /// What changes an item.
 const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
-
-/// Single items that were looked at lately, and for how long one look is shown: for a moment only,
-/// because a buyer looks before and after buying.
-pub(super) type ItemLooks = Shared<ItemId, Result<Option<Item>, LedgerError>>;
-const ITEM_LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
-const ITEM_FRESH: Duration = Duration::from_millis(100);
-
-pub(super) fn item_looks() -> ItemLooks {
-    // An item that is missing may be listed the next moment, in any process.
-    Shared::new(ITEM_LOOKS_MAX, ITEM_FRESH, |look| !matches!(look, Ok(None)))
-}
-
-/// A page's text, which keeps its place among [`super::Limits::pages`] for as long as it is in memory.
-struct Page {
-    text: Vec<u8>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Page {
-    fn as_ref(&self) -> &[u8] {
-        &self.text
-    }
-}
-
-/// `free + held + sold = stock`, always.
-#[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Item")]
-pub(super) struct ItemJson<'a> {
-    item_id: &'a ItemId,
-    stock: u64,
-    free: u64,
-    held: u64,
-    sold: u64,
-    #[schemars(extend("enum" = ["open", "sold_out", "closed"]))]
-    status: &'static str,
-    /// True where an order made the item, and nobody listed it; else absent.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[schemars(extend("const" = true))]
-    unlisted: bool,
-}
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Items")]
@@ -96,111 +55,115 @@ enum SaleJson {
     Closed,
 }
 
-impl Server {
-    /// The admin sees what is there; others may see what was there within the last second.
-    pub async fn items(&self, head: &request::Parts) -> Result<Answer, Problem> {
-        let query = head.uri.query();
-        let after = after(query)?;
-        let limit = query::limit(query, ITEMS_PAGE, PAGE_MAX)?;
-        let page = if self.is_admin(head) {
-            self.read_items(after.as_deref(), limit, self.place_for_page()?).await?
-        } else {
-            let name = format!("{limit} {}", after.as_deref().unwrap_or_default());
-            let read = |place| self.read_items(after.as_deref(), limit, place);
-            self.list_page(&self.item_list, name, read).await?
-        };
-        Ok(json_text(StatusCode::OK, page.text))
-    }
+/// The admin sees what is there; others may see what was there within the last second.
+pub(super) async fn list(state: &AppState, head: &request::Parts) -> Result<Response, Problem> {
+    let query = head.uri.query();
+    let after = query::after(query)?;
+    let limit = query::limit(query, ITEMS_PAGE, PAGE_MAX)?;
+    let page = if access::is_admin(head) {
+        read_items(state, after.as_deref(), limit, state.lists.place()?).await?
+    } else {
+        let name = format!("{limit} {}", after.as_deref().unwrap_or_default());
+        let read = |place| read_items(state, after.as_deref(), limit, place);
+        state.lists.page(&state.lists.items, name, read).await?
+    };
+    Ok(json_text(StatusCode::OK, page.text))
+}
 
-    async fn read_items(
-        &self,
-        after: Option<&str>,
-        limit: usize,
-        place: OwnedSemaphorePermit,
-    ) -> Result<lists::Page, LedgerError> {
-        let page = self.api.ports.ledger.items(after, limit).await?;
-        let items = page.rows.iter().map(shown).collect();
-        let text = in_place(place, &ItemsJson { items, next: page.next });
-        Ok(lists::Page { tag: etag::of(&text), text, next: None })
-    }
+async fn read_items(
+    state: &AppState,
+    after: Option<&str>,
+    limit: usize,
+    place: OwnedSemaphorePermit,
+) -> Result<ListPage, LedgerError> {
+    let page = state.api.ports.ledger.items(after, limit).await?;
+    let items = page.rows.iter().map(ItemJson::from).collect();
+    let text = lists::hold(place, &ItemsJson { items, next: page.next });
+    Ok(ListPage { etag: etag::of(&text), text, next: None })
+}
 
-    pub async fn item(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
-        let id = ItemId::parse(id).map_err(|e| Problem::not_found(e.0))?;
-        let read = self.api.ports.ledger.item(&id);
-        let item = match self.is_admin(head) {
-            true => read.await,
-            false => self.item_looks.get(&id, None, read).await,
-        };
-        let item = item?.filter(|item| !item.is_removed());
-        let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
-        Ok(json(StatusCode::OK, &shown(&item)))
-    }
+pub(super) async fn get(
+    state: &AppState,
+    id: &str,
+    head: &request::Parts,
+) -> Result<Response, Problem> {
+    let id = ItemId::parse(id).map_err(|e| Problem::not_found(e.0))?;
+    let read = state.api.ports.ledger.item(&id);
+    let item = match access::is_admin(head) {
+        true => read.await,
+        false => state.item_reads.get(&id, None, read).await,
+    };
+    let item = item?.filter(|item| !item.is_removed());
+    let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
+    Ok(json(StatusCode::OK, &ItemJson::from(&item)))
+}
 
-    /// Whoever asks from now on sees the items as they are written by now.
-    fn forget_items(&self) {
-        self.item_list.forget();
-        self.item_looks.forget();
-    }
+/// Whoever asks from now on sees the items as they are written by now.
+fn forget_items(state: &AppState) {
+    state.lists.items.forget();
+    state.item_reads.forget();
+}
 
-    /// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
-    /// sale or opens it again. Once that is answered, nothing more is sold by how it was before.
-    pub async fn put_item(
-        &self,
-        id: &str,
-        head: &request::Parts,
-        body: &mut RequestBody,
-    ) -> Result<Answer, Problem> {
-        self.admit_admin(head)?;
-        let id = ItemId::parse(id)?;
-        self.expect_json(head)?;
-        let bytes = body.read().await?;
-        // serde would read a list of the fields' values too.
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            return Err(Problem::bad_request(format!("the body is not {CHANGE} but a list")));
+/// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
+/// sale or opens it again. Once that is answered, nothing more is sold by how it was before.
+pub(super) async fn put(
+    state: &AppState,
+    id: &str,
+    head: &request::Parts,
+    body: &mut RequestBody,
+) -> Result<Response, Problem> {
+    state.access.admit_admin(head)?;
+    let id = ItemId::parse(id)?;
+    body::expect_json(head, &state.access)?;
+    let bytes = body.read().await?;
+    // serde would read a list of the fields' values too.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::bad_request(format!("the body is not {CHANGE} but a list")));
+    }
+    let change = serde_json::from_slice(&bytes)
+        .map_err(|e| Problem::bad_request(format!("the body is not {CHANGE}: {e}")))?;
+    let set = state.api.ports.ledger.set_item(&id, checked(change)?).await;
+    // A write that was not answered may have been made.
+    forget_items(state);
+    let (status, item) = match set? {
+        ItemSet::Created(item) => (StatusCode::CREATED, item),
+        ItemSet::Changed(item) | ItemSet::Unchanged(item) => (StatusCode::OK, item),
+        ItemSet::BelowTaken(taken) => {
+            let detail = format!("{taken} units are held or sold: stock cannot be below that");
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        let change = serde_json::from_slice(&bytes)
-            .map_err(|e| Problem::bad_request(format!("the body is not {CHANGE}: {e}")))?;
-        let set = self.api.ports.ledger.set_item(&id, checked(change)?).await;
-        // A write that was not answered may have been made.
-        self.forget_items();
-        let (status, item) = match set? {
-            ItemSet::Created(item) => (StatusCode::CREATED, item),
-            ItemSet::Changed(item) | ItemSet::Unchanged(item) => (StatusCode::OK, item),
-            ItemSet::BelowTaken(taken) => {
-                let detail = format!("{taken} units are held or sold: stock cannot be below that");
-                return Err(Problem::new(StatusCode::CONFLICT, detail));
-            }
-            ItemSet::Unlisted => {
-                let detail = "there is no such item: give its stock too, to list it";
-                return Err(Problem::not_found(detail));
-            }
-        };
-        if item.listing == Listing::Listed {
-            self.known.list(&id);
+        ItemSet::Unlisted => {
+            let detail = "there is no such item: give its stock too, to list it";
+            return Err(Problem::not_found(detail));
         }
-        Ok(json(status, &shown(&item)))
+    };
+    if item.listing == Listing::Listed {
+        state.item_cache.list(&id);
     }
+    Ok(json(status, &ItemJson::from(&item)))
+}
 
-    /// Takes an item without orders out of the sale. Idempotent.
-    pub async fn remove_item(&self, id: &str, head: &request::Parts) -> Result<Answer, Problem> {
-        self.admit_admin(head)?;
-        let id = ItemId::parse(id)?;
-        let removed = self.api.ports.ledger.remove_item(&id).await;
-        // A write that was not answered may have been made.
-        self.forget_items();
-        match removed? {
-            ItemRemoved::Removed(_) | ItemRemoved::Already => {}
-            ItemRemoved::HasOrders => {
-                let detail = "an item that has orders stays: close its sale instead";
-                return Err(Problem::new(StatusCode::CONFLICT, detail));
-            }
-            ItemRemoved::Unlisted => return Err(Problem::not_found("there is no such item")),
+/// Takes an item without orders out of the sale. Idempotent.
+pub(super) async fn remove(
+    state: &AppState,
+    id: &str,
+    head: &request::Parts,
+) -> Result<Response, Problem> {
+    state.access.admit_admin(head)?;
+    let id = ItemId::parse(id)?;
+    let removed = state.api.ports.ledger.remove_item(&id).await;
+    // A write that was not answered may have been made.
+    forget_items(state);
+    match removed? {
+        ItemRemoved::Removed(_) | ItemRemoved::Already => {}
+        ItemRemoved::HasOrders => {
+            let detail = "an item that has orders stays: close its sale instead";
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        self.known.forget(&id);
-        let mut answer = Response::new(AnswerBody::whole(""));
-        *answer.status_mut() = StatusCode::NO_CONTENT;
-        Ok(answer)
+        ItemRemoved::Unlisted => return Err(Problem::not_found("there is no such item")),
     }
+    state.item_cache.forget(&id);
+    Ok(response::empty(StatusCode::NO_CONTENT))
 }
 
 fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
@@ -215,22 +178,4 @@ fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
             Ok(ItemChange { stock, closed: status.map(|status| status == SaleJson::Closed) })
         }
     }
-}
-
-pub(super) fn in_place(place: OwnedSemaphorePermit, page: &impl Serialize) -> Bytes {
-    Bytes::from_owner(Page { text: lined(page), _place: place })
-}
-
-pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
-    match query::value(query, "after") {
-        None => Ok(None),
-        Some(Some(after)) => Ok(Some(after.into_owned())),
-        Some(None) => Err(Problem::bad_request("after must be percent-encoded UTF-8")),
-    }
-}
-
-pub(super) fn shown(item: &Item) -> ItemJson<'_> {
-    let Item { stock, free, held, sold, .. } = *item;
-    let unlisted = item.listing == Listing::Unlisted;
-    ItemJson { item_id: &item.id, stock, free, held, sold, status: item.status(), unlisted }
 }

@@ -2,21 +2,22 @@
 //! a second at most, however many ask, and not more than a few a second in all.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
-use tokio::sync::OwnedSemaphorePermit;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 
-use super::problem::Problem;
+use super::problem::{Problem, lined};
 use super::request_id;
-use super::server::Server;
-use super::shared::Shared;
+use super::shared_reads::SharedReads;
 use crate::core::ports::ledger::LedgerError;
 
+/// Rows of a page at most.
+pub(super) const PAGE_MAX: usize = 1_000;
 /// How long a page may be shown.
 const FRESH: Duration = Duration::from_secs(1);
 /// Pages that are kept, at most. They are of [`super::Limits::pages`], and go when there are no more.
@@ -25,11 +26,28 @@ const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const READS_PER_SECOND: u32 = 16;
 
 #[derive(Debug, Clone)]
-pub(super) struct Page {
+pub(super) struct ListPage {
     pub text: Bytes,
     /// Strong: another text has another.
-    pub tag: HeaderValue,
+    pub etag: HeaderValue,
     pub next: Option<HeaderValue>,
+}
+
+/// A page's text with its permit of [`super::Limits::pages`].
+struct HeldText {
+    text: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for HeldText {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+/// The page as JSON; `place` is released when the text is freed.
+pub(super) fn hold(place: OwnedSemaphorePermit, page: &impl Serialize) -> Bytes {
+    Bytes::from_owner(HeldText { text: lined(page), _place: place })
 }
 
 /// Why there is no page.
@@ -42,15 +60,15 @@ enum NoPage {
 /// The pages of one list.
 #[derive(Debug)]
 pub(super) struct List {
-    kept: Shared<String, Result<Page, NoPage>>,
+    kept: SharedReads<String, Result<ListPage, NoPage>>,
     /// Until when reads are paid for.
     paid: Mutex<Instant>,
 }
 
 impl Default for List {
     fn default() -> Self {
-        let keeps = |read: &Result<Page, NoPage>| !matches!(read, Err(NoPage::Busy));
-        let kept = Shared::new(KEPT_MAX, FRESH, keeps);
+        let keeps = |read: &Result<ListPage, NoPage>| !matches!(read, Err(NoPage::Busy));
+        let kept = SharedReads::new(KEPT_MAX, FRESH, keeps);
         Self { kept, paid: Mutex::new(Instant::now()) }
     }
 }
@@ -76,21 +94,35 @@ impl List {
     }
 }
 
-impl Server {
+/// All lists, and the places for pages that are on their way to clients.
+#[derive(Debug)]
+pub(super) struct Lists {
+    pub items: List,
+    pub inventory: List,
+    places: Arc<Semaphore>,
+}
+
+impl Lists {
+    /// At most `pages` pages are in memory at once.
+    pub fn new(pages: usize) -> Self {
+        let places = Arc::new(Semaphore::new(pages));
+        Self { items: List::default(), inventory: List::default(), places }
+    }
+
     /// A page of a list by its name, from memory if it is there.
-    pub async fn list_page<F>(
+    pub async fn page<F>(
         &self,
         list: &List,
         name: String,
         read: impl FnOnce(OwnedSemaphorePermit) -> F,
-    ) -> Result<Page, Problem>
+    ) -> Result<ListPage, Problem>
     where
-        F: Future<Output = Result<Page, LedgerError>>,
+        F: Future<Output = Result<ListPage, LedgerError>>,
     {
         let reading = async {
             let wait = list.turn().ok_or(NoPage::Busy)?;
             sleep(wait).await;
-            let place = self.place_for_page().map_err(|_| NoPage::Busy)?;
+            let place = self.place().map_err(|_| NoPage::Busy)?;
             read(place).await.map_err(|e| {
                 let request_id = request_id::current();
                 tracing::warn!(request_id, "no list for a second: {e}");
@@ -99,26 +131,22 @@ impl Server {
         };
         list.kept.get(&name, None, reading).await.map_err(|no| match no {
             NoPage::Busy => busy(),
-            NoPage::Away => {
-                let what = "the ledger does not answer; try again";
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-            }
+            NoPage::Away => Problem::unavailable("the ledger does not answer; try again"),
         })
     }
 
-    pub fn place_for_page(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = self.pages.clone().try_acquire_owned().or_else(|_| {
+    pub fn place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = self.places.clone().try_acquire_owned().or_else(|_| {
             self.inventory.forget();
-            self.item_list.forget();
-            self.pages.clone().try_acquire_owned()
+            self.items.forget();
+            self.places.clone().try_acquire_owned()
         });
         place.map_err(|_| busy())
     }
 }
 
 fn busy() -> Problem {
-    let what = "too many lists are being read; try again in a moment";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+    Problem::unavailable("too many lists are being read; try again in a moment")
 }
 
 #[cfg(test)]

@@ -1,26 +1,26 @@
 //! `GET /orders/ID[?wait=SECONDS]` and `GET /orders/ID/events`.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request;
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::access;
 use super::access::Session;
-use super::connection::Client;
+use super::client::Client;
 use super::event_stream;
 use super::event_stream::{EventStream, RETRY, SILENCE_MAX};
 use super::problem::{Problem, json, json_bytes};
 use super::query;
-use super::response::{Answer, AnswerBody};
-use super::server::Server;
-use super::shared::Shared;
+use super::response;
+use super::response::Response;
+use super::state::AppState;
 use crate::core::model::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
 use crate::core::ports::ledger::{LedgerError, OrderRecord, OrderState};
 
@@ -28,12 +28,12 @@ const WAIT_MAX_S: u64 = 30;
 /// When a client that got no place to wait is to ask again.
 const ASK_AGAIN_S: u64 = 2;
 /// Hints can be lost, so a waiting buyer's order is looked at this often anyway.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is followed at most; who still wants to know asks again.
 const FOLLOW_MAX: Duration = Duration::from_secs(300);
 /// With n streams open, each looks n times this later: together they read the store at most
 /// 1,000 times a second, the looks at a decision apart.
-const LOOK_LATER: Duration = Duration::from_millis(1);
+const POLL_DELAY_PER_STREAM: Duration = Duration::from_millis(1);
 /// The id of an order's last event. A client that names it asks again after the end.
 const END: &str = "end";
 
@@ -79,27 +79,15 @@ struct LineJson {
     estimated_wait_s: Option<u64>,
 }
 
-/// What the ledger has of an order.
-type Look = Result<Option<OrderRecord>, LedgerError>;
-/// Looks that are shown to everybody who asks for the order within a second: on AWS, where each is
-/// paid for, and where queued orders that the ledger does not know look like it too.
-pub(super) type OrderLooks = Shared<OrderId, Look>;
-/// Orders whose last look is kept: some 5 MB.
-const LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-
-pub(super) fn order_looks() -> OrderLooks {
-    Shared::new(LOOKS_MAX, LOOK_EVERY, |_| true)
-}
-
 /// What is known of an order that somebody asked for.
-struct Seen {
+struct ObservedOrder {
     id: OrderId,
     /// `None` where only the queue knows the order.
     record: Option<OrderRecord>,
     line: LineJson,
 }
 
-impl Seen {
+impl ObservedOrder {
     /// Whether there is no decision yet, and so something to wait for.
     fn is_open(&self) -> bool {
         self.record.as_ref().is_none_or(|record| record.state == OrderState::Queued)
@@ -123,194 +111,193 @@ impl Seen {
     }
 }
 
-impl Server {
-    /// With keys on, a caller without a good credential is answered 401 whatever the id, and one who
-    /// may not see the order as if there were none.
-    pub async fn order(
-        &self,
-        id: &str,
-        head: &request::Parts,
-        client: &Client,
-    ) -> Result<Answer, Problem> {
-        self.admit_to_orders(self.caller(head))?;
-        let wait = wait(head.uri.query())?;
-        let id = order_id(id)?;
-        let mut session = self.session(head);
-        if wait.is_zero() {
-            let seen = self.see(id, &mut session, None).await?;
-            return Ok(json(StatusCode::OK, &seen.shown()));
-        }
-        let Some(_place) = self.place_to_wait(head, client) else {
-            let seen = self.see(id, &mut session, None).await?;
-            let mut answer = json(StatusCode::OK, &seen.shown());
-            if seen.is_open() {
-                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ASK_AGAIN_S));
-            }
-            return Ok(answer);
-        };
-        // An answer nobody waits for any more is the one that is there.
-        let gone = client.gone();
-        let seen = self.wait_for_decision(id, session, wait, gone).await?;
-        Ok(json(StatusCode::OK, &seen.shown()))
+/// With keys on, a caller without a good credential is answered 401 whatever the id, and one who
+/// may not see the order as if there were none.
+pub(super) async fn get(
+    state: &AppState,
+    id: &str,
+    head: &request::Parts,
+    client: &Client,
+) -> Result<Response, Problem> {
+    state.access.admit_to_orders(access::caller(head))?;
+    let wait = wait(head.uri.query())?;
+    let id = order_id(id)?;
+    let mut session = Session::of(head);
+    if wait.is_zero() {
+        let observed = observe(state, id, &mut session, None).await?;
+        return Ok(json(StatusCode::OK, &observed.shown()));
     }
+    let Some(_place) = state.place_to_wait(head, client) else {
+        let observed = observe(state, id, &mut session, None).await?;
+        let mut response = json(StatusCode::OK, &observed.shown());
+        if observed.is_open() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ASK_AGAIN_S));
+        }
+        return Ok(response);
+    };
+    // An answer nobody waits for any more is the one that is there.
+    let gone = client.gone();
+    let observed = wait_for_decision(state, id, session, wait, gone).await?;
+    Ok(json(StatusCode::OK, &observed.shown()))
+}
 
-    /// The order as an event each time that it changes, until it is decided, or the caller may no
-    /// longer see it.
-    pub async fn order_events(
-        self: &Arc<Self>,
-        id: &str,
-        head: &request::Parts,
-        client: &Client,
-    ) -> Result<Answer, Problem> {
-        self.admit_to_orders(self.caller(head))?;
-        let mut session = self.session(head);
-        let seen = self.see(order_id(id)?, &mut session, None).await?;
-        if head.method == Method::HEAD {
-            return Ok(event_stream::answer_to_head());
-        }
-        let heard = head.headers.get("last-event-id");
-        if !seen.is_open() && heard.is_some_and(|heard| heard == END) {
-            // An EventSource asks again after the end, unless it is told so.
-            let mut over = Response::new(AnswerBody::whole(""));
-            *over.status_mut() = StatusCode::NO_CONTENT;
-            return Ok(over);
-        }
-        let Some((events, answer)) = self.event_stream(head, client) else {
-            return Ok(event_stream::only(&seen.event()));
-        };
-        let server = self.clone();
-        self.streams.spawn(async move {
-            tokio::select! {
-                biased;
-                () = server.stop.cancelled() => {}
-                () = events.closed() => {}
-                () = tokio::time::sleep(FOLLOW_MAX) => {}
-                () = server.follow(seen.id, session, &events) => {}
-            }
-        });
-        Ok(answer)
+/// The order as an event each time that it changes, until it is decided, or the caller may no
+/// longer see it.
+pub(super) async fn events(
+    state: &Arc<AppState>,
+    id: &str,
+    head: &request::Parts,
+    client: &Client,
+) -> Result<Response, Problem> {
+    state.access.admit_to_orders(access::caller(head))?;
+    let mut session = Session::of(head);
+    let observed = observe(state, order_id(id)?, &mut session, None).await?;
+    if head.method == Method::HEAD {
+        return Ok(event_stream::head_only());
     }
+    let heard = head.headers.get("last-event-id");
+    if !observed.is_open() && heard.is_some_and(|heard| heard == END) {
+        // An EventSource asks again after the end, unless it is told so.
+        return Ok(response::empty(StatusCode::NO_CONTENT));
+    }
+    let Some(place) = state.place_to_wait(head, client) else {
+        return Ok(event_stream::only(&observed.event()));
+    };
+    let (events, response) = EventStream::open(place, client);
+    let owned = state.clone();
+    state.streams.spawn(async move {
+        tokio::select! {
+            biased;
+            () = owned.stop.cancelled() => {}
+            () = events.closed() => {}
+            () = tokio::time::sleep(FOLLOW_MAX) => {}
+            () = follow(&owned, observed.id, session, &events) => {}
+        }
+    });
+    Ok(response)
+}
 
-    async fn follow(&self, id: OrderId, mut session: Session, events: &EventStream) {
-        let waiting = self.api.waiters.wait_for(id);
-        let (mut told, mut told_at) = (Vec::new(), Instant::now());
-        loop {
-            let hint = waiting.hint();
-            let mut open = true;
-            match self.see(id, &mut session, waiting.hinted_at()).await {
-                Ok(seen) => {
-                    open = seen.is_open();
-                    let now = json_bytes(&seen.shown());
-                    if now != told {
-                        let mut event = seen.event();
-                        if told.is_empty() {
-                            event = event_stream::with_retry(RETRY, &event);
-                        }
-                        if !events.send(event).await {
-                            return;
-                        }
-                        (told, told_at) = (now, Instant::now());
+async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &EventStream) {
+    let waiting = state.api.waiters.wait_for(id);
+    let mut sent = Vec::new();
+    let mut sent_at = Instant::now();
+    loop {
+        let hint = waiting.hint();
+        let mut open = true;
+        match observe(state, id, &mut session, waiting.hinted_at()).await {
+            Ok(observed) => {
+                open = observed.is_open();
+                let now = json_bytes(&observed.shown());
+                if now != sent {
+                    let mut event = observed.event();
+                    if sent.is_empty() {
+                        event = event_stream::with_retry(RETRY, &event);
                     }
+                    if !events.send(event).await {
+                        return;
+                    }
+                    sent = now;
+                    sent_at = Instant::now();
                 }
-                // The key was withdrawn or the token has expired.
-                Err(problem) if problem.status().is_client_error() => return,
-                // The cause is in the log; the next look may do better.
-                Err(_) => {}
             }
-            if !open {
-                return;
-            }
-            if told_at.elapsed() >= SILENCE_MAX {
-                events.send(event_stream::beat()).await;
-                told_at = Instant::now();
-            }
-            let pause = LOOK_EVERY + LOOK_LATER * self.streams.len() as u32;
-            tokio::select! {
-                () = hint => {}
-                () = tokio::time::sleep(pause.min(SILENCE_MAX)) => {}
-            }
+            // The key was withdrawn or the token has expired.
+            Err(problem) if problem.status().is_client_error() => return,
+            // The cause is in the log; the next look may do better.
+            Err(_) => {}
+        }
+        if !open {
+            return;
+        }
+        if sent_at.elapsed() >= SILENCE_MAX {
+            events.send(event_stream::keep_alive()).await;
+            sent_at = Instant::now();
+        }
+        let pause = POLL_EVERY + POLL_DELAY_PER_STREAM * state.streams.len() as u32;
+        tokio::select! {
+            () = hint => {}
+            () = tokio::time::sleep(pause.min(SILENCE_MAX)) => {}
         }
     }
+}
 
-    /// What there is to show of an order, to who may see it now; 404 when there is no such order.
-    /// An order of somebody else costs the same look, and is answered the same. On AWS the look may
-    /// have been somebody's within the last second, but not one from before `since`.
-    async fn see(
-        &self,
-        id: OrderId,
-        session: &mut Session,
-        since: Option<Instant>,
-    ) -> Result<Seen, Problem> {
-        let record = match self.api.backend {
-            "aws" => self.order_looks.get(&id, since, self.look(id)).await?,
-            _ => self.look(id).await?,
-        };
-        let caller = session.caller(&self.api.access).await;
-        self.admit_to_orders(caller)?;
-        let there = match &record {
-            Some(record) => self.sees_order_of(&record.order.user, caller),
-            None => self.may_be_queued(id),
-        };
-        if !there {
-            return Err(Problem::not_found("there is no such order"));
+/// What there is to show of an order, to who may see it now; 404 when there is no such order.
+/// An order of somebody else costs the same look, and is answered the same. On AWS the look may
+/// have been somebody's within the last second, but not one from before `since`.
+async fn observe(
+    state: &AppState,
+    id: OrderId,
+    session: &mut Session,
+    since: Option<Instant>,
+) -> Result<ObservedOrder, Problem> {
+    let record = match state.api.backend {
+        "aws" => state.order_reads.get(&id, since, read_order(state, id)).await?,
+        _ => read_order(state, id).await?,
+    };
+    let caller = state.access.current_caller(session).await;
+    state.access.admit_to_orders(caller)?;
+    let there = match &record {
+        Some(record) => state.access.sees_order_of(&record.order.user, caller),
+        None => may_be_queued(state, id),
+    };
+    if !there {
+        return Err(Problem::not_found("there is no such order"));
+    }
+    let observed = ObservedOrder { id, record, line: LineJson::default() };
+    Ok(if observed.is_open() { in_line(state, observed).await } else { observed })
+}
+
+async fn read_order(state: &AppState, id: OrderId) -> Result<Option<OrderRecord>, LedgerError> {
+    Ok(state.api.ports.ledger.find(&[id]).await?.pop().flatten())
+}
+
+/// Where it stands. That need not be known, so a queue that does not say is no fault.
+async fn in_line(state: &AppState, observed: ObservedOrder) -> ObservedOrder {
+    let Some(record) = &observed.record else { return observed };
+    let line = match state.api.ports.queue.line(observed.id).await {
+        Ok(Some(line)) => line,
+        Ok(None) => return observed,
+        Err(e) => {
+            tracing::debug!("no place in line: {e}");
+            return observed;
         }
-        let seen = Seen { id, record, line: LineJson::default() };
-        Ok(if seen.is_open() { self.in_line(seen).await } else { seen })
-    }
+    };
+    let estimated_wait_s = state.wait_estimator.wait_s(&record.order.item, line, Instant::now());
+    let line = LineJson { place: Some(line.ahead + 1), estimated_wait_s };
+    ObservedOrder { line, ..observed }
+}
 
-    async fn look(&self, id: OrderId) -> Look {
-        Ok(self.api.ports.ledger.find(&[id]).await?.pop().flatten())
-    }
-
-    /// Where it stands. That need not be known, so a queue that does not say is no fault.
-    async fn in_line(&self, seen: Seen) -> Seen {
-        let Some(record) = &seen.record else { return seen };
-        let line = match self.api.ports.queue.line(seen.id).await {
-            Ok(Some(line)) => line,
-            Ok(None) => return seen,
-            Err(e) => {
-                tracing::debug!("no place in line: {e}");
-                return seen;
-            }
-        };
-        let estimated_wait_s = self.paces.wait_s(&record.order.item, line, Instant::now());
-        let line = LineJson { place: Some(line.ahead + 1), estimated_wait_s };
-        Seen { line, ..seen }
-    }
-
-    /// What there is to show once the order is decided, or the time is over, or the client has gone,
-    /// or the server stops.
-    async fn wait_for_decision(
-        &self,
-        id: OrderId,
-        mut session: Session,
-        wait: Duration,
-        gone: impl Future<Output = ()>,
-    ) -> Result<Seen, Problem> {
-        let mut gone = std::pin::pin!(gone);
-        let deadline = Instant::now() + wait;
-        let waiting = self.api.waiters.wait_for(id);
-        loop {
-            let hint = waiting.hint();
-            let seen = self.see(id, &mut session, waiting.hinted_at()).await?;
-            let now = Instant::now();
-            if !seen.is_open() || now >= deadline || self.stop.is_cancelled() {
-                return Ok(seen);
-            }
-            tokio::select! {
-                () = hint => {}
-                () = &mut gone => return Ok(seen),
-                () = tokio::time::sleep_until(deadline.min(now + LOOK_EVERY)) => {}
-                () = self.stop.cancelled() => {}
-            }
+/// What there is to show once the order is decided, or the time is over, or the client has gone,
+/// or the server stops.
+async fn wait_for_decision(
+    state: &AppState,
+    id: OrderId,
+    mut session: Session,
+    wait: Duration,
+    gone: impl Future<Output = ()>,
+) -> Result<ObservedOrder, Problem> {
+    let mut gone = std::pin::pin!(gone);
+    let deadline = Instant::now() + wait;
+    let waiting = state.api.waiters.wait_for(id);
+    loop {
+        let hint = waiting.hint();
+        let observed = observe(state, id, &mut session, waiting.hinted_at()).await?;
+        let now = Instant::now();
+        if !observed.is_open() || now >= deadline || state.stop.is_cancelled() {
+            return Ok(observed);
+        }
+        tokio::select! {
+            () = hint => {}
+            () = &mut gone => return Ok(observed),
+            () = tokio::time::sleep_until(deadline.min(now + POLL_EVERY)) => {}
+            () = state.stop.cancelled() => {}
         }
     }
+}
 
-    /// Whether an order that the ledger does not know may still be in the queue: only where the
-    /// two share no store, and only under a name that flux made.
-    fn may_be_queued(&self, id: OrderId) -> bool {
-        self.api.backend == "aws" && self.api.ports.names.verify(id)
-    }
+/// Whether an order that the ledger does not know may still be in the queue: only where the
+/// two share no store, and only under a name that flux made.
+fn may_be_queued(state: &AppState, id: OrderId) -> bool {
+    state.api.backend == "aws" && state.api.ports.names.verify(id)
 }
 
 fn order_id(text: &str) -> Result<OrderId, Problem> {

@@ -1,10 +1,10 @@
 //! Pages for browsers: HTML, and the files that it names.
 
+use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
 
-use super::response::{Answer, AnswerBody};
+use super::response::{Response, ResponseBody};
 
 /// A page runs only the scripts and shows only the styles and pictures that this server gives out
 /// as files of their own, talks to this server alone, and stands in nobody's frame.
@@ -13,8 +13,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// An HTML page. Its scripts and styles are [`asset`]s: what is written inline does not run.
-pub(super) fn page(html: impl Into<Bytes>) -> Answer {
-    let mut answer = asset("text/html; charset=utf-8", html);
+pub(super) fn html(text: impl Into<Bytes>) -> Response {
+    let mut response = asset("text/html; charset=utf-8", text);
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -24,22 +24,22 @@ pub(super) fn page(html: impl Into<Bytes>) -> Answer {
             "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
         ),
     ] {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    answer
+    response
 }
 
 /// A file that a page names; taken for nothing but what `kind` says, and by no other site.
-pub(super) fn asset(kind: &'static str, content: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(AnswerBody::whole(content));
-    *answer.status_mut() = StatusCode::OK;
+pub(super) fn asset(kind: &'static str, content: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(ResponseBody::whole(content));
+    *response.status_mut() = StatusCode::OK;
     for (name, value) in [
         (header::CONTENT_TYPE, kind),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (header::CACHE_CONTROL, "no-cache"),
     ] {
-        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    answer
+    response
 }

@@ -6,11 +6,10 @@ use hyper::header::HeaderValue;
 use hyper::http::request;
 
 use super::etag;
-use super::etag::tagged;
-use super::page::{asset, page};
+use super::etag::with_etag;
+use super::page;
 use super::problem::Problem;
-use super::response::Answer;
-use super::server::Server;
+use super::response::Response;
 use crate::core::model::ItemId;
 
 const CSS: &str = "text/css; charset=utf-8";
@@ -20,7 +19,7 @@ struct File {
     name: &'static str,
     kind: &'static str,
     content: &'static [u8],
-    tag: LazyLock<HeaderValue>,
+    etag: LazyLock<HeaderValue>,
 }
 
 macro_rules! file {
@@ -29,20 +28,20 @@ macro_rules! file {
             name: $name,
             kind: $kind,
             content: include_bytes!(concat!("pages/", $name)),
-            tag: LazyLock::new(|| etag::of(include_bytes!(concat!("pages/", $name)))),
+            etag: LazyLock::new(|| etag::of(include_bytes!(concat!("pages/", $name)))),
         }
     };
 }
 
 static BUY: File = file!("buy.html", "text/html");
 
-static BOARD: File = file!("board.html", "text/html");
+static DASHBOARD: File = file!("dashboard.html", "text/html");
 
 static ASSETS: [File; 12] = [
-    file!("look.css", CSS),
-    file!("board.css", CSS),
-    file!("board.js", JS),
-    file!("desk.js", JS),
+    file!("theme.css", CSS),
+    file!("dashboard.css", CSS),
+    file!("dashboard.js", JS),
+    file!("admin.js", JS),
     file!("plots.js", JS),
     file!("words.js", JS),
     file!("buy.css", CSS),
@@ -54,22 +53,20 @@ static ASSETS: [File; 12] = [
     file!("inter.woff2", "font/woff2"),
 ];
 
-impl Server {
-    /// `/`: the sale as it runs, for the organiser and for a wall.
-    pub fn board_page(&self, head: &request::Parts) -> Answer {
-        tagged(page(BOARD.content), BOARD.tag.clone(), head)
-    }
+/// `/`: the sale as it runs, for the organiser and for a wall.
+pub(super) fn dashboard(head: &request::Parts) -> Response {
+    with_etag(page::html(DASHBOARD.content), DASHBOARD.etag.clone(), head)
+}
 
-    /// `/buy/ITEM`: buys, and follows the order. Whether the item is sold is for the order to find
-    /// out.
-    pub fn buy_page(&self, item: &str, head: &request::Parts) -> Result<Answer, Problem> {
-        ItemId::parse(item).map_err(|e| Problem::not_found(e.0))?;
-        Ok(tagged(page(BUY.content), BUY.tag.clone(), head))
-    }
+/// `/buy/ITEM`: buys, and follows the order. Whether the item is sold is for the order to find
+/// out.
+pub(super) fn buy(item: &str, head: &request::Parts) -> Result<Response, Problem> {
+    ItemId::parse(item).map_err(|e| Problem::not_found(e.0))?;
+    Ok(with_etag(page::html(BUY.content), BUY.etag.clone(), head))
+}
 
-    pub fn asset(&self, name: &str, head: &request::Parts) -> Result<Answer, Problem> {
-        let file = ASSETS.iter().find(|file| file.name == name);
-        let file = file.ok_or_else(|| Problem::not_found("there is no such file"))?;
-        Ok(tagged(asset(file.kind, file.content), file.tag.clone(), head))
-    }
+pub(super) fn asset(name: &str, head: &request::Parts) -> Result<Response, Problem> {
+    let file = ASSETS.iter().find(|file| file.name == name);
+    let file = file.ok_or_else(|| Problem::not_found("there is no such file"))?;
+    Ok(with_etag(page::asset(file.kind, file.content), file.etag.clone(), head))
 }

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::request_id;
-use super::response::{Answer, AnswerBody};
+use super::response::{Response, ResponseBody};
 use crate::core::model::{InvalidId, OrderId};
 use crate::core::ports::ledger::LedgerError;
 
@@ -62,6 +62,21 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
+    pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// `allow`: the methods that the path takes.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let what = "this path does not take this method; Allow says which it takes";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, what).with_header(header::ALLOW, allow)
+    }
+
+    /// The answer of a process that is stopping.
+    pub fn stopping() -> Self {
+        Self::unavailable("stopping: ask another process")
+    }
+
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -94,15 +109,15 @@ impl Problem {
         Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(seconds)))), ..self }
     }
 
-    pub fn into_answer(self) -> Answer {
-        let mut answer = json_text(self.status, self.json());
-        let headers = answer.headers_mut();
+    pub fn into_response(self) -> Response {
+        let mut response = json_text(self.status, self.json());
+        let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         headers.extend(self.header.map(|header| *header));
-        answer
+        response
     }
 
     fn json(&self) -> Vec<u8> {
@@ -128,11 +143,11 @@ impl From<LedgerError> for Problem {
     /// Logs the cause, which is not for the client.
     fn from(error: LedgerError) -> Self {
         tracing::warn!(request_id = request_id::current(), "answered 503: {error}");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer; try again")
+        Self::unavailable("the ledger does not answer; try again")
     }
 }
 
-pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     json_text(status, lined(body))
 }
 
@@ -149,11 +164,11 @@ pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
 }
 
 /// [`json`] of a text that is JSON already.
-pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(AnswerBody::whole(text));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
+pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(ResponseBody::whole(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
+    response
 }

@@ -37,6 +37,15 @@ pub(super) fn limit(query: Option<&str>, default: usize, most: usize) -> Result<
         .ok_or_else(|| Problem::bad_request(format!("limit must be from 1 to {most}")))
 }
 
+/// `after`, decoded: where a page begins.
+pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
+    match value(query, "after") {
+        None => Ok(None),
+        Some(Some(after)) => Ok(Some(after.into_owned())),
+        Some(None) => Err(Problem::bad_request("after must be percent-encoded UTF-8")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

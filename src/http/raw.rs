@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::request_id::X_REQUEST_ID;
-use super::response::Answer;
+use super::response::Response;
 
 /// Headers that an answer depends on, whatever the request is.
 static WANTED: [HeaderName; 2] = [header::ORIGIN, X_REQUEST_ID];
@@ -35,8 +35,8 @@ pub(super) fn headers(head: &[u8]) -> HeaderMap {
     clippy::disallowed_methods,
     reason = "the Date header, which hyper too takes from the system"
 )]
-pub(super) fn bytes(answer: Answer, request: &[u8]) -> Bytes {
-    let (head, body) = answer.into_parts();
+pub(super) fn bytes(response: Response, request: &[u8]) -> Bytes {
+    let (head, body) = response.into_parts();
     let body = body.into_bytes();
     let mut text = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
     let date = httpdate::fmt_http_date(SystemTime::now());

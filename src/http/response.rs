@@ -6,29 +6,36 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
-use hyper::Response;
+use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use super::stream::AnswerEnd;
+use super::stream::ResponseEnd;
 
-pub(super) type Answer = Response<AnswerBody>;
+pub(super) type Response = hyper::Response<ResponseBody>;
+
+/// A response without a body.
+pub(super) fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(ResponseBody::whole(""));
+    *response.status_mut() = status;
+    response
+}
 
 #[derive(Debug)]
-pub(super) struct AnswerBody {
+pub(super) struct ResponseBody {
     content: Content,
-    end: Option<AnswerEnd>,
+    end: Option<ResponseEnd>,
 }
 
 #[derive(Debug)]
 enum Content {
     Whole(Option<Bytes>),
-    Stream(Events),
+    Stream(EventBody),
 }
 
 /// Events as they come, until their sender is dropped or the client has gone. A client that cannot
 /// keep up holds up the sender, or is skipped by it, as the sender likes.
-struct Events {
+struct EventBody {
     coming: mpsc::Receiver<Bytes>,
     /// Resolves when the client has gone.
     gone: BoxFuture<'static, ()>,
@@ -36,13 +43,13 @@ struct Events {
     begun: bool,
 }
 
-impl fmt::Debug for Events {
+impl fmt::Debug for EventBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("begun", &self.begun).finish_non_exhaustive()
+        f.debug_struct("EventBody").field("begun", &self.begun).finish_non_exhaustive()
     }
 }
 
-impl Events {
+impl EventBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Poll::Ready(next) = self.coming.poll_recv(cx) {
             self.begun = true;
@@ -58,7 +65,7 @@ impl Events {
     }
 }
 
-impl AnswerBody {
+impl ResponseBody {
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let content = Content::Whole(Some(bytes.into()).filter(|bytes| !bytes.is_empty()));
         Self { content, end: None }
@@ -66,11 +73,11 @@ impl AnswerBody {
 
     /// Ends when the events' sender is dropped, or after an event when `gone` resolves.
     pub fn stream(coming: mpsc::Receiver<Bytes>, gone: BoxFuture<'static, ()>) -> Self {
-        Self { content: Content::Stream(Events { coming, gone, begun: false }), end: None }
+        Self { content: Content::Stream(EventBody { coming, gone, begun: false }), end: None }
     }
 
     /// Drops `end` when all of this was sent or is not needed any more.
-    pub fn end_with(&mut self, end: AnswerEnd) {
+    pub fn end_with(&mut self, end: ResponseEnd) {
         self.end = Some(end);
     }
 
@@ -83,7 +90,7 @@ impl AnswerBody {
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -21,7 +21,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long the client of a connection may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Timeouts {
     /// Before the first byte of a request.
     pub idle: Duration,
     /// From the first byte of a request's head to the last.
@@ -47,9 +47,9 @@ enum Phase {
 
 /// Marks, when dropped, that hyper has all of an answer.
 #[derive(Debug)]
-pub(super) struct AnswerEnd(Arc<Activity>);
+pub(super) struct ResponseEnd(Arc<Activity>);
 
-impl Drop for AnswerEnd {
+impl Drop for ResponseEnd {
     fn drop(&mut self) {
         *self.0.phase() = Phase::Ended;
     }
@@ -61,9 +61,9 @@ impl Activity {
     }
 
     /// A request's head was read. It is being answered until the result is dropped.
-    pub fn answering(self: &Arc<Self>) -> AnswerEnd {
+    pub fn answering(self: &Arc<Self>) -> ResponseEnd {
         *self.phase() = Phase::Answering;
-        AnswerEnd(self.clone())
+        ResponseEnd(self.clone())
     }
 
     /// Since when the connection is idle, if it is.
@@ -93,10 +93,10 @@ impl Activity {
     }
 
     /// Until when the client has to send.
-    fn deadline(&self, patience: &Patience) -> Option<Instant> {
+    fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         match *self.phase() {
-            Phase::Idle(since) => Some(since + patience.idle),
-            Phase::Head(since) => Some(since + patience.head),
+            Phase::Idle(since) => Some(since + timeouts.idle),
+            Phase::Head(since) => Some(since + timeouts.head),
             Phase::Answering | Phase::Ended => None,
         }
     }
@@ -121,9 +121,9 @@ pub(super) async fn gone(reader: Arc<OwnedReadHalf>) {
 
 /// The side of a connection on which its client sends, shared with those who wait for [`gone`].
 #[derive(Debug)]
-pub(super) struct Reader(pub Arc<OwnedReadHalf>);
+pub(super) struct SocketReader(pub Arc<OwnedReadHalf>);
 
-impl AsyncRead for Reader {
+impl AsyncRead for SocketReader {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -154,10 +154,10 @@ impl AsyncRead for Reader {
 
 #[derive(Debug)]
 pub(super) struct BoundedStream {
-    reader: TokioIo<Reader>,
+    reader: TokioIo<SocketReader>,
     writer: TokioIo<OwnedWriteHalf>,
     activity: Arc<Activity>,
-    patience: Patience,
+    timeouts: Timeouts,
     /// Runs while a write waits for the client to read.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Fires no later than the client's time to send is over.
@@ -175,13 +175,13 @@ impl BoundedStream {
         reader: Arc<OwnedReadHalf>,
         writer: OwnedWriteHalf,
         activity: Arc<Activity>,
-        patience: Patience,
+        timeouts: Timeouts,
     ) -> Self {
         Self {
-            reader: TokioIo::new(Reader(reader)),
+            reader: TokioIo::new(SocketReader(reader)),
             writer: TokioIo::new(writer),
             activity,
-            patience,
+            timeouts,
             stalled: None,
             alarm: None,
             late: false,
@@ -199,13 +199,13 @@ impl BoundedStream {
         self.bare
     }
 
-    pub fn into_inner(self) -> (Reader, OwnedWriteHalf) {
+    pub fn into_inner(self) -> (SocketReader, OwnedWriteHalf) {
         (self.reader.into_inner(), self.writer.into_inner())
     }
 
     /// Bounds a read that found nothing.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let Some(deadline) = self.activity.deadline(&self.patience) else { return Poll::Pending };
+        let Some(deadline) = self.activity.deadline(&self.timeouts) else { return Poll::Pending };
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if deadline < alarm.deadline() {
             alarm.as_mut().reset(deadline);
@@ -226,7 +226,7 @@ impl BoundedStream {
             self.stalled = None;
             return written;
         }
-        let write_timeout = self.patience.write;
+        let write_timeout = self.timeouts.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(Error::from(ErrorKind::TimedOut)))

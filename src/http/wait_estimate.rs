@@ -11,47 +11,50 @@ use tokio::time::Instant;
 use crate::core::model::ItemId;
 use crate::core::ports::queue::Line;
 
-/// Items whose line is watched, those that were looked at last.
+/// Items whose line is watched, those that were observed last.
 const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
-/// The least time between two looks that are kept, and how many of them are.
-const LOOKS: (Duration, usize) = (Duration::from_millis(500), 20);
-/// A line that was looked at longer ago may move otherwise by now.
-const LOOK_LIFE: Duration = Duration::from_secs(30);
-/// The least time over which a pace is measured.
+/// The least time between two observations that are kept, and how many are kept of an item.
+const OBSERVE_EVERY: Duration = Duration::from_millis(500);
+const OBSERVATIONS_MAX: usize = 20;
+/// A line that was observed longer ago may move otherwise by now.
+const OBSERVATION_LIFE: Duration = Duration::from_secs(30);
+/// The least time over which the speed of a line is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
-/// Learns from each look at a line. Nobody looks while nobody waits.
+/// Learns from each observation of a line. A line is not observed while nobody waits.
 #[derive(Debug)]
-pub(super) struct Paces {
-    items: Mutex<LruCache<ItemId, Looks>>,
+pub(super) struct WaitEstimator {
+    items: Mutex<LruCache<ItemId, Observations>>,
 }
 
-impl Default for Paces {
+impl Default for WaitEstimator {
     fn default() -> Self {
         Self { items: Mutex::new(LruCache::sparse(ITEMS_MAX)) }
     }
 }
 
 /// When, and how many orders had left the line by then; oldest first.
-type Looks = VecDeque<(Instant, u64)>;
+type Observations = VecDeque<(Instant, u64)>;
 
-impl Paces {
+impl WaitEstimator {
     /// Seconds until the order at this place is decided, if its line goes on as it did lately.
     /// `None` while that is not known, or the line stands still.
     pub fn wait_s(&self, item: &ItemId, line: Line, now: Instant) -> Option<u64> {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        let looks = items.get_or_insert_mut_ref(item, Looks::new);
-        while looks.front().is_some_and(|(at, _)| now.duration_since(*at) > LOOK_LIFE) {
-            looks.pop_front();
+        let observations = items.get_or_insert_mut_ref(item, Observations::new);
+        while observations.front().is_some_and(|(at, _)| now.duration_since(*at) > OBSERVATION_LIFE)
+        {
+            observations.pop_front();
         }
-        if looks.back().is_none_or(|(at, _)| now.duration_since(*at) >= LOOKS.0) {
-            looks.push_back((now, line.passed));
+        if observations.back().is_none_or(|(at, _)| now.duration_since(*at) >= OBSERVE_EVERY) {
+            observations.push_back((now, line.passed));
         }
-        if looks.len() > LOOKS.1 {
-            looks.pop_front();
+        if observations.len() > OBSERVATIONS_MAX {
+            observations.pop_front();
         }
-        let (since, passed) = looks.front()?;
-        let (moved, took) = (line.passed.checked_sub(*passed)?, now.duration_since(*since));
+        let (since, passed) = observations.front()?;
+        let moved = line.passed.checked_sub(*passed)?;
+        let took = now.duration_since(*since);
         if moved == 0 || took < MEASURE {
             return None;
         }
@@ -66,10 +69,11 @@ mod tests {
 
     #[test]
     fn a_wait_is_known_once_the_line_was_seen_to_move() {
-        let (paces, begin) = (Paces::default(), Instant::now());
+        let estimator = WaitEstimator::default();
+        let begin = Instant::now();
         let item = ItemId::parse("a").unwrap();
         let at = |ms: u64, ahead, passed| {
-            paces.wait_s(&item, Line { ahead, passed }, begin + Duration::from_millis(ms))
+            estimator.wait_s(&item, Line { ahead, passed }, begin + Duration::from_millis(ms))
         };
         assert_eq!(at(0, 99, 0), None);
         assert_eq!(at(1_000, 99, 0), None, "it stands still");
@@ -82,10 +86,11 @@ mod tests {
 
     #[test]
     fn item_in_use_is_remembered_however_many_others_are_asked_for() {
-        let (paces, begin) = (Paces::default(), Instant::now());
+        let estimator = WaitEstimator::default();
+        let begin = Instant::now();
         let at = |ms, n: usize, passed| {
             let item = ItemId::parse(&format!("item-{n}")).unwrap();
-            paces.wait_s(&item, Line { ahead: 9, passed }, begin + Duration::from_millis(ms))
+            estimator.wait_s(&item, Line { ahead: 9, passed }, begin + Duration::from_millis(ms))
         };
         assert_eq!(at(0, 0, 0), None);
         for n in 1..2 * ITEMS_MAX.get() {
@@ -97,16 +102,17 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let (paces, now) = (Paces::default(), Instant::now());
+        let estimator = WaitEstimator::default();
+        let now = Instant::now();
         for n in 0..3 * ITEMS_MAX.get() {
             let item = ItemId::parse(&format!("item-{n}")).unwrap();
             for second in 0..100 {
                 let now = now + Duration::from_secs(second);
-                paces.wait_s(&item, Line { ahead: 1, passed: second }, now);
+                estimator.wait_s(&item, Line { ahead: 1, passed: second }, now);
             }
         }
-        let items = paces.items.lock().unwrap();
+        let items = estimator.items.lock().unwrap();
         assert_eq!(items.len(), ITEMS_MAX.get());
-        assert!(items.iter().all(|(_, looks)| looks.len() <= LOOKS.1));
+        assert!(items.iter().all(|(_, observations)| observations.len() <= OBSERVATIONS_MAX));
     }
 }

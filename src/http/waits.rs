@@ -10,10 +10,10 @@ const PART_OF_CONNECTIONS: usize = 2;
 const PART_OF_WAITS: usize = 4;
 
 #[derive(Debug, Default)]
-pub(super) struct Waits(Mutex<Counts>);
+pub(super) struct Waits(Mutex<WaitCounts>);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct WaitCounts {
     all: usize,
     of_address: HashMap<IpAddr, usize>,
 }
@@ -49,7 +49,7 @@ impl Waits {
         Some(WaitPlace { waits: self.clone(), address })
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, WaitCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -49,7 +49,7 @@ async fn a_page_and_all_that_it_names_come_from_this_server_and_nothing_runs_inl
 #[tokio::test]
 async fn who_has_a_page_is_told_that_it_is_the_same() {
     let shop = Shop::open().await;
-    for path in ["/", "/buy/ticket_001", "/assets/look.css"] {
+    for path in ["/", "/buy/ticket_001", "/assets/theme.css"] {
         let tag = shop.get(path).await.header("etag").unwrap().to_owned();
         let mut client = shop.connect().await;
         client.send(format!("GET {path} HTTP/1.1\r\nIf-None-Match: {tag}\r\n\r\n")).await;

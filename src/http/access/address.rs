@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn only_our_proxies_are_believed_and_only_the_last_stranger_counts() {
-        let (x, f) = (&X_FORWARDED_FOR, &FORWARDED);
+        let x = &X_FORWARDED_FOR;
+        let f = &FORWARDED;
         for (peer, headers, expected) in [
             ("198.51.100.1", vec![], "198.51.100.1"),
             ("198.51.100.1", vec![(x, "203.0.113.9")], "198.51.100.1"),

@@ -6,11 +6,13 @@ mod key_set;
 mod keys;
 mod public_url;
 mod rates;
+mod rules;
 mod session;
 mod signatures;
 mod site;
 mod tokens;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,18 +20,18 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use hyper::StatusCode;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request;
 use subtle::ConstantTimeEq;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use rates::Limiter;
+use rules::ActiveRules;
+use session::bearer;
 pub(super) use session::{Caller, Session};
-use session::{Judgement, bearer};
-use tokens::Tokens;
+use tokens::Check;
 
 use super::problem::Problem;
-use super::server::Server;
 use crate::core::model::UserId;
 pub use address::Proxies;
 pub use cors::Origins;
@@ -37,112 +39,8 @@ pub use key_set::{KeySet, KeySource};
 pub use keys::Keys;
 pub use public_url::PublicUrl;
 pub use rates::Rate;
+pub use rules::AccessRules;
 pub use tokens::TokenRules;
-
-/// By what a server lets callers in. The default asks nobody for a key.
-#[derive(Debug, Default)]
-pub struct AccessRules {
-    /// Who holds one of these may do everything. Without any, what is the admin's is closed.
-    pub admin_keys: Keys,
-    /// Who holds one of these may buy for any user and look at any order: a shop's own server.
-    pub buy_keys: Keys,
-    /// Who sends one of these tokens may buy for its subject, and look at the subject's orders.
-    pub tokens: TokenRules,
-    /// How often one user may send orders, repeats too.
-    pub user_rate: Option<Rate>,
-    /// How often orders may come from one address. Holders of a buy key or admin key, who buy for
-    /// many, are free of it.
-    pub address_rate: Option<Rate>,
-    pub trusted_proxies: Proxies,
-    pub origins: Origins,
-    /// Where clients find the server, if that is not where it listens.
-    pub public_url: Option<PublicUrl>,
-    /// The host that the server was told to listen on. Without keys, a server on a loopback address
-    /// answers to this name too.
-    pub listen_host: Option<String>,
-    /// Open connections; `None` for [`super::Limits::connections`].
-    pub connections: Option<usize>,
-}
-
-/// [`AccessRules`] made ready to judge by.
-#[derive(Debug)]
-struct Rules {
-    /// Counts the replacements.
-    generation: u64,
-    admin_keys: Keys,
-    buy_keys: Keys,
-    tokens: Option<Tokens>,
-    users: Option<Arc<Limiter>>,
-    addresses: Option<Arc<Limiter>>,
-    trusted_proxies: Proxies,
-    origins: Origins,
-    public_url: Option<PublicUrl>,
-    listen_host: Option<String>,
-    connections: Option<usize>,
-}
-
-impl Rules {
-    /// Rates that are as they were go on where they are.
-    fn new(rules: AccessRules, before: Option<&Rules>) -> Self {
-        let limiter = |rate: Option<Rate>, before: Option<&Arc<Limiter>>| {
-            let same = before.filter(|before| Some(before.rate) == rate).cloned();
-            rate.map(|rate| same.unwrap_or_else(|| Arc::new(Limiter::new(rate))))
-        };
-        Self {
-            generation: before.map_or(0, |before| before.generation + 1),
-            admin_keys: rules.admin_keys,
-            buy_keys: rules.buy_keys,
-            tokens: Tokens::new(rules.tokens),
-            users: limiter(rules.user_rate, before.and_then(|b| b.users.as_ref())),
-            addresses: limiter(rules.address_rate, before.and_then(|b| b.addresses.as_ref())),
-            trusted_proxies: rules.trusted_proxies,
-            origins: rules.origins,
-            public_url: rules.public_url,
-            listen_host: rules.listen_host,
-            connections: rules.connections,
-        }
-    }
-
-    /// Whether buying takes a key. Then owners are the admin's to see, an order its user's.
-    pub fn keys_on(&self) -> bool {
-        !self.buy_keys.is_empty() || self.tokens.is_some()
-    }
-
-    /// Keys are compared first, all of them, so that no flood of tokens is in a key's way.
-    async fn recognize(&self, credential: &[u8], check: Check<'_>) -> Judgement {
-        let is_admin = self.admin_keys.contain(credential);
-        let is_shop = self.buy_keys.contain(credential);
-        match &self.tokens {
-            _ if is_admin => Judgement::of(Caller::Admin),
-            _ if is_shop => Judgement::of(Caller::Shop),
-            Some(tokens) => tokens.judge(credential, check).await,
-            None => Judgement::of(Caller::Refused("this key is not known here")),
-        }
-    }
-
-    /// The address that a request's sender is counted under.
-    fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        address::counted(self.trusted_proxies.client(peer, headers))
-    }
-}
-
-/// How a token's signature is checked.
-#[derive(Debug, Clone, Copy)]
-enum Check<'a> {
-    AtOnce,
-    /// After all else about the token, and one at a time: its address has sent many bad ones.
-    InTurn(&'a Semaphore),
-}
-
-impl Check<'_> {
-    /// Waits for the turn, which lasts until this is dropped.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        match self {
-            Check::AtOnce => None,
-            Check::InTurn(turns) => turns.acquire().await.ok(),
-        }
-    }
-}
 
 /// Credentials of one address that may be no good: so many a second, and at once after a pause.
 const FAILURES_PER_SECOND: u32 = 10;
@@ -156,7 +54,7 @@ const SUSPECTS_AT_ONCE: usize = 1;
 /// The rules in force, which may be replaced while the server runs.
 #[derive(Debug)]
 pub struct Access {
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<ActiveRules>,
     /// Credentials that were no good, by address.
     failures: Limiter,
     suspects: Semaphore,
@@ -167,7 +65,7 @@ pub struct Access {
 impl Access {
     pub fn new(rules: AccessRules) -> Arc<Self> {
         let failures = Rate { per_second: FAILURES_PER_SECOND, burst: FAILURES_BURST };
-        let rules = ArcSwap::from_pointee(Rules::new(rules, None));
+        let rules = ArcSwap::from_pointee(ActiveRules::new(rules, None));
         Arc::new(Self {
             rules,
             failures: Limiter::new(failures),
@@ -182,10 +80,10 @@ impl Access {
     }
 
     /// Requests that come from now on are judged by these, and so are answers that are still going
-    /// on: see [`Session::caller`].
+    /// on: see [`Access::current_caller`].
     pub fn replace(&self, rules: AccessRules) {
         let before = self.rules.load_full();
-        self.rules.store(Arc::new(Rules::new(rules, Some(&before))));
+        self.rules.store(Arc::new(ActiveRules::new(rules, Some(&before))));
     }
 
     pub(super) fn connections_max(&self) -> Option<usize> {
@@ -221,7 +119,7 @@ impl Access {
 
     /// Logs once per process that a proxy is not trusted: its clients then share one address, and
     /// with it every limit by address.
-    fn name_proxy(&self, rules: &Rules, peer: IpAddr, headers: &HeaderMap) {
+    fn name_proxy(&self, rules: &ActiveRules, peer: IpAddr, headers: &HeaderMap) {
         if self.proxy_named.load(Ordering::Relaxed)
             || !address::is_forwarded(headers)
             || rules.trusted_proxies.contain(peer.to_canonical())
@@ -236,20 +134,16 @@ impl Access {
              it to trusted_proxies"
         );
     }
-}
 
-impl Server {
-    /// Finds out who sent a request, once, for [`Server::caller`]. A good credential always passes.
-    /// Bad ones of one address are limited: beyond the limit the request that carries one is
-    /// answered 429.
+    /// Finds out who sent a request, once, for [`caller`]. A good credential always passes. Bad ones
+    /// of one address are limited: beyond the limit the request that carries one is answered 429.
     pub(super) async fn identify(
         &self,
         head: &mut request::Parts,
         peer: IpAddr,
     ) -> Result<(), Problem> {
-        let access = &self.api.access;
-        let rules = access.rules.load();
-        access.name_proxy(&rules, peer, &head.headers);
+        let rules = self.rules.load();
+        self.name_proxy(&rules, peer, &head.headers);
         if rules.admin_keys.is_empty() && !rules.keys_on() {
             return Ok(());
         }
@@ -257,37 +151,42 @@ impl Server {
         let Some(credential) = bearer(authorization) else { return Ok(()) };
         let rules = Guard::into_inner(rules);
         let address = rules.address(peer, &head.headers);
-        let check = match access.failures.wait(address) {
-            Some(_) => Check::InTurn(&access.suspects),
+        let check = match self.failures.wait(address) {
+            Some(_) => Check::InTurn(&self.suspects),
             None => Check::AtOnce,
         };
         let judgement = rules.recognize(credential, check).await;
         if matches!(judgement.caller, Caller::Refused(_)) {
             let what = "too many keys or tokens from this address were no good; Retry-After says \
                         when to come again";
-            access.failures.take(address).map_err(|wait| too_many(what, wait))?;
+            self.failures.take(address).map_err(|wait| too_many(what, wait))?;
         }
         let session = Session::new(authorization.clone(), judgement, rules.generation);
         head.extensions.insert(session);
         Ok(())
     }
 
-    pub(super) fn caller<'a>(&self, head: &'a request::Parts) -> &'a Caller {
-        head.extensions.get().map_or(&Caller::Nobody, |session: &Session| &session.caller)
-    }
-
-    /// For an answer that takes long.
-    pub(super) fn session(&self, head: &request::Parts) -> Session {
-        head.extensions.get().cloned().unwrap_or_default()
+    /// The caller of a session. The credential is checked again if the rules were replaced, the token
+    /// has expired, or the last check is 30 s old.
+    pub(super) async fn current_caller<'a>(&self, session: &'a mut Session) -> &'a Caller {
+        let rules = self.rules.load_full();
+        if session.is_stale(rules.generation)
+            && let Some(authorization) = session.authorization.clone()
+            && let Some(credential) = bearer(&authorization)
+        {
+            let judgement = rules.recognize(credential, Check::AtOnce).await;
+            *session = Session::new(authorization, judgement, rules.generation);
+        }
+        &session.caller
     }
 
     /// Lets the holder of the admin key in, and nobody while there is none.
     pub(super) fn admit_admin(&self, head: &request::Parts) -> Result<(), Problem> {
-        if self.api.access.rules.load().admin_keys.is_empty() {
+        if self.rules.load().admin_keys.is_empty() {
             let what = "closed: no admin_key is configured";
             return Err(Problem::new(StatusCode::FORBIDDEN, what));
         }
-        match self.caller(head) {
+        match caller(head) {
             Caller::Admin => Ok(()),
             Caller::Shop | Caller::User(_) => {
                 let what = "this takes the admin key";
@@ -299,25 +198,14 @@ impl Server {
         }
     }
 
-    /// Whether the request carries the admin key.
-    pub(super) fn is_admin(&self, head: &request::Parts) -> bool {
-        *self.caller(head) == Caller::Admin
-    }
-
     /// Whether owners and buyers are shown by name: to anybody while no keys are needed to buy, and
     /// else to the admin.
     pub(super) fn sees_names(&self, head: &request::Parts) -> bool {
-        self.names_are_public() || self.is_admin(head)
+        self.names_are_public() || is_admin(head)
     }
 
     pub(super) fn names_are_public(&self) -> bool {
-        !self.api.access.rules.load().keys_on()
-    }
-
-    /// Whether orders for items that nobody listed are accepted.
-    pub(super) fn sells_unlisted(&self) -> bool {
-        let by_default = || self.api.access.is_private(self.address);
-        self.api.unlisted_stock.map_or_else(by_default, |stock| stock > 0)
+        !self.rules.load().keys_on()
     }
 
     /// Lets those in who see names.
@@ -331,13 +219,13 @@ impl Server {
         user: &UserId,
         head: &request::Parts,
     ) -> Result<(), Problem> {
-        match self.caller(head) {
+        match caller(head) {
             Caller::User(subject) if !same(subject, user) => {
                 let what = "user_id is not the token's subject: a user buys for themselves only";
                 Err(Problem::new(StatusCode::FORBIDDEN, what))
             }
             _ => {
-                let rules = self.api.access.rules.load();
+                let rules = self.rules.load();
                 let Some(users) = &rules.users else { return Ok(()) };
                 let what = "too many orders of this user; Retry-After says when to come again";
                 users.take(user).map_err(|wait| too_many(what, wait))
@@ -347,8 +235,8 @@ impl Server {
 
     /// Lets those in who may buy for somebody, as often as an address may.
     pub(super) fn admit_buyer(&self, head: &request::Parts, peer: IpAddr) -> Result<(), Problem> {
-        let rules = self.api.access.rules.load();
-        match self.caller(head) {
+        let rules = self.rules.load();
+        match caller(head) {
             Caller::Admin | Caller::Shop => return Ok(()),
             Caller::User(_) => {}
             Caller::Nobody | Caller::Refused(_) if !rules.keys_on() => {}
@@ -364,12 +252,12 @@ impl Server {
 
     /// The address that a client counts as, of IPv6 its network.
     pub(super) fn counted_address(&self, head: &request::Parts, peer: IpAddr) -> IpAddr {
-        self.api.access.rules.load().address(peer, &head.headers)
+        self.rules.load().address(peer, &head.headers)
     }
 
     /// Tells pages of other sites' whether they may read an answer.
     pub(super) fn allow_origin(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
-        self.api.access.rules.load().origins.allow(asked, answered);
+        self.rules.load().origins.allow(asked, answered);
     }
 
     /// Lets those in who may see some order, and tells the others at once that a key is needed:
@@ -391,8 +279,51 @@ impl Server {
             Caller::User(subject) => same(subject, user),
             Caller::Nobody | Caller::Refused(_) => false,
         };
-        sees || !self.api.access.rules.load().keys_on()
+        sees || !self.rules.load().keys_on()
     }
+
+    /// The path of the API that a request asks for. A proxy may take the path of `public_url` away or
+    /// leave it.
+    pub(super) fn path<'a>(&self, head: &'a request::Parts) -> &'a str {
+        let path = head.uri.path();
+        let rules = self.rules.load();
+        let below = path.strip_prefix(rules.prefix()).filter(|below| below.starts_with('/'));
+        below.unwrap_or(path)
+    }
+
+    /// A path of the API as clients have to ask for it.
+    pub(super) fn location(&self, path: fmt::Arguments<'_>) -> HeaderValue {
+        let rules = self.rules.load();
+        let location = HeaderValue::try_from(format!("{}{path}", rules.prefix()));
+        location.expect("paths of the API are visible ASCII")
+    }
+
+    /// Where to go instead, for a request that asks for the path of `public_url` without the slash
+    /// that relative addresses need.
+    pub(super) fn base_without_slash(&self, head: &request::Parts) -> Option<HeaderValue> {
+        let rules = self.rules.load();
+        let prefix = rules.prefix();
+        if prefix.is_empty() || head.uri.path() != prefix {
+            return None;
+        }
+        let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        HeaderValue::try_from(format!("{prefix}/{query}")).ok()
+    }
+
+    /// `public_url`, without a slash at its end.
+    pub(super) fn public_base(&self) -> Option<String> {
+        self.rules.load().public_url.as_ref().map(PublicUrl::base)
+    }
+}
+
+/// The sender of a request, as recorded by [`Access::identify`].
+pub(super) fn caller(head: &request::Parts) -> &Caller {
+    head.extensions.get().map_or(&Caller::Nobody, |session: &Session| &session.caller)
+}
+
+/// Whether the request carries the admin key.
+pub(super) fn is_admin(head: &request::Parts) -> bool {
+    *caller(head) == Caller::Admin
 }
 
 /// Compares in a time that tells nothing but the names' lengths.

@@ -1,14 +1,9 @@
 //! Where clients find the server, when something stands in front of it.
 
-use std::fmt;
-
 use hyper::Uri;
 use hyper::header::HeaderValue;
-use hyper::http::request;
 
-use super::Rules;
-use crate::http::routes::Route;
-use crate::http::server::Server;
+use crate::http::route::ROUTES;
 
 /// `https://HOST[:PORT][/PATH]`, as `public_url` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +40,7 @@ impl PublicUrl {
             return Err(wrong());
         }
         let first = |path: &str| path.split('/').nth(1).unwrap_or_default().to_owned();
-        let mut own = false;
-        Route::each(|path, _| own |= path != "/" && first(path) == first(prefix));
-        if own {
+        if ROUTES.iter().any(|(path, _)| *path != "/" && first(path) == first(prefix)) {
             return Err(format!("must not begin with a path of the API itself, like {prefix}"));
         }
         Ok(Self { origin: format!("{scheme}://{host}{port}"), host, prefix: prefix.to_owned() })
@@ -58,8 +51,13 @@ impl PublicUrl {
     }
 
     /// `https://shop.example/flux`, without a slash at its end.
-    fn base(&self) -> String {
+    pub(super) fn base(&self) -> String {
         format!("{}{}", self.origin, self.prefix)
+    }
+
+    /// Empty, or the path below which the server is.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     pub(super) fn is_host(&self, name: &str) -> bool {
@@ -73,51 +71,6 @@ pub(super) fn default_port(uri: &Uri) -> Option<u16> {
         Some("http") => Some(80),
         Some("https") => Some(443),
         _ => None,
-    }
-}
-
-impl Server {
-    /// The path of the API that a request asks for. A proxy may take the path of `public_url` away or
-    /// leave it.
-    pub(in super::super) fn path<'a>(&self, head: &'a request::Parts) -> &'a str {
-        let path = head.uri.path();
-        let rules = self.api.access.rules.load();
-        let below = path.strip_prefix(rules.prefix()).filter(|below| below.starts_with('/'));
-        below.unwrap_or(path)
-    }
-
-    /// A path of the API as clients have to ask for it.
-    pub(in super::super) fn location(&self, path: fmt::Arguments<'_>) -> HeaderValue {
-        let rules = self.api.access.rules.load();
-        let location = HeaderValue::try_from(format!("{}{path}", rules.prefix()));
-        location.expect("paths of the API are visible ASCII")
-    }
-
-    /// Where to go instead, for a request that asks for the path of `public_url` without the slash
-    /// that relative addresses need.
-    pub(in super::super) fn base_without_slash(
-        &self,
-        head: &request::Parts,
-    ) -> Option<HeaderValue> {
-        let rules = self.api.access.rules.load();
-        let prefix = rules.prefix();
-        if prefix.is_empty() || head.uri.path() != prefix {
-            return None;
-        }
-        let query = head.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        HeaderValue::try_from(format!("{prefix}/{query}")).ok()
-    }
-
-    /// `public_url`, without a slash at its end.
-    pub(in super::super) fn public_base(&self) -> Option<String> {
-        self.api.access.rules.load().public_url.as_ref().map(PublicUrl::base)
-    }
-}
-
-impl Rules {
-    /// The path below which the server is; empty if it has a host of its own.
-    fn prefix(&self) -> &str {
-        self.public_url.as_ref().map_or("", |url| &url.prefix)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
+use hyper::http::request;
 use tokio::time::Instant;
 
-use super::{Access, Check};
 use crate::core::model::UserId;
 
 /// How long a caller of an answer that goes on is taken for who it was: keys are withdrawn at an
@@ -44,7 +44,7 @@ impl Judgement {
 pub(in super::super) struct Session {
     pub(super) caller: Caller,
     /// The header `Authorization`, if it holds a key or token.
-    authorization: Option<HeaderValue>,
+    pub(super) authorization: Option<HeaderValue>,
     /// Of the rules that the caller was judged by.
     generation: u64,
     judge_at: Instant,
@@ -66,23 +66,19 @@ impl Session {
         Self { caller: judgement.caller, authorization, generation, judge_at }
     }
 
+    /// The session of a request, for an answer that takes long.
+    pub fn of(head: &request::Parts) -> Self {
+        head.extensions.get().cloned().unwrap_or_default()
+    }
+
+    /// Whether the credential must be checked again, by the rules of this generation.
+    pub(super) fn is_stale(&self, generation: u64) -> bool {
+        generation != self.generation || Instant::now() >= self.judge_at
+    }
+
     /// The key or token.
     pub fn credential(&self) -> Option<&[u8]> {
         self.authorization.as_ref().and_then(bearer)
-    }
-
-    /// Who it is now: judged again when the rules were replaced, the token has expired, or the last
-    /// judgement is 30 s old.
-    pub async fn caller(&mut self, access: &Access) -> &Caller {
-        let rules = access.rules.load_full();
-        let stale = rules.generation != self.generation || Instant::now() >= self.judge_at;
-        if let Some(authorization) = self.authorization.as_ref().filter(|_| stale)
-            && let Some(credential) = bearer(authorization)
-        {
-            let judgement = rules.recognize(credential, Check::AtOnce).await;
-            *self = Self::new(authorization.clone(), judgement, rules.generation);
-        }
-        &self.caller
     }
 }
 

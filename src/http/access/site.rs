@@ -1,7 +1,7 @@
 //! Requests that pages of other sites make a browser send. Where buying takes a credential they are
 //! no danger, because a browser adds none by itself; where it takes none, they are refused.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request;
@@ -9,24 +9,24 @@ use hyper::http::uri::Authority;
 use hyper::{StatusCode, Uri};
 
 use super::public_url::default_port;
-use super::{Caller, Rules};
+use super::rules::ActiveRules;
+use super::{Access, Caller, caller};
 use crate::http::problem::Problem;
-use crate::http::server::Server;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-impl Server {
+impl Access {
     /// Refuses a request that a page of another site may have sent: for whatever changes something
     /// without a credential. A program like curl sends neither `Sec-Fetch-Site` nor `Origin`, and
     /// passes.
-    pub(in super::super) fn admit_site(
+    pub(in crate::http) fn admit_site(
         &self,
         head: &request::Parts,
         peer: IpAddr,
     ) -> Result<(), Problem> {
-        let rules = self.api.access.rules.load();
-        if !self.takes_no_credential(&rules, head) || rules.is_own_site(&head.headers, peer) {
+        let rules = self.rules.load();
+        if !takes_no_credential(&rules, head) || rules.is_own_site(&head.headers, peer) {
             return Ok(());
         }
         let what = "a page of another site sent this: to allow it, add its origin to cors_origins; \
@@ -34,16 +34,18 @@ impl Server {
         Err(Problem::new(StatusCode::FORBIDDEN, what))
     }
 
-    /// On a loopback address, refuses a request for a host that is not this one: a page whose name
-    /// was made to resolve to 127.0.0.1 counts as this server's own in a browser.
-    pub(in super::super) fn admit_host(
+    /// If the server listens on a loopback address, refuses a request for a host that is not this
+    /// one: a page whose name was made to resolve to 127.0.0.1 counts as this server's own in a
+    /// browser.
+    pub(in crate::http) fn admit_host(
         &self,
         head: &request::Parts,
         peer: IpAddr,
+        listening: Option<SocketAddr>,
     ) -> Result<(), Problem> {
-        let rules = self.api.access.rules.load();
-        let on_loopback = self.address.is_some_and(|at| at.ip().to_canonical().is_loopback());
-        let judged = on_loopback && self.takes_no_credential(&rules, head);
+        let rules = self.rules.load();
+        let on_loopback = listening.is_some_and(|at| at.ip().to_canonical().is_loopback());
+        let judged = on_loopback && takes_no_credential(&rules, head);
         if !judged || rules.is_proxy(peer) || rules.is_own_host(&head.headers) {
             return Ok(());
         }
@@ -55,17 +57,17 @@ impl Server {
 
     /// Whether a body must say that it is JSON, which a page of another site cannot say without
     /// being allowed to.
-    pub(in super::super) fn wants_content_type(&self, head: &request::Parts) -> bool {
-        self.takes_no_credential(&self.api.access.rules.load(), head)
-    }
-
-    /// Whether this request is taken without a credential. The admin's carries one.
-    fn takes_no_credential(&self, rules: &Rules, head: &request::Parts) -> bool {
-        !rules.keys_on() && *self.caller(head) != Caller::Admin
+    pub(in crate::http) fn wants_content_type(&self, head: &request::Parts) -> bool {
+        takes_no_credential(&self.rules.load(), head)
     }
 }
 
-impl Rules {
+/// Whether this request is taken without a credential. The admin's carries one.
+fn takes_no_credential(rules: &ActiveRules, head: &request::Parts) -> bool {
+    !rules.keys_on() && *caller(head) != Caller::Admin
+}
+
+impl ActiveRules {
     fn is_proxy(&self, peer: IpAddr) -> bool {
         self.trusted_proxies.contain(peer.to_canonical())
     }

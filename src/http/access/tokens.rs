@@ -7,11 +7,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::key_set::KeySet;
 use super::session::{Caller, Judgement};
-use super::{Check, signatures};
+use super::signatures;
 use crate::core::model::UserId;
 
 /// How far the clocks of who signs and of who checks may be apart, in seconds.
@@ -30,6 +31,24 @@ pub struct TokenRules {
     pub issuer: Option<String>,
     /// Must be the token's `aud`, or among them.
     pub audience: Option<String>,
+}
+
+/// How a token's signature is checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Check<'a> {
+    AtOnce,
+    /// After all else about the token, and one at a time: its address has sent many bad ones.
+    InTurn(&'a Semaphore),
+}
+
+impl Check<'_> {
+    /// Waits for the turn, which lasts until this is dropped.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        match self {
+            Check::AtOnce => None,
+            Check::InTurn(turns) => turns.acquire().await.ok(),
+        }
+    }
 }
 
 /// Checks tokens. The algorithm that a token names only chooses among those that there is a key

@@ -1,6 +1,7 @@
-//! The board: what can be seen of the sale while it runs. Once a second a sample is taken, kept for
-//! the plots, and told to whoever watches (`GET /events`).
+//! The dashboard: what can be seen of the sale while it runs. Once a second a sample is taken, kept
+//! for the plots, and sent to whoever watches (`GET /events`).
 
+pub(super) mod events;
 mod processes;
 mod sample;
 mod store;
@@ -11,22 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::http::request;
-use hyper::{Method, StatusCode};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Session};
-use super::connection::Client;
 use super::event_stream;
 use super::event_stream::{EventStream, SILENCE_MAX};
-use super::problem::Problem;
-use super::response::Answer;
-use super::server::Server;
 use crate::core::engine::Ports;
 pub(super) use sample::Sample;
 use sample::Sampler;
-use text::Point;
+use text::PlotPoint;
 
 /// Samples that are kept for the plots: five minutes.
 const HISTORY: usize = 300;
@@ -35,19 +30,19 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const SCRAPED_WITHIN: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct Dashboard {
     ports: Ports,
     access: Arc<Access>,
     backend: &'static str,
     started: Instant,
-    state: Mutex<State>,
+    state: Mutex<DashboardState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DashboardState {
     watchers: Vec<Watcher>,
     /// Oldest first.
-    points: VecDeque<Point>,
+    points: VecDeque<PlotPoint>,
     /// The event `history` as it is now, once somebody has asked for it.
     history: Option<Bytes>,
     latest: Option<Arc<Sample>>,
@@ -62,13 +57,13 @@ struct Watcher {
     session: Session,
 }
 
-impl Board {
+impl Dashboard {
     pub fn new(ports: Ports, access: Arc<Access>, backend: &'static str, started: Instant) -> Self {
         Self { ports, access, backend, started, state: Mutex::default() }
     }
 
     /// Takes samples until stopped; then every watcher's stream ends.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub async fn run(&self, stop: &CancellationToken) {
         let mut sampler = Sampler::new(self.ports.clone(), self.backend == "embedded");
         let mut every = interval(SAMPLE_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,7 +95,7 @@ impl Board {
         loop {
             tokio::select! {
                 sample = &mut sampling => return sample,
-                () = sleep(SILENCE_MAX) => self.tell(|_| event_stream::beat()),
+                () = sleep(SILENCE_MAX) => self.send(|_| event_stream::keep_alive()),
             }
         }
     }
@@ -108,18 +103,19 @@ impl Board {
     fn publish(&self, sample: Sample) {
         {
             let mut state = self.state();
-            state.points.push_back(Point::of(&sample));
+            state.points.push_back(PlotPoint::of(&sample));
             if state.points.len() > HISTORY {
                 state.points.pop_front();
             }
             state.history = None;
         }
         let uptime = self.started.elapsed();
-        let (mut named, mut nameless) = (None, None);
-        self.tell(|sees_names| {
+        let mut named = None;
+        let mut nameless = None;
+        self.send(|sees_names| {
             let text = if sees_names { &mut named } else { &mut nameless };
             let text = text.get_or_insert_with(|| {
-                let text = text::board(&sample, self.backend, uptime, sees_names);
+                let text = text::dashboard(&sample, self.backend, uptime, sees_names);
                 event_stream::event("board", None, &text)
             });
             text.clone()
@@ -127,23 +123,23 @@ impl Board {
         self.state().latest = Some(Arc::new(sample));
     }
 
-    /// Tells everybody something, in texts that they share; whoever is gone is removed. Keys are
+    /// Sends everybody an event, in texts that they share; whoever is gone is removed. Keys are
     /// compared for each event, so a key that was withdrawn shows no more names.
-    fn tell(&self, mut event: impl FnMut(bool) -> Bytes) {
+    fn send(&self, mut event: impl FnMut(bool) -> Bytes) {
         self.state().watchers.retain(|watcher| {
             let sees_names = self.access.shows_names_to(watcher.session.credential());
             watcher.events.offer(event(sees_names))
         });
     }
 
-    /// Tells a client first the history, then the board once a second. At once over when the server
+    /// Sends a client first the history, then a sample once a second. At once over when the server
     /// stops.
-    fn show(&self, events: EventStream, session: Session) {
+    fn subscribe(&self, events: EventStream, session: Session) {
         let mut state = self.state();
         if state.closed {
             return;
         }
-        let State { points, history, .. } = &mut *state;
+        let DashboardState { points, history, .. } = &mut *state;
         let first = history
             .get_or_insert_with(|| event_stream::event("history", None, &text::history(points)));
         if events.offer(first.clone()) {
@@ -158,23 +154,7 @@ impl Board {
         state.latest.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DashboardState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Server {
-    /// `GET /events`: the board as server-sent events, each with names for those who may see them by
-    /// then.
-    pub fn events(&self, head: &request::Parts, client: &Client) -> Result<Answer, Problem> {
-        if head.method == Method::HEAD {
-            return Ok(event_stream::answer_to_head());
-        }
-        let (events, answer) = self.event_stream(head, client).ok_or_else(|| {
-            let what = "too many clients are waiting here; try again in a moment";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-        })?;
-        self.board.show(events, self.session(head));
-        Ok(answer)
     }
 }

@@ -18,16 +18,16 @@ const WINDOW: usize = 10;
 
 /// Orders a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rates {
+pub struct OrderRates {
     pub accepted: f64,
     pub decided: f64,
     pub sold: f64,
     pub rejected: f64,
 }
 
-impl Rates {
-    fn plus(self, other: Rates) -> Rates {
-        Rates {
+impl OrderRates {
+    fn plus(self, other: OrderRates) -> OrderRates {
+        OrderRates {
             accepted: self.accepted + other.accepted,
             decided: self.decided + other.decided,
             sold: self.sold + other.sold,
@@ -41,12 +41,12 @@ struct Process {
     pulse: Pulse,
     written: Instant,
     /// Between its last two pulses; `None` while there was only one.
-    rates: Option<Rates>,
+    rates: Option<OrderRates>,
 }
 
 /// A living process as it is shown.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct LiveProcess {
     pub pulse: Pulse,
     pub age: Duration,
     pub decided_per_s: Option<f64>,
@@ -57,24 +57,24 @@ pub struct Processes {
     known: BTreeMap<String, Process>,
     /// Of all that were ever seen.
     pub counts: Counts,
-    decision: Times,
-    ack: Times,
+    decision: TimeWindow,
+    ack: TimeWindow,
 }
 
 impl Processes {
     /// Takes in what the living say now; returns them, and how fast all of them together go on,
     /// where that is known of each.
-    pub fn take(&mut self, living: Vec<Living>) -> (Vec<Seen>, Option<Rates>) {
+    pub fn take(&mut self, living: Vec<Living>) -> (Vec<LiveProcess>, Option<OrderRates>) {
         let first = self.known.is_empty();
         let now = Instant::now();
-        let mut all = Some(Rates::default());
+        let mut all = Some(OrderRates::default());
         let mut seen = Vec::with_capacity(living.len());
         for Living { pulse, age } in living {
             let written = now.checked_sub(age).unwrap_or(now);
             let rates = self.take_one(&pulse, written, first);
             let rates = rates.filter(|_| age < RATE_LIFE);
             all = all.zip(rates).map(|(all, rates)| all.plus(rates));
-            seen.push(Seen { pulse, age, decided_per_s: rates.map(|rates| rates.decided) });
+            seen.push(LiveProcess { pulse, age, decided_per_s: rates.map(|rates| rates.decided) });
         }
         self.decision.turn();
         self.ack.turn();
@@ -83,7 +83,7 @@ impl Processes {
     }
 
     /// What was done before the first sample is no part of the times of the last seconds.
-    fn take_one(&mut self, pulse: &Pulse, written: Instant, first: bool) -> Option<Rates> {
+    fn take_one(&mut self, pulse: &Pulse, written: Instant, first: bool) -> Option<OrderRates> {
         let nothing = Counts::default();
         let (before, since) = match self.known.get(&pulse.id) {
             Some(known) if known.is_repeated_by(pulse, written) => return known.rates,
@@ -93,7 +93,8 @@ impl Processes {
         };
         let new = difference(&pulse.counts, before);
         let idle = pulse.counts == nothing;
-        let rates = since.map(|since| Rates::of(&new, since)).or(idle.then(Rates::default));
+        let rates =
+            since.map(|since| OrderRates::of(&new, since)).or(idle.then(OrderRates::default));
         let known = self.known.get(&pulse.id);
         if !first || known.is_some() {
             self.decision.add(&pulse.decision, known.map(|k| &*k.pulse.decision));
@@ -157,11 +158,11 @@ fn is_a_moment(time: &Duration) -> bool {
     *time < RATE_LIFE
 }
 
-impl Rates {
-    fn of(new: &Counts, since: Duration) -> Rates {
+impl OrderRates {
+    fn of(new: &Counts, since: Duration) -> OrderRates {
         // A process's first pulse is made at its start.
         let per_s = |count: u64| count as f64 / since.as_secs_f64().max(0.001);
-        Rates {
+        OrderRates {
             accepted: per_s(new.accepted),
             decided: per_s(new.decided()),
             sold: per_s(new.sold),
@@ -196,12 +197,12 @@ fn add(counts: &mut Counts, new: Counts) {
 
 /// A histogram of the last [`WINDOW`] samples.
 #[derive(Debug, Default)]
-struct Times {
+struct TimeWindow {
     samples: VecDeque<Vec<u64>>,
     newest: Vec<u64>,
 }
 
-impl Times {
+impl TimeWindow {
     fn add(&mut self, counts: &[u64], before: Option<&[u64]>) {
         self.newest.resize(TIMES_US.len() + 1, 0);
         for (bucket, sum) in self.newest.iter_mut().enumerate() {

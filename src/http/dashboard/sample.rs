@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::processes::{Processes, Rates, Seen};
+use super::processes::{LiveProcess, OrderRates, Processes};
 use super::store;
 use super::store::{StoreView, Sweep};
 use crate::core::engine::Ports;
@@ -23,11 +23,11 @@ pub(in crate::http) struct Sample {
     pub at: Timestamp,
     /// Orders so far; `None` where nobody knows.
     pub accepted: Option<u64>,
-    pub decided: Option<Decided>,
+    pub decided: Option<DecisionCounts>,
     /// `None` where nobody knows.
-    pub rates: Option<Rates>,
+    pub rates: Option<OrderRates>,
     /// `None` where only this process is seen.
-    pub processes: Option<Vec<Seen>>,
+    pub processes: Option<Vec<LiveProcess>>,
     pub decision_ms: (Option<f64>, Option<f64>),
     pub ack_ms: (Option<f64>, Option<f64>),
     pub last: Vec<LastDecision>,
@@ -45,7 +45,7 @@ impl Sample {
 
 /// Decided orders.
 #[derive(Debug, Clone, Default)]
-pub(in crate::http) struct Decided {
+pub(in crate::http) struct DecisionCounts {
     pub all: u64,
     pub sold: u64,
     pub rejected: u64,
@@ -88,18 +88,20 @@ impl Sampler {
                 (Some(seen), rates)
             }
             Err(e) => {
-                tracing::debug!("the board does without pulses: {e}");
+                tracing::debug!("dashboard sample without pulses: {e}");
                 (None, None)
             }
         };
         self.look_at_stores(wanted).await;
         let alone = !self.ports.pulses.reach_others();
         // A process that sees no others knows what was decided only where it decides itself.
-        let decides = seen.iter().flatten().any(|seen| seen.pulse.concurrency > 0);
+        let decides = seen.iter().flatten().any(|process| process.pulse.concurrency > 0);
         let counted = &self.processes.counts;
         let (accepted, decided) = match &self.store.tally {
-            Some(tally) => (Some(tally.accepted), Some(Decided::from(tally))),
-            None => (Some(counted.accepted), (!alone || decides).then(|| Decided::from(counted))),
+            Some(tally) => (Some(tally.accepted), Some(DecisionCounts::from(tally))),
+            None => {
+                (Some(counted.accepted), (!alone || decides).then(|| DecisionCounts::from(counted)))
+            }
         };
         Sample {
             at: self.ports.clock.now(),
@@ -117,7 +119,8 @@ impl Sampler {
 
     async fn look_at_stores(&mut self, wanted: bool) {
         if !self.embedded && !wanted {
-            (self.store, self.looked) = (StoreView::default(), None);
+            self.store = StoreView::default();
+            self.looked = None;
             return;
         }
         if !self.embedded && self.looked.is_some_and(|at| at.elapsed() < PAID_EVERY) {
@@ -128,9 +131,9 @@ impl Sampler {
     }
 }
 
-impl From<&Tally> for Decided {
+impl From<&Tally> for DecisionCounts {
     fn from(tally: &Tally) -> Self {
-        let mut decided = Decided::default();
+        let mut decided = DecisionCounts::default();
         for (decision, orders) in &tally.decided {
             decided.all += orders;
             match decision {
@@ -147,9 +150,9 @@ impl From<&Tally> for Decided {
     }
 }
 
-impl From<&Counts> for Decided {
+impl From<&Counts> for DecisionCounts {
     fn from(counts: &Counts) -> Self {
-        Decided {
+        DecisionCounts {
             all: counts.decided(),
             sold: counts.sold,
             rejected: counts.all_rejected(),

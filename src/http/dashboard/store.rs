@@ -15,7 +15,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// Items that are shown.
 pub const ITEMS_SHOWN: usize = 100;
 /// Items whose counters are looked at in one sample, of the embedded store and of others.
-const SWEEP: (usize, usize) = (1_000, ITEMS_SHOWN);
+const SWEEP_EMBEDDED: usize = 1_000;
+const SWEEP_PAID: usize = ITEMS_SHOWN;
 /// Dead letters that are shown.
 const LETTERS_SHOWN: usize = 20;
 
@@ -105,7 +106,7 @@ pub async fn look(
     };
     let tally = within(ports.ledger.tally()).await.flatten();
     let mut view = StoreView { backlog, letters, tally, ..StoreView::default() };
-    let swept = if embedded { SWEEP.0 } else { SWEEP.1 };
+    let swept = if embedded { SWEEP_EMBEDDED } else { SWEEP_PAID };
     let from = sweep.next.clone();
     let page = within(ports.ledger.items(from.as_deref(), swept)).await;
     if let Some(page) = &page {
@@ -135,7 +136,7 @@ async fn within<T, E: std::fmt::Display>(answer: impl Future<Output = Result<T, 
     match timeout(READ_TIMEOUT, answer).await {
         Ok(Ok(answer)) => Some(answer),
         Ok(Err(e)) => {
-            tracing::debug!("the board does without: {e}");
+            tracing::debug!("dashboard sample without a part: {e}");
             None
         }
         Err(_) => None,

@@ -1,20 +1,20 @@
-//! The board and its history as server-sent events.
+//! The state of the sale and its history as server-sent events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::processes::{Rates, Seen};
+use super::processes::{LiveProcess, OrderRates};
 use super::sample::Sample;
 use crate::core::model::{ItemId, OrderId, UserId, rfc3339};
 use crate::core::ports::heartbeats::{Kind, LastDecision};
-use crate::http::items::{ItemJson, shown};
+use crate::http::item_json::ItemJson;
 use crate::http::problem::json_bytes;
 
 /// One second in the plots.
 #[derive(Debug, Clone, Serialize)]
-pub struct Point {
+pub struct PlotPoint {
     at_ms: u64,
     accepted_per_s: Option<f64>,
     decided_per_s: Option<f64>,
@@ -26,11 +26,11 @@ pub struct Point {
     p99_ms: Option<f64>,
 }
 
-impl Point {
-    pub fn of(sample: &Sample) -> Point {
-        let per_s = |rate: fn(Rates) -> f64| sample.rates.map(rate).map(tenths);
+impl PlotPoint {
+    pub fn of(sample: &Sample) -> PlotPoint {
+        let per_s = |rate: fn(OrderRates) -> f64| sample.rates.map(rate).map(tenths);
         let (p50, p99) = sample.decision_ms;
-        Point {
+        PlotPoint {
             at_ms: sample.at.0,
             accepted_per_s: per_s(|rates| rates.accepted),
             decided_per_s: per_s(|rates| rates.decided),
@@ -46,11 +46,11 @@ impl Point {
 
 #[derive(Serialize)]
 struct HistoryJson<'a> {
-    points: &'a VecDeque<Point>,
+    points: &'a VecDeque<PlotPoint>,
 }
 
 #[derive(Serialize)]
-struct BoardJson<'a> {
+struct DashboardJson<'a> {
     at: String,
     at_ms: u64,
     backend: &'static str,
@@ -72,7 +72,7 @@ struct BoardJson<'a> {
     items: Vec<ItemJson<'a>>,
     items_more: bool,
     last: Vec<LastJson<'a>>,
-    dead_letters: Vec<LetterJson<'a>>,
+    dead_letters: Vec<LetterSummaryJson<'a>>,
     oversold_units: Option<u64>,
     stranded_units: Option<u64>,
 }
@@ -126,21 +126,22 @@ struct LastJson<'a> {
 }
 
 #[derive(Serialize)]
-struct LetterJson<'a> {
+struct LetterSummaryJson<'a> {
     order_id: OrderId,
     reason: &'a str,
     at: String,
 }
 
-pub fn history(points: &VecDeque<Point>) -> Vec<u8> {
+pub fn history(points: &VecDeque<PlotPoint>) -> Vec<u8> {
     json_bytes(&HistoryJson { points })
 }
 
-pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bool) -> Vec<u8> {
-    let (store, decided) = (&sample.store, sample.decided.as_ref());
+pub fn dashboard(sample: &Sample, backend: &'static str, uptime: Duration, names: bool) -> Vec<u8> {
+    let store = &sample.store;
+    let decided = sample.decided.as_ref();
     let no_reasons = BTreeMap::new();
-    let per_s = |rate: fn(Rates) -> f64| sample.rates.map(rate).map(tenths);
-    json_bytes(&BoardJson {
+    let per_s = |rate: fn(OrderRates) -> f64| sample.rates.map(rate).map(tenths);
+    json_bytes(&DashboardJson {
         at: rfc3339(sample.at),
         at_ms: sample.at.0,
         backend,
@@ -167,13 +168,13 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
         ack_ms: times(sample.ack_ms),
         workers: sample.processes.as_deref().map(workers),
         items_known: store.items.is_some(),
-        items: store.items.iter().flatten().map(shown).collect(),
+        items: store.items.iter().flatten().map(ItemJson::from).collect(),
         items_more: store.items_more,
         last: sample.last.iter().map(|one| last(one, names)).collect(),
         dead_letters: store
             .letters
             .iter()
-            .map(|letter| LetterJson {
+            .map(|letter| LetterSummaryJson {
                 order_id: letter.order_id,
                 reason: &letter.reason,
                 at: rfc3339(letter.at),
@@ -184,13 +185,13 @@ pub fn board(sample: &Sample, backend: &'static str, uptime: Duration, names: bo
     })
 }
 
-fn workers(all: &[Seen]) -> Vec<WorkerJson<'_>> {
-    let deciding = all.iter().filter(|seen| seen.pulse.concurrency > 0);
+fn workers(all: &[LiveProcess]) -> Vec<WorkerJson<'_>> {
+    let deciding = all.iter().filter(|process| process.pulse.concurrency > 0);
     deciding.map(worker).collect()
 }
 
-fn worker(seen: &Seen) -> WorkerJson<'_> {
-    let pulse = &seen.pulse;
+fn worker(process: &LiveProcess) -> WorkerJson<'_> {
+    let pulse = &process.pulse;
     WorkerJson {
         id: &pulse.id,
         kind: pulse.kind,
@@ -198,8 +199,8 @@ fn worker(seen: &Seen) -> WorkerJson<'_> {
         pid: pulse.pid,
         concurrency: pulse.concurrency,
         started_at: rfc3339(pulse.started_at),
-        age_ms: seen.age.as_millis() as u64,
-        decided_per_s: seen.decided_per_s.map(tenths),
+        age_ms: process.age.as_millis() as u64,
+        decided_per_s: process.decided_per_s.map(tenths),
         in_hand: pulse.in_hand,
     }
 }

@@ -1,57 +1,54 @@
-//! `GET /metrics`: this process's meters, and what its board last saw, as Prometheus reads it.
+//! `GET /metrics`: this process's meters, and the latest sample of its dashboard, as Prometheus
+//! reads it.
 
-mod page;
+mod exposition;
 mod process;
-mod server;
+pub(super) mod server;
 
-use hyper::Response;
 use hyper::header::{self, HeaderValue};
 
 use super::dashboard::Sample;
-use super::response::{Answer, AnswerBody};
-use super::server::Server;
+use super::response::{Response, ResponseBody};
+use super::state::AppState;
 use crate::core::engine::Ports;
 use crate::core::ports::usage::Service;
-use page::Page;
-pub use server::serve_metrics;
+use exposition::Exposition;
 
 /// Prometheus, "Exposition formats", "Basic info".
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-impl Server {
-    pub fn metrics(&self) -> Answer {
-        let mut page = Page::default();
-        self.write_http(&mut page);
-        write_meters(&mut page, &self.api.ports);
-        if let Some(sample) = self.board.scraped() {
-            write_sample(&mut page, &sample);
-        }
-        answer(page)
+pub(super) fn get(state: &AppState) -> Response {
+    let mut page = Exposition::default();
+    write_http(&mut page, state);
+    write_meters(&mut page, &state.api.ports);
+    if let Some(sample) = state.dashboard.scraped() {
+        write_sample(&mut page, &sample);
     }
+    response(page)
+}
 
-    fn write_http(&self, page: &mut Page) {
-        let requests = self.requests.load(std::sync::atomic::Ordering::Relaxed);
-        page.counter("flux_http_requests_total", "HTTP requests, these ones included.", requests);
-        let open = self.connections();
-        page.gauge("flux_http_connections", "Open connections of the API.", open);
-    }
+fn write_http(page: &mut Exposition, state: &AppState) {
+    let requests = state.requests.load(std::sync::atomic::Ordering::Relaxed);
+    page.counter("flux_http_requests_total", "HTTP requests, these ones included.", requests);
+    let open = state.connections();
+    page.gauge("flux_http_connections", "Open connections of the API.", open);
 }
 
 /// The metrics of a process without an API.
-fn of_process(ports: &Ports) -> Answer {
-    let mut page = Page::default();
+fn of_process(ports: &Ports) -> Response {
+    let mut page = Exposition::default();
     write_meters(&mut page, ports);
-    answer(page)
+    response(page)
 }
 
-fn answer(mut page: Page) -> Answer {
+fn response(mut page: Exposition) -> Response {
     process::write(&mut page);
-    let mut answer = Response::new(AnswerBody::whole(page.into_text()));
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT));
-    answer
+    let mut response = Response::new(ResponseBody::whole(page.into_text()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT));
+    response
 }
 
-fn write_meters(page: &mut Page, ports: &Ports) {
+fn write_meters(page: &mut Exposition, ports: &Ports) {
     let m = &ports.meters;
     let build = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("COMMIT_OF_FLUX"))];
     page.family("flux_build_info", "gauge", "What this process was built from.");
@@ -105,7 +102,7 @@ fn write_meters(page: &mut Page, ports: &Ports) {
     write_calls(page, ports);
 }
 
-fn write_calls(page: &mut Page, ports: &Ports) {
+fn write_calls(page: &mut Exposition, ports: &Ports) {
     let name = "flux_service_calls_total";
     page.family(name, "counter", "Round trips to the services; error: refused, or not answered.");
     let failures = ports.calls.failures();
@@ -126,7 +123,7 @@ fn write_calls(page: &mut Page, ports: &Ports) {
 }
 
 /// What is not known has no line.
-fn write_sample(page: &mut Page, sample: &Sample) {
+fn write_sample(page: &mut Exposition, sample: &Sample) {
     let backlog = sample.store.backlog.as_ref();
     if let Some(backlog) = backlog {
         let about = "Orders (messages on SQS) that wait, those in workers' hands included.";
@@ -144,7 +141,7 @@ fn write_sample(page: &mut Page, sample: &Sample) {
         page.gauge("flux_stranded_units", about, wrong.stranded);
     }
     if let Some(processes) = &sample.processes {
-        let deciding = processes.iter().filter(|seen| seen.pulse.concurrency > 0).count();
+        let deciding = processes.iter().filter(|process| process.pulse.concurrency > 0).count();
         page.gauge("flux_workers", "Living processes that decide.", deciding);
     }
 }

@@ -1,25 +1,25 @@
 //! What the system knows of this process, under the names that Prometheus' own clients use; nothing
 //! where there is no `/proc`.
 
-use super::page::Page;
+use super::exposition::Exposition;
 
 /// Per second; Linux tells user programs so on every machine (proc(5), `_SC_CLK_TCK`).
 const TICKS: f64 = 100.0;
 
-pub fn write(page: &mut Page) {
+pub fn write(text: &mut Exposition) {
     if let Some((cpu_ticks, started_ticks)) = stat() {
         let about = "CPU time spent.";
-        page.counter("process_cpu_seconds_total", about, cpu_ticks as f64 / TICKS);
+        text.counter("process_cpu_seconds_total", about, cpu_ticks as f64 / TICKS);
         if let Some(booted) = boot_time() {
             let started = booted as f64 + started_ticks as f64 / TICKS;
-            page.gauge("process_start_time_seconds", "Start, since 1970 in UTC.", started);
+            text.gauge("process_start_time_seconds", "Start, since 1970 in UTC.", started);
         }
     }
     if let Some(bytes) = resident_bytes() {
-        page.gauge("process_resident_memory_bytes", "Memory in use.", bytes);
+        text.gauge("process_resident_memory_bytes", "Memory in use.", bytes);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        page.gauge("process_open_fds", "Open file descriptors.", open.count());
+        text.gauge("process_open_fds", "Open file descriptors.", open.count());
     }
 }
 

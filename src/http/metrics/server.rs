@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, StatusCode};
@@ -17,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::core::engine::Ports;
 use crate::http::problem;
 use crate::http::problem::Problem;
-use crate::http::response::Answer;
-use crate::http::stream::{Activity, BoundedStream, Patience};
+use crate::http::response::Response;
+use crate::http::stream::{Activity, BoundedStream, Timeouts};
 
 /// Open connections (P8); the next is closed.
 const CONNECTIONS_MAX: usize = 16;
@@ -51,13 +50,13 @@ pub async fn serve_metrics(listener: TcpListener, ports: Ports, stop: Cancellati
             let activity = Activity::new();
             let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
                 let end = activity.answering();
-                let mut answered = answer(request.method(), request.uri().path(), &ports);
+                let mut answered = response(request.method(), request.uri().path(), &ports);
                 answered.body_mut().end_with(end);
                 std::future::ready(Ok::<_, Infallible>(answered))
             });
             let (reader, writer) = stream.into_split();
-            let patience = Patience { idle: TIMEOUT, head: TIMEOUT, write: TIMEOUT };
-            let stream = BoundedStream::new(Arc::new(reader), writer, activity.clone(), patience);
+            let timeouts = Timeouts { idle: TIMEOUT, head: TIMEOUT, write: TIMEOUT };
+            let stream = BoundedStream::new(Arc::new(reader), writer, activity.clone(), timeouts);
             let mut http = http1::Builder::new();
             let _cut = http.header_read_timeout(None).serve_connection(stream, service).await;
             drop(place);
@@ -66,16 +65,12 @@ pub async fn serve_metrics(listener: TcpListener, ports: Ports, stop: Cancellati
     connections.shutdown().await;
 }
 
-fn answer(method: &Method, path: &str, ports: &Ports) -> Answer {
+fn response(method: &Method, path: &str, ports: &Ports) -> Response {
     let read = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/metrics" if read => super::of_process(ports),
         "/healthz" if read => problem::json(StatusCode::OK, &json!({ "status": "ok" })),
-        "/metrics" | "/healthz" => {
-            let what = "this path does not take this method; Allow says which it takes";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, what);
-            problem.with_header(header::ALLOW, "GET, HEAD").into_answer()
-        }
-        _ => Problem::not_found("there is nothing at this path").into_answer(),
+        "/metrics" | "/healthz" => Problem::method_not_allowed("GET, HEAD").into_response(),
+        _ => Problem::not_found("there is nothing at this path").into_response(),
     }
 }

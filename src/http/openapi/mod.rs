@@ -4,7 +4,7 @@
 
 mod operations;
 mod reference;
-mod schemas;
+pub(super) mod schemas;
 
 use std::sync::LazyLock;
 
@@ -15,13 +15,12 @@ use hyper::http::request;
 use serde_json::{Map, Value, json};
 
 use super::etag;
-use super::etag::tagged;
-use super::page::page;
+use super::etag::with_etag;
+use super::page;
 use super::problem::json_text;
-use super::response::Answer;
-use super::server::Server;
+use super::response::Response;
+use super::state::AppState;
 use operations::Operation;
-pub(super) use schemas::NewUserId;
 use schemas::Schemas;
 
 const ABOUT: &str = "Orders for scarce items are answered at once, queued, and decided one item at a \
@@ -37,43 +36,41 @@ const ABOUT: &str = "Orders for scarce items are answered at once, queued, and d
 
 const REQUEST_ID: &str = "X-Request-Id";
 
-struct Written {
+struct Rendered {
     text: Bytes,
-    tag: HeaderValue,
+    etag: HeaderValue,
 }
 
-impl Written {
+impl Rendered {
     fn of(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        Self { tag: etag::of(&text), text }
+        Self { etag: etag::of(&text), text }
     }
 }
 
-static VALUE: LazyLock<Value> = LazyLock::new(document);
-static DOCUMENT: LazyLock<Written> = LazyLock::new(|| Written::of(VALUE.to_string() + "\n"));
-static REFERENCE: LazyLock<Written> =
-    LazyLock::new(|| Written::of(reference::page(&VALUE).into_string()));
+static VALUE: LazyLock<Value> = LazyLock::new(describe);
+static DOCUMENT: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(VALUE.to_string() + "\n"));
+static REFERENCE: LazyLock<Rendered> =
+    LazyLock::new(|| Rendered::of(reference::page(&VALUE).into_string()));
 
-impl Server {
-    /// The document. The same on every server of a version, but for where that is.
-    pub fn openapi(&self, head: &request::Parts) -> Answer {
-        let Some(base) = self.public_base() else {
-            let answer = json_text(StatusCode::OK, DOCUMENT.text.clone());
-            return tagged(answer, DOCUMENT.tag.clone(), head);
-        };
-        let mut document = VALUE.clone();
-        document["servers"] = json!([{"url": base}]);
-        let written = Written::of(document.to_string() + "\n");
-        tagged(json_text(StatusCode::OK, written.text), written.tag, head)
-    }
-
-    /// The document as a page to read.
-    pub fn docs(&self, head: &request::Parts) -> Answer {
-        tagged(page(REFERENCE.text.clone()), REFERENCE.tag.clone(), head)
-    }
+/// The document. The same on every server of a version, but for where that is.
+pub(super) fn document(state: &AppState, head: &request::Parts) -> Response {
+    let Some(base) = state.access.public_base() else {
+        let answer = json_text(StatusCode::OK, DOCUMENT.text.clone());
+        return with_etag(answer, DOCUMENT.etag.clone(), head);
+    };
+    let mut document = VALUE.clone();
+    document["servers"] = json!([{"url": base}]);
+    let rendered = Rendered::of(document.to_string() + "\n");
+    with_etag(json_text(StatusCode::OK, rendered.text), rendered.etag, head)
 }
 
-fn document() -> Value {
+/// The document as a page to read.
+pub(super) fn docs(head: &request::Parts) -> Response {
+    with_etag(page::html(REFERENCE.text.clone()), REFERENCE.etag.clone(), head)
+}
+
+fn describe() -> Value {
     let mut schemas = Schemas::default();
     let mut paths = Map::new();
     for Operation { path, method, value } in operations::all(&mut schemas) {
@@ -117,17 +114,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::http::routes::Route;
+    use crate::http::route::ROUTES;
 
     #[test]
     fn each_route_and_method_has_its_operation_and_no_other_has() {
         let mut routed = BTreeSet::new();
-        Route::each(|path, route| {
+        for (path, route) in ROUTES {
             let methods = route.allow().split(", ").filter(|method| *method != "HEAD");
             routed.extend(methods.map(|method| format!("{method} {path}")));
-        });
+        }
         let mut described = BTreeSet::new();
-        for (path, methods) in document()["paths"].as_object().unwrap() {
+        for (path, methods) in describe()["paths"].as_object().unwrap() {
             let methods = methods.as_object().unwrap().keys();
             described.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
         }
@@ -136,7 +133,8 @@ mod tests {
 
     #[test]
     fn each_operation_has_a_name_of_its_own_and_describes_the_ids_in_its_path() {
-        let (document, mut names) = (document(), BTreeSet::new());
+        let document = describe();
+        let mut names = BTreeSet::new();
         for (path, methods) in document["paths"].as_object().unwrap() {
             for operation in methods.as_object().unwrap().values() {
                 let name = operation["operationId"].as_str().unwrap();

@@ -15,7 +15,7 @@ pub(super) fn page(document: &Value) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 link rel="icon" href="assets/icon.svg" type="image/svg+xml";
-                link rel="stylesheet" href="assets/look.css";
+                link rel="stylesheet" href="assets/theme.css";
                 link rel="stylesheet" href="assets/docs.css";
             }
             body {
@@ -141,7 +141,8 @@ fn curl(path: &str, method: &str, value: &Value) -> String {
     if method == "put" {
         line += " -X PUT";
     }
-    let (mut path, mut query) = (path.to_owned(), Vec::new());
+    let mut path = path.to_owned();
+    let mut query = Vec::new();
     for parameter in list(&value["parameters"]) {
         let name = text(&parameter["name"]);
         let example = match &parameter["example"] {

@@ -35,7 +35,8 @@ fn deed(
     (path, id, summary): (&'static str, &str, &str),
     became: &str,
 ) -> Operation {
-    let (which, done) = (schemas.read::<WhichJson>(), schemas.written::<DoneJson>());
+    let which = schemas.read::<WhichJson>();
+    let done = schemas.written::<DoneJson>();
     let example: Value = json!({
         "dry_run": false, "dead_letters": [{"order_id": ORDER, "became": became}], "more": false,
         "left": 0,

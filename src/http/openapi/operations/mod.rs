@@ -6,9 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::schemas::Schemas;
 use crate::core::model::{ItemId, OrderId, Quantity, UserId};
-use crate::http::buy::Wish;
+use crate::http::buy::BuyRequest;
 use crate::http::inventory::SoldJson;
-use crate::http::items::{ChangeJson, ItemJson, ItemsJson};
+use crate::http::item_json::ItemJson;
+use crate::http::items::{ChangeJson, ItemsJson};
 use crate::http::orders::OrderJson;
 use crate::http::problem::ProblemJson;
 use crate::http::status::StatsJson;
@@ -204,22 +205,21 @@ fn draft<'a>(
 }
 
 fn orders(schemas: &mut Schemas) -> Vec<Operation> {
-    let wish = schemas.read::<Wish<'static>>();
+    let request_body = schemas.read::<BuyRequest<'static>>();
     let order = schemas.written::<OrderJson<'static>>();
-    let (order_id, item, units) =
-        (schemas.written::<OrderId>(), schemas.written::<ItemId>(), schemas.written::<Quantity>());
-    let user = schemas.written::<UserId>();
     let received = json!({
-        "type": "object",
-        "required": ["message", "order_id", "status", "order"],
+        "type": "object", "required": ["message", "order_id", "status", "order"],
         "properties": {
             "message": {"const": "Order received"},
-            "order_id": order_id,
+            "order_id": schemas.written::<OrderId>(),
             "status": {"const": "queued"},
             "order": {
-                "type": "object",
-                "required": ["user_id", "item_id", "quantity"],
-                "properties": {"user_id": user, "item_id": item, "quantity": units},
+                "type": "object", "required": ["user_id", "item_id", "quantity"],
+                "properties": {
+                    "user_id": schemas.written::<UserId>(),
+                    "item_id": schemas.written::<ItemId>(),
+                    "quantity": schemas.written::<Quantity>(),
+                },
             },
         },
     });
@@ -259,7 +259,7 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
                 "The trace that the order belongs to (W3C Trace Context), to its decision; left \
                  aside where it is malformed.",
             )
-            .body(wish, asked)
+            .body(request_body, asked)
             .answers(202, JSON, received, took, "Taken, and queued.")
             .heads("202", header("Location", "Where the order is: `/orders/ID`."))
             .problems(&[401, 403, 404, 422])
@@ -308,9 +308,10 @@ impl Draft<'_> {
 }
 
 fn items(schemas: &mut Schemas) -> Vec<Operation> {
-    let (items, item) =
-        (schemas.written::<ItemsJson<'static>>(), schemas.written::<ItemJson<'static>>());
-    let (change, sold) = (schemas.read::<ChangeJson>(), schemas.written::<SoldJson<'static>>());
+    let items = schemas.written::<ItemsJson<'static>>();
+    let item = schemas.written::<ItemJson<'static>>();
+    let change = schemas.read::<ChangeJson>();
+    let sold = schemas.written::<SoldJson<'static>>();
     let limit = json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100});
     let shown = json!({"item_id": "ticket_001", "stock": 1, "free": 1, "held": 0, "sold": 0, "status": "open"});
     vec![
@@ -440,7 +441,7 @@ fn pages(schemas: &mut Schemas) -> Vec<Operation> {
             .problems(&[404])
             .done,
         draft(schemas, 3, ("get", "/assets/{id}"), "asset", "A file that a page names")
-            .takes("path", "id", name, json!("look.css"), "The file's name.")
+            .takes("path", "id", name, json!("theme.css"), "The file's name.")
             .answers_text("*/*", "The file.")
             .unless_known()
             .problems(&[404])

@@ -142,7 +142,7 @@ async function tryKey(key) {
 }
 
 /** `board` gives what is shown; `changed` is called when the key is another. */
-export function setUpDesk(board, changed) {
+export function setUpAdmin(board, changed) {
   const wrong = (text) => {
     $("key-wrong").hidden = !text;
     $("key-wrong").textContent = text ?? "";

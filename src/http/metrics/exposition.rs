@@ -6,13 +6,13 @@ use crate::core::metrics::Histogram;
 
 const MICROSECONDS: f64 = 1e6;
 
-/// A page of metrics. A family's values follow it at once.
+/// The metrics of one scrape. A family's values follow it at once.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct Exposition {
     text: String,
 }
 
-impl Page {
+impl Exposition {
     pub fn into_text(self) -> String {
         self.text
     }
@@ -59,7 +59,8 @@ impl Page {
 
     fn histogram(&mut self, name: &str, about: &str, histogram: &Histogram, unit: f64) {
         self.family(name, "histogram", about);
-        let (bucket, mut sum) = (format!("{name}_bucket"), 0);
+        let bucket = format!("{name}_bucket");
+        let mut sum = 0;
         let bounds = histogram.bounds().iter().map(|bound| (*bound as f64 / unit).to_string());
         let bounds = bounds.chain(["+Inf".to_owned()]);
         for (bound, count) in bounds.zip(histogram.counts()) {

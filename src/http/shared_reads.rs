@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Values by key, each read at most once in a while, however many ask: one reads, the others wait
 /// for that. Of `keys_max` keys, those that were asked for last.
 #[derive(Debug)]
-pub(super) struct Shared<K: Eq + Hash, V> {
+pub(super) struct SharedReads<K: Eq + Hash, V> {
     kept: Mutex<LruCache<K, Arc<Slot<V>>>>,
     fresh: Duration,
     /// Whether a value may be shown to those who ask later.
@@ -28,7 +28,7 @@ struct Read<V> {
     value: V,
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Shared<K, V> {
+impl<K: Eq + Hash + Clone, V: Clone> SharedReads<K, V> {
     /// A value is shown for as long as `fresh`, if `keeps` says that it may be.
     pub fn new(keys_max: NonZeroUsize, fresh: Duration, keeps: fn(&V) -> bool) -> Self {
         Self { kept: Mutex::new(LruCache::sparse(keys_max)), fresh, keeps }
@@ -84,8 +84,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_reads_for_all_who_ask_within_a_second() {
-        let (shared, reads) =
-            (Shared::new(NonZeroUsize::new(4).unwrap(), FRESH, |_| true), AtomicUsize::new(0));
+        let shared = SharedReads::new(NonZeroUsize::new(4).unwrap(), FRESH, |_| true);
+        let reads = AtomicUsize::new(0);
         let ask = async |key: &'static str| shared.get(&key, None, count(&reads)).await;
         let (first, second, third, other) = tokio::join!(ask("a"), ask("a"), ask("a"), ask("b"));
         assert_eq!((second, third, other), (first, first, 1 - first));
@@ -104,7 +104,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
         const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(100).unwrap();
-        let shared = Shared::new(KEYS_MAX, FRESH, |read| read % 2 == 0);
+        let shared = SharedReads::new(KEYS_MAX, FRESH, |read| read % 2 == 0);
         let reads = AtomicUsize::new(0);
         for key in 0..10_000 {
             shared.get(&key, None, async { reads.fetch_add(1, Ordering::Relaxed) }).await;

@@ -1,6 +1,6 @@
 // The live page: reads /events, shows the sale, says plainly when the picture is old.
 
-import { adminKey, setUpDesk, showAdmin } from "./desk.js";
+import { adminKey, setUpAdmin, showAdmin } from "./admin.js";
 import { at, bearer, detail, pause, readEvents, sleep } from "./feed.js";
 import { Plots } from "./plots.js";
 import { $, clock, count, fillBar, keep, known, make, ms, plain, rate, span, write } from "./words.js";
@@ -339,7 +339,7 @@ if (new URLSearchParams(location.search).has("wall")) {
   $("wall").textContent = "Leave the wall";
   $("wall").href = location.pathname;
 }
-setUpDesk(() => board, () => {
+setUpAdmin(() => board, () => {
   again();
   if (board) showAll();
 });
