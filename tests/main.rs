@@ -6,6 +6,10 @@
     clippy::disallowed_types,
     reason = "a test that cannot go on fails, and tests run by the real clock"
 )]
+#![cfg_attr(
+    not(all(feature = "aws", feature = "redis")),
+    allow(dead_code, reason = "helpers of tests that need those")
+)]
 
 mod architecture;
 mod audit;

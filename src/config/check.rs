@@ -26,7 +26,6 @@ impl Settings {
                  a dead-lettered message keeps its age: raise the former or lower the latter"
             )));
         }
-        self.check_features()?;
         self.check_names()?;
         self.check_webhooks()?;
         self.check_secrets()?;
@@ -44,7 +43,7 @@ impl Settings {
     }
 
     /// Whether this build has what the settings choose.
-    fn check_features(&self) -> Result<(), ConfigError> {
+    pub(super) fn check_features(&self) -> Result<(), ConfigError> {
         if !cfg!(feature = "aws") && self.backend() == Backend::Aws {
             let chosen = match self.backend {
                 Some(_) => "backend = aws",

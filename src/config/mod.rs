@@ -56,10 +56,14 @@ const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
 impl Settings {
     /// Reads every source of this process. Blocking; changes nothing in the environment.
     pub fn load(flags: &Flags) -> Result<Settings, ConfigError> {
-        Self::load_variables(Path::new("."), environment::of_this_process()?, flags)
+        let environment = environment::of_this_process()?;
+        let settings = Self::load_variables(Path::new("."), environment, flags)?;
+        settings.check_features()?;
+        Ok(settings)
     }
 
-    /// [`Settings::load`] with the working directory and the environment as given.
+    /// [`Settings::load`] with the working directory and the environment as given, whichever features
+    /// this build has.
     pub fn load_from(
         directory: &Path,
         environment: Vec<(String, String)>,

@@ -22,10 +22,10 @@ fn backend_of_another_build_is_refused() {
 #[test]
 #[cfg(not(feature = "redis"))]
 fn redis_of_another_build_is_refused() {
-    for name in ["FLUX_REDIS_URL", "FLUX_REDIS_HOST"] {
-        let key = name.to_lowercase().replace("flux_", "");
-        let desk = Desk::new().with(name, "redis://127.0.0.1:1");
-        lacks(&desk, "serve", &key, "redis");
+    let settings = [("redis_url", "redis://127.0.0.1:1"), ("redis_host", "127.0.0.1")];
+    for (key, value) in settings {
+        let desk = Desk::new().with(&format!("FLUX_{}", key.to_uppercase()), value);
+        lacks(&desk, "serve", key, "redis");
     }
 }
 

@@ -94,6 +94,7 @@ fn keys_come_from_this_machine_or_over_https_and_no_redirect_leads_elsewhere() {
 }
 
 #[test]
+#[cfg(feature = "otel")]
 fn secret_headers_for_traces_go_over_tls_or_to_a_private_host() {
     let desk = |endpoint: &str| {
         let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);

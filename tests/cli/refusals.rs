@@ -23,8 +23,7 @@ fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
 
 #[test]
 fn wrong_arguments() {
-    let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame-please\nopen-sesame-please\n")];
-    let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
+    let desk = Desk::new();
     refuses(
         &desk,
         &[
@@ -70,11 +69,7 @@ fn wrong_arguments() {
                 "stress --item a --target http://ann:open-sesame-please@shop",
                 &["--target", "password"],
             ),
-            ("top --once --target http://ann:open-sesame-please@shop", &["--target", "password"]),
             ("health --target http://ann:open-sesame-please@shop", &["--target", "password"]),
-            ("top --once --key-file empty.key", &["--key-file", "no key"]),
-            ("top --once --key-file two-lines.key", &["--key-file", "one line"]),
-            ("top http://ann:open-sesame-please@shop", &["unexpected argument"]),
             ("stress --item a --report no/report.json", &["--report", "no/report.json"]),
             ("audit", &["there is no ./flux.db", "FLUX_DATA"]),
             ("dlq list", &["there is no ./flux.db", "FLUX_DATA"]),
@@ -85,6 +80,22 @@ fn wrong_arguments() {
         ],
     );
     assert!(!desk.path("flux.db").exists(), "a refused command made a store");
+}
+
+#[test]
+#[cfg(feature = "top")]
+fn wrong_arguments_of_top() {
+    let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame-please\nopen-sesame-please\n")];
+    let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
+    refuses(
+        &desk,
+        &[
+            ("top --once --target http://ann:open-sesame-please@shop", &["--target", "password"]),
+            ("top --once --key-file empty.key", &["--key-file", "no key"]),
+            ("top --once --key-file two-lines.key", &["--key-file", "one line"]),
+            ("top http://ann:open-sesame-please@shop", &["unexpected argument"]),
+        ],
+    );
 }
 
 #[test]
