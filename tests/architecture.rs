@@ -237,7 +237,7 @@ fn each_folder_imports_only_what_it_may() {
         for import in &module.imports {
             // `core` and `adapters` themselves only declare what lies in them, and share a type.
             let is_allowed = |other: &&str| lies_in(import, other) || lies_in(other, import);
-            if !lies_in(import, folder) && !allowed.iter().any(|other| is_allowed(&other)) {
+            if !lies_in(import, folder) && !allowed.iter().any(is_allowed) {
                 found.push(format!("{} imports {import}", module.file.display()));
             }
         }

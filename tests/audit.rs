@@ -29,7 +29,7 @@ impl Shop {
     }
 
     fn order(&self, quantity: u64, accepted_at: Timestamp) -> Order {
-        let id = self.ports.names.fresh(accepted_at);
+        let id = self.ports.order_ids.generate(accepted_at);
         let quantity = Quantity::new(quantity).unwrap();
         let user = UserId::parse("ann").unwrap();
         Order { id, user, item: self.item.clone(), quantity, accepted_at, trace: None }

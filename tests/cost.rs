@@ -6,18 +6,18 @@ use std::time::Duration;
 use flux::adapters::aws::dynamodb::DynamoLedger;
 use flux::adapters::aws::dynamodb::setup::TableSetup;
 use flux::adapters::redis::client::{Redis, RedisSettings};
-use flux::adapters::redis::idempotency::RedisMarks;
+use flux::adapters::redis::idempotency::RedisIdempotency;
 use flux::adapters::redis::lock::RedisLock;
-use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::adapters::redis::notifier::RedisNotifier;
 use flux::clear_text::Tls;
 use flux::cmd::test_deployment::{TestDeployment, Topology};
 use flux::config::{Backend, Settings};
 use flux::core::engine::message;
 use flux::core::model::{Decided, Decision, Item, Order, Reason, decide};
-use flux::core::ports::idempotency::{Mark, Marks};
+use flux::core::ports::idempotency::{Fingerprint, IdempotencyStore};
 use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
 use flux::core::ports::lock::{Lock, Token};
-use flux::core::ports::notifier::Outcomes;
+use flux::core::ports::notifier::Notifier;
 use flux::core::ports::usage::{Calls, Service, Usage};
 use flux::load::{LoadPlan, Stress, Verdict};
 
@@ -124,10 +124,10 @@ async fn redis_is_counted_by_round_trip_and_command() {
     lock.release(&item("hot"), token).await.unwrap();
     let names = names();
     let orders: Vec<Order> = (0..3).map(|_| order(&names, "hot", "ann")).collect();
-    let mark = |order: &Order| Mark { order: order.id, fingerprint: 1 };
-    let marks: Vec<Mark> = orders.iter().map(mark).collect();
-    RedisMarks::new(redis.clone()).mark(&marks).await.unwrap();
-    RedisOutcomes::new(redis).publish(&ids(&orders)).await;
+    let mark = |order: &Order| Fingerprint { order: order.id, fingerprint: 1 };
+    let idempotency: Vec<Fingerprint> = orders.iter().map(mark).collect();
+    RedisIdempotency::new(redis.clone()).check_keys(&idempotency).await.unwrap();
+    RedisNotifier::new(redis).publish(&ids(&orders)).await;
     let counted = [
         ("EVAL acquire", (1, 1)),
         ("EVAL renew", (2, 2)),

@@ -10,11 +10,11 @@ use flux::config::Settings;
 use flux::core::engine::Ports;
 use flux::core::engine::message;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{Course, Deed, Fate};
+use flux::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
 use flux::core::engine::worker::{Rules, Worker};
 use flux::core::model::{Decided, Decision, Order, OrderId, decide};
 use flux::core::ports::dead_letters::DeadLetter;
-use flux::core::ports::dead_letters::Which;
+use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::ledger::{Commit, Committed, Expect, OrderState};
 use flux::core::ports::queue::Queue;
 use flux::load::{AuditReport, Verdict, audit};
@@ -59,7 +59,7 @@ impl Sale {
         TableSetup::new(&aws, &table).ensure(None, true, &mut |_, _| {}).await.unwrap();
         let ports = Ports {
             queue: bench.queue,
-            names: bench.names,
+            order_ids: bench.names,
             ledger: Arc::new(DynamoLedger::new(&aws, &table, key(), clock())),
             webhooks: Some(Arc::new(outbox(&aws).await)),
             ..ports
@@ -82,7 +82,7 @@ impl Sale {
 
     /// Orders that were queued, received and dead-lettered.
     async fn dead(&self, count: usize) -> Vec<Order> {
-        let names = &self.ports.names;
+        let names = &self.ports.order_ids;
         let orders = (0..count).map(|n| order(names, "hall", &format!("user-{n}")));
         let orders: Vec<Order> = orders.collect();
         for sent in self.queue().send(&orders).await {
@@ -100,19 +100,21 @@ impl Sale {
         orders
     }
 
-    async fn act(&self, deed: Deed, which: Which) -> HashMap<OrderId, Fate> {
+    async fn act(&self, deed: DlqAction, which: DlqFilter) -> HashMap<OrderId, DlqResult> {
         let mut fates = HashMap::new();
         let mut tell = |id, fate| drop(fates.insert(id, fate));
-        redrive::act(&self.ports, &which, &deed, &Course::default(), &mut tell).await.unwrap();
+        redrive::act(&self.ports, &which, &deed, &RedriveOptions::default(), &mut tell)
+            .await
+            .unwrap();
         fates
     }
 
-    async fn drop_all(&self) -> HashMap<OrderId, Fate> {
-        self.act(Deed::Drop, Which::ALL).await
+    async fn drop_all(&self) -> HashMap<OrderId, DlqResult> {
+        self.act(DlqAction::Drop, DlqFilter::ALL).await
     }
 
-    async fn redrive_all(&self) -> HashMap<OrderId, Fate> {
-        self.act(Deed::Redrive { body: None }, Which::ALL).await
+    async fn redrive_all(&self) -> HashMap<OrderId, DlqResult> {
+        self.act(DlqAction::Redrive { body: None }, DlqFilter::ALL).await
     }
 
     async fn decision(&self, id: OrderId) -> Option<Decision> {
@@ -182,8 +184,8 @@ fn letter(order: &Order) -> DeadLetter {
 async fn dropped_order_has_its_decision_event_and_count() {
     for sale in Sale::both().await {
         let orders = sale.dead(3).await;
-        let fates = sale.act(Deed::Drop, Which::These(ids(&orders[..2]))).await;
-        assert!(fates.values().all(|fate| *fate == Fate::Dropped), "{fates:?}");
+        let fates = sale.act(DlqAction::Drop, DlqFilter::These(ids(&orders[..2]))).await;
+        assert!(fates.values().all(|fate| *fate == DlqResult::Dropped), "{fates:?}");
         for order in &orders[..2] {
             let found = sale.ports.ledger.find(&[order.id]).await.unwrap().pop().flatten();
             let Decided { order: dropped, decision, decided_at } =
@@ -195,9 +197,9 @@ async fn dropped_order_has_its_decision_event_and_count() {
         let mut told = sale.events().await;
         told.sort_unstable_by_key(|(id, _)| *id);
         assert_eq!(told, [orders[0].id, orders[1].id].map(|id| (id, Decision::Dropped)));
-        assert_eq!(sale.ports.meters.outcomes.dropped.get(), 2);
+        assert_eq!(sale.ports.metrics.decisions.dropped.get(), 2);
         assert_eq!(sale.audit().await.total.dropped, 2);
-        if let Some(tally) = sale.ports.ledger.tally().await.unwrap() {
+        if let Some(tally) = sale.ports.ledger.totals().await.unwrap() {
             assert_eq!((tally.accepted, tally.decided), (3, vec![(Decision::Dropped, 2)]));
         }
         assert_eq!(sale.queue().backlog().await.unwrap().waiting, 0);
@@ -214,11 +216,11 @@ async fn nothing_sells_a_dropped_order() {
         assert_eq!(sale.sell(&order).await, Committed::Refused { item_moved: false, seen });
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
         let fates = sale.redrive_all().await;
-        assert_eq!(fates, HashMap::from([(order.id, Fate::AlreadyDecided)]));
+        assert_eq!(fates, HashMap::from([(order.id, DlqResult::AlreadyDecided)]));
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
-        assert_eq!(sale.drop_all().await, HashMap::from([(order.id, Fate::Dropped)]));
-        let gone = sale.act(Deed::Drop, Which::These(vec![order.id])).await;
-        assert_eq!(gone, HashMap::from([(order.id, Fate::Gone)]));
+        assert_eq!(sale.drop_all().await, HashMap::from([(order.id, DlqResult::Dropped)]));
+        let gone = sale.act(DlqAction::Drop, DlqFilter::These(vec![order.id])).await;
+        assert_eq!(gone, HashMap::from([(order.id, DlqResult::Gone)]));
         sale.queue().send(std::slice::from_ref(&order)).await.pop().unwrap().unwrap();
         let stop = CancellationToken::new();
         sale.hire(&stop);
@@ -258,13 +260,13 @@ async fn late_redrive_of_a_decided_order_queues_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_sold_before_the_drop_stays_sold() {
     for sale in Sale::both().await {
-        let order = order(&sale.ports.names, "hall", "ann");
+        let order = order(&sale.ports.order_ids, "hall", "ann");
         assert_eq!(sale.sell(&order).await, Committed::Written);
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
-        assert_eq!(sale.drop_all().await, HashMap::from([(order.id, Fate::AlreadyDecided)]));
+        assert_eq!(sale.drop_all().await, HashMap::from([(order.id, DlqResult::AlreadyDecided)]));
         assert_eq!(sale.decision(order.id).await, Some(Decision::Sold));
         assert!(sale.events().await.contains(&(order.id, Decision::Sold)));
-        assert_eq!((sale.letters().await, sale.ports.meters.outcomes.dropped.get()), (0, 0));
+        assert_eq!((sale.letters().await, sale.ports.metrics.decisions.dropped.get()), (0, 0));
         sale.audit().await;
     }
 }
@@ -280,12 +282,12 @@ async fn drop_and_redrive_at_once_end_in_one_decision() {
         let mut dropped = HashMap::new();
         while sale.letters().await > 0 {
             assert!(begun.elapsed() < PATIENCE, "letters are left");
-            let some = |n: usize| Which::These(ids(&orders[n..n + 40]));
+            let some = |n: usize| DlqFilter::These(ids(&orders[n..n + 40]));
             let (_, drops) = tokio::join!(
-                sale.act(Deed::Redrive { body: None }, some(0)),
-                sale.act(Deed::Drop, some(20)),
+                sale.act(DlqAction::Redrive { body: None }, some(0)),
+                sale.act(DlqAction::Drop, some(20)),
             );
-            dropped.extend(drops.into_iter().filter(|(_, fate)| *fate == Fate::Dropped));
+            dropped.extend(drops.into_iter().filter(|(_, fate)| *fate == DlqResult::Dropped));
         }
         let mut count = 0;
         for order in &orders {
@@ -318,7 +320,7 @@ async fn drop_killed_before_its_letter_went_is_repeated() {
     let (id, decision, decided_at) = (order.id, Decision::Dropped, now());
     sale.ports.ledger.record(&[Decided { order, decision, decided_at }]).await.unwrap();
     assert_eq!(sale.events().await, []);
-    assert_eq!(sale.drop_all().await, HashMap::from([(id, Fate::Dropped)]));
+    assert_eq!(sale.drop_all().await, HashMap::from([(id, DlqResult::Dropped)]));
     assert_eq!(sale.events().await, [(id, Decision::Dropped)]);
     assert_eq!((sale.letters().await, sale.audit().await.total.dropped), (0, 1));
 }
@@ -326,7 +328,7 @@ async fn drop_killed_before_its_letter_went_is_repeated() {
 #[tokio::test]
 async fn letter_that_is_no_order_just_goes() {
     for sale in Sale::both().await {
-        let id = sale.ports.names.foreign("a message", 0);
+        let id = sale.ports.order_ids.from_message("a message", 0);
         let what = |body: &str| DeadLetter {
             order_id: id,
             reason: "not an order".to_owned(),
@@ -336,7 +338,7 @@ async fn letter_that_is_no_order_just_goes() {
         for body in ["hello?", r#"{"user_id":"ann"}"#, "[]", r#"[{"user_id":"a","item_id":"b"},7]"#]
         {
             sale.queue().dead_letter(&[what(body)]).await.unwrap();
-            assert_eq!(sale.drop_all().await, HashMap::from([(id, Fate::Dropped)]), "{body}");
+            assert_eq!(sale.drop_all().await, HashMap::from([(id, DlqResult::Dropped)]), "{body}");
         }
         assert_eq!((sale.decision(id).await, sale.letters().await), (None, 0));
         assert_eq!(sale.audit().await.total.orders, 0);
@@ -347,11 +349,13 @@ async fn letter_that_is_no_order_just_goes() {
 async fn dry_run_drops_nothing() {
     for sale in Sale::both().await {
         let order = sale.dead(1).await.remove(0);
-        let course = Course { dry_run: true, ..Course::default() };
+        let course = RedriveOptions { dry_run: true, ..RedriveOptions::default() };
         let mut told = Vec::new();
         let mut tell = |id, fate| told.push((id, fate));
-        redrive::act(&sale.ports, &Which::ALL, &Deed::Drop, &course, &mut tell).await.unwrap();
-        assert_eq!(told, [(order.id, Fate::Dropped)]);
+        redrive::act(&sale.ports, &DlqFilter::ALL, &DlqAction::Drop, &course, &mut tell)
+            .await
+            .unwrap();
+        assert_eq!(told, [(order.id, DlqResult::Dropped)]);
         assert_eq!((sale.decision(order.id).await, sale.letters().await), (None, 1));
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flux::adapters::aws::client::{Aws, AwsSettings};
 use flux::adapters::aws::dynamodb::DynamoLedger;
 use flux::adapters::aws::dynamodb::setup::TableSetup;
-use flux::core::model::{Decided, Decision, Item, Order, OrderNames, Reason, decide};
+use flux::core::model::{Decided, Decision, Item, Order, OrderIds, Reason, decide};
 use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger, LedgerError};
 use flux::core::ports::queue::QueueError;
 use flux::core::ports::usage::Calls;
@@ -112,7 +112,7 @@ async fn faulty_dynamodb(name: &str, operation: &str, times: u32, fault: Value) 
 struct Table {
     faulty: Faulty,
     ledger: DynamoLedger,
-    names: Arc<OrderNames>,
+    names: Arc<OrderIds>,
 }
 
 async fn table() -> Table {

@@ -8,7 +8,7 @@ use flux::adapters::aws::dynamodb::DynamoLedger;
 use flux::adapters::aws::dynamodb::order_key::{OrderKeys, Origin, meta_table};
 use flux::adapters::aws::dynamodb::setup::TableSetup;
 use flux::core::engine::message;
-use flux::core::model::{Decided, Decision, OrderKey, OrderNames, Reason, SystemChance, Timestamp};
+use flux::core::model::{Decided, Decision, OrderIds, OrderKey, Reason, SystemIdSource, Timestamp};
 use flux::core::ports::ledger::{Ledger, LedgerError};
 
 use crate::conformance::aws::stand_ins;
@@ -34,7 +34,7 @@ async fn sell(aws: &Aws, table: &str, an_item: bool) {
 }
 
 async fn settled(aws: &Aws, table: &str) -> Result<(OrderKey, Origin), LedgerError> {
-    OrderKeys::new(aws, table).read_or_store(SystemChance.key()).await
+    OrderKeys::new(aws, table).read_or_store(SystemIdSource.key()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,10 +62,10 @@ async fn an_id_named_by_the_tables_name_is_no_order() {
     let aws = stand_ins().await;
     let table = tables(&aws).await;
     let (key, _) = settled(&aws, &table).await.unwrap();
-    let forger = OrderNames::new(OrderKey::from_text(&table), 1);
+    let forger = OrderIds::new(OrderKey::from_text(&table), 1);
     let body = message::encode(&[order(&forger, "x", "ann")]);
     let origin = message::Origin { message_id: "m", sent_at: Timestamp(1) };
-    let (orders, letters) = message::decode(&body, origin, &OrderNames::new(key, 2));
+    let (orders, letters) = message::decode(&body, origin, &OrderIds::new(key, 2));
     assert_eq!((orders.len(), letters.len()), (0, 1));
 }
 

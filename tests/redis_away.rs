@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use flux::adapters::redis::client::Redis;
 use flux::adapters::redis::lock::RedisLock;
-use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::adapters::redis::notifier::RedisNotifier;
 use flux::core::ports::lock::{Acquired, Lock, Token};
-use flux::core::ports::notifier::{Outcomes, Waiters};
+use flux::core::ports::notifier::{Notifier, Subscribers};
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::redis::connect_to;
@@ -77,22 +77,23 @@ async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
     let said = lock.check().await.unwrap_err().to_string();
     assert!(said.contains(&port.to_string()), "{said}");
 
-    let outcomes = Arc::new(RedisOutcomes::new(redis));
-    let (waiters, stop) = (Arc::new(Waiters::default()), CancellationToken::new());
-    let (listener, w, s) = (outcomes.clone(), waiters.clone(), stop.clone());
+    let notifier = Arc::new(RedisNotifier::new(redis));
+    let (subscribers, stop) = (Arc::new(Subscribers::default()), CancellationToken::new());
+    let (listener, w, s) = (notifier.clone(), subscribers.clone(), stop.clone());
     let listening = tokio::spawn(async move { listener.listen(w, s).await });
 
     for _ in 0..2 {
         let server = Server::start(port, directory.path());
         acquired(&lock).await;
-        let order = names().fresh(now());
-        let wait = waiters.wait_for(order);
-        let hint = wait.hint();
-        tokio::pin!(hint);
+        let order = names().generate(now());
+        let wait = subscribers.subscribe(order);
+        let notification = wait.notification();
+        tokio::pin!(notification);
         let begun = Instant::now();
         loop {
-            outcomes.publish(&[order]).await;
-            let woken = tokio::time::timeout(Duration::from_millis(100), hint.as_mut()).await;
+            notifier.publish(&[order]).await;
+            let woken =
+                tokio::time::timeout(Duration::from_millis(100), notification.as_mut()).await;
             if woken.is_ok() {
                 break;
             }
@@ -134,9 +135,9 @@ async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
     let redis = connect_to(&format!("redis://127.0.0.1:{}", proxy.port), fresh_name("sale")).await;
     let lock = RedisLock::new(redis.clone());
     acquired(&lock).await;
-    let outcomes = Arc::new(RedisOutcomes::new(redis));
-    let (waiters, stop) = (Arc::new(Waiters::default()), CancellationToken::new());
-    let (listener, w, s) = (outcomes.clone(), waiters.clone(), stop.clone());
+    let notifier = Arc::new(RedisNotifier::new(redis));
+    let (subscribers, stop) = (Arc::new(Subscribers::default()), CancellationToken::new());
+    let (listener, w, s) = (notifier.clone(), subscribers.clone(), stop.clone());
     let listening = tokio::spawn(async move { listener.listen(w, s).await });
 
     command(ports[1], "REPLICAOF NO ONE");
@@ -147,13 +148,13 @@ async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
     acquired(&lock).await;
     lock.check().await.unwrap();
     let begun = Instant::now();
-    let order = names().fresh(now());
-    let wait = waiters.wait_for(order);
-    let hint = wait.hint();
-    tokio::pin!(hint);
+    let order = names().generate(now());
+    let wait = subscribers.subscribe(order);
+    let notification = wait.notification();
+    tokio::pin!(notification);
     loop {
-        outcomes.publish(&[order]).await;
-        if tokio::time::timeout(Duration::from_millis(100), hint.as_mut()).await.is_ok() {
+        notifier.publish(&[order]).await;
+        if tokio::time::timeout(Duration::from_millis(100), notification.as_mut()).await.is_ok() {
             break;
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "no hint from the new master");

@@ -17,7 +17,7 @@ use flux::core::model::{
 };
 use flux::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, Ledger, LedgerError,
-    OrderRecord, OrderState, Page, Tally,
+    OrderRecord, OrderState, Page, StoreTotals,
 };
 use flux::telemetry::Silent;
 use flux::wiring;
@@ -126,7 +126,7 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     let order = intake(&before).accept(request("ann", "y", 1, None)).await.unwrap();
     let (decision, decided_at) = (Decision::Rejected(Reason::SoldOut), before.clock.now());
     before.ledger.record(&[Decided { order, decision, decided_at }]).await.unwrap();
-    let counted = before.ledger.tally().await.unwrap().unwrap();
+    let counted = before.ledger.totals().await.unwrap().unwrap();
     assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
     let old = rusqlite::Connection::open(directory.path().join("flux.db")).unwrap();
     old.execute_batch(
@@ -148,7 +148,7 @@ async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisio
     let (_, ports) = ports(directory.path()).await;
     let read = ports.ledger.item(&item).await.unwrap().unwrap();
     assert_eq!((read.status(), read.listing), ("open", Listing::Listed));
-    assert_eq!(ports.ledger.tally().await.unwrap(), Some(counted));
+    assert_eq!(ports.ledger.totals().await.unwrap(), Some(counted));
     ports.ledger.set_item(&item, ItemChange::closed(true)).await.unwrap();
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
 }
@@ -200,8 +200,8 @@ impl Ledger for Breaking {
         self.real.remove_item(item).await
     }
 
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
-        self.real.tally().await
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
+        self.real.totals().await
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
@@ -257,7 +257,7 @@ async fn a_lane_that_breaks_gives_its_orders_up_and_the_worker_goes_on() {
     assert_eq!((made[1], made[3]), (Decision::Sold, Decision::Sold));
     stop.cancel();
     worker.await.unwrap();
-    assert_eq!(ports.meters.in_hand.get(), 0);
+    assert_eq!(ports.metrics.in_flight.get(), 0);
     assert_eq!(ports.queue.backlog().await.unwrap().waiting, 0);
 }
 

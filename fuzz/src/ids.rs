@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use flux::adapters::sqlite::ledger::SqliteLedger;
 use flux::adapters::sqlite::store::Store;
 use flux::core::model::{
-    IdempotencyKey, ItemId, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
+    IdempotencyKey, ItemId, OrderId, OrderIds, OrderKey, Quantity, SystemClock, Timestamp, UserId,
 };
 use flux::core::ports::ledger::Ledger;
 use serde::Serialize;
@@ -54,24 +54,24 @@ fn order_id(text: &str) {
 }
 
 fn names(bytes: &[u8]) {
-    let names = OrderNames::new(OrderKey::from_text("a key"), 1);
+    let names = OrderIds::new(OrderKey::from_text("a key"), 1);
     let middle = bytes.len() / 2;
     let (user, key) = bytes.split_at(middle);
     let user = std::str::from_utf8(user).ok().and_then(|user| UserId::parse(user).ok());
     if let (Some(user), Ok(key)) = (user, IdempotencyKey::parse(key)) {
-        let id = names.keyed(&user, &key);
-        assert!(names.verify(id) && id == names.keyed(&user, &key));
+        let id = names.from_idempotency_key(&user, &key);
+        assert!(names.verify(id) && id == names.from_idempotency_key(&user, &key));
         // The same letters, told apart elsewhere, are another request.
         let (more, less) = bytes.split_at(middle + 1);
         let more = std::str::from_utf8(more).ok().and_then(|user| UserId::parse(user).ok());
         if let (Some(user), Ok(key)) = (more, IdempotencyKey::parse(less)) {
-            assert_ne!(names.keyed(&user, &key), id);
+            assert_ne!(names.from_idempotency_key(&user, &key), id);
         }
     }
     let number = bytes.iter().fold(0, |n: u64, byte| n.wrapping_mul(31) + u64::from(*byte));
     let named = [
-        names.fresh(Timestamp(number >> 16)),
-        names.foreign(&String::from_utf8_lossy(bytes), middle),
+        names.generate(Timestamp(number >> 16)),
+        names.from_message(&String::from_utf8_lossy(bytes), middle),
     ];
     for id in named {
         assert!(names.verify(id));

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use flux::core::engine::message::{Origin, decode, encode};
-use flux::core::model::{
-    ItemId, Order, OrderId, OrderKey, OrderNames, Quantity, Timestamp, UserId,
-};
+use flux::core::model::{ItemId, Order, OrderId, OrderIds, OrderKey, Quantity, Timestamp, UserId};
 use flux::core::ports::dead_letters::DeadLetter;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -17,8 +15,7 @@ const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: NOW };
 /// What `queue/sqs/pack.rs` counts for an order.
 const ORDER_BYTES: usize = 700;
 
-static NAMES: LazyLock<OrderNames> =
-    LazyLock::new(|| OrderNames::new(OrderKey::from_text("a key"), 1));
+static NAMES: LazyLock<OrderIds> = LazyLock::new(|| OrderIds::new(OrderKey::from_text("a key"), 1));
 
 /// Every entry is an order or a dead letter, the same at each delivery; an order says what its
 /// entry says; what is written is read back; and a bad entry costs only itself.
@@ -78,7 +75,7 @@ fn says(entry: &str, order: &Order) {
 
 fn costs_only_itself(body: &str) {
     let good = |user: &str| Order {
-        id: NAMES.fresh(NOW),
+        id: NAMES.generate(NOW),
         user: UserId::parse(user).expect("valid"),
         item: ItemId::parse("ticket_001").expect("valid"),
         quantity: Quantity::ONE,

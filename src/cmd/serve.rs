@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::engine::heartbeat::while_beating;
+use crate::core::engine::heartbeat::with_heartbeats;
 use crate::core::engine::worker::Worker;
 use crate::core::ports::heartbeats::Kind;
 use crate::http::Access;
@@ -60,7 +60,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
         }
     };
     let all = async { tokio::join!(serving, deciding, reloading) };
-    while_beating(&ports, Kind::Serve, settings.workers, all).await;
+    with_heartbeats(&ports, Kind::Serve, settings.workers, all).await;
     export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

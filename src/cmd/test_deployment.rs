@@ -64,8 +64,11 @@ impl TestDeployment {
         let work = wiring::connect(&settings).await?;
         // What buyers, the auditor and the dashboard read is not counted as the sale's cost.
         let reads = wiring::connect(&settings).await?;
-        let front =
-            Ports { ledger: reads.ledger.clone(), pulses: reads.pulses.clone(), ..work.clone() };
+        let front = Ports {
+            ledger: reads.ledger.clone(),
+            heartbeats: reads.heartbeats.clone(),
+            ..work.clone()
+        };
         let (workers, experiment) = connect_workers(&settings, work, &topology).await?;
         let count = workers.len();
         let mut calls: Vec<Arc<Calls>> = workers.iter().map(|w| w.ports.calls.clone()).collect();

@@ -9,7 +9,7 @@ use super::dlq::WhichArgs;
 use crate::config::Flags;
 use crate::core::model::{Clock, SystemClock};
 use crate::telemetry::{remark, say};
-use crate::webhooks::Answer;
+use crate::webhooks::EndpointReply;
 use crate::wiring;
 
 /// Letters listed in one go.
@@ -84,9 +84,9 @@ async fn send_test(flags: &Flags) -> Result<ExitCode> {
     let answer = shop.send_test(SystemClock.now()).await;
     let ms = begun.elapsed().as_millis();
     match answer {
-        Answer::Taken => say(format_args!("{} took it in {ms} ms", shop.endpoint))?,
-        Answer::Gone => bail!("{} wants no webhooks: HTTP status 410", shop.endpoint),
-        Answer::Failed { why, .. } => bail!("{} did not take it: {why}", shop.endpoint),
+        EndpointReply::Taken => say(format_args!("{} took it in {ms} ms", shop.endpoint))?,
+        EndpointReply::Gone => bail!("{} wants no webhooks: HTTP status 410", shop.endpoint),
+        EndpointReply::Failed { why, .. } => bail!("{} did not take it: {why}", shop.endpoint),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::engine::heartbeat::while_beating;
+use crate::core::engine::heartbeat::with_heartbeats;
 use crate::core::engine::worker::Worker;
 use crate::core::ports::heartbeats::Kind;
 use crate::telemetry::Terminal;
@@ -53,7 +53,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
     let reloading = reload::on_hangup(hangups, flags, settings.clone(), None, stop.clone());
     let all = async { tokio::join!(worker.run(stop.clone()), measuring, sending, reloading) };
-    while_beating(&ports, Kind::Work, concurrency, all).await;
+    with_heartbeats(&ports, Kind::Work, concurrency, all).await;
     export.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Backend, ConfigError, Settings, needs_feature};
 use crate::clear_text::{Tls, confidential_url};
 use crate::core::model::event::Kinds;
-use crate::webhooks::{Endpoint, Secrets};
+use crate::webhooks::{EndpointUrl, Secrets};
 
 impl Settings {
     /// Whether values are within their bounds, and fit each other.
@@ -123,7 +123,7 @@ impl Settings {
     fn check_webhooks(&self) -> Result<(), ConfigError> {
         let wrong = |key: &str, why: String| Err(ConfigError(format!("{key} {why}")));
         if let Some(url) = &self.webhook_url
-            && let Err(e) = Endpoint::parse(url.expose_secret())
+            && let Err(e) = EndpointUrl::parse(url.expose_secret())
         {
             return wrong("webhook_url", format!("must be {e}"));
         }

@@ -162,14 +162,14 @@ pub fn percentile(bounds: &[u64], counts: &[u64], share: f64) -> Option<f64> {
 
 /// Decisions by what they say.
 #[derive(Debug, Default)]
-pub struct Outcomes {
+pub struct DecisionCounts {
     pub sold: Counter,
     pub expired: Counter,
     pub dropped: Counter,
     rejected: [Counter; Reason::ALL.len()],
 }
 
-impl Outcomes {
+impl DecisionCounts {
     fn of(&self, decision: Decision) -> &Counter {
         match decision {
             Decision::Sold => &self.sold,
@@ -213,7 +213,7 @@ impl Last {
 
 /// One for each process; counts from its start.
 #[derive(Debug)]
-pub struct Meters {
+pub struct Metrics {
     /// Orders answered 202, repeats included.
     pub accepted: Counter,
     /// Requests for an order answered with a status of 400 to 499, and with one above.
@@ -222,7 +222,7 @@ pub struct Meters {
     pub ack: Histogram,
     /// Orders in one send to the queue.
     pub sent_together: Histogram,
-    pub outcomes: Outcomes,
+    pub decisions: DecisionCounts,
     pub units_sold: Counter,
     /// From an order's acceptance until its decision was written, in microseconds; measured in
     /// whole milliseconds.
@@ -242,22 +242,22 @@ pub struct Meters {
     /// Deliveries that had been delivered before.
     pub redeliveries: Counter,
     /// Orders received and not yet decided.
-    pub in_hand: Gauge,
+    pub in_flight: Gauge,
     /// Attempts to send a webhook: taken by the shop, not taken, given up as a dead letter.
     pub webhooks: [Counter; 3],
-    /// Webhooks that waited when this process, a sender, last looked.
+    /// WebhookOutbox that waited when this process, a sender, last looked.
     pub webhooks_waiting: AtomicU64,
     last: Last,
 }
 
-impl Default for Meters {
+impl Default for Metrics {
     fn default() -> Self {
         Self {
             accepted: Counter::default(),
             refused: Default::default(),
             ack: Histogram::new(TIMES_US),
             sent_together: Histogram::new(SIZES),
-            outcomes: Outcomes::default(),
+            decisions: DecisionCounts::default(),
             units_sold: Counter::default(),
             decision: Histogram::new(TIMES_US),
             decided_together: Histogram::new(SIZES),
@@ -267,7 +267,7 @@ impl Default for Meters {
             lock_busy: Counter::default(),
             lock_lost: Counter::default(),
             redeliveries: Counter::default(),
-            in_hand: Gauge::default(),
+            in_flight: Gauge::default(),
             webhooks: Default::default(),
             webhooks_waiting: AtomicU64::default(),
             last: Last::default(),
@@ -275,7 +275,7 @@ impl Default for Meters {
     }
 }
 
-impl Meters {
+impl Metrics {
     /// These decisions were written just now.
     pub fn decided(&self, decided: &[Decided], now: Timestamp) {
         if decided.is_empty() {
@@ -283,7 +283,7 @@ impl Meters {
         }
         // Most batches say one thing, and a run of it costs one addition.
         for run in decided.chunk_by(|a, b| a.decision == b.decision) {
-            self.outcomes.of(run[0].decision).add(run.len() as u64);
+            self.decisions.of(run[0].decision).add(run.len() as u64);
             if run[0].decision == Decision::Sold {
                 self.units_sold.add(run.iter().map(|d| d.order.quantity.units()).sum());
             }
@@ -319,48 +319,48 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_counter_of_its_own() {
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         for (n, reason) in Reason::ALL.into_iter().enumerate() {
             let batch = vec![decided(0, Decision::Rejected(reason), 1); n + 1];
-            meters.decided(&batch, Timestamp(10_000));
+            metrics.decided(&batch, Timestamp(10_000));
         }
-        let counts: Vec<_> = meters.outcomes.rejected().collect();
+        let counts: Vec<_> = metrics.decisions.rejected().collect();
         for (n, (reason, count)) in counts.into_iter().enumerate() {
             assert_eq!((reason, count), (Reason::ALL[n], n as u64 + 1));
         }
-        assert_eq!(meters.outcomes.sold.get() + meters.units_sold.get(), 0);
+        assert_eq!(metrics.decisions.sold.get() + metrics.units_sold.get(), 0);
     }
 
     #[test]
     fn a_batch_counts_its_outcomes_its_units_and_the_time_of_each_order() {
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         let no = Decision::Rejected(Reason::SoldOut);
         let batch =
             [decided(1, Decision::Sold, 3), decided(2, Decision::Sold, 3), decided(3, no, 900)];
-        meters.decided(&batch, Timestamp(10_000));
-        assert_eq!((meters.outcomes.sold.get(), meters.units_sold.get()), (2, 4));
-        assert_eq!(meters.decision.sum(), 906_000);
-        let counts = meters.decision.counts();
+        metrics.decided(&batch, Timestamp(10_000));
+        assert_eq!((metrics.decisions.sold.get(), metrics.units_sold.get()), (2, 4));
+        assert_eq!(metrics.decision.sum(), 906_000);
+        let counts = metrics.decision.counts();
         let p50 = percentile(TIMES_US, &counts, 0.5).unwrap();
         let p99 = percentile(TIMES_US, &counts, 0.99).unwrap();
         assert!((2_500.0..=4_000.0).contains(&p50), "{p50}");
         assert!((630_000.0..=1_000_000.0).contains(&p99), "{p99}");
-        let newest: Vec<_> = meters.last().iter().map(|d| d.order.id.as_bytes()[0]).collect();
+        let newest: Vec<_> = metrics.last().iter().map(|d| d.order.id.as_bytes()[0]).collect();
         assert_eq!(newest, [3, 2, 1]);
     }
 
     #[test]
     fn the_last_decisions_are_noted_a_few_times_a_second_and_never_more_than_fit() {
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         for n in 0..100 {
-            meters.decided(&[decided(n, Decision::Sold, 1)], Timestamp(10_000));
+            metrics.decided(&[decided(n, Decision::Sold, 1)], Timestamp(10_000));
         }
-        assert_eq!(meters.last()[0].order.id.as_bytes()[0], LAST_UPDATES_PER_SECOND as u8 - 1);
+        assert_eq!(metrics.last()[0].order.id.as_bytes()[0], LAST_UPDATES_PER_SECOND as u8 - 1);
         let batch: Vec<_> = (100..150).map(|n| decided(n, Decision::Sold, 1)).collect();
-        meters.decided(&batch, Timestamp(11_000));
-        assert_eq!(meters.last().len(), LAST_MAX);
-        assert_eq!(meters.last()[0].order.id.as_bytes()[0], 149);
-        assert_eq!(meters.outcomes.sold.get(), 150);
+        metrics.decided(&batch, Timestamp(11_000));
+        assert_eq!(metrics.last().len(), LAST_MAX);
+        assert_eq!(metrics.last()[0].order.id.as_bytes()[0], 149);
+        assert_eq!(metrics.decisions.sold.get(), 150);
     }
 
     #[test]

@@ -33,22 +33,22 @@ pub(super) async fn buy(
     peer: IpAddr,
     body: &mut RequestBody,
 ) -> Result<Response, Problem> {
-    let meters = &state.api.ports.meters;
+    let metrics = &state.api.ports.metrics;
     let begun = Instant::now();
     let (carried, mut span) = state.api.ports.tracer.request("POST /buy", trace::of(head));
     let bought = accept(state, head, peer, body, carried).await;
     trace::set_outcome(&mut span, &bought);
     match bought {
         Ok(order) => {
-            meters.accepted.add(1);
-            meters.ack.record_time(begun.elapsed());
+            metrics.accepted.add(1);
+            metrics.ack.record_time(begun.elapsed());
             let order_id = order.id;
             let item_id = &order.item;
             tracing::debug!(%order_id, %item_id, trace_id = order.trace_id(), "accepted");
             Ok(accepted(&state.access, &order))
         }
         Err(problem) => {
-            meters.refused[usize::from(problem.status().is_server_error())].add(1);
+            metrics.refused[usize::from(problem.status().is_server_error())].add(1);
             Err(problem)
         }
     }

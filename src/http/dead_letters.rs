@@ -15,10 +15,10 @@ use super::query;
 use super::response::Response;
 use super::state::AppState;
 use crate::core::engine::redrive;
-use crate::core::engine::redrive::{Course, Deed, Fate};
+use crate::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
 use crate::core::model::rfc3339;
 use crate::core::model::{OrderId, Timestamp};
-use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::DlqFilter;
 use crate::core::ports::dead_letters::{DeadLetter, LetterPlace};
 use crate::core::ports::queue::QueueError;
 
@@ -85,7 +85,7 @@ pub(super) struct DoneJson {
 struct FateJson {
     order_id: OrderId,
     #[serde(flatten)]
-    fate: Fate,
+    result: DlqResult,
 }
 
 /// A page of letters, oldest first as far as the queue knows.
@@ -115,7 +115,7 @@ pub(super) async fn redrive(
     head: &request::Parts,
     body: &mut RequestBody,
 ) -> Result<Response, Problem> {
-    act(state, Deed::Redrive { body: None }, head, body).await
+    act(state, DlqAction::Redrive { body: None }, head, body).await
 }
 
 pub(super) async fn discard(
@@ -123,13 +123,13 @@ pub(super) async fn discard(
     head: &request::Parts,
     body: &mut RequestBody,
 ) -> Result<Response, Problem> {
-    act(state, Deed::Drop, head, body).await
+    act(state, DlqAction::Drop, head, body).await
 }
 
 /// Goes on when the client hangs up: what was begun is not left hidden.
 async fn act(
     state: &AppState,
-    deed: Deed,
+    action: DlqAction,
     head: &request::Parts,
     body: &mut RequestBody,
 ) -> Result<Response, Problem> {
@@ -139,13 +139,13 @@ async fn act(
     let (which, dry_run) = which(&bytes)?;
     let access = exclusive_access(state)?;
     let stop = state.stop.child_token();
-    let course = Course { dry_run, rate: None, most: Some(LETTERS_MAX), stop };
+    let options = RedriveOptions { dry_run, rate: None, most: Some(LETTERS_MAX), stop };
     let ports = state.api.ports.clone();
     let doing = tokio::spawn(async move {
         let _access = access;
         let mut dead_letters = Vec::new();
-        let mut tell = |order_id, fate| dead_letters.push(FateJson { order_id, fate });
-        let done = redrive::act(&ports, &which, &deed, &course, &mut tell).await;
+        let mut tell = |order_id, result| dead_letters.push(FateJson { order_id, result });
+        let done = redrive::act(&ports, &which, &action, &options, &mut tell).await;
         let more = match done {
             Ok(more) => more,
             // What was done has to be told, even if not all could be.
@@ -174,7 +174,7 @@ impl From<QueueError> for Problem {
     }
 }
 
-fn which(bytes: &[u8]) -> Result<(Which, bool), Problem> {
+fn which(bytes: &[u8]) -> Result<(DlqFilter, bool), Problem> {
     const WHICH: &str =
         r#"{"order_ids":[...]} or {"all":true,"reason"?:TEXT}, and "dry_run"?:true"#;
     // serde would read a list of the fields' values too.
@@ -188,8 +188,8 @@ fn which(bytes: &[u8]) -> Result<(Which, bool), Problem> {
             let what = format!("order_ids must be at most {LETTERS_MAX}");
             return Err(Problem::bad_request(what));
         }
-        (Some(orders), false, None) => Which::These(orders),
-        (None, true, reason) => Which::All { reason },
+        (Some(orders), false, None) => DlqFilter::These(orders),
+        (None, true, reason) => DlqFilter::All { reason },
         _ => return Err(Problem::bad_request(format!("the body must be {WHICH}"))),
     };
     Ok((which, dry_run))

@@ -1,4 +1,4 @@
-//! Server-sent events (HTML Living Standard, 9.2): an answer that goes on.
+//! Server-sent events (HTML ProcessStatus Standard, 9.2): an answer that goes on.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ pub(super) struct Health {
     pub ledger: Result<(), &'static str>,
     pub queue: Result<(), &'static str>,
     pub lock: &'static str,
-    pub outcomes: &'static str,
+    pub notifier: &'static str,
 }
 
 /// What waits in the stores; `None` where a store does not say.
@@ -49,11 +49,11 @@ pub(super) async fn check(ports: &Ports) -> Health {
             Some(lock) => besides(timeout(CHECK_TIMEOUT, lock.check()).await),
         }
     };
-    let (ledger, queue, lock, outcomes) = tokio::join!(
+    let (ledger, queue, lock, notifier) = tokio::join!(
         timeout(CHECK_TIMEOUT, ports.ledger.check()),
         timeout(CHECK_TIMEOUT, ports.queue.check()),
         lock,
-        timeout(CHECK_TIMEOUT, ports.outcomes.check()),
+        timeout(CHECK_TIMEOUT, ports.notifier.check()),
     );
     let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
     let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
@@ -61,7 +61,7 @@ pub(super) async fn check(ports: &Ports) -> Health {
         ledger: needed("ledger", ledger),
         queue: needed("queue", queue),
         lock,
-        outcomes: besides(outcomes),
+        notifier: besides(notifier),
     }
 }
 

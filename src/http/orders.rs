@@ -27,7 +27,7 @@ use crate::core::ports::ledger::{LedgerError, OrderRecord, OrderState};
 const WAIT_MAX_S: u64 = 30;
 /// When a client that got no place to wait is to ask again.
 const ASK_AGAIN_S: u64 = 2;
-/// Hints can be lost, so a waiting buyer's order is looked at this often anyway.
+/// Notifications can be lost, so a waiting buyer's order is looked at this often anyway.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// How long an order is followed at most; who still wants to know asks again.
 const FOLLOW_MAX: Duration = Duration::from_secs(300);
@@ -178,13 +178,13 @@ pub(super) async fn events(
 }
 
 async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &EventStream) {
-    let waiting = state.api.waiters.wait_for(id);
+    let waiting = state.api.subscribers.subscribe(id);
     let mut sent = Vec::new();
     let mut sent_at = Instant::now();
     loop {
-        let hint = waiting.hint();
+        let notification = waiting.notification();
         let mut open = true;
-        match observe(state, id, &mut session, waiting.hinted_at()).await {
+        match observe(state, id, &mut session, waiting.notified_at()).await {
             Ok(observed) => {
                 open = observed.is_open();
                 let now = json_bytes(&observed.shown());
@@ -214,7 +214,7 @@ async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &Ev
         }
         let pause = POLL_EVERY + POLL_DELAY_PER_STREAM * state.streams.len() as u32;
         tokio::select! {
-            () = hint => {}
+            () = notification => {}
             () = tokio::time::sleep(pause.min(SILENCE_MAX)) => {}
         }
     }
@@ -253,7 +253,7 @@ async fn read_order(state: &AppState, id: OrderId) -> Result<Option<OrderRecord>
 /// Where it stands. That need not be known, so a queue that does not say is no fault.
 async fn in_line(state: &AppState, observed: ObservedOrder) -> ObservedOrder {
     let Some(record) = &observed.record else { return observed };
-    let line = match state.api.ports.queue.line(observed.id).await {
+    let line = match state.api.ports.queue.position(observed.id).await {
         Ok(Some(line)) => line,
         Ok(None) => return observed,
         Err(e) => {
@@ -277,16 +277,16 @@ async fn wait_for_decision(
 ) -> Result<ObservedOrder, Problem> {
     let mut gone = std::pin::pin!(gone);
     let deadline = Instant::now() + wait;
-    let waiting = state.api.waiters.wait_for(id);
+    let waiting = state.api.subscribers.subscribe(id);
     loop {
-        let hint = waiting.hint();
-        let observed = observe(state, id, &mut session, waiting.hinted_at()).await?;
+        let notification = waiting.notification();
+        let observed = observe(state, id, &mut session, waiting.notified_at()).await?;
         let now = Instant::now();
         if !observed.is_open() || now >= deadline || state.stop.is_cancelled() {
             return Ok(observed);
         }
         tokio::select! {
-            () = hint => {}
+            () = notification => {}
             () = &mut gone => return Ok(observed),
             () = tokio::time::sleep_until(deadline.min(now + POLL_EVERY)) => {}
             () = state.stop.cancelled() => {}
@@ -297,7 +297,7 @@ async fn wait_for_decision(
 /// Whether an order that the ledger does not know may still be in the queue: only where the
 /// two share no store, and only under a name that flux made.
 fn may_be_queued(state: &AppState, id: OrderId) -> bool {
-    state.api.backend == "aws" && state.api.ports.names.verify(id)
+    state.api.backend == "aws" && state.api.ports.order_ids.verify(id)
 }
 
 fn order_id(text: &str) -> Result<OrderId, Problem> {

@@ -27,7 +27,7 @@ use crate::core::engine::Ports;
 use crate::core::engine::intake::Intake;
 use crate::core::model::{Item, ItemId, OrderId};
 use crate::core::ports::ledger::{LedgerError, OrderRecord};
-use crate::core::ports::notifier::Waiters;
+use crate::core::ports::notifier::Subscribers;
 
 /// Bounds of the server (P8).
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ pub struct Limits {
 pub struct Api {
     pub ports: Ports,
     pub intake: Intake,
-    pub waiters: Arc<Waiters>,
+    pub subscribers: Arc<Subscribers>,
     /// Units of an item that nobody listed; 0 refuses orders for it. `None`: none where keys are on
     /// or others reach the server.
     pub unlisted_stock: Option<u64>,
@@ -134,7 +134,7 @@ impl AppState {
             started,
             requests: AtomicU64::new(0),
             dashboard: Dashboard::new(api.ports.clone(), api.access.clone(), api.backend, started),
-            process: api.ports.chance.draw() as u32,
+            process: api.ports.ids.next_id() as u32,
             address,
             open: Arc::default(),
             dead_letter_access: Arc::new(Semaphore::new(1)),

@@ -52,7 +52,7 @@ pub(super) struct StatsJson {
 }
 
 pub(super) async fn stats(state: &AppState) -> Response {
-    let Ports { meters, clock, .. } = &state.api.ports;
+    let Ports { metrics, clock, .. } = &state.api.ports;
     let count = health::count_stores(&state.api.ports);
     let StoreCounts { backlog, webhooks } = state.store_counts.get(&(), None, count).await;
     let oldest = backlog.as_ref().and_then(|backlog| backlog.oldest);
@@ -62,13 +62,13 @@ pub(super) async fn stats(state: &AppState) -> Response {
             backend: state.api.backend,
             uptime_s: state.started.elapsed().as_secs(),
             requests: state.requests.load(Ordering::Relaxed),
-            accepted: meters.accepted.get(),
-            refused: meters.refused.iter().map(Counter::get).sum(),
-            sold: meters.outcomes.sold.get(),
-            rejected: meters.outcomes.rejected().map(|(_, count)| count).sum(),
-            expired: meters.outcomes.expired.get(),
-            dropped: meters.outcomes.dropped.get(),
-            in_hand: meters.in_hand.get(),
+            accepted: metrics.accepted.get(),
+            refused: metrics.refused.iter().map(Counter::get).sum(),
+            sold: metrics.decisions.sold.get(),
+            rejected: metrics.decisions.rejected().map(|(_, count)| count).sum(),
+            expired: metrics.decisions.expired.get(),
+            dropped: metrics.decisions.dropped.get(),
+            in_hand: metrics.in_flight.get(),
             backlog,
             oldest_ms: oldest.map(|at| clock.now().since(at).as_millis() as u64),
             connections: state.connections(),
@@ -86,16 +86,16 @@ pub(super) fn healthz() -> Response {
     problem::json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// Ready when ledger and queue are. Without its lock or its hints of outcomes a sale is slower,
+/// Ready when ledger and queue are. Without its lock or its notifications of notifier a sale is slower,
 /// but goes on; and buyers are served whether or not a worker is there.
 pub(super) async fn readyz(state: &AppState) -> Result<Response, Problem> {
     if state.stop.is_cancelled() {
         return Err(Problem::stopping());
     }
     let check = health::check(&state.api.ports);
-    let Health { ledger, queue, lock, outcomes } = state.health_checks.get(&(), None, check).await;
+    let Health { ledger, queue, lock, notifier } = state.health_checks.get(&(), None, check).await;
     let parts = [("ledger", ledger.err().unwrap_or(OK)), ("queue", queue.err().unwrap_or(OK))];
-    let others = [("lock", lock), ("outcomes", outcomes)];
+    let others = [("lock", lock), ("outcomes", notifier)];
     let parts = parts.into_iter().chain(others);
     if ledger.is_ok() && queue.is_ok() {
         let mut ready = json!({ "status": "ready" });

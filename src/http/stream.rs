@@ -45,7 +45,7 @@ enum Phase {
     Ended,
 }
 
-/// Marks, when dropped, that hyper has all of an answer.
+/// IdempotencyStore, when dropped, that hyper has all of an answer.
 #[derive(Debug)]
 pub(super) struct ResponseEnd(Arc<Activity>);
 

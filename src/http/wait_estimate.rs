@@ -9,7 +9,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::core::model::ItemId;
-use crate::core::ports::queue::Line;
+use crate::core::ports::queue::QueuePosition;
 
 /// Items whose line is watched, those that were observed last.
 const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
@@ -39,7 +39,7 @@ type Observations = VecDeque<(Instant, u64)>;
 impl WaitEstimator {
     /// Seconds until the order at this place is decided, if its line goes on as it did lately.
     /// `None` while that is not known, or the line stands still.
-    pub fn wait_s(&self, item: &ItemId, line: Line, now: Instant) -> Option<u64> {
+    pub fn wait_s(&self, item: &ItemId, line: QueuePosition, now: Instant) -> Option<u64> {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         let observations = items.get_or_insert_mut_ref(item, Observations::new);
         while observations.front().is_some_and(|(at, _)| now.duration_since(*at) > OBSERVATION_LIFE)
@@ -73,7 +73,11 @@ mod tests {
         let begin = Instant::now();
         let item = ItemId::parse("a").unwrap();
         let at = |ms: u64, ahead, passed| {
-            estimator.wait_s(&item, Line { ahead, passed }, begin + Duration::from_millis(ms))
+            estimator.wait_s(
+                &item,
+                QueuePosition { ahead, passed },
+                begin + Duration::from_millis(ms),
+            )
         };
         assert_eq!(at(0, 99, 0), None);
         assert_eq!(at(1_000, 99, 0), None, "it stands still");
@@ -90,7 +94,11 @@ mod tests {
         let begin = Instant::now();
         let at = |ms, n: usize, passed| {
             let item = ItemId::parse(&format!("item-{n}")).unwrap();
-            estimator.wait_s(&item, Line { ahead: 9, passed }, begin + Duration::from_millis(ms))
+            estimator.wait_s(
+                &item,
+                QueuePosition { ahead: 9, passed },
+                begin + Duration::from_millis(ms),
+            )
         };
         assert_eq!(at(0, 0, 0), None);
         for n in 1..2 * ITEMS_MAX.get() {
@@ -108,7 +116,7 @@ mod tests {
             let item = ItemId::parse(&format!("item-{n}")).unwrap();
             for second in 0..100 {
                 let now = now + Duration::from_secs(second);
-                estimator.wait_s(&item, Line { ahead: 1, passed: second }, now);
+                estimator.wait_s(&item, QueuePosition { ahead: 1, passed: second }, now);
             }
         }
         let items = estimator.items.lock().unwrap();

@@ -23,10 +23,10 @@ use crate::core::model::{Decided, Item, ItemChange, ItemId, Order, OrderId, User
 use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
-    LedgerError, OrderRecord, Page, StoreAudit, Tally,
+    LedgerError, OrderRecord, Page, StoreAudit, StoreTotals,
 };
 use crate::core::ports::queue::{
-    Arrival, Backlog, Delivery, Line, Queue, QueueError, QueueLimits, Receipt, Sent,
+    Arrival, Backlog, Delivery, Queue, QueueError, QueueLimits, QueuePosition, Receipt, Sent,
 };
 
 const WORKERS: usize = 4;
@@ -273,8 +273,8 @@ impl Queue for WorkerQueueView {
         self.queue.real.walk_letters(letters, visitor).await
     }
 
-    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {
-        self.queue.real.line(order).await
+    async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError> {
+        self.queue.real.position(order).await
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {
@@ -337,8 +337,8 @@ impl Ledger for HeldLedger {
         self.real.remove_item(item).await
     }
 
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
-        self.real.tally().await
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
+        self.real.totals().await
     }
 
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {

@@ -1,4 +1,4 @@
-//! When to leave the shop alone: a shop that fails again and again is asked by one event at a
+//! When to leave the endpoint alone: a endpoint that fails again and again is asked by one event at a
 //! time, at growing intervals, and the other events' attempts are not spent on it.
 
 use std::sync::{Mutex, PoisonError};
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row after which the shop counts as away.
+/// Failures in a row after which the endpoint counts as away.
 const AWAY_AFTER: u32 = 10;
 /// How long it is left alone then; doubled each time that it is asked, up to the second value.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The longest time that the shop itself may ask for.
+/// The longest time that the endpoint itself may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<State>);
+pub struct CircuitBreaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -22,33 +22,33 @@ struct State {
     failures: u32,
     /// Times that it was asked since.
     asked: u32,
-    /// Nothing is sent before this.
+    /// Open is sent before this.
     until: Option<Instant>,
 }
 
 /// What may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowed {
-    Freely,
-    /// One event, to see whether the shop is back.
-    One,
-    Nothing {
+pub enum Circuit {
+    Closed,
+    /// HalfOpen event, to see whether the endpoint is back.
+    HalfOpen,
+    Open {
         until: Instant,
     },
 }
 
-impl Pace {
-    /// Whoever gets [`Allowed::One`] is the only one for a while.
-    pub fn ask(&self) -> Allowed {
+impl CircuitBreaker {
+    /// Whoever gets [`Circuit::HalfOpen`] is the only one for a while.
+    pub fn ask(&self) -> Circuit {
         let mut state = self.state();
         let now = Instant::now();
         match state.until {
-            None => Allowed::Freely,
-            Some(until) if now < until => Allowed::Nothing { until },
+            None => Circuit::Closed,
+            Some(until) if now < until => Circuit::Open { until },
             Some(_) => {
                 state.asked += 1;
                 state.until = Some(now + pause(state.asked));
-                Allowed::One
+                Circuit::HalfOpen
             }
         }
     }
@@ -57,7 +57,7 @@ impl Pace {
         self.state().until.is_some()
     }
 
-    /// The shop took an event; whether it was away before.
+    /// The endpoint took an event; whether it was away before.
     pub fn succeeded(&self) -> bool {
         std::mem::take(&mut *self.state()).until.is_some()
     }
@@ -92,38 +92,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_shop_that_fails_again_and_again_is_asked_by_one_event_at_growing_intervals() {
-        let pace = Pace::default();
+        let breaker = CircuitBreaker::default();
         for _ in 1..AWAY_AFTER {
-            assert!(!pace.failed(None));
-            assert_eq!(pace.ask(), Allowed::Freely);
+            assert!(!breaker.failed(None));
+            assert_eq!(breaker.ask(), Circuit::Closed);
         }
-        assert!(pace.failed(None));
+        assert!(breaker.failed(None));
         for _ in 0..AWAY_AFTER {
-            assert!(!pace.failed(None));
+            assert!(!breaker.failed(None));
         }
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let Allowed::Nothing { until } = pace.ask() else { panic!() };
+            let Circuit::Open { until } = breaker.ask() else { panic!() };
             pauses.push((until - Instant::now()).as_secs());
             tokio::time::sleep_until(until).await;
-            assert_eq!(pace.ask(), Allowed::One);
-            assert!(matches!(pace.ask(), Allowed::Nothing { .. }));
-            assert!(!pace.failed(None));
+            assert_eq!(breaker.ask(), Circuit::HalfOpen);
+            assert!(matches!(breaker.ask(), Circuit::Open { .. }));
+            assert!(!breaker.failed(None));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!(pace.succeeded() && !pace.succeeded());
-        assert_eq!(pace.ask(), Allowed::Freely);
+        assert!(breaker.succeeded() && !breaker.succeeded());
+        assert_eq!(breaker.ask(), Circuit::Closed);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_shop_that_asks_for_time_gets_it() {
-        let pace = Pace::default();
-        assert!(pace.failed(Some(Duration::from_secs(30))));
-        let Allowed::Nothing { until } = pace.ask() else { panic!() };
+        let breaker = CircuitBreaker::default();
+        assert!(breaker.failed(Some(Duration::from_secs(30))));
+        let Circuit::Open { until } = breaker.ask() else { panic!() };
         assert_eq!(until - Instant::now(), Duration::from_secs(30));
-        let other = Pace::default();
+        let other = CircuitBreaker::default();
         other.failed(Some(Duration::from_secs(1_000_000)));
-        let Allowed::Nothing { until } = other.ask() else { panic!() };
+        let Circuit::Open { until } = other.ask() else { panic!() };
         assert_eq!(until - Instant::now(), RETRY_AFTER_MAX);
     }
 }

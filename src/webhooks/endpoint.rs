@@ -1,4 +1,4 @@
-//! The shop's end: where events go, and what its answers mean.
+//! The endpoint's end: where events go, and what its answers mean.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::{HeaderMap, Request, StatusCode, Uri};
 
 use super::signature::{Secrets, sign};
-use crate::adapters::http_client::Web;
+use crate::adapters::http_client::HttpClient;
 use crate::clear_text::confidential_url;
 use crate::core::model::{Timestamp, rfc3339};
 
@@ -17,32 +17,32 @@ const BODY_MAX: usize = 16 * 1024;
 
 /// A webhook's URL. Shown without its path and query, which may be as good as a password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint(Uri);
+pub struct EndpointUrl(Uri);
 
-impl Endpoint {
+impl EndpointUrl {
     /// Takes `https`, and `http` to this machine alone: events name buyers. The error completes
     /// "must be ..." and does not quote the text.
-    pub fn parse(text: &str) -> Result<Endpoint, String> {
-        confidential_url(text, "https://shop.example/hooks").map(Endpoint)
+    pub fn parse(text: &str) -> Result<EndpointUrl, String> {
+        confidential_url(text, "https://shop.example/hooks").map(EndpointUrl)
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.0.authority().map_or("", |authority| authority.as_str());
         write!(f, "{}://{host}", self.0.scheme_str().unwrap_or_default())
     }
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// What the shop said to an event (Standard Webhooks 1.0, "Delivery success and failure").
+/// What the endpoint said to an event (Standard WebhookOutbox 1.0, "Delivery success and failure").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum EndpointReply {
     /// 2xx: it has the event.
     Taken,
     /// It may take it later, at the earliest after so long if it said so.
@@ -53,17 +53,17 @@ pub enum Answer {
 
 /// Where events are sent, and signed with what.
 #[derive(Debug, Clone)]
-pub struct Shop {
-    pub web: Web,
-    pub endpoint: Endpoint,
+pub struct WebhookEndpoint {
+    pub http: HttpClient,
+    pub endpoint: EndpointUrl,
     pub secrets: Secrets,
     /// The whole time that an answer may take.
     pub timeout: Duration,
 }
 
-impl Shop {
-    /// An event that is about no order: whether the shop is there and knows the signature.
-    pub async fn send_test(&self, now: Timestamp) -> Answer {
+impl WebhookEndpoint {
+    /// An event that is about no order: whether the endpoint is there and knows the signature.
+    pub async fn send_test(&self, now: Timestamp) -> EndpointReply {
         let body = serde_json::json!({
             "type": "flux.test",
             "timestamp": rfc3339(now),
@@ -72,9 +72,9 @@ impl Shop {
         self.send(&format!("msg_test_{}", now.0), body.to_string().into_bytes(), now).await
     }
 
-    /// One attempt. Safe to cancel; the shop may have got it then.
-    pub async fn send(&self, id: &str, body: Vec<u8>, now: Timestamp) -> Answer {
-        let failed = |why: String| Answer::Failed { why, retry_after: None };
+    /// One attempt. Safe to cancel; the endpoint may have got it then.
+    pub async fn send(&self, id: &str, body: Vec<u8>, now: Timestamp) -> EndpointReply {
+        let failed = |why: String| EndpointReply::Failed { why, retry_after: None };
         let seconds = now.0 / 1_000;
         let request = Request::post(self.endpoint.0.clone())
             .header(CONTENT_TYPE, "application/json")
@@ -83,17 +83,17 @@ impl Shop {
             .header("webhook-signature", sign(&self.secrets, id, seconds, &body))
             .body(Full::from(body))
             .expect("a parsed URL and plain headers");
-        let reply = match self.web.send(request, self.timeout, BODY_MAX).await {
+        let reply = match self.http.send(request, self.timeout, BODY_MAX).await {
             Ok(reply) => reply,
             Err(e) => return failed(e.to_string()),
         };
         match reply.status {
-            status if status.is_success() => Answer::Taken,
-            StatusCode::GONE => Answer::Gone,
+            status if status.is_success() => EndpointReply::Taken,
+            StatusCode::GONE => EndpointReply::Gone,
             status if status.is_redirection() => {
                 failed(format!("HTTP status {}: redirects are not followed", status.as_u16()))
             }
-            status => Answer::Failed {
+            status => EndpointReply::Failed {
                 why: format!("HTTP status {}", status.as_u16()),
                 retry_after: retry_after(&reply.headers, now),
             },
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn endpoint_is_shown_without_its_path() {
-        let shown = Endpoint::parse("https://shop.example/sesame?sesame").unwrap();
+        let shown = EndpointUrl::parse("https://shop.example/sesame?sesame").unwrap();
         assert_eq!(format!("{shown} {shown:?}"), "https://shop.example https://shop.example");
     }
 

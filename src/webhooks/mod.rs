@@ -1,9 +1,9 @@
-//! Sends the events of the outbox to the shop's endpoint (Standard Webhooks 1.0).
+//! Sends the events of the outbox to the endpoint's endpoint (Standard WebhookOutbox 1.0).
 
 mod circuit_breaker;
 mod endpoint;
 pub mod sender;
 mod signature;
 
-pub use endpoint::{Answer, Endpoint, Shop};
+pub use endpoint::{EndpointReply, EndpointUrl, WebhookEndpoint};
 pub use signature::{Secrets, sign};

@@ -1,4 +1,4 @@
-//! Sends what waits in the outbox to the shop: many requests at once over kept connections, none
+//! Sends what waits in the outbox to the endpoint: many requests at once over kept connections, none
 //! of which the decisions ever wait for.
 
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::circuit_breaker::{Allowed, Pace};
-use super::{Answer, Shop};
-use crate::core::metrics::Meters;
+use super::circuit_breaker::{Circuit, CircuitBreaker};
+use super::{EndpointReply, WebhookEndpoint};
+use crate::core::metrics::Metrics;
 use crate::core::model::event::{body, webhook_id};
-use crate::core::model::{Chance, Clock};
-use crate::core::ports::webhook_outbox::{Due, Outcome, Webhooks};
+use crate::core::model::{Clock, IdSource};
+use crate::core::ports::webhook_outbox::{AttemptResult, DueEvent, WebhookOutbox};
 
 /// Requests on their way at once.
 const IN_FLIGHT: usize = 32;
 /// Events taken ahead of them.
 const AHEAD: usize = 128;
-/// Outcomes that are told to the outbox at once.
-const SETTLED_TOGETHER: usize = 512;
+/// Notifier that are told to the outbox at once.
+const RECORDED_TOGETHER: usize = 512;
 /// How long one look for events may wait, and so a stop.
 const TAKE_WAIT: Duration = Duration::from_millis(500);
 /// Pause after a call to the outbox that failed; doubled for each further one up to the second.
@@ -46,28 +46,28 @@ pub const PAUSES: [Duration; 6] = [
 
 #[derive(Debug)]
 pub struct Sender {
-    pub webhooks: Arc<dyn Webhooks>,
-    pub shop: Shop,
+    pub webhooks: Arc<dyn WebhookOutbox>,
+    pub endpoint: WebhookEndpoint,
     /// As [`PAUSES`].
     pub pauses: Vec<Duration>,
     pub clock: Arc<dyn Clock>,
-    pub chance: Arc<dyn Chance>,
+    pub ids: Arc<dyn IdSource>,
     /// How long after a stop the requests on their way may still take.
     pub drain: Duration,
-    pub meters: Arc<Meters>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the parts of a sender share.
 struct Road {
-    pace: Pace,
+    breaker: CircuitBreaker,
     stop: CancellationToken,
     /// No request is waited for any longer.
     halt: CancellationToken,
 }
 
-/// An event on its way, and whether it is the one that asks if the shop is back.
+/// An event on its way, and whether it is the one that asks if the endpoint is back.
 struct Turn {
-    due: Due,
+    due: DueEvent,
     asks: bool,
 }
 
@@ -75,11 +75,15 @@ impl Sender {
     /// Sends until stopped; then lets the requests on their way end, and gives the rest back. When
     /// cancelled, what was taken is due again after its lease.
     pub async fn run(self, stop: CancellationToken) {
-        tracing::info!("sending webhooks to {}", self.shop.endpoint);
+        tracing::info!("sending webhooks to {}", self.endpoint.endpoint);
         let sender = Arc::new(self);
-        let road = Arc::new(Road { pace: Pace::default(), stop, halt: CancellationToken::new() });
+        let road = Arc::new(Road {
+            breaker: CircuitBreaker::default(),
+            stop,
+            halt: CancellationToken::new(),
+        });
         let (turns, waiting) = mpsc::channel(AHEAD);
-        let (outcomes, settled) = mpsc::channel(AHEAD);
+        let (outcomes, results) = mpsc::channel(AHEAD);
         let waiting = Arc::new(Mutex::new(waiting));
         let mut runners = JoinSet::new();
         for _ in 0..IN_FLIGHT {
@@ -87,7 +91,7 @@ impl Sender {
             runners.spawn(runner);
         }
         drop(outcomes);
-        let settling = tokio::spawn(sender.clone().settle_all(settled));
+        let recording = tokio::spawn(sender.clone().record_all(results));
         let counting = tokio::spawn(sender.clone().count());
         sender.take_all(&road, turns).await;
         counting.abort();
@@ -97,13 +101,13 @@ impl Sender {
         });
         while runners.join_next().await.is_some() {}
         halting.abort();
-        let _settled = settling.await;
+        let _settled = recording.await;
     }
 
     async fn count(self: Arc<Self>) {
         loop {
             if let Ok(now) = self.webhooks.waiting().await {
-                self.meters.webhooks_waiting.store(now.waiting, Ordering::Relaxed);
+                self.metrics.webhooks_waiting.store(now.waiting, Ordering::Relaxed);
             }
             tokio::time::sleep(COUNT_EVERY).await;
         }
@@ -113,31 +117,31 @@ impl Sender {
     /// taking as long as it may.
     fn lease(&self) -> Duration {
         let rounds = (AHEAD / IN_FLIGHT + 2) as u32;
-        self.shop.timeout * rounds + Duration::from_secs(5)
+        self.endpoint.timeout * rounds + Duration::from_secs(5)
     }
 
     async fn take_all(&self, road: &Road, turns: mpsc::Sender<Turn>) {
-        let Road { pace, stop, .. } = road;
+        let Road { breaker, stop, .. } = road;
         let mut pause = PAUSE.0;
         while !stop.is_cancelled() {
             let room = turns.capacity();
-            let (max, asks) = match pace.ask() {
-                Allowed::Nothing { until } => {
-                    // A request that was on its way may find the shop back before.
+            let (max, asks) = match breaker.ask() {
+                Circuit::Open { until } => {
+                    // A request that was on its way may find the endpoint back before.
                     let until = until.min(Instant::now() + PAUSE.1);
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep_until(until) => continue,
                     }
                 }
-                Allowed::One => (1, true),
-                Allowed::Freely if room < AHEAD / 2 => {
+                Circuit::HalfOpen => (1, true),
+                Circuit::Closed if room < AHEAD / 2 => {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         _room = turns.reserve_many(AHEAD / 2) => continue,
                     }
                 }
-                Allowed::Freely => (room, false),
+                Circuit::Closed => (room, false),
             };
             match self.webhooks.take(max, TAKE_WAIT, self.lease()).await {
                 Ok(due) => {
@@ -162,74 +166,74 @@ impl Sender {
         self: Arc<Self>,
         road: Arc<Road>,
         waiting: Arc<Mutex<mpsc::Receiver<Turn>>>,
-        outcomes: mpsc::Sender<(Due, Outcome)>,
+        outcomes: mpsc::Sender<(DueEvent, AttemptResult)>,
     ) {
         loop {
             let next = waiting.lock().await.recv().await;
             let Some(Turn { due, asks }) = next else { return };
-            let late = road.stop.is_cancelled() || road.pace.is_away() && !asks;
+            let late = road.stop.is_cancelled() || road.breaker.is_away() && !asks;
             let outcome = if late {
-                Outcome::Untried
+                AttemptResult::NotAttempted
             } else {
                 tokio::select! {
                     biased;
-                    outcome = self.attempt(&due, &road.pace) => outcome,
-                    () = road.halt.cancelled() => Outcome::Untried,
+                    outcome = self.attempt(&due, &road.breaker) => outcome,
+                    () = road.halt.cancelled() => AttemptResult::NotAttempted,
                 }
             };
             let _never_closed = outcomes.send((due, outcome)).await;
         }
     }
 
-    async fn attempt(&self, due: &Due, pace: &Pace) -> Outcome {
+    async fn attempt(&self, due: &DueEvent, breaker: &CircuitBreaker) -> AttemptResult {
         let order = due.decided.order.id;
         let id = webhook_id(order);
-        let [taken, failed, dead] = &self.meters.webhooks;
+        let [taken, failed, dead] = &self.metrics.webhooks;
         let (why, retry_after) =
-            match self.shop.send(&id, body(&due.decided), self.clock.now()).await {
-                Answer::Taken => {
-                    if pace.succeeded() {
-                        tracing::info!("{} takes webhooks again", self.shop.endpoint);
+            match self.endpoint.send(&id, body(&due.decided), self.clock.now()).await {
+                EndpointReply::Taken => {
+                    if breaker.succeeded() {
+                        tracing::info!("{} takes webhooks again", self.endpoint.endpoint);
                     }
                     taken.add(1);
-                    return Outcome::Sent;
+                    return AttemptResult::Sent;
                 }
-                Answer::Gone => {
+                EndpointReply::Gone => {
                     let reason = "HTTP status 410: the shop wants no webhooks there".to_owned();
                     tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
-                    pace.failed(None);
+                    breaker.failed(None);
                     dead.add(1);
-                    return Outcome::Dead { reason };
+                    return AttemptResult::Dead { reason };
                 }
-                Answer::Failed { why, retry_after } => (why, retry_after),
+                EndpointReply::Failed { why, retry_after } => (why, retry_after),
             };
         failed.add(1);
-        if pace.failed(retry_after) {
-            tracing::warn!("{} takes no webhooks ({why}); they wait", self.shop.endpoint);
+        if breaker.failed(retry_after) {
+            tracing::warn!("{} takes no webhooks ({why}); they wait", self.endpoint.endpoint);
         }
         let Some(pause) = self.pauses.get(due.attempts as usize) else {
             let attempts = due.attempts + 1;
             let reason = format!("{why}, at the last of {attempts} attempts");
             tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
             dead.add(1);
-            return Outcome::Dead { reason };
+            return AttemptResult::Dead { reason };
         };
         tracing::debug!(order_id = %order, attempt = due.attempts + 1, "{why}");
         let longest = self.pauses.iter().max().copied().unwrap_or_default();
         let pause = self.jitter(*pause).max(retry_after.unwrap_or_default().min(longest));
-        Outcome::PutOff { until: self.clock.now().plus(pause) }
+        AttemptResult::RetryAt { until: self.clock.now().plus(pause) }
     }
 
     /// From the pause to one and a half of it.
     fn jitter(&self, pause: Duration) -> Duration {
-        let chance = self.chance.draw() as u8;
+        let chance = self.ids.next_id() as u8;
         pause + pause / 2 * u32::from(chance) / 255
     }
 
-    async fn settle_all(self: Arc<Self>, mut settled: mpsc::Receiver<(Due, Outcome)>) {
+    async fn record_all(self: Arc<Self>, mut results: mpsc::Receiver<(DueEvent, AttemptResult)>) {
         let mut batch = Vec::new();
-        while settled.recv_many(&mut batch, SETTLED_TOGETHER).await > 0 {
-            let settle = || self.webhooks.settle(&batch);
+        while results.recv_many(&mut batch, RECORDED_TOGETHER).await > 0 {
+            let settle = || self.webhooks.record_results(&batch);
             if let Err(e) = settle.retry(SETTLE_RETRIES).await {
                 let count = batch.len();
                 tracing::warn!("{}: {e}; {count} webhooks may be sent twice", self.webhooks);

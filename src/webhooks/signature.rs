@@ -1,4 +1,4 @@
-//! Signatures as Standard Webhooks 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over
+//! Signatures as Standard WebhookOutbox 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over
 //! `id.timestamp.body`.
 
 use std::fmt;
@@ -13,7 +13,7 @@ const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 const WHAT: &str = "must be whsec_ and 24 to 64 bytes in base64 (such as `echo whsec_$(openssl \
                     rand -base64 32)` makes), or several with spaces while it is being changed";
 
-/// The secrets that a shop knows: one, or several while they are being changed. Its `Debug` shows
+/// The secrets that a endpoint knows: one, or several while they are being changed. Its `Debug` shows
 /// none of them.
 #[derive(Clone)]
 pub struct Secrets(Vec<hmac::Key>);
@@ -57,7 +57,7 @@ pub fn sign(secrets: &Secrets, id: &str, seconds: u64, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Made by the libraries of the Standard Webhooks project.
+    /// Made by the libraries of the Standard WebhookOutbox project.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";

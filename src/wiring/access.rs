@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use tokio::io::AsyncReadExt;
 
 use super::Usage;
-use crate::adapters::http_client::Web;
+use crate::adapters::http_client::HttpClient;
 use crate::config::Settings;
 use crate::http::{
     AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
@@ -133,13 +133,13 @@ fn in_file(file: String) -> KeySource {
 }
 
 fn at_url(url: Uri) -> KeySource {
-    let web = Web::new();
+    let http = HttpClient::new();
     Box::new(move || {
-        let web = web.clone();
+        let http = http.clone();
         let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = url.clone();
         let ask = async move {
-            let reply = web.send(request, ANSWER_WITHIN, SET_MAX).await;
+            let reply = http.send(request, ANSWER_WITHIN, SET_MAX).await;
             let reply = reply.map_err(|e| e.to_string())?;
             match reply.status {
                 StatusCode::OK if !reply.cut => Ok(reply.body),

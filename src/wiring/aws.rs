@@ -14,18 +14,18 @@ use crate::adapters::aws::dynamodb::DynamoLedger;
 use crate::adapters::aws::dynamodb::order_key::{OrderKeys, Origin};
 use crate::adapters::aws::sqs::setup::region_of;
 use crate::adapters::aws::sqs::{SqsQueue, SqsSettings};
-use crate::adapters::aws::webhook_outbox::SqsWebhooks;
-use crate::adapters::memory::heartbeats::LocalPulses;
-use crate::adapters::memory::notifier::LocalOutcomes;
+use crate::adapters::aws::webhook_outbox::SqsOutbox;
+use crate::adapters::memory::heartbeats::MemoryHeartbeats;
+use crate::adapters::memory::notifier::MemoryNotifier;
 use crate::config::Settings;
 use crate::core::engine::Ports;
 use crate::core::engine::tracer::Tracer;
-use crate::core::metrics::Meters;
-use crate::core::model::{Clock, OrderKey, SystemChance, SystemClock};
+use crate::core::metrics::Metrics;
+use crate::core::model::{Clock, OrderKey, SystemClock, SystemIdSource};
 use crate::core::ports::ledger::LedgerError;
 use crate::core::ports::queue::Queue;
 use crate::core::ports::usage::Calls;
-use crate::core::ports::webhook_outbox::Webhooks;
+use crate::core::ports::webhook_outbox::WebhookOutbox;
 
 /// The SDK's configuration, with what the settings say of it.
 pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
@@ -72,22 +72,22 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
     let names = super::names(key);
     let webhooks = settings.webhook_url.as_ref().map(|_| {
         let kinds = super::event_kinds(settings);
-        let outbox = SqsWebhooks::new(&aws, &queue.queue_url, kinds, clock.clone());
-        Arc::new(outbox) as Arc<dyn Webhooks>
+        let outbox = SqsOutbox::new(&aws, &queue.queue_url, kinds, clock.clone());
+        Arc::new(outbox) as Arc<dyn WebhookOutbox>
     });
     Ok(Ports {
         queue: Arc::new(SqsQueue::new(&aws, queue, names.clone(), clock.clone())),
         ledger: Arc::new(DynamoLedger::new(&aws, &settings.dynamodb_table, key, clock.clone())),
         lock: None,
-        marks: None,
+        idempotency: None,
         webhooks,
-        outcomes: Arc::new(LocalOutcomes::default()),
-        names,
+        notifier: Arc::new(MemoryNotifier::default()),
+        order_ids: names,
         clock,
-        chance: Arc::new(SystemChance),
+        ids: Arc::new(SystemIdSource),
         calls,
-        meters: Arc::new(Meters::default()),
-        pulses: Arc::new(LocalPulses::default()),
+        metrics: Arc::new(Metrics::default()),
+        heartbeats: Arc::new(MemoryHeartbeats::default()),
         tracer: Tracer::off(),
     })
 }
@@ -96,12 +96,12 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
 pub(super) async fn webhook_outbox(
     settings: &Settings,
     clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn Webhooks>> {
+) -> Result<Arc<dyn WebhookOutbox>> {
     let aws = load(settings, Arc::default()).await?;
     let Some(orders) = &settings.sqs_queue_url else {
         return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
     };
-    Ok(Arc::new(SqsWebhooks::new(&aws, orders, super::event_kinds(settings), clock)))
+    Ok(Arc::new(SqsOutbox::new(&aws, orders, super::event_kinds(settings), clock)))
 }
 
 /// Elsewhere the queue would seem not to be there.
@@ -139,7 +139,7 @@ async fn order_key(
     if key_use == KeyUse::Read {
         return keys.read().await;
     }
-    let (key, origin) = keys.read_or_store(SystemChance.key()).await?;
+    let (key, origin) = keys.read_or_store(SystemIdSource.key()).await?;
     if matches!(origin, Origin::Derived) {
         tracing::warn!("{}", provision::derived_key(table));
     }

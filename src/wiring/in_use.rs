@@ -5,30 +5,31 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Usage;
-use crate::adapters::sqlite::heartbeats::SqlitePulses;
+use crate::adapters::sqlite::heartbeats::SqliteHeartbeats;
 use crate::adapters::sqlite::store::Store;
 use crate::config::{Backend, Settings};
 use crate::core::model::SystemClock;
-use crate::core::ports::heartbeats::{Kind, LIFE, Living, Pulses};
+use crate::core::ports::heartbeats::{Heartbeats, Kind, LIFE, ProcessStatus};
 
 /// Processes that are named one by one.
 const NAMED: usize = 5;
 
 /// Who is known to use the sale; `Err` if that cannot be told. A process that was killed is among
 /// them until its last heartbeat is [`LIFE`] old.
-pub async fn processes(settings: &Settings) -> Result<Vec<Living>, Usage> {
+pub async fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>, Usage> {
     let told = match settings.backend() {
         Backend::Embedded => {
             let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
-            SqlitePulses::new(store, Arc::new(SystemClock)).living().await
+            SqliteHeartbeats::new(store, Arc::new(SystemClock)).processes().await
         }
         Backend::Aws => {
-            let redis = super::redis::pulses(settings).await.map_err(|e| Usage(e.to_string()))?;
-            let Some(pulses) = redis else {
+            let redis =
+                super::redis::heartbeats(settings).await.map_err(|e| Usage(e.to_string()))?;
+            let Some(heartbeats) = redis else {
                 let why = "without REDIS_HOST or REDIS_URL it is not known who uses the sale";
                 return Err(Usage(why.to_owned()));
             };
-            pulses.living().await
+            heartbeats.processes().await
         }
     };
     told.map_err(|e| Usage(format!("it is not known who uses the sale ({e})")))
@@ -48,13 +49,13 @@ pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), Usage> {
 }
 
 /// The processes as an operator finds them.
-pub fn named(living: &[Living]) -> String {
-    let name = |Living { pulse, .. }: &Living| {
-        let kind = match pulse.kind {
+pub fn named(living: &[ProcessStatus]) -> String {
+    let name = |ProcessStatus { heartbeat, .. }: &ProcessStatus| {
+        let kind = match heartbeat.kind {
             Kind::Serve => "serve",
             Kind::Work => "work",
         };
-        format!("flux {kind} (pid {} on {})", pulse.pid, pulse.host)
+        format!("flux {kind} (pid {} on {})", heartbeat.pid, heartbeat.host)
     };
     let mut names: Vec<String> = living.iter().take(NAMED).map(name).collect();
     if living.len() > NAMED {

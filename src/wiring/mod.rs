@@ -26,10 +26,10 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::sqlite::heartbeats::SqlitePulses;
+use crate::adapters::sqlite::heartbeats::SqliteHeartbeats;
 use crate::adapters::sqlite::ledger::SqliteLedger;
 use crate::adapters::sqlite::lock::SqliteLock;
-use crate::adapters::sqlite::notifier::SqliteOutcomes;
+use crate::adapters::sqlite::notifier::SqliteNotifier;
 use crate::adapters::sqlite::queue::SqliteQueue;
 use crate::adapters::sqlite::store;
 use crate::adapters::sqlite::store::Store;
@@ -38,11 +38,11 @@ use crate::core::engine::Ports;
 use crate::core::engine::intake::Intake;
 use crate::core::engine::tracer::Tracer;
 use crate::core::engine::worker::Rules;
-use crate::core::metrics::Meters;
+use crate::core::metrics::Metrics;
 use crate::core::model::event::Kinds;
-use crate::core::model::{Chance, Clock, OrderKey, OrderNames, SystemChance, SystemClock};
+use crate::core::model::{Clock, IdSource, OrderIds, OrderKey, SystemClock, SystemIdSource};
 use crate::core::ports::ledger::LedgerError;
-use crate::core::ports::notifier::Waiters;
+use crate::core::ports::notifier::Subscribers;
 use crate::core::ports::queue::QueueError;
 use crate::core::ports::usage::Calls;
 use crate::http;
@@ -181,15 +181,15 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key, clock.clone())),
         lock: Some(Arc::new(SqliteLock::new(store.clone(), clock.clone()))),
-        outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
-        marks: None,
+        notifier: Arc::new(SqliteNotifier::new(store.clone())),
+        idempotency: None,
         webhooks,
-        names,
-        chance: Arc::new(SystemChance),
+        order_ids: names,
+        ids: Arc::new(SystemIdSource),
         calls: Arc::new(Calls::default()),
         tracer: Tracer::off(),
-        meters: Arc::new(Meters::default()),
-        pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
+        metrics: Arc::new(Metrics::default()),
+        heartbeats: Arc::new(SqliteHeartbeats::new(store, clock.clone())),
         clock,
     })
 }
@@ -198,9 +198,9 @@ fn order_key(text: &SecretString) -> OrderKey {
     OrderKey::from_text(text.expose_secret())
 }
 
-fn names(key: OrderKey) -> Arc<OrderNames> {
-    let process = SystemChance.draw() as u32;
-    Arc::new(OrderNames::new(key, process))
+fn names(key: OrderKey) -> Arc<OrderIds> {
+    let process = SystemIdSource.next_id() as u32;
+    Arc::new(OrderIds::new(key, process))
 }
 
 /// The events that a shop is told of.
@@ -223,10 +223,10 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let (intake, sending) = Intake::start(&ports, settings.intake_max);
-    let waiters = Arc::new(Waiters::default());
+    let subscribers = Arc::new(Subscribers::default());
     let api = Api {
         intake,
-        waiters: waiters.clone(),
+        subscribers: subscribers.clone(),
         unlisted_stock: settings.unlisted_stock,
         access,
         backend: match settings.backend() {
@@ -242,7 +242,7 @@ pub async fn serve(
         },
         ports: ports.clone(),
     };
-    let listening = ports.outcomes.listen(waiters, stop.clone());
+    let listening = ports.notifier.listen(subscribers, stop.clone());
     tokio::join!(http::serve(listener, Arc::new(api), stop), sending, listening);
 }
 

@@ -9,7 +9,7 @@ use super::{Away, KeyUse, Usage};
 use crate::config::{Settings, needs_feature};
 use crate::core::engine::Ports;
 use crate::core::model::Clock;
-use crate::core::ports::webhook_outbox::Webhooks;
+use crate::core::ports::webhook_outbox::WebhookOutbox;
 
 pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports, Away> {
     Err(Away::for_good(missing()))
@@ -18,7 +18,7 @@ pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports
 pub(super) async fn webhook_outbox(
     _settings: &Settings,
     _clock: Arc<dyn Clock>,
-) -> Result<Arc<dyn Webhooks>> {
+) -> Result<Arc<dyn WebhookOutbox>> {
     Err(missing().into())
 }
 

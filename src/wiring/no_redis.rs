@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::config::Settings;
 use crate::core::engine::Ports;
-use crate::core::ports::heartbeats::Pulses;
+use crate::core::ports::heartbeats::Heartbeats;
 
 /// The same ports, with a warning: the sale goes on without a lock.
 pub(super) async fn with_redis(_settings: &Settings, ports: Ports) -> Result<Ports> {
@@ -16,6 +16,6 @@ pub(super) async fn with_redis(_settings: &Settings, ports: Ports) -> Result<Por
 }
 
 /// None: the processes of the sale are not known.
-pub(super) async fn pulses(_settings: &Settings) -> Result<Option<Arc<dyn Pulses>>> {
+pub(super) async fn heartbeats(_settings: &Settings) -> Result<Option<Arc<dyn Heartbeats>>> {
     Ok(None)
 }

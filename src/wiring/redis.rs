@@ -8,34 +8,34 @@ use secrecy::ExposeSecret;
 
 use super::Usage;
 use crate::adapters::redis::client::{Redis, RedisSettings};
-use crate::adapters::redis::heartbeats::RedisPulses;
-use crate::adapters::redis::idempotency::RedisMarks;
+use crate::adapters::redis::heartbeats::RedisHeartbeats;
+use crate::adapters::redis::idempotency::RedisIdempotency;
 use crate::adapters::redis::lock::RedisLock;
-use crate::adapters::redis::notifier::RedisOutcomes;
+use crate::adapters::redis::notifier::RedisNotifier;
 use crate::config::Settings;
 use crate::core::engine::Ports;
-use crate::core::ports::heartbeats::Pulses;
+use crate::core::ports::heartbeats::Heartbeats;
 use crate::core::ports::usage::Calls;
 
-/// The same with lock, marks, outcomes and pulses in Redis, if one is named.
+/// The same with lock, idempotency, notifier and heartbeats in Redis, if one is named.
 pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
     let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
     Ok(Ports {
         lock: Some(Arc::new(RedisLock::new(redis.clone()))),
-        marks: Some(Arc::new(RedisMarks::new(redis.clone()))),
-        outcomes: Arc::new(RedisOutcomes::new(redis.clone())),
-        pulses: Arc::new(RedisPulses::new(redis)),
+        idempotency: Some(Arc::new(RedisIdempotency::new(redis.clone()))),
+        notifier: Arc::new(RedisNotifier::new(redis.clone())),
+        heartbeats: Arc::new(RedisHeartbeats::new(redis)),
         ..ports
     })
 }
 
 /// The heartbeats of a sale's processes; `None` if the settings name no Redis.
-pub(super) async fn pulses(settings: &Settings) -> Result<Option<Arc<dyn Pulses>>> {
+pub(super) async fn heartbeats(settings: &Settings) -> Result<Option<Arc<dyn Heartbeats>>> {
     if settings.redis_url.is_none() && settings.redis_host.is_none() {
         return Ok(None);
     }
     let redis = redis(settings, Arc::default()).await?;
-    Ok(redis.map(|redis| Arc::new(RedisPulses::new(redis)) as Arc<dyn Pulses>))
+    Ok(redis.map(|redis| Arc::new(RedisHeartbeats::new(redis)) as Arc<dyn Heartbeats>))
 }
 
 /// `None`, with a warning, when no Redis is named: the sale goes on without.

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::aws;
 use crate::config::{Backend, Settings};
-use crate::core::model::{Chance, SystemChance};
+use crate::core::model::{IdSource, SystemIdSource};
 
 /// A store that nobody else has, to be deleted in the end.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ impl TemporaryStore {
             settings.data = directory.path().join("flux.db");
             return Ok(TemporaryStore::File(directory));
         }
-        let name = format!("flux-stress-{}", uuid::Uuid::from_u128(SystemChance.draw()).simple());
+        let name =
+            format!("flux-stress-{}", uuid::Uuid::from_u128(SystemIdSource.next_id()).simple());
         let fifo = is_fifo(settings);
         let cloud = aws::TemporaryCloud::make(settings, name, fifo).await?;
         Ok(TemporaryStore::Cloud(Box::new(cloud)))

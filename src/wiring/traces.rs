@@ -8,13 +8,13 @@ use hyper::Uri;
 use secrecy::ExposeSecret;
 
 use super::Usage;
-use crate::adapters::http_client::Web;
+use crate::adapters::http_client::HttpClient;
 use crate::adapters::otlp::{Otlp, OtlpSettings, parse_headers};
 use crate::clear_text::is_private;
 use crate::config::Settings;
 use crate::core::engine::Ports;
 use crate::core::engine::tracer::Tracer;
-use crate::core::model::{Chance, SystemChance};
+use crate::core::model::{IdSource, SystemIdSource};
 
 /// Where traces are to go, if anywhere.
 pub struct Traces(Option<Collector>);
@@ -47,7 +47,7 @@ impl Traces {
             url,
             headers,
             service: settings.service_name.clone(),
-            instance: uuid::Uuid::from_u128(SystemChance.draw()).to_string(),
+            instance: uuid::Uuid::from_u128(SystemIdSource.next_id()).to_string(),
         };
         // The orders have two thirds of the grace period.
         let last = Duration::from_millis(settings.grace_ms) / 6;
@@ -60,8 +60,8 @@ impl Traces {
             return Ok((ports, Export(None)));
         };
         tracing::info!(trace_ratio = ratio, "traces go to {}", otlp.url);
-        let otlp = Otlp::start(Web::new(), otlp)?;
-        let tracer = Tracer::new(otlp.clone(), ports.chance.clone(), ratio);
+        let otlp = Otlp::start(HttpClient::new(), otlp)?;
+        let tracer = Tracer::new(otlp.clone(), ports.ids.clone(), ratio);
         Ok((Ports { tracer, ..ports }, Export(Some((otlp, last)))))
     }
 }
@@ -75,7 +75,7 @@ impl Export {
     }
 }
 
-/// A collector's base URL with the path for traces (OpenTelemetry Protocol Exporter, "Endpoint URLs
+/// A collector's base URL with the path for traces (OpenTelemetry Protocol Exporter, "EndpointUrl URLs
 /// for OTLP/HTTP").
 fn traces_url(endpoint: &str) -> Result<Uri> {
     let url = format!("{}/v1/traces", endpoint.trim_end_matches('/')).parse::<Uri>();

@@ -1,4 +1,4 @@
-//! Webhooks, as the settings have them.
+//! WebhookOutbox, as the settings have them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use super::Usage;
-use crate::adapters::http_client::Web;
+use crate::adapters::http_client::HttpClient;
 use crate::adapters::sqlite::store::Store;
-use crate::adapters::sqlite::webhook_outbox::SqliteWebhooks;
+use crate::adapters::sqlite::webhook_outbox::SqliteOutbox;
 use crate::config::{Backend, Settings};
 use crate::core::engine::Ports;
 use crate::core::model::{Clock, SystemClock};
-use crate::core::ports::webhook_outbox::Webhooks;
+use crate::core::ports::webhook_outbox::WebhookOutbox;
 use crate::webhooks::sender::{PAUSES, Sender};
-use crate::webhooks::{Endpoint, Secrets, Shop};
+use crate::webhooks::{EndpointUrl, Secrets, WebhookEndpoint};
 
 /// The shop that is to be told of decisions, if there is one.
-pub fn shop(settings: &Settings) -> Option<Shop> {
+pub fn shop(settings: &Settings) -> Option<WebhookEndpoint> {
     let url = settings.webhook_url.as_ref()?;
     let secret = settings.webhook_secret.as_ref()?;
     let checked = "the settings were checked";
-    Some(Shop {
-        web: Web::new(),
-        endpoint: Endpoint::parse(url.expose_secret()).expect(checked),
+    Some(WebhookEndpoint {
+        http: HttpClient::new(),
+        endpoint: EndpointUrl::parse(url.expose_secret()).expect(checked),
         secrets: Secrets::parse(secret.expose_secret()).expect(checked),
         timeout: Duration::from_millis(settings.webhook_timeout_ms),
     })
@@ -37,18 +37,18 @@ pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
     let Some(webhooks) = ports.webhooks.clone() else { return };
     let sender = Sender {
         webhooks,
-        shop,
+        endpoint: shop,
         pauses: PAUSES.to_vec(),
         clock: ports.clock.clone(),
-        chance: ports.chance.clone(),
+        ids: ports.ids.clone(),
         drain: Duration::from_millis(settings.grace_ms) * 2 / 3,
-        meters: ports.meters.clone(),
+        metrics: ports.metrics.clone(),
     };
     sender.run(stop).await;
 }
 
 /// The outbox, whether or not there is a shop.
-pub async fn outbox(settings: &Settings) -> Result<Arc<dyn Webhooks>> {
+pub async fn outbox(settings: &Settings) -> Result<Arc<dyn WebhookOutbox>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if settings.backend() == Backend::Embedded {
         let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
@@ -61,11 +61,11 @@ pub(super) async fn embedded(
     settings: &Settings,
     store: &Store,
     clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<dyn Webhooks>>> {
+) -> Result<Option<Arc<dyn WebhookOutbox>>> {
     if settings.webhook_url.is_some() {
         return Ok(Some(open(settings, store, clock).await?));
     }
-    if SqliteWebhooks::is_on(store).await.map_err(|e| Usage(e.to_string()))? {
+    if SqliteOutbox::is_on(store).await.map_err(|e| Usage(e.to_string()))? {
         tracing::warn!(
             "events for webhooks gather in this store, and this process does not send them: set \
              webhook_url, or stop it with `flux webhooks off`"
@@ -78,8 +78,8 @@ async fn open(
     settings: &Settings,
     store: &Store,
     clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn Webhooks>, Usage> {
+) -> Result<Arc<dyn WebhookOutbox>, Usage> {
     let opened =
-        SqliteWebhooks::open(store.clone(), clock.clone(), super::event_kinds(settings)).await;
+        SqliteOutbox::open(store.clone(), clock.clone(), super::event_kinds(settings)).await;
     Ok(Arc::new(opened.map_err(|e| Usage(e.to_string()))?))
 }

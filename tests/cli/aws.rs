@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::{
 use flux::adapters::aws::client::Aws;
 use flux::adapters::aws::dynamodb::DynamoLedger;
 use flux::adapters::aws::dynamodb::order_key::{OrderKeys, meta_table};
-use flux::core::model::{OrderId, OrderKey, OrderNames};
+use flux::core::model::{OrderId, OrderIds, OrderKey};
 use flux::core::ports::ledger::Ledger;
 
 use super::story::provisioned;
@@ -36,8 +36,8 @@ fn ids_are_named_by_the_stored_key_and_not_by_the_tables_name() {
     let stored = on_stand_ins(async |aws| OrderKeys::new(&aws, &table).read().await.unwrap());
     let (_serve, address) = desk.serve("");
     let id = OrderId::parse(&buy(&address, "ann", "ticket")).unwrap();
-    assert!(OrderNames::new(stored, 1).verify(id));
-    assert!(!OrderNames::new(OrderKey::from_text(&table), 1).verify(id));
+    assert!(OrderIds::new(stored, 1).verify(id));
+    assert!(!OrderIds::new(OrderKey::from_text(&table), 1).verify(id));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_key_made_from_the_tables_name_is_warned_of_at_each_start() {
         let (serve, address) = desk.serve("");
         assert!(serve.logged.iter().any(|line| line.contains("made from its name")));
         let id = OrderId::parse(&buy(&address, "ann", "ticket")).unwrap();
-        assert!(OrderNames::new(OrderKey::from_text(&table), 1).verify(id));
+        assert!(OrderIds::new(OrderKey::from_text(&table), 1).verify(id));
     };
     warned(&desk);
     let printed = desk.run("provision --backend aws");

@@ -14,12 +14,12 @@ use flux::core::ports::dead_letters::DeadLetter;
 use flux::core::ports::queue::QueueError;
 use flux::core::ports::usage::Calls;
 
-use flux::adapters::aws::webhook_outbox::{SqsWebhooks, queue_names};
+use flux::adapters::aws::webhook_outbox::{SqsOutbox, queue_names};
 use flux::core::model::SystemClock;
 use flux::core::model::event::Kinds;
-use flux::core::ports::webhook_outbox::{Webhooks, WebhooksError};
+use flux::core::ports::webhook_outbox::{OutboxError, WebhookOutbox};
 
-use super::{address, clock, fresh_name, key, ledger, names, now, order, queue, webhooks};
+use super::{address, clock, fresh_name, key, ledger, names, now, order, queue, webhook_outbox};
 
 const VISIBILITY: Duration = Duration::from_secs(2);
 
@@ -105,7 +105,7 @@ async fn each_order_is_a_message_of_its_own_where_other_consumers_need_it() {
 }
 
 /// An outbox beside a queue of orders, which need not be there.
-pub async fn outbox(aws: &Aws) -> SqsWebhooks {
+pub async fn outbox(aws: &Aws) -> SqsOutbox {
     let orders = fresh_name("orders");
     let setup = QueueSetup::new(aws);
     for name in queue_names(&orders) {
@@ -115,24 +115,24 @@ pub async fn outbox(aws: &Aws) -> SqsWebhooks {
     }
     let [queue, _] = queue_names(&orders);
     let url = setup.url(&queue).await.unwrap().unwrap().replace("-webhooks", "");
-    SqsWebhooks::new(aws, &url, Kinds::ALL, Arc::new(SystemClock))
+    SqsOutbox::new(aws, &url, Kinds::ALL, Arc::new(SystemClock))
 }
 
 mod webhook {
-    async fn bench() -> super::webhooks::Bench {
+    async fn bench() -> super::webhook_outbox::Bench {
         let webhooks = super::outbox(&super::stand_ins().await).await;
         let webhooks = super::Arc::new(webhooks);
-        super::webhooks::Bench { webhooks, names: super::names(), ledger: None }
+        super::webhook_outbox::Bench { webhooks, names: super::names(), ledger: None }
     }
-    super::webhooks::webhooks_contract!(bench);
+    super::webhook_outbox::webhooks_contract!(bench);
 }
 
 #[tokio::test]
 async fn a_missing_outbox_is_named_with_what_to_do() {
     let aws = stand_ins().await;
     let url = format!("{}/000000000000/away", address("FLUX_TEST_SQS"));
-    let outbox = SqsWebhooks::new(&aws, &url, Kinds::ALL, Arc::new(SystemClock));
-    let Err(WebhooksError::Broken(said)) = outbox.begin().await else { panic!() };
+    let outbox = SqsOutbox::new(&aws, &url, Kinds::ALL, Arc::new(SystemClock));
+    let Err(OutboxError::Broken(said)) = outbox.begin().await else { panic!() };
     assert!(said.contains("away-webhooks") && said.contains("flux provision"), "{said}");
 }
 
@@ -236,7 +236,7 @@ async fn a_letter_of_256_kib_is_listed_whole_and_two_who_look_at_once_lose_none(
     let bench = open_queue(&aws, make_queue(&aws, "", 100).await);
     let queue = &*bench.queue;
     let letter = |n: usize, body: String| DeadLetter {
-        order_id: bench.names.foreign("somebody's message", n),
+        order_id: bench.names.from_message("somebody's message", n),
         reason: "not an order".to_owned(),
         body,
         at: Timestamp(n as u64 + 1),

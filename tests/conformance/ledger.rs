@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use flux::core::model::{
-    Decided, Decision, Item, ItemChange, Listing, MacCheck, Order, OrderId, OrderNames, Reason,
+    Decided, Decision, Item, ItemChange, Listing, MacCheck, Order, OrderId, OrderIds, Reason,
     Timestamp, decide,
 };
 use flux::core::ports::ledger::{
@@ -16,7 +16,7 @@ use super::{fresh_name, ids, item, now, order};
 /// A ledger of its own.
 pub struct Bench {
     pub ledger: Arc<dyn Ledger>,
-    pub names: Arc<OrderNames>,
+    pub names: Arc<OrderIds>,
 }
 
 macro_rules! ledger_contract {
@@ -87,7 +87,7 @@ pub async fn a_commit_is_read_back(bench: Bench) {
     written(ledger, &commit).await;
     assert_eq!(ledger.item(&item("one")).await.unwrap(), Some(commit.item.clone()));
     let decided = &commit.decided[0];
-    let stranger = bench.names.fresh(now());
+    let stranger = bench.names.generate(now());
     let found = ledger.find(&[stranger, decided.order.id]).await.unwrap();
     assert_eq!(found[0], None);
     let record = found[1].clone().unwrap();

@@ -6,23 +6,23 @@
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 pub mod aws;
+mod heartbeats;
+#[cfg(feature = "redis")]
+pub mod idempotency;
 pub mod ledger;
 pub mod lock;
-#[cfg(feature = "redis")]
-pub mod marks;
-pub mod outcomes;
-mod pulses;
+pub mod notifier;
 pub mod queue;
 #[cfg(all(feature = "aws", feature = "redis"))]
 pub mod redis;
 mod sqlite;
-pub mod webhooks;
+pub mod webhook_outbox;
 
 use std::sync::Arc;
 
 use flux::core::model::TraceContext;
 use flux::core::model::{
-    Clock, ItemId, Order, OrderId, OrderKey, OrderNames, Quantity, SystemClock, Timestamp, UserId,
+    Clock, ItemId, Order, OrderId, OrderIds, OrderKey, Quantity, SystemClock, Timestamp, UserId,
 };
 
 /// Tests of the named functions of a contract, each over a fresh bench.
@@ -53,8 +53,8 @@ pub fn key() -> OrderKey {
     OrderKey::from_text("conformance")
 }
 
-pub fn names() -> Arc<OrderNames> {
-    Arc::new(OrderNames::new(key(), uuid::Uuid::new_v4().as_u128() as u32))
+pub fn names() -> Arc<OrderIds> {
+    Arc::new(OrderIds::new(key(), uuid::Uuid::new_v4().as_u128() as u32))
 }
 
 pub fn clock() -> Arc<dyn Clock> {
@@ -69,10 +69,10 @@ pub fn item(name: &str) -> ItemId {
     ItemId::parse(name).unwrap()
 }
 
-pub fn order(names: &OrderNames, item_name: &str, user: &str) -> Order {
+pub fn order(names: &OrderIds, item_name: &str, user: &str) -> Order {
     let now = now();
     Order {
-        id: names.fresh(now),
+        id: names.generate(now),
         user: UserId::parse(user).unwrap(),
         item: item(item_name),
         quantity: Quantity::new(2).unwrap(),

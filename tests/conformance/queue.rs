@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flux::core::engine::message::{encode, mend};
-use flux::core::model::{Order, OrderId, OrderNames, Timestamp};
+use flux::core::model::{Order, OrderId, OrderIds, Timestamp};
 use flux::core::ports::dead_letters::{Became, DeadLetter, LetterVisitor, Letters, Wish};
 use flux::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt, Sent};
 
@@ -15,7 +15,7 @@ use super::{ids, now, order, traced};
 /// A queue of its own with its dead-letter queue.
 pub struct Bench {
     pub queue: Arc<dyn Queue>,
-    pub names: Arc<OrderNames>,
+    pub names: Arc<OrderIds>,
     /// Its visibility timeout: 2 s, so that the tests end.
     pub visibility: Duration,
 }
@@ -189,7 +189,7 @@ pub async fn an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait(bench: 
 }
 
 /// Takes the order out of the queue into the dead-letter queue, as a worker does.
-async fn bury(bench: &Bench, order: &Order, reason: &str) {
+async fn dead_letter(bench: &Bench, order: &Order, reason: &str) {
     let queue = &*bench.queue;
     send(queue, std::slice::from_ref(order)).await;
     let held = receive(queue, 1).await;
@@ -209,8 +209,8 @@ pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: B
         traced(order(&bench.names, "a", "ann"), Some("a=1")),
         order(&bench.names, "a", "bob \u{ffff}"),
     );
-    bury(&bench, &first, "it could not be \u{1} decided").await;
-    bury(&bench, &second, "nor could this").await;
+    dead_letter(&bench, &first, "it could not be \u{1} decided").await;
+    dead_letter(&bench, &second, "nor could this").await;
     let letters = queue.dead_letters(10).await.unwrap();
     assert_eq!(letters.len(), 2);
     assert_eq!((letters[0].order_id, letters[0].at), (first.id, first.accepted_at));
@@ -295,7 +295,7 @@ pub async fn a_walk_meets_each_letter_once_and_what_it_keeps_stays(bench: Bench)
     let queue = &*bench.queue;
     let letters: Vec<DeadLetter> = (0..25)
         .map(|n| DeadLetter {
-            order_id: bench.names.foreign("somebody's message", n),
+            order_id: bench.names.from_message("somebody's message", n),
             reason: "not an order".to_owned(),
             body: n.to_string(),
             at: Timestamp(1_000 + 7 * (n as u64 % 5)),
@@ -327,7 +327,7 @@ pub async fn a_walk_meets_each_letter_once_and_what_it_keeps_stays(bench: Bench)
 
 pub async fn a_letter_that_is_no_order_stays_until_it_is_sent_as_one(bench: Bench) {
     let queue = &*bench.queue;
-    let id = bench.names.foreign("somebody's message", 0);
+    let id = bench.names.from_message("somebody's message", 0);
     let body = r#"{"user_id":"ann"}"#.to_owned();
     let letter = DeadLetter { order_id: id, reason: "not an order".into(), body, at: Timestamp(7) };
     queue.dead_letter(&[letter]).await.unwrap();
@@ -349,7 +349,7 @@ pub async fn dropped_letters_are_gone(bench: Bench) {
     let orders: Vec<Order> =
         (0..3).map(|n| order(&bench.names, "a", &format!("user-{n}"))).collect();
     for order in &orders {
-        bury(&bench, order, "no").await;
+        dead_letter(&bench, order, "no").await;
     }
     let queue = &*bench.queue;
     let drop = &ids(&orders)[..2];
@@ -362,7 +362,7 @@ pub async fn dropped_letters_are_gone(bench: Bench) {
 
 pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
     let queue = &*bench.queue;
-    bury(&bench, &order(&bench.names, "a", "ann"), "no").await;
+    dead_letter(&bench, &order(&bench.names, "a", "ann"), "no").await;
     assert_eq!(queue.backlog().await.unwrap().waiting, 0);
     send(queue, &[order(&bench.names, "a", "bob")]).await;
     let backlog = queue.backlog().await.unwrap();
@@ -375,7 +375,7 @@ pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
 pub async fn a_place_in_line_is_known_rightly_or_not_at_all(bench: Bench) {
     let queue = &*bench.queue;
     let gone = order(&bench.names, "a", "ann");
-    bury(&bench, &gone, "no").await;
+    dead_letter(&bench, &gone, "no").await;
     let first = order(&bench.names, "a", "bob");
     send(queue, std::slice::from_ref(&first)).await;
     let other = order(&bench.names, "b", "cid");
@@ -383,8 +383,8 @@ pub async fn a_place_in_line_is_known_rightly_or_not_at_all(bench: Bench) {
     let last = order(&bench.names, "a", "dan");
     send(queue, std::slice::from_ref(&last)).await;
     let mut places = Vec::new();
-    for order in [gone.id, first.id, other.id, last.id, bench.names.fresh(Timestamp(1))] {
-        places.push(queue.line(order).await.unwrap().map(|line| (line.ahead, line.passed)));
+    for order in [gone.id, first.id, other.id, last.id, bench.names.generate(Timestamp(1))] {
+        places.push(queue.position(order).await.unwrap().map(|line| (line.ahead, line.passed)));
     }
     if places.iter().any(Option::is_some) {
         assert_eq!(places, [None, Some((0, 1)), Some((0, 0)), Some((1, 1)), None]);

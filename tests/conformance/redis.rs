@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use flux::adapters::redis::client::{Redis, RedisSettings};
-use flux::adapters::redis::heartbeats::RedisPulses;
-use flux::adapters::redis::idempotency::RedisMarks;
+use flux::adapters::redis::heartbeats::RedisHeartbeats;
+use flux::adapters::redis::idempotency::RedisIdempotency;
 use flux::adapters::redis::lock::RedisLock;
-use flux::adapters::redis::notifier::RedisOutcomes;
+use flux::adapters::redis::notifier::RedisNotifier;
 use flux::clear_text::Tls;
 use flux::core::ports::usage::Calls;
 
-use super::{address, fresh_name, lock, marks, names, outcomes, pulses};
+use super::{address, fresh_name, heartbeats, idempotency, lock, names, notifier};
 
 async fn connect(prefix: String) -> Redis {
     connect_to(&address("FLUX_TEST_REDIS"), prefix).await
@@ -30,30 +30,30 @@ mod locks {
 }
 
 mod outcome {
-    async fn bench() -> super::outcomes::Bench {
+    async fn bench() -> super::notifier::Bench {
         let prefix = super::fresh_name("outcomes");
-        let redis = async || super::RedisOutcomes::new(super::connect(prefix.clone()).await);
+        let redis = async || super::RedisNotifier::new(super::connect(prefix.clone()).await);
         let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
-        super::outcomes::Bench { here, there, names: super::names(), ledger: None }
+        super::notifier::Bench { here, there, names: super::names(), ledger: None }
     }
-    super::outcomes::outcomes_contract!(bench);
+    super::notifier::outcomes_contract!(bench);
 }
 
 mod mark {
-    async fn bench() -> super::marks::Bench {
+    async fn bench() -> super::idempotency::Bench {
         let redis = super::connect(super::fresh_name("marks")).await;
-        let marks = super::Arc::new(super::RedisMarks::new(redis));
-        super::marks::Bench { marks, names: super::names() }
+        let idempotency = super::Arc::new(super::RedisIdempotency::new(redis));
+        super::idempotency::Bench { idempotency, names: super::names() }
     }
-    super::marks::marks_contract!(bench);
+    super::idempotency::marks_contract!(bench);
 }
 
-mod pulse {
-    async fn bench() -> super::pulses::Bench {
+mod heartbeat {
+    async fn bench() -> super::heartbeats::Bench {
         let prefix = super::fresh_name("pulses");
-        let redis = async || super::RedisPulses::new(super::connect(prefix.clone()).await);
+        let redis = async || super::RedisHeartbeats::new(super::connect(prefix.clone()).await);
         let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
-        super::pulses::Bench { here, there }
+        super::heartbeats::Bench { here, there }
     }
-    super::pulses::pulses_contract!(bench);
+    super::heartbeats::pulses_contract!(bench);
 }

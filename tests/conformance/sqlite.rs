@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::adapters::sqlite::heartbeats::SqlitePulses;
+use flux::adapters::sqlite::heartbeats::SqliteHeartbeats;
 use flux::adapters::sqlite::ledger::SqliteLedger;
 use flux::adapters::sqlite::lock::SqliteLock;
-use flux::adapters::sqlite::notifier::SqliteOutcomes;
+use flux::adapters::sqlite::notifier::SqliteNotifier;
 use flux::adapters::sqlite::queue::SqliteQueue;
 use flux::adapters::sqlite::store::Store;
-use flux::adapters::sqlite::webhook_outbox::SqliteWebhooks;
+use flux::adapters::sqlite::webhook_outbox::SqliteOutbox;
 use flux::core::model::event::Kinds;
-use flux::core::model::{Decided, Decision, Item, OrderNames, SystemClock, decide};
+use flux::core::model::{Decided, Decision, Item, OrderIds, SystemClock, decide};
 use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
-use flux::core::ports::webhook_outbox::Webhooks;
+use flux::core::ports::webhook_outbox::WebhookOutbox;
 
-use super::{clock, key, ledger, lock, names, now, outcomes, pulses, queue, webhooks};
+use super::{clock, heartbeats, key, ledger, lock, names, notifier, now, queue, webhook_outbox};
 
 /// A new file; its directory lasts as long as the process.
 fn file() -> std::path::PathBuf {
@@ -54,57 +54,57 @@ mod locks {
 }
 
 mod outcome {
-    async fn bench() -> super::outcomes::Bench {
+    async fn bench() -> super::notifier::Bench {
         let (file, names) = (super::file(), super::names());
         let open = || super::Store::open(&file).unwrap();
-        let here = super::Arc::new(super::SqliteOutcomes::new(open()));
-        let there = super::Arc::new(super::SqliteOutcomes::new(open()));
+        let here = super::Arc::new(super::SqliteNotifier::new(open()));
+        let there = super::Arc::new(super::SqliteNotifier::new(open()));
         let ledger =
             super::Arc::new(super::SqliteLedger::new(open(), super::key(), super::clock()));
-        super::outcomes::Bench { here, there, names, ledger: Some(ledger) }
+        super::notifier::Bench { here, there, names, ledger: Some(ledger) }
     }
-    super::outcomes::outcomes_contract!(bench);
+    super::notifier::outcomes_contract!(bench);
 }
 
-mod pulse {
-    async fn bench() -> super::pulses::Bench {
+mod heartbeat {
+    async fn bench() -> super::heartbeats::Bench {
         let file = super::file();
         let open = || {
             let (store, clock) = (super::Store::open(&file).unwrap(), super::SystemClock);
-            super::SqlitePulses::new(store, super::Arc::new(clock))
+            super::SqliteHeartbeats::new(store, super::Arc::new(clock))
         };
-        super::pulses::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
+        super::heartbeats::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
     }
-    super::pulses::pulses_contract!(bench);
+    super::heartbeats::pulses_contract!(bench);
 }
 
-async fn outbox(store: Store, kinds: Kinds) -> SqliteWebhooks {
-    SqliteWebhooks::open(store, Arc::new(SystemClock), kinds).await.unwrap()
+async fn outbox(store: Store, kinds: Kinds) -> SqliteOutbox {
+    SqliteOutbox::open(store, Arc::new(SystemClock), kinds).await.unwrap()
 }
 
 mod webhook {
-    async fn bench() -> super::webhooks::Bench {
+    async fn bench() -> super::webhook_outbox::Bench {
         let file = super::file();
         let webhooks = super::outbox(super::Store::open(&file).unwrap(), super::Kinds::ALL).await;
-        super::Webhooks::begin(&webhooks).await.unwrap();
+        super::WebhookOutbox::begin(&webhooks).await.unwrap();
         // A process that knows nothing of webhooks.
         let store = super::Store::open(&file).unwrap();
         let ledger = super::Arc::new(super::SqliteLedger::new(store, super::key(), super::clock()));
         let webhooks = super::Arc::new(webhooks);
-        super::webhooks::Bench { webhooks, names: super::names(), ledger: Some(ledger) }
+        super::webhook_outbox::Bench { webhooks, names: super::names(), ledger: Some(ledger) }
     }
-    super::webhooks::webhooks_contract!(bench);
+    super::webhook_outbox::webhooks_contract!(bench);
 }
 
 /// Two orders for the last unit of an item: one is sold, one is not.
-fn verdict(names: &OrderNames, item_name: &str) -> Commit {
+fn verdict(names: &OrderIds, item_name: &str) -> Commit {
     let read = Item::new(super::item(item_name), 2);
     let orders = vec![super::order(names, item_name, "ann"), super::order(names, item_name, "bob")];
     let verdict = decide(Some(&read), orders, now());
     Commit { item: verdict.item.unwrap(), expect: Expect::Version(0), decided: verdict.decided }
 }
 
-async fn due(webhooks: &SqliteWebhooks) -> Vec<Decided> {
+async fn due(webhooks: &SqliteOutbox) -> Vec<Decided> {
     let due = webhooks.take(100, Duration::ZERO, Duration::from_secs(60)).await.unwrap();
     due.into_iter().map(|due| due.decided).collect()
 }
@@ -138,5 +138,5 @@ async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_want
     all.end().await.unwrap();
     ledger.commit(&verdict(&names, "after")).await.unwrap();
     assert!(due(&all).await.is_empty());
-    assert!(!SqliteWebhooks::is_on(&store).await.unwrap());
+    assert!(!SqliteOutbox::is_on(&store).await.unwrap());
 }

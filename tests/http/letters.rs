@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
-async fn bury(shop: &Shop, count: u32) -> Vec<OrderId> {
+async fn dead_letter(shop: &Shop, count: u32) -> Vec<OrderId> {
     let letters: Vec<DeadLetter> = (0..count)
         .map(|n| DeadLetter {
-            order_id: shop.ports.names.foreign("a message", n as usize),
+            order_id: shop.ports.order_ids.from_message("a message", n as usize),
             reason: format!("it is {}", if n % 2 == 0 { "even" } else { "odd" }),
             body: json!({"user_id": format!("user{n}"), "item_id": "hall"}).to_string(),
             at: Timestamp(1_700_000_000_000 + u64::from(n)),
@@ -44,7 +44,7 @@ fn ids(page: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn letters_come_in_pages_and_by_reason_to_the_admin_alone() {
     let shop = Shop::open().await;
-    let orders: Vec<String> = bury(&shop, 7).await.iter().map(OrderId::to_string).collect();
+    let orders: Vec<String> = dead_letter(&shop, 7).await.iter().map(OrderId::to_string).collect();
     for (method, path) in [
         ("GET", "/dead-letters"),
         ("POST", "/dead-letters/redrive"),
@@ -79,13 +79,13 @@ async fn letters_come_in_pages_and_by_reason_to_the_admin_alone() {
 async fn letters_are_sent_again_or_dropped_and_each_is_told_of() {
     let shop = Shop::open().await;
     shop.put_stock("hall", 2).await;
-    let orders = bury(&shop, 6).await;
+    let orders = dead_letter(&shop, 6).await;
     let dry = post(&shop, "redrive", json!({"all": true, "dry_run": true})).await;
     assert_eq!(
         (dry["dry_run"].as_bool(), ids(&dry).len(), &dry["left"]),
         (Some(true), 6, &json!(6))
     );
-    let nobody = shop.ports.names.foreign("another message", 0);
+    let nobody = shop.ports.order_ids.from_message("another message", 0);
     let done = post(&shop, "redrive", json!({"order_ids": [orders[0], nobody]})).await;
     let expected = json!([
         {"order_id": orders[0], "became": "sent_again"}, {"order_id": nobody, "became": "gone"},
@@ -130,7 +130,7 @@ async fn letters_are_sent_again_or_dropped_and_each_is_told_of() {
 #[tokio::test]
 async fn what_is_meant_must_be_said() {
     let shop = Shop::open().await;
-    bury(&shop, 1).await;
+    dead_letter(&shop, 1).await;
     let many = json!({"order_ids": vec![OrderId::from_bytes([7; 16]); 1_001]}).to_string();
     for body in [
         "",

@@ -72,7 +72,7 @@ async fn a_wait_is_over_in_time() {
 async fn an_order_nobody_made_is_404_and_one_that_may_be_in_the_queue_is_queued() {
     let embedded = Shop::open().await;
     let aws = Shop::open_as(Setup { backend: "aws", ..Setup::default() }).await;
-    let id = aws.ports.names.fresh(aws.ports.clock.now()).to_string();
+    let id = aws.ports.order_ids.generate(aws.ports.clock.now()).to_string();
     let known = json!({
         "order_id": id, "status": "queued", "place": null, "estimated_wait_s": null,
     });
@@ -81,7 +81,7 @@ async fn an_order_nobody_made_is_404_and_one_that_may_be_in_the_queue_is_queued(
     for guess in ["0".repeat(32), "7".repeat(32), "x".to_owned(), id.to_uppercase()] {
         aws.get(&format!("/orders/{guess}")).await.problem(404);
     }
-    let id = embedded.ports.names.fresh(embedded.ports.clock.now());
+    let id = embedded.ports.order_ids.generate(embedded.ports.clock.now());
     embedded.get(&format!("/orders/{id}?wait=30")).await.problem(404);
 }
 

@@ -4,17 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::adapters::sqlite::heartbeats::SqlitePulses;
+use flux::adapters::sqlite::heartbeats::SqliteHeartbeats;
 use flux::adapters::sqlite::ledger::SqliteLedger;
-use flux::adapters::sqlite::notifier::SqliteOutcomes;
+use flux::adapters::sqlite::notifier::SqliteNotifier;
 use flux::adapters::sqlite::queue::SqliteQueue;
 use flux::adapters::sqlite::store::Store;
 use flux::core::engine::Ports;
-use flux::core::engine::heartbeat::while_beating;
+use flux::core::engine::heartbeat::with_heartbeats;
 use flux::core::engine::intake::Intake;
 use flux::core::engine::tracer::Tracer;
 use flux::core::engine::worker::{Rules, Story, Worker};
-use flux::core::model::{Decided, ItemId, OrderNames, SystemChance, SystemClock};
+use flux::core::model::{Decided, ItemId, OrderIds, SystemClock, SystemIdSource};
 use flux::core::ports::heartbeats::Kind;
 use flux::http::{Access, AccessRules, Api, Keys, Limits, serve};
 use serde_json::Value;
@@ -83,15 +83,15 @@ impl Shop {
         let api = Api {
             ports: ports.clone(),
             intake,
-            waiters: Arc::default(),
+            subscribers: Arc::default(),
             unlisted_stock: setup.unlisted_stock,
             access: access.clone(),
             backend: setup.backend,
             limits: setup.limits,
         };
-        let (outcomes, waiters, stopped) =
-            (ports.outcomes.clone(), api.waiters.clone(), stop.clone());
-        tokio::spawn(async move { outcomes.listen(waiters, stopped).await });
+        let (outcomes, subscribers, stopped) =
+            (ports.notifier.clone(), api.subscribers.clone(), stop.clone());
+        tokio::spawn(async move { outcomes.listen(subscribers, stopped).await });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, Arc::new(api), stop.clone()));
@@ -110,7 +110,7 @@ impl Shop {
         };
         let worker = Worker { ports: self.ports.clone(), rules, story: Arc::new(Silence) };
         let (ports, stop) = (self.ports.clone(), self.stop.clone());
-        let working = async move { while_beating(&ports, Kind::Work, 4, worker.run(stop)).await };
+        let working = async move { with_heartbeats(&ports, Kind::Work, 4, worker.run(stop)).await };
         tokio::spawn(working);
     }
 
@@ -165,7 +165,7 @@ impl Shop {
 async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
     let store = Store::open(file).unwrap();
     let key = store.order_key(None).await.unwrap();
-    let names = Arc::new(OrderNames::new(key, 1));
+    let names = Arc::new(OrderIds::new(key, 1));
     let clock = Arc::new(SystemClock);
     let visibility = Duration::from_secs(30);
     let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
@@ -173,14 +173,14 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         queue: Arc::new(queue),
         ledger: Arc::new(SqliteLedger::new(store.clone(), key, clock.clone())),
         lock: None,
-        outcomes: Arc::new(SqliteOutcomes::new(store.clone())),
-        marks: None,
+        notifier: Arc::new(SqliteNotifier::new(store.clone())),
+        idempotency: None,
         webhooks: None,
-        names,
-        chance: Arc::new(SystemChance),
+        order_ids: names,
+        ids: Arc::new(SystemIdSource),
         calls: Arc::default(),
-        meters: Arc::default(),
-        pulses: Arc::new(SqlitePulses::new(store, clock.clone())),
+        metrics: Arc::default(),
+        heartbeats: Arc::new(SqliteHeartbeats::new(store, clock.clone())),
         clock,
         tracer: Tracer::off(),
     }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use flux::config::Settings;
 use flux::core::engine::Ports;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{Course, Deed, Fate};
+use flux::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
 use flux::core::model::{
     Decided, Decision, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
 use flux::core::ports::dead_letters::DeadLetter;
-use flux::core::ports::dead_letters::Which;
+use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::ledger::{Commit, Committed, Expect, LedgerError};
 use flux::load::{AuditReport, audit};
 use flux::wiring;
@@ -40,7 +40,7 @@ impl Shop {
 
     pub fn order_at(&self, user: &str, item: &str, quantity: u64, accepted_at: Timestamp) -> Order {
         Order {
-            id: self.ports.names.fresh(accepted_at),
+            id: self.ports.order_ids.generate(accepted_at),
             user: UserId::parse(user).unwrap(),
             item: ItemId::parse(item).unwrap(),
             quantity: Quantity::new(quantity).unwrap(),
@@ -114,9 +114,9 @@ impl Shop {
         let reason = "received too often".to_owned();
         let letter = DeadLetter { order_id: order.id, reason, body, at: order.accepted_at };
         self.ports.queue.dead_letter(&[letter]).await.unwrap();
-        let (which, course) = (Which::These(vec![order.id]), Course::default());
-        let mut tell = |_, fate| assert_eq!(fate, Fate::Dropped);
-        redrive::act(&self.ports, &which, &Deed::Drop, &course, &mut tell).await.unwrap();
+        let (which, course) = (DlqFilter::These(vec![order.id]), RedriveOptions::default());
+        let mut tell = |_, fate| assert_eq!(fate, DlqResult::Dropped);
+        redrive::act(&self.ports, &which, &DlqAction::Drop, &course, &mut tell).await.unwrap();
     }
 
     /// Leaves an order of each kind in each place; `waits` is queued already and is decided now.

@@ -10,7 +10,7 @@ use crate::conformance::{lock, queue};
 fn queue_bench(backend: Backend) -> queue::Bench {
     let store = calm(backend);
     let ports = store.ports(&Process::new(&store.world, "process".to_owned()), true);
-    queue::Bench { queue: ports.queue, names: ports.names, visibility: VISIBILITY }
+    queue::Bench { queue: ports.queue, names: ports.order_ids, visibility: VISIBILITY }
 }
 
 mod standard_queue {

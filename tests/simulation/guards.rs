@@ -20,8 +20,8 @@ pub enum Guard {
     RepeatDropped,
     RequestCompared,
     OrderIdKept,
-    ToldBeforeAck,
-    SeenToldToo,
+    OutboxBeforeAck,
+    OutboxForDecided,
     DroppedFirst,
 }
 
@@ -40,8 +40,8 @@ impl Guard {
             RepeatDropped,
             RequestCompared,
             OrderIdKept,
-            ToldBeforeAck,
-            SeenToldToo,
+            OutboxBeforeAck,
+            OutboxForDecided,
             DroppedFirst,
         ]
     };
@@ -60,8 +60,8 @@ impl Guard {
             Guard::RepeatDropped => "a repeated order is dropped before the commit",
             Guard::RequestCompared => "an apparent repeat is compared with the stored order",
             Guard::OrderIdKept => "an order keeps its id in the dead-letter queue",
-            Guard::ToldBeforeAck => "a webhook is in the outbox before its order is acknowledged",
-            Guard::SeenToldToo => "an order that was already decided also gets a webhook",
+            Guard::OutboxBeforeAck => "a webhook is in the outbox before its order is acknowledged",
+            Guard::OutboxForDecided => "an order that was already decided also gets a webhook",
             Guard::DroppedFirst => {
                 "an order is decided as dropped before its dead letter is deleted"
             }
@@ -69,15 +69,15 @@ impl Guard {
     }
 
     /// The switch in the pipeline; `None` for guards that are in the simulated services.
-    pub fn in_pipeline(self) -> Option<pipeline::Guard> {
+    pub fn in_pipeline(self) -> Option<pipeline::Failpoint> {
         match self {
-            Guard::AckAfterCommit => Some(pipeline::Guard::AckAfterCommit),
-            Guard::DurableBefore202 => Some(pipeline::Guard::DurableBefore202),
-            Guard::RepeatDropped => Some(pipeline::Guard::RepeatDropped),
-            Guard::RequestCompared => Some(pipeline::Guard::RequestCompared),
-            Guard::ToldBeforeAck => Some(pipeline::Guard::ToldBeforeAck),
-            Guard::SeenToldToo => Some(pipeline::Guard::SeenToldToo),
-            Guard::DroppedFirst => Some(pipeline::Guard::DroppedFirst),
+            Guard::AckAfterCommit => Some(pipeline::Failpoint::AckAfterCommit),
+            Guard::DurableBefore202 => Some(pipeline::Failpoint::DurableBefore202),
+            Guard::RepeatDropped => Some(pipeline::Failpoint::RepeatDropped),
+            Guard::RequestCompared => Some(pipeline::Failpoint::RequestCompared),
+            Guard::OutboxBeforeAck => Some(pipeline::Failpoint::OutboxBeforeAck),
+            Guard::OutboxForDecided => Some(pipeline::Failpoint::OutboxForDecided),
+            Guard::DroppedFirst => Some(pipeline::Failpoint::DroppedFirst),
             _ => None,
         }
     }

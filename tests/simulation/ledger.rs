@@ -10,7 +10,7 @@ use flux::core::model::{
 };
 use flux::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
-    LedgerError, OrderRecord, OrderState, Page, Tally,
+    LedgerError, OrderRecord, OrderState, Page, StoreTotals,
 };
 
 use super::guards::Guard;
@@ -215,7 +215,7 @@ impl Ledger for SimLedger {
         Ok(self.process.call(format!("removes {item}"), remove).await?)
     }
 
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
         Ok(None)
     }
 

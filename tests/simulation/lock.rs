@@ -1,4 +1,4 @@
-//! The simulated lock, marks and outcomes.
+//! The simulated lock, idempotency and notifier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flux::core::model::{ItemId, OrderId};
-use flux::core::ports::idempotency::{Mark, Marked, Marks, MarksError};
+use flux::core::ports::idempotency::{Fingerprint, IdempotencyError, IdempotencyStore, KeyCheck};
 use flux::core::ports::lock::{Acquired, Lock, LockError, Renewed, Token};
-use flux::core::ports::notifier::{Outcomes, Waiters};
+use flux::core::ports::notifier::{Notifier, Subscribers};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -94,19 +94,19 @@ impl Store {
         }
     }
 
-    fn mark(&self, marks: &[Mark]) -> Vec<Marked> {
+    fn check_keys(&self, idempotency: &[Fingerprint]) -> Vec<KeyCheck> {
         let mut state = self.state();
         if self.world.happens(Fault::MarksWiped) {
             self.world.tell(format_args!("all marks are wiped"));
-            self.world.audit(|auditor| auditor.unmarked(state.marks.keys().copied()));
-            state.marks.clear();
+            self.world.audit(|auditor| auditor.unmarked(state.idempotency.keys().copied()));
+            state.idempotency.clear();
         }
-        let mut one = |mark: &Mark| {
-            let known = *state.marks.entry(mark.order).or_insert(mark.fingerprint);
+        let mut one = |mark: &Fingerprint| {
+            let known = *state.idempotency.entry(mark.order).or_insert(mark.fingerprint);
             let fits = known == mark.fingerprint || self.is_out(Guard::Fingerprint);
-            if fits { Marked::Fits } else { Marked::Differs }
+            if fits { KeyCheck::Match } else { KeyCheck::Mismatch }
         };
-        marks.iter().map(&mut one).collect()
+        idempotency.iter().map(&mut one).collect()
     }
 }
 
@@ -149,20 +149,23 @@ impl Lock for SimRedis {
 }
 
 #[async_trait]
-impl Marks for SimRedis {
-    async fn mark(&self, marks: &[Mark]) -> Result<Vec<Marked>, MarksError> {
-        let (store, batch) = (self.store.clone(), marks.to_vec());
-        let marked = self.process.call("marks".to_owned(), move || store.mark(&batch)).await;
+impl IdempotencyStore for SimRedis {
+    async fn check_keys(
+        &self,
+        idempotency: &[Fingerprint],
+    ) -> Result<Vec<KeyCheck>, IdempotencyError> {
+        let (store, batch) = (self.store.clone(), idempotency.to_vec());
+        let marked = self.process.call("marks".to_owned(), move || store.check_keys(&batch)).await;
         if marked.is_err() {
-            let orders = marks.iter().map(|mark| mark.order);
+            let orders = idempotency.iter().map(|mark| mark.order);
             self.store.world.audit(|auditor| auditor.unmarked(orders));
         }
-        marked.map_err(|e| MarksError(format!("{e:?}")))
+        marked.map_err(|e| IdempotencyError(format!("{e:?}")))
     }
 }
 
 #[async_trait]
-impl Outcomes for SimRedis {
+impl Notifier for SimRedis {
     async fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -172,7 +175,7 @@ impl Outcomes for SimRedis {
         let _lost = self.process.call(what, || ()).await;
     }
 
-    async fn listen(&self, _: Arc<Waiters>, stop: CancellationToken) {
+    async fn listen(&self, _: Arc<Subscribers>, stop: CancellationToken) {
         stop.cancelled().await;
     }
 }

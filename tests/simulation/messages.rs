@@ -130,7 +130,7 @@ impl Store {
             let orders = self.orders_of(&state, place);
             let Some(message) = state.messages.get_mut(&place) else { continue };
             if message.receives >= self.setup.receives_max && !self.is_embedded() {
-                self.bury_message(&mut state, place);
+                self.dead_letter_message(&mut state, place);
                 continue;
             }
             message.receives += 1;
@@ -174,7 +174,7 @@ impl Store {
     }
 
     /// Moves a message that was received too often.
-    fn bury_message(&self, state: &mut State, place: u64) {
+    fn dead_letter_message(&self, state: &mut State, place: u64) {
         let Some(message) = state.messages.remove(&place) else { return };
         let (orders, letters) = self.decode(&message.body, place);
         let too_often = |order: Order| DeadLetter {
@@ -184,10 +184,10 @@ impl Store {
             at: order.accepted_at,
         };
         let letters = letters.into_iter().chain(orders.into_iter().map(too_often)).collect();
-        self.bury(state, place, letters);
+        self.dead_letter(state, place, letters);
     }
 
-    pub fn bury(&self, state: &mut State, place: u64, letters: Vec<DeadLetter>) {
+    pub fn dead_letter(&self, state: &mut State, place: u64, letters: Vec<DeadLetter>) {
         for letter in letters {
             self.world
                 .tell(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
@@ -208,7 +208,7 @@ impl Store {
         let mut state = self.state();
         if self.is_embedded() {
             let Some(place) = state.messages.keys().next().copied() else { return };
-            return self.bury_message(&mut state, place);
+            return self.dead_letter_message(&mut state, place);
         }
         let order = format!(r#"{{"user_id":"stranger","item_id":"{item}"}}"#);
         let body = match self.world.below(4) {
@@ -234,7 +234,7 @@ impl Store {
                 let user = format!("user-{}", self.world.below(buyers));
                 let key = format!("key-{}", self.world.below(2));
                 let key = IdempotencyKey::parse(key.as_bytes()).unwrap();
-                self.names.keyed(&UserId::parse(&user).unwrap(), &key)
+                self.names.from_idempotency_key(&UserId::parse(&user).unwrap(), &key)
             }
         };
         let order = Order {
@@ -309,7 +309,7 @@ impl Store {
             return Became::Dropped(self.decide_dropped(state, id, now));
         };
         let lost = self.is_out(Guard::OrderIdKept);
-        let id_now = if lost { self.names.fresh(order.accepted_at) } else { id };
+        let id_now = if lost { self.names.generate(order.accepted_at) } else { id };
         let order = Order { id: id_now, ..order.clone() };
         let grouped = self.setup.backend != Backend::Standard;
         self.put(

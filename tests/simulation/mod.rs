@@ -30,7 +30,7 @@ use world::{Fault, Happened};
 
 /// What many runs came to.
 #[derive(Debug, Default)]
-struct Tally {
+struct StoreTotals {
     runs: u64,
     orders: u64,
     sold: u64,
@@ -39,7 +39,7 @@ struct Tally {
     failed: Vec<(u64, Vec<String>)>,
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for StoreTotals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (runs, broken) = (self.runs, self.failed.len());
         write!(f, "{runs} seeds, {broken} of them broke a promise; {} orders, ", self.orders)?;
@@ -50,7 +50,7 @@ impl fmt::Display for Tally {
     }
 }
 
-impl Tally {
+impl StoreTotals {
     fn add(&mut self, seed: u64, report: Report) {
         self.runs += 1;
         self.orders += report.orders;
@@ -69,8 +69,8 @@ impl Tally {
 }
 
 /// Runs every seed, on as many threads as there are cores.
-fn run_all(seeds: Range<u64>) -> Tally {
-    let (next, tally) = (AtomicU64::new(seeds.start), Mutex::new(Tally::default()));
+fn run_all(seeds: Range<u64>) -> StoreTotals {
+    let (next, tally) = (AtomicU64::new(seeds.start), Mutex::new(StoreTotals::default()));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..threads {

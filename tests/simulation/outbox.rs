@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flux::core::model::Decided;
-use flux::core::ports::dead_letters::Which;
-use flux::core::ports::webhook_outbox::{Due, Letter, Outcome, Waiting, Webhooks, WebhooksError};
+use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::webhook_outbox::{
+    AttemptResult, DueEvent, Letter, OutboxError, Waiting, WebhookOutbox,
+};
 
 use super::process::{Failed, Process};
 use super::store::Store;
@@ -26,23 +28,23 @@ impl fmt::Display for SimWebhooks {
     }
 }
 
-impl From<Failed> for WebhooksError {
+impl From<Failed> for OutboxError {
     fn from(failed: Failed) -> Self {
-        WebhooksError::Busy(format!("{failed:?}"))
+        OutboxError::Busy(format!("{failed:?}"))
     }
 }
 
-fn nobody_sends<T>() -> Result<T, WebhooksError> {
-    Err(WebhooksError::Broken("nobody sends in a simulation".to_owned()))
+fn nobody_sends<T>() -> Result<T, OutboxError> {
+    Err(OutboxError::Broken("nobody sends in a simulation".to_owned()))
 }
 
 #[async_trait]
-impl Webhooks for SimWebhooks {
-    async fn begin(&self) -> Result<(), WebhooksError> {
+impl WebhookOutbox for SimWebhooks {
+    async fn begin(&self) -> Result<(), OutboxError> {
         Ok(())
     }
 
-    async fn end(&self) -> Result<(), WebhooksError> {
+    async fn end(&self) -> Result<(), OutboxError> {
         nobody_sends()
     }
 
@@ -50,7 +52,7 @@ impl Webhooks for SimWebhooks {
         false
     }
 
-    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+    async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError> {
         let (world, batch) = (self.store.world.clone(), decided.to_vec());
         let put = move || {
             for one in &batch {
@@ -64,30 +66,30 @@ impl Webhooks for SimWebhooks {
         if self.process.call(format!("tells of {}", decided.len()), put).await? {
             return Ok(());
         }
-        Err(WebhooksError::Busy("some were not put".to_owned()))
+        Err(OutboxError::Busy("some were not put".to_owned()))
     }
 
-    async fn take(&self, _: usize, _: Duration, _: Duration) -> Result<Vec<Due>, WebhooksError> {
+    async fn take(&self, _: usize, _: Duration, _: Duration) -> Result<Vec<DueEvent>, OutboxError> {
         nobody_sends()
     }
 
-    async fn settle(&self, _: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+    async fn record_results(&self, _: &[(DueEvent, AttemptResult)]) -> Result<(), OutboxError> {
         nobody_sends()
     }
 
-    async fn dead_letters(&self, _: usize) -> Result<Vec<Letter>, WebhooksError> {
+    async fn dead_letters(&self, _: usize) -> Result<Vec<Letter>, OutboxError> {
         nobody_sends()
     }
 
-    async fn redrive(&self, _: &Which) -> Result<usize, WebhooksError> {
+    async fn redrive(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
         nobody_sends()
     }
 
-    async fn drop_letters(&self, _: &Which) -> Result<usize, WebhooksError> {
+    async fn drop_letters(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
         nobody_sends()
     }
 
-    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+    async fn waiting(&self) -> Result<Waiting, OutboxError> {
         nobody_sends()
     }
 }

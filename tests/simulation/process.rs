@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use flux::core::model::{Chance, Clock, Timestamp};
+use flux::core::model::{Clock, IdSource, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -207,8 +207,8 @@ impl Clock for Process {
     }
 }
 
-impl Chance for Process {
-    fn draw(&self) -> u128 {
+impl IdSource for Process {
+    fn next_id(&self) -> u128 {
         u128::from(self.world.next()) << 64 | u128::from(self.world.next())
     }
 }

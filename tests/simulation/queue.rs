@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use flux::core::model::{Clock, Order, OrderId};
 use flux::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters, Wish};
 use flux::core::ports::queue::{
-    Arrival, Backlog, Delivery, Line, Queue, QueueError, QueueLimits, Receipt, Sent,
+    Arrival, Backlog, Delivery, Queue, QueueError, QueueLimits, QueuePosition, Receipt, Sent,
 };
 use tokio::time::Instant;
 
@@ -151,7 +151,7 @@ impl Queue for SimQueue {
 
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
         let (store, letters) = (self.store.clone(), letters.to_vec());
-        let bury = move || store.bury(&mut store.state(), 0, letters);
+        let bury = move || store.dead_letter(&mut store.state(), 0, letters);
         Ok(self.process.call("buries".to_owned(), bury).await?)
     }
 
@@ -198,7 +198,7 @@ impl Queue for SimQueue {
         self.store.is_embedded()
     }
 
-    async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {
+    async fn position(&self, _: OrderId) -> Result<Option<QueuePosition>, QueueError> {
         Ok(None)
     }
 

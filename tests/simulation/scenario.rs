@@ -8,10 +8,10 @@ use flux::core::engine::Ports;
 use flux::core::engine::failpoints::take_out;
 use flux::core::engine::intake::Intake;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{Course, Deed};
+use flux::core::engine::redrive::{DlqAction, RedriveOptions};
 use flux::core::engine::worker::{Rules, Worker};
 use flux::core::model::{Clock, ItemChange, ItemId, OrderId};
-use flux::core::ports::dead_letters::Which;
+use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::queue::QueueError;
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
@@ -119,13 +119,20 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
 
 /// Sends all dead letters again.
 pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
-    let (deed, course) = (Deed::Redrive { body: None }, Course::default());
-    redrive::act(ports, &Which::ALL, &deed, &course, &mut |_, _| {}).await
+    let (deed, course) = (DlqAction::Redrive { body: None }, RedriveOptions::default());
+    redrive::act(ports, &DlqFilter::ALL, &deed, &course, &mut |_, _| {}).await
 }
 
 /// Drops all dead letters.
 pub async fn drop_all(ports: &Ports) -> Result<bool, QueueError> {
-    redrive::act(ports, &Which::ALL, &Deed::Drop, &Course::default(), &mut |_, _| {}).await
+    redrive::act(
+        ports,
+        &DlqFilter::ALL,
+        &DlqAction::Drop,
+        &RedriveOptions::default(),
+        &mut |_, _| {},
+    )
+    .await
 }
 
 impl Sale {

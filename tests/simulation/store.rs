@@ -1,17 +1,17 @@
 //! The state of the services behind the ports: messages, dead letters, items, decisions, locks,
-//! marks. Changed only inside of a call, so each change happens whole and at one moment.
+//! idempotency. Changed only inside of a call, so each change happens whole and at one moment.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use flux::adapters::memory::heartbeats::LocalPulses;
+use flux::adapters::memory::heartbeats::MemoryHeartbeats;
 use flux::core::engine::Ports;
 use flux::core::engine::tracer::Tracer;
-use flux::core::model::{Decided, Item, ItemId, Order, OrderId, OrderKey, OrderNames};
+use flux::core::model::{Decided, Item, ItemId, Order, OrderId, OrderIds, OrderKey};
 use flux::core::ports::dead_letters::DeadLetter;
 use flux::core::ports::lock::Token;
-use flux::core::ports::webhook_outbox::Webhooks;
+use flux::core::ports::webhook_outbox::WebhookOutbox;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -81,21 +81,21 @@ pub struct State {
     pub items: BTreeMap<ItemId, Item>,
     pub decided: BTreeMap<OrderId, Decided>,
     pub locks: BTreeMap<ItemId, HeldLock>,
-    pub marks: BTreeMap<OrderId, u64>,
+    pub idempotency: BTreeMap<OrderId, u64>,
 }
 
 #[derive(Debug)]
 pub struct Store {
     pub setup: Setup,
     pub world: Arc<World>,
-    pub names: Arc<OrderNames>,
+    pub names: Arc<OrderIds>,
     state: Mutex<State>,
     /// Told of changes that a waiting receiver wants to know of.
     pub changes: Notify,
 }
 
-fn names(process: u32) -> Arc<OrderNames> {
-    Arc::new(OrderNames::new(OrderKey::from_text("sale"), process))
+fn names(process: u32) -> Arc<OrderIds> {
+    Arc::new(OrderIds::new(OrderKey::from_text("sale"), process))
 }
 
 impl Store {
@@ -105,27 +105,27 @@ impl Store {
         Arc::new(Store { setup, world: world.clone(), names, state, changes })
     }
 
-    /// What a process of flux works with; without `redis`, no lock and no marks.
+    /// What a process of flux works with; without `redis`, no lock and no idempotency.
     pub fn ports(self: &Arc<Self>, process: &Arc<Process>, redis: bool) -> Ports {
         let (process, store) = (process.clone(), self.clone());
         let services = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
-        let marks = redis && !self.is_embedded();
+        let idempotency = redis && !self.is_embedded();
         let number = self.state().fresh() as u32;
         let outbox = SimWebhooks { process: process.clone(), store: store.clone() };
-        let outbox: Arc<dyn Webhooks> = Arc::new(outbox);
+        let outbox: Arc<dyn WebhookOutbox> = Arc::new(outbox);
         Ports {
             queue: Arc::new(SimQueue { process: process.clone(), store: store.clone() }),
             ledger: Arc::new(SimLedger::new(process.clone(), store)),
             lock: if redis { Some(services.clone()) } else { None },
-            outcomes: services.clone(),
-            marks: if marks { Some(services) } else { None },
+            notifier: services.clone(),
+            idempotency: if idempotency { Some(services) } else { None },
             webhooks: self.setup.shop_is_told.then_some(outbox),
-            names: names(number),
+            order_ids: names(number),
             clock: process.clone(),
-            chance: process,
+            ids: process,
             calls: Arc::default(),
-            meters: Arc::default(),
-            pulses: Arc::new(LocalPulses::default()),
+            metrics: Arc::default(),
+            heartbeats: Arc::new(MemoryHeartbeats::default()),
             tracer: Tracer::off(),
         }
     }

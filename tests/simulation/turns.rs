@@ -84,7 +84,7 @@ impl Stage {
         let mut sent = Vec::new();
         for n in 0..count {
             let order = Order {
-                id: ports.names.fresh(api.now()),
+                id: ports.order_ids.generate(api.now()),
                 user: UserId::parse(&format!("user-{n}")).unwrap(),
                 item: self.item.clone(),
                 quantity: Quantity::ONE,
@@ -102,7 +102,7 @@ impl Stage {
     fn order(&self, user: &str) -> Order {
         let now = Process::new(&self.world, "api".to_owned()).now();
         Order {
-            id: self.store.names.fresh(now),
+            id: self.store.names.generate(now),
             user: UserId::parse(user).unwrap(),
             item: self.item.clone(),
             quantity: Quantity::ONE,

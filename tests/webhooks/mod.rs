@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use flux::config::Settings;
 use flux::core::engine::Ports;
-use flux::core::model::{Item, Order, SystemChance, decide};
-use flux::core::ports::dead_letters::Which;
+use flux::core::model::{Item, Order, SystemIdSource, decide};
+use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::ledger::{Commit, Expect};
-use flux::core::ports::webhook_outbox::Webhooks;
+use flux::core::ports::webhook_outbox::WebhookOutbox;
 use flux::webhooks::sender::Sender;
 use flux::wiring;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,7 @@ impl Stall {
         Stall { ports, settings, stop: CancellationToken::new() }
     }
 
-    fn webhooks(&self) -> &Arc<dyn Webhooks> {
+    fn webhooks(&self) -> &Arc<dyn WebhookOutbox> {
         self.ports.webhooks.as_ref().unwrap()
     }
 
@@ -50,12 +50,12 @@ impl Stall {
     fn send(&self, pauses: &[u64]) -> tokio::task::JoinHandle<()> {
         let sender = Sender {
             webhooks: self.webhooks().clone(),
-            shop: wiring::webhooks::shop(&self.settings).unwrap(),
+            endpoint: wiring::webhooks::shop(&self.settings).unwrap(),
             pauses: pauses.iter().map(|ms| Duration::from_millis(*ms)).collect(),
             clock: self.ports.clock.clone(),
-            chance: Arc::new(SystemChance),
+            ids: Arc::new(SystemIdSource),
             drain: Duration::from_secs(2),
-            meters: self.ports.meters.clone(),
+            metrics: self.ports.metrics.clone(),
         };
         tokio::spawn(sender.run(self.stop.clone()))
     }
@@ -64,8 +64,9 @@ impl Stall {
     async fn decide(&self, item_name: &str, count: usize) -> Vec<String> {
         let found = self.ports.ledger.item(&item(item_name)).await.unwrap();
         let read = found.unwrap_or_else(|| Item::new(item(item_name), 1_000_000));
-        let orders: Vec<Order> =
-            (0..count).map(|n| order(&self.ports.names, item_name, &format!("user-{n}"))).collect();
+        let orders: Vec<Order> = (0..count)
+            .map(|n| order(&self.ports.order_ids, item_name, &format!("user-{n}")))
+            .collect();
         let ids = orders.iter().map(|order| order.id.to_string()).collect();
         let verdict = decide(Some(&read), orders, now());
         let expect = Expect::Version(read.version);
@@ -114,11 +115,11 @@ async fn an_event_that_the_shop_never_takes_is_a_dead_letter_and_holds_up_no_oth
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].order_id.to_string(), letters[0].attempts), (poison[0].clone(), 4));
     assert_eq!(letters[0].reason, "HTTP status 500, at the last of 4 attempts");
-    let counts = stall.ports.meters.webhooks.each_ref().map(|count| count.get());
+    let counts = stall.ports.metrics.webhooks.each_ref().map(|count| count.get());
     assert_eq!(counts, [100, 4, 1]);
 
     receiver.tell(|_, _, _| Reply::Status(200));
-    assert_eq!(stall.webhooks().redrive(&Which::ALL).await.unwrap(), 1);
+    assert_eq!(stall.webhooks().redrive(&DlqFilter::ALL).await.unwrap(), 1);
     stall.all_are_sent().await;
     assert_eq!(stall.webhooks().waiting().await.unwrap().dead_letters, 0);
     assert_eq!(receiver.got().len(), 105);

@@ -1,5 +1,5 @@
 //! A shop's end of the webhooks: a real HTTP server, that checks each request's signature with the
-//! library of the Standard Webhooks project and answers as it is told.
+//! library of the Standard WebhookOutbox project and answers as it is told.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

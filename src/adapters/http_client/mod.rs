@@ -27,7 +27,7 @@ const NO_ROOTS: &str = "no certificates of authorities were found on this machin
 
 /// Why a request has no answer. The text is one line and holds neither URL nor headers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WebError {
+pub enum HttpError {
     /// Nothing was sent, and the same request will not be either.
     #[error("{0}")]
     Unusable(String),
@@ -52,19 +52,19 @@ pub struct Reply {
 
 /// Cheap to clone; clones share their connections.
 #[derive(Debug, Clone)]
-pub struct Web {
+pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     has_roots: bool,
 }
 
-impl Web {
+impl HttpClient {
     /// Reads the system's roots (blocking, some milliseconds). Without any, only `http` works.
-    pub fn new() -> Web {
+    pub fn new() -> HttpClient {
         let (tls, has_roots) = client_tls();
         Self::with(tls, has_roots)
     }
 
-    fn with(tls: ClientConfig, has_roots: bool) -> Web {
+    fn with(tls: ClientConfig, has_roots: bool) -> HttpClient {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -77,7 +77,7 @@ impl Web {
             .pool_max_idle_per_host(IDLE_MAX)
             .http1_max_buf_size(HEAD_MAX)
             .build(connector);
-        Web { client, has_roots }
+        HttpClient { client, has_roots }
     }
 
     /// Sends a request to an absolute URL; the whole answer must be there `within` the time, and
@@ -89,29 +89,29 @@ impl Web {
         mut request: Request<Full<Bytes>>,
         within: Duration,
         body_max: usize,
-    ) -> Result<Reply, WebError> {
+    ) -> Result<Reply, HttpError> {
         self.check(request.uri())?;
         let agent = HeaderValue::from_static(concat!("flux/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().entry(USER_AGENT).or_insert(agent);
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|e| match e.is_connect() {
-                true => WebError::NoConnection(cause(&e)),
-                false => WebError::NoAnswer(cause(&e)),
+                true => HttpError::NoConnection(cause(&e)),
+                false => HttpError::NoAnswer(cause(&e)),
             })?;
             let (head, body) = answer.into_parts();
             let (body, cut) = read(body, body_max).await?;
             Ok(Reply { status: head.status, headers: head.headers, body, cut })
         };
-        let late = || WebError::NoAnswer(format!("not within {} ms", within.as_millis()));
+        let late = || HttpError::NoAnswer(format!("not within {} ms", within.as_millis()));
         tokio::time::timeout(within, exchange).await.map_err(|_| late())?
     }
 
-    fn check(&self, url: &Uri) -> Result<(), WebError> {
+    fn check(&self, url: &Uri) -> Result<(), HttpError> {
         match (url.scheme_str(), url.host()) {
             (Some("http"), Some(_)) => Ok(()),
             (Some("https"), Some(_)) if self.has_roots => Ok(()),
-            (Some("https"), Some(_)) => Err(WebError::Unusable(NO_ROOTS.to_owned())),
-            _ => Err(WebError::Unusable("the URL must begin with https:// or http://".to_owned())),
+            (Some("https"), Some(_)) => Err(HttpError::Unusable(NO_ROOTS.to_owned())),
+            _ => Err(HttpError::Unusable("the URL must begin with https:// or http://".to_owned())),
         }
     }
 }
@@ -131,18 +131,18 @@ pub(super) fn client_tls() -> (ClientConfig, bool) {
     }
 }
 
-impl Default for Web {
+impl Default for HttpClient {
     fn default() -> Self {
         Self::new()
     }
 }
 
 /// At most `max` bytes, and whether there are more.
-async fn read(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), WebError> {
+async fn read(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), HttpError> {
     let expected = body.size_hint().lower().min(max as u64) as usize;
     let mut bytes = Vec::with_capacity(expected);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| WebError::NoAnswer(cause(&e)))?;
+        let frame = frame.map_err(|e| HttpError::NoAnswer(cause(&e)))?;
         let Ok(data) = frame.into_data() else { continue };
         let room = max - bytes.len();
         if data.len() > room {

@@ -48,13 +48,13 @@ async fn a_connection_is_used_again_and_a_redirect_is_an_answer() {
         let (stream, _) = listener.accept().await.unwrap();
         answer_all(stream, &said).await
     });
-    let web = Web::new();
+    let http = HttpClient::new();
     for _ in 0..3 {
-        let reply = web.send(get(&format!("http://{host}/x")), PATIENCE, 100).await.unwrap();
+        let reply = http.send(get(&format!("http://{host}/x")), PATIENCE, 100).await.unwrap();
         assert_eq!((reply.status.as_u16(), reply.cut), (302, false));
         assert_eq!(reply.body, b"over there");
     }
-    drop(web);
+    drop(http);
     assert_eq!(server.await.unwrap(), 3);
 }
 
@@ -66,7 +66,8 @@ async fn no_more_is_read_than_was_asked_for() {
         let (stream, _) = listener.accept().await.unwrap();
         answer_all(stream, &endless).await
     });
-    let reply = Web::new().send(get(&format!("http://{host}/")), PATIENCE, 1_000).await.unwrap();
+    let reply =
+        HttpClient::new().send(get(&format!("http://{host}/")), PATIENCE, 1_000).await.unwrap();
     assert_eq!((reply.status.as_u16(), reply.cut, reply.body.len()), (200, true, 1_000));
 }
 
@@ -79,9 +80,9 @@ async fn who_does_not_answer_or_only_half_is_given_up_in_time() {
             let (stream, _) = listener.accept().await.unwrap();
             answer_all(stream, said).await
         });
-        let web = Web::new();
-        let late = web.send(get(&format!("http://{host}/")), Duration::from_millis(300), 1_000);
-        assert_eq!(late.await.unwrap_err(), WebError::NoAnswer("not within 300 ms".to_owned()));
+        let http = HttpClient::new();
+        let late = http.send(get(&format!("http://{host}/")), Duration::from_millis(300), 1_000);
+        assert_eq!(late.await.unwrap_err(), HttpError::NoAnswer("not within 300 ms".to_owned()));
     }
 }
 
@@ -89,21 +90,21 @@ async fn who_does_not_answer_or_only_half_is_given_up_in_time() {
 async fn what_was_not_sent_is_told_apart() {
     let (listener, host) = listen().await;
     drop(listener);
-    let web = Web::new();
-    let nobody = web.send(get(&format!("http://{host}/")), PATIENCE, 10).await;
-    assert!(matches!(nobody, Err(WebError::NoConnection(_))), "{nobody:?}");
+    let http = HttpClient::new();
+    let nobody = http.send(get(&format!("http://{host}/")), PATIENCE, 10).await;
+    assert!(matches!(nobody, Err(HttpError::NoConnection(_))), "{nobody:?}");
     for url in ["/path", "ftp://localhost/"] {
-        let never = web.send(get(url), PATIENCE, 10).await;
-        assert!(matches!(never, Err(WebError::Unusable(_))), "{never:?}");
+        let never = http.send(get(url), PATIENCE, 10).await;
+        assert!(matches!(never, Err(HttpError::Unusable(_))), "{never:?}");
     }
 }
 
 /// A client that trusts these alone.
-fn trusting(roots: RootCertStore) -> Web {
+fn trusting(roots: RootCertStore) -> HttpClient {
     let provider = Arc::new(ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider);
     let tls = tls.with_safe_default_protocol_versions().unwrap();
-    Web::with(tls.with_root_certificates(roots).with_no_client_auth(), true)
+    HttpClient::with(tls.with_root_certificates(roots).with_no_client_auth(), true)
 }
 
 #[tokio::test]
@@ -133,8 +134,8 @@ async fn a_server_must_show_a_certificate_for_its_name_from_who_is_trusted() {
     assert_eq!(reply.body, b"secret");
     let other_name = format!("https://{}/", host.replace("localhost", "127.0.0.1"));
     let by_number = known.send(get(&other_name), PATIENCE, 10).await;
-    assert!(matches!(by_number, Err(WebError::NoConnection(_))), "{by_number:?}");
+    assert!(matches!(by_number, Err(HttpError::NoConnection(_))), "{by_number:?}");
     let stranger = trusting(RootCertStore::empty());
     let refused = stranger.send(get(&format!("https://{host}/")), PATIENCE, 10).await;
-    assert!(matches!(refused, Err(WebError::NoConnection(_))), "{refused:?}");
+    assert!(matches!(refused, Err(HttpError::NoConnection(_))), "{refused:?}");
 }

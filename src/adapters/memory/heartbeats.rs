@@ -1,4 +1,4 @@
-//! Pulses within one process, where nothing carries them to others.
+//! Heartbeats within one process, where nothing carries them to others.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,43 +7,45 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use crate::core::ports::heartbeats::{LIFE, Living, Pulse, Pulses, PulsesError};
+use crate::core::ports::heartbeats::{Heartbeat, HeartbeatError, Heartbeats, LIFE, ProcessStatus};
 
 #[derive(Debug, Default)]
-pub struct LocalPulses {
-    pulses: Mutex<BTreeMap<String, (Instant, Pulse)>>,
+pub struct MemoryHeartbeats {
+    heartbeats: Mutex<BTreeMap<String, (Instant, Heartbeat)>>,
 }
 
-impl LocalPulses {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Instant, Pulse)>> {
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner)
+impl MemoryHeartbeats {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Instant, Heartbeat)>> {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Display for LocalPulses {
+impl fmt::Display for MemoryHeartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("pulses within this process")
     }
 }
 
 #[async_trait]
-impl Pulses for LocalPulses {
-    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError> {
-        self.lock().insert(pulse.id.clone(), (Instant::now(), pulse.clone()));
+impl Heartbeats for MemoryHeartbeats {
+    async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
+        self.lock().insert(heartbeat.id.clone(), (Instant::now(), heartbeat.clone()));
         Ok(())
     }
 
-    async fn remove(&self, id: &str) -> Result<(), PulsesError> {
+    async fn remove(&self, id: &str) -> Result<(), HeartbeatError> {
         self.lock().remove(id);
         Ok(())
     }
 
-    async fn living(&self) -> Result<Vec<Living>, PulsesError> {
-        let mut pulses = self.lock();
-        pulses.retain(|_, (at, _)| at.elapsed() <= LIFE);
-        let living =
-            |(at, pulse): &(Instant, Pulse)| Living { pulse: pulse.clone(), age: at.elapsed() };
-        Ok(pulses.values().map(living).collect())
+    async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError> {
+        let mut heartbeats = self.lock();
+        heartbeats.retain(|_, (at, _)| at.elapsed() <= LIFE);
+        let living = |(at, heartbeat): &(Instant, Heartbeat)| ProcessStatus {
+            heartbeat: heartbeat.clone(),
+            age: at.elapsed(),
+        };
+        Ok(heartbeats.values().map(living).collect())
     }
 
     fn reach_others(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Outcomes within one process, where no service carries them to others: those look later.
+//! Notifier within one process, where no service carries them to others: those look later.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -7,24 +7,24 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::model::OrderId;
-use crate::core::ports::notifier::{Outcomes, Waiters};
+use crate::core::ports::notifier::{Notifier, Subscribers};
 
 #[derive(Debug, Default)]
-pub struct LocalOutcomes {
-    waiters: OnceLock<Arc<Waiters>>,
+pub struct MemoryNotifier {
+    subscribers: OnceLock<Arc<Subscribers>>,
 }
 
-impl fmt::Display for LocalOutcomes {
+impl fmt::Display for MemoryNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("outcomes within this process")
     }
 }
 
 #[async_trait]
-impl Outcomes for LocalOutcomes {
+impl Notifier for MemoryNotifier {
     async fn publish(&self, orders: &[OrderId]) {
-        if let Some(waiters) = self.waiters.get() {
-            waiters.wake(orders.iter().copied());
+        if let Some(subscribers) = self.subscribers.get() {
+            subscribers.wake(orders.iter().copied());
         }
     }
 
@@ -33,8 +33,8 @@ impl Outcomes for LocalOutcomes {
         Ok(())
     }
 
-    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
-        self.waiters.get_or_init(|| waiters);
+    async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken) {
+        self.subscribers.get_or_init(|| subscribers);
         stop.cancelled().await;
     }
 }

@@ -15,7 +15,7 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 use opentelemetry::trace::{Link, SpanContext, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_http::{Bytes, HttpClient as OtelHttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
     ExporterBuildError, Protocol, RetryPolicy, WithExportConfig, WithHttpConfig,
 };
@@ -27,7 +27,7 @@ use opentelemetry_sdk::trace::{
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::http_client::Web;
+use super::http_client::HttpClient;
 use crate::core::model::TraceContext;
 use crate::core::model::text::percent_decoded;
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
@@ -90,12 +90,15 @@ pub struct Otlp {
 impl Otlp {
     /// Starts the SDK's thread; connects to nothing. Requests are made on the tokio runtime of the
     /// caller, which must be there.
-    pub fn start(web: Web, settings: OtlpSettings) -> Result<Arc<Otlp>, ExporterBuildError> {
+    pub fn start(
+        http: HttpClient,
+        settings: OtlpSettings,
+    ) -> Result<Arc<Otlp>, ExporterBuildError> {
         let OtlpSettings { url, headers, service, instance } = settings;
         let counts = Arc::<Counts>::default();
         let endpoint = url.to_string();
         let runtime = Handle::current();
-        let collector = Collector { web, url, headers, runtime, counts: counts.clone() };
+        let collector = Collector { http, url, headers, runtime, counts: counts.clone() };
         let retry = RetryPolicy::recommended()
             .with_max_retries(RETRIES)
             .with_initial_delay(RETRY_PAUSE)
@@ -200,7 +203,7 @@ fn attribute((key, value): (&'static str, Value)) -> KeyValue {
 /// The connection to the collector, as the SDK's exporter asks for it.
 #[derive(Debug)]
 struct Collector {
-    web: Web,
+    http: HttpClient,
     url: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The SDK's thread has none of its own.
@@ -209,7 +212,7 @@ struct Collector {
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl OtelHttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         // The exporter's headers stay behind: it reads them from the environment, unchecked.
         let mut post = Request::new(Full::new(request.into_body()));
@@ -217,8 +220,8 @@ impl HttpClient for Collector {
         *post.uri_mut() = self.url.clone();
         post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         post.headers_mut().extend(self.headers.iter().cloned());
-        let web = self.web.clone();
-        let sent = async move { web.send(post, ANSWER_WITHIN, ANSWER_BYTES).await };
+        let http = self.http.clone();
+        let sent = async move { http.send(post, ANSWER_WITHIN, ANSWER_BYTES).await };
         let reply = self.runtime.spawn(sent).await?;
         let reply = reply.inspect_err(|e| self.counts.warn(e))?;
         if !reply.status.is_success() {
@@ -307,7 +310,7 @@ mod tests {
         let url = format!("http://{}/v1/traces", collector.local_addr().unwrap()).parse().unwrap();
         let instance = String::new();
         let settings = OtlpSettings { url, headers: vec![], service: "flux".into(), instance };
-        let otlp = Otlp::start(Web::new(), settings).unwrap();
+        let otlp = Otlp::start(HttpClient::new(), settings).unwrap();
         let span = Span {
             context: TraceContext::begin(1, 1).unwrap(),
             parent: None,

@@ -1,4 +1,4 @@
-//! Pulses in Redis: one hash with a field for each process, read and cleared by Redis's own clock,
+//! Heartbeats in Redis: one hash with a field for each process, read and cleared by Redis's own clock,
 //! so that those of the machines need not agree.
 
 use std::fmt;
@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use fred::interfaces::LuaInterface;
 
 use super::client::Redis;
-use crate::core::ports::heartbeats::{KEPT, LIFE, Living, Pulse, Pulses, PulsesError};
+use crate::core::ports::heartbeats::{
+    Heartbeat, HeartbeatError, Heartbeats, KEPT, LIFE, ProcessStatus,
+};
 
-/// Writes a pulse behind the time in milliseconds, and removes what is older than kept.
+/// Writes a heartbeat behind the time in milliseconds, and removes what is older than kept.
 const BEAT: &str = "\
 local t = redis.call('time')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -32,12 +34,12 @@ table.insert(all, 1, string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000)))
 return all";
 
 #[derive(Debug)]
-pub struct RedisPulses {
+pub struct RedisHeartbeats {
     redis: Redis,
     key: String,
 }
 
-impl RedisPulses {
+impl RedisHeartbeats {
     pub fn new(redis: Redis) -> Self {
         Self { key: redis.name("pulses"), redis }
     }
@@ -46,32 +48,32 @@ impl RedisPulses {
         &self,
         (name, script): (&str, &'static str),
         args: Vec<String>,
-    ) -> Result<T, PulsesError> {
-        let client = self.redis.round_trip(name, 1).map_err(PulsesError)?;
+    ) -> Result<T, HeartbeatError> {
+        let client = self.redis.round_trip(name, 1).map_err(HeartbeatError)?;
         let ran = client.eval(script, vec![self.key.clone()], args).await;
-        ran.map_err(|e| PulsesError(self.redis.failed(name, &e)))
+        ran.map_err(|e| HeartbeatError(self.redis.failed(name, &e)))
     }
 }
 
-impl fmt::Display for RedisPulses {
+impl fmt::Display for RedisHeartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.redis.fmt(f)
     }
 }
 
 #[async_trait]
-impl Pulses for RedisPulses {
-    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError> {
-        let text = serde_json::to_string(pulse).map_err(|e| PulsesError(e.to_string()))?;
-        let args = vec![pulse.id.clone(), text, KEPT.as_millis().to_string()];
+impl Heartbeats for RedisHeartbeats {
+    async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
+        let text = serde_json::to_string(heartbeat).map_err(|e| HeartbeatError(e.to_string()))?;
+        let args = vec![heartbeat.id.clone(), text, KEPT.as_millis().to_string()];
         self.run(("EVAL pulse", BEAT), args).await
     }
 
-    async fn remove(&self, id: &str) -> Result<(), PulsesError> {
+    async fn remove(&self, id: &str) -> Result<(), HeartbeatError> {
         self.run(("EVAL pulse", REMOVE), vec![id.to_owned()]).await
     }
 
-    async fn living(&self) -> Result<Vec<Living>, PulsesError> {
+    async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError> {
         let mut values: Vec<String> = self.run(("EVAL pulses", READ), Vec::new()).await?;
         if values.is_empty() {
             return Ok(Vec::new());
@@ -80,11 +82,11 @@ impl Pulses for RedisPulses {
         let living = |value: String| {
             let (at, text) = value.split_once(' ')?;
             let age = Duration::from_millis(now.abs_diff(at.parse().ok()?));
-            let pulse = serde_json::from_str(text).ok()?;
-            (age <= LIFE).then_some(Living { pulse, age })
+            let heartbeat = serde_json::from_str(text).ok()?;
+            (age <= LIFE).then_some(ProcessStatus { heartbeat, age })
         };
-        let mut living: Vec<Living> = values.into_iter().filter_map(living).collect();
-        living.sort_by(|a, b| a.pulse.id.cmp(&b.pulse.id));
+        let mut living: Vec<ProcessStatus> = values.into_iter().filter_map(living).collect();
+        living.sort_by(|a, b| a.heartbeat.id.cmp(&b.heartbeat.id));
         Ok(living)
     }
 

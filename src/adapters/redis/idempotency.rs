@@ -1,4 +1,4 @@
-//! Marks in Redis: a key per order id with the fingerprint of its request.
+//! IdempotencyStore in Redis: a key per order id with the fingerprint of its request.
 
 use std::fmt;
 
@@ -8,39 +8,42 @@ use fred::types::{Expiration, SetOptions};
 
 use super::client::Redis;
 use crate::core::model::DECISION_RETENTION;
-use crate::core::ports::idempotency::{Mark, Marked, Marks, MarksError};
+use crate::core::ports::idempotency::{Fingerprint, IdempotencyError, IdempotencyStore, KeyCheck};
 
 /// A mark outlives the sale: it lasts as long as decisions are remembered.
 const LIFE: Expiration = Expiration::EX(DECISION_RETENTION.as_secs() as i64);
 
 #[derive(Debug)]
-pub struct RedisMarks {
+pub struct RedisIdempotency {
     redis: Redis,
 }
 
-impl RedisMarks {
+impl RedisIdempotency {
     pub fn new(redis: Redis) -> Self {
         Self { redis }
     }
 }
 
-impl fmt::Display for RedisMarks {
+impl fmt::Display for RedisIdempotency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.redis.fmt(f)
     }
 }
 
 #[async_trait]
-impl Marks for RedisMarks {
+impl IdempotencyStore for RedisIdempotency {
     /// `SET NX GET`, Redis 7.0 or newer: answers what was there, and sets it if nothing was.
-    async fn mark(&self, marks: &[Mark]) -> Result<Vec<Marked>, MarksError> {
-        if marks.is_empty() {
+    async fn check_keys(
+        &self,
+        fingerprints: &[Fingerprint],
+    ) -> Result<Vec<KeyCheck>, IdempotencyError> {
+        if fingerprints.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |e: fred::error::Error| MarksError(self.redis.failed("SET", &e));
-        let client = self.redis.round_trip("SET", marks.len()).map_err(MarksError)?;
+        let failed = |e: fred::error::Error| IdempotencyError(self.redis.failed("SET", &e));
+        let client = self.redis.round_trip("SET", fingerprints.len()).map_err(IdempotencyError)?;
         let pipeline = client.pipeline();
-        for mark in marks {
+        for mark in fingerprints {
             let key = self.redis.name(&format!("mark:{}", mark.order));
             let fingerprint = format!("{:016x}", mark.fingerprint);
             let options = Some(SetOptions::NX);
@@ -48,10 +51,10 @@ impl Marks for RedisMarks {
             queued.await.map_err(failed)?;
         }
         let before: Vec<Option<String>> = pipeline.all().await.map_err(failed)?;
-        let fits = |(mark, before): (&Mark, &Option<String>)| match before {
-            Some(other) if *other != format!("{:016x}", mark.fingerprint) => Marked::Differs,
-            _ => Marked::Fits,
+        let fits = |(mark, before): (&Fingerprint, &Option<String>)| match before {
+            Some(other) if *other != format!("{:016x}", mark.fingerprint) => KeyCheck::Mismatch,
+            _ => KeyCheck::Match,
         };
-        Ok(marks.iter().zip(&before).map(fits).collect())
+        Ok(fingerprints.iter().zip(&before).map(fits).collect())
     }
 }

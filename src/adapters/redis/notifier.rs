@@ -1,4 +1,4 @@
-//! Outcomes over Redis pub/sub: one message per batch, its order ids one after another.
+//! Notifier over Redis pub/sub: one message per batch, its order ids one after another.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Redis;
 use crate::core::model::OrderId;
-use crate::core::ports::notifier::{Outcomes, Waiters};
+use crate::core::ports::notifier::{Notifier, Subscribers};
 
 const ID_BYTES: usize = 16;
 /// Ids in one message.
@@ -20,25 +20,25 @@ const BATCH: usize = 10_000;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub struct RedisOutcomes {
+pub struct RedisNotifier {
     redis: Redis,
     channel: String,
 }
 
-impl RedisOutcomes {
+impl RedisNotifier {
     pub fn new(redis: Redis) -> Self {
         Self { channel: redis.name("outcomes"), redis }
     }
 }
 
-impl fmt::Display for RedisOutcomes {
+impl fmt::Display for RedisNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.redis.fmt(f)
     }
 }
 
 #[async_trait]
-impl Outcomes for RedisOutcomes {
+impl Notifier for RedisNotifier {
     async fn publish(&self, orders: &[OrderId]) {
         for batch in orders.chunks(BATCH) {
             let Ok(client) = self.redis.round_trip("PUBLISH", 1) else { return };
@@ -54,7 +54,7 @@ impl Outcomes for RedisOutcomes {
         self.redis.check().await
     }
 
-    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
+    async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken) {
         let subscriber = match self.redis.subscriber() {
             Ok(subscriber) => subscriber,
             Err(e) => {
@@ -74,9 +74,9 @@ impl Outcomes for RedisOutcomes {
                 _ = try_again.tick(), if !subscribed => {}
                 message = messages.recv() => {
                     match message {
-                        Ok(message) => waiters.wake(ids(message.value.as_bytes().unwrap_or(&[]))),
+                        Ok(message) => subscribers.wake(ids(message.value.as_bytes().unwrap_or(&[]))),
                         // Too many to follow: everybody looks for himself.
-                        Err(RecvError::Lagged(_)) => waiters.wake(waiters.orders()),
+                        Err(RecvError::Lagged(_)) => subscribers.wake(subscribers.orders()),
                         Err(RecvError::Closed) => break,
                     }
                     continue;
@@ -85,7 +85,7 @@ impl Outcomes for RedisOutcomes {
             if !subscribed && subscriber.is_connected() {
                 subscribed = subscriber.subscribe(self.channel.as_str()).await.is_ok();
                 // What was published in between is lost: everybody looks for himself.
-                waiters.wake(waiters.orders());
+                subscribers.wake(subscribers.orders());
             }
         }
         let _closed = subscriber.quit().await;

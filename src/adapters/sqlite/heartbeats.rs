@@ -1,4 +1,4 @@
-//! Pulses in the embedded store: a row for each process, which share the machine's clock.
+//! Heartbeats in the embedded store: a row for each process, which share the machine's clock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,39 +9,41 @@ use rusqlite::{Connection, params};
 
 use super::store::{Store, StoreError};
 use crate::core::model::Clock;
-use crate::core::ports::heartbeats::{KEPT, LIFE, Living, Pulse, Pulses, PulsesError};
+use crate::core::ports::heartbeats::{
+    Heartbeat, HeartbeatError, Heartbeats, KEPT, LIFE, ProcessStatus,
+};
 
 #[derive(Debug)]
-pub struct SqlitePulses {
+pub struct SqliteHeartbeats {
     store: Store,
     clock: Arc<dyn Clock>,
 }
 
-impl SqlitePulses {
+impl SqliteHeartbeats {
     pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock }
     }
 }
 
-impl fmt::Display for SqlitePulses {
+impl fmt::Display for SqliteHeartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pulses in {}", self.store)
     }
 }
 
-impl From<StoreError> for PulsesError {
+impl From<StoreError> for HeartbeatError {
     fn from(e: StoreError) -> Self {
         Self(e.to_string())
     }
 }
 
 #[async_trait]
-impl Pulses for SqlitePulses {
-    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError> {
-        let text = serde_json::to_string(pulse).map_err(|e| PulsesError(e.to_string()))?;
-        let (id, now) = (pulse.id.clone(), self.clock.now());
+impl Heartbeats for SqliteHeartbeats {
+    async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
+        let text = serde_json::to_string(heartbeat).map_err(|e| HeartbeatError(e.to_string()))?;
+        let (id, now) = (heartbeat.id.clone(), self.clock.now());
         let beat = move |tx: &Connection| {
-            // A pulse from the future was written before the clock was set back.
+            // A heartbeat from the future was written before the clock was set back.
             tx.prepare_cached("DELETE FROM pulses WHERE abs(?1 - at) > ?2")?
                 .execute(params![now.0, KEPT.as_millis() as u64])?;
             tx.prepare_cached("INSERT OR REPLACE INTO pulses VALUES (?, ?, ?)")?
@@ -51,7 +53,7 @@ impl Pulses for SqlitePulses {
         Ok(self.store.write(beat).await?)
     }
 
-    async fn remove(&self, id: &str) -> Result<(), PulsesError> {
+    async fn remove(&self, id: &str) -> Result<(), HeartbeatError> {
         let id = id.to_owned();
         let remove = move |tx: &Connection| {
             tx.prepare_cached("DELETE FROM pulses WHERE id = ?")?.execute([id]).map(drop)
@@ -59,21 +61,21 @@ impl Pulses for SqlitePulses {
         Ok(self.store.write(remove).await?)
     }
 
-    async fn living(&self) -> Result<Vec<Living>, PulsesError> {
+    async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError> {
         let now = self.clock.now();
         let read = move |connection: &Connection| {
-            let mut pulses = connection.prepare_cached(
+            let mut heartbeats = connection.prepare_cached(
                 "SELECT pulse, abs(?1 - at) FROM pulses WHERE abs(?1 - at) <= ?2 ORDER BY id",
             )?;
-            let rows = pulses.query_map(params![now.0, LIFE.as_millis() as u64], |row| {
+            let rows = heartbeats.query_map(params![now.0, LIFE.as_millis() as u64], |row| {
                 Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         let rows = self.store.read(read).await?;
         let living = |(text, age): (String, u64)| {
-            let pulse = serde_json::from_str(&text).ok()?;
-            Some(Living { pulse, age: Duration::from_millis(age) })
+            let heartbeat = serde_json::from_str(&text).ok()?;
+            Some(ProcessStatus { heartbeat, age: Duration::from_millis(age) })
         };
         Ok(rows.into_iter().filter_map(living).collect())
     }

@@ -1,4 +1,4 @@
-//! Outcomes on the embedded store: told directly within the process; another process's are found
+//! Notifier on the embedded store: told directly within the process; another process's are found
 //! by looking at the orders waited for whenever the file has changed.
 
 use std::fmt;
@@ -11,34 +11,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::store::{Store, state};
 use crate::core::model::OrderId;
-use crate::core::ports::notifier::{Outcomes, Waiters};
+use crate::core::ports::notifier::{Notifier, Subscribers};
 
 /// The least time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
-pub struct SqliteOutcomes {
+pub struct SqliteNotifier {
     store: Store,
-    waiters: OnceLock<Arc<Waiters>>,
+    subscribers: OnceLock<Arc<Subscribers>>,
 }
 
-impl SqliteOutcomes {
+impl SqliteNotifier {
     pub fn new(store: Store) -> Self {
-        Self { store, waiters: OnceLock::new() }
+        Self { store, subscribers: OnceLock::new() }
     }
 }
 
-impl fmt::Display for SqliteOutcomes {
+impl fmt::Display for SqliteNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "outcomes in {}", self.store)
     }
 }
 
 #[async_trait]
-impl Outcomes for SqliteOutcomes {
+impl Notifier for SqliteNotifier {
     async fn publish(&self, orders: &[OrderId]) {
-        if let Some(waiters) = self.waiters.get() {
-            waiters.wake(orders.iter().copied());
+        if let Some(subscribers) = self.subscribers.get() {
+            subscribers.wake(orders.iter().copied());
         }
     }
 
@@ -47,8 +47,8 @@ impl Outcomes for SqliteOutcomes {
         Ok(())
     }
 
-    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken) {
-        let waiters = self.waiters.get_or_init(|| waiters).clone();
+    async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken) {
+        let subscribers = self.subscribers.get_or_init(|| subscribers).clone();
         let mut changes = self.store.changes();
         // What was written before this may not have been looked at.
         changes.mark_changed();
@@ -58,10 +58,10 @@ impl Outcomes for SqliteOutcomes {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
             }
-            let orders = waiters.orders();
+            let orders = subscribers.orders();
             if !orders.is_empty() {
                 let decided = self.store.read(move |connection| decided(connection, &orders));
-                waiters.wake(decided.await.unwrap_or_default());
+                subscribers.wake(decided.await.unwrap_or_default());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

@@ -14,9 +14,9 @@ use super::store::objects::{WEBHOOKS_PUT, webhook_triggers};
 use super::store::{Store, StoreError, state};
 use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
-use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::DlqFilter;
 use crate::core::ports::webhook_outbox::{
-    Due, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError, is_meant,
+    AttemptResult, DueEvent, Lease, Letter, OutboxError, Waiting, WebhookOutbox, is_meant,
 };
 
 /// How often it is asked whether this process has written anything.
@@ -44,49 +44,49 @@ DROP TRIGGER IF EXISTS webhooks_take_back;
 ";
 
 #[derive(Debug)]
-pub struct SqliteWebhooks {
+pub struct SqliteOutbox {
     store: Store,
     clock: Arc<dyn Clock>,
     kinds: Kinds,
 }
 
-impl SqliteWebhooks {
-    /// The outbox as it is in the file, which may put no events. `kinds` is for [`Webhooks::put`].
+impl SqliteOutbox {
+    /// The outbox as it is in the file, which may put no events. `kinds` is for [`WebhookOutbox::put`].
     pub async fn open(
         store: Store,
         clock: Arc<dyn Clock>,
         kinds: Kinds,
-    ) -> Result<Self, WebhooksError> {
+    ) -> Result<Self, OutboxError> {
         store.write(|tx| tx.execute_batch(TABLE)).await?;
         Ok(Self { store, clock, kinds })
     }
 
     /// Whether events are put.
-    pub async fn is_on(store: &Store) -> Result<bool, WebhooksError> {
+    pub async fn is_on(store: &Store) -> Result<bool, OutboxError> {
         let find = "SELECT count(*) FROM sqlite_schema WHERE name = 'webhooks_put'";
         let read = |c: &Connection| c.query_row(find, [], |row| row.get::<_, i64>(0));
         Ok(store.read(read).await? > 0)
     }
 }
 
-impl fmt::Display for SqliteWebhooks {
+impl fmt::Display for SqliteOutbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "webhooks in {}", self.store)
     }
 }
 
-impl From<StoreError> for WebhooksError {
+impl From<StoreError> for OutboxError {
     fn from(e: StoreError) -> Self {
         match e {
-            StoreError::RolledBack(why) | StoreError::Unknown(why) => WebhooksError::Busy(why),
-            StoreError::Broken(why) => WebhooksError::Broken(why),
+            StoreError::RolledBack(why) | StoreError::Unknown(why) => OutboxError::Busy(why),
+            StoreError::Broken(why) => OutboxError::Broken(why),
         }
     }
 }
 
 #[async_trait]
-impl Webhooks for SqliteWebhooks {
-    async fn begin(&self) -> Result<(), WebhooksError> {
+impl WebhookOutbox for SqliteOutbox {
+    async fn begin(&self) -> Result<(), OutboxError> {
         let kinds = self.kinds;
         let wanted = webhook_triggers(|decision| kinds.want(decision));
         let switch_on = move |tx: &Connection| {
@@ -102,7 +102,7 @@ impl Webhooks for SqliteWebhooks {
         Ok(self.store.write(switch_on).await?)
     }
 
-    async fn end(&self) -> Result<(), WebhooksError> {
+    async fn end(&self) -> Result<(), OutboxError> {
         Ok(self.store.write(|tx| tx.execute_batch(NO_TRIGGERS)).await?)
     }
 
@@ -110,7 +110,7 @@ impl Webhooks for SqliteWebhooks {
         true
     }
 
-    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+    async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError> {
         let wanted = decided.iter().filter(|one| self.kinds.want(one.decision));
         let ids: Vec<OrderId> = wanted.map(|one| one.order.id).collect();
         let put = move |tx: &Connection| {
@@ -128,10 +128,10 @@ impl Webhooks for SqliteWebhooks {
         max: usize,
         wait: Duration,
         lease: Duration,
-    ) -> Result<Vec<Due>, WebhooksError> {
+    ) -> Result<Vec<DueEvent>, OutboxError> {
         let end = Instant::now() + wait;
         loop {
-            let seen = (self.store.tick(), self.store.written());
+            let seen = (self.store.change_counter(), self.store.written());
             let now = self.clock.now();
             if self.store.read(move |c| Ok(find(c, now, 1)?.len())).await? > 0 {
                 let due = self.store.write(move |tx| take(tx, now, max, lease)).await?;
@@ -140,7 +140,7 @@ impl Webhooks for SqliteWebhooks {
                 }
             }
             let look_anyway = Instant::now() + LOOK_ANYWAY;
-            while (self.store.tick(), self.store.written()) == seen {
+            while (self.store.change_counter(), self.store.written()) == seen {
                 let now = Instant::now();
                 if now >= end {
                     return Ok(Vec::new());
@@ -153,9 +153,12 @@ impl Webhooks for SqliteWebhooks {
         }
     }
 
-    async fn settle(&self, settled: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+    async fn record_results(
+        &self,
+        results: &[(DueEvent, AttemptResult)],
+    ) -> Result<(), OutboxError> {
         let now = self.clock.now();
-        let settled: Vec<_> = settled
+        let results: Vec<_> = results
             .iter()
             .filter_map(|(due, outcome)| {
                 let (place, until) = due.lease.0.split_once('-')?;
@@ -164,18 +167,18 @@ impl Webhooks for SqliteWebhooks {
             })
             .collect();
         let write = move |tx: &Connection| {
-            settled.iter().try_for_each(|(lease, attempts, outcome)| {
-                settle(tx, *lease, *attempts, outcome, now)
+            results.iter().try_for_each(|(lease, attempts, outcome)| {
+                record_result(tx, *lease, *attempts, outcome, now)
             })
         };
         Ok(self.store.write(write).await?)
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError> {
+    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
         Ok(self.store.read(move |c| letters(c, max)).await?)
     }
 
-    async fn redrive(&self, which: &Which) -> Result<usize, WebhooksError> {
+    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
         let (which, now) = (which.clone(), self.clock.now());
         let redrive = move |tx: &Connection| {
             let sql = "UPDATE webhooks SET due = ?, attempts = 0, dead_at = NULL, reason = NULL
@@ -186,7 +189,7 @@ impl Webhooks for SqliteWebhooks {
         Ok(self.store.write(redrive).await?)
     }
 
-    async fn drop_letters(&self, which: &Which) -> Result<usize, WebhooksError> {
+    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
         let which = which.clone();
         let drop = move |tx: &Connection| {
             let mut drop = tx.prepare_cached("DELETE FROM webhooks WHERE place = ?")?;
@@ -195,7 +198,7 @@ impl Webhooks for SqliteWebhooks {
         Ok(self.store.write(drop).await?)
     }
 
-    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+    async fn waiting(&self) -> Result<Waiting, OutboxError> {
         let read = |c: &Connection| {
             let count = |condition: &str| {
                 let sql = format!("SELECT count(*) FROM webhooks WHERE dead_at {condition}");
@@ -227,7 +230,7 @@ fn take(
     now: Timestamp,
     max: usize,
     lease: Duration,
-) -> rusqlite::Result<Vec<Due>> {
+) -> rusqlite::Result<Vec<DueEvent>> {
     let until = now.plus(lease).0;
     let mut read = tx.prepare_cached(
         "SELECT attempts, orders.id, user, items.id, quantity, accepted_at, state, decided_at
@@ -240,9 +243,11 @@ fn take(
         match read.query_row([place], |row| Ok((row.get(0)?, decided(row)))) {
             Ok((attempts, Ok(decided))) => {
                 lend.execute(params![until, place])?;
-                due.push(Due { lease: Lease(format!("{place}-{until}")), decided, attempts });
+                due.push(DueEvent { lease: Lease(format!("{place}-{until}")), decided, attempts });
             }
-            Ok((_, Err(e))) => bury(tx, place, &format!("its order cannot be read: {e}"), now)?,
+            Ok((_, Err(e))) => {
+                dead_letter(tx, place, &format!("its order cannot be read: {e}"), now)?
+            }
             Err(e) => return Err(e),
         }
     }
@@ -269,12 +274,12 @@ fn decided(row: &Row<'_>) -> rusqlite::Result<Decided> {
 }
 
 /// `lease` is the event's place, and until when it was lent. What was lent to another since then
-/// is settled by that one, unless the shop has it.
-fn settle(
+/// is results by that one, unless the shop has it.
+fn record_result(
     tx: &Connection,
     lease: (i64, i64),
     attempts: u32,
-    outcome: &Outcome,
+    outcome: &AttemptResult,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     let (place, until) = lease;
@@ -283,20 +288,20 @@ fn settle(
         tx.prepare_cached(sql)?.execute(params![due.0, attempts, place, until]).map(drop)
     };
     match outcome {
-        Outcome::Sent => {
+        AttemptResult::Sent => {
             let sql = "DELETE FROM webhooks WHERE place = ?";
             tx.prepare_cached(sql)?.execute([place]).map(drop)
         }
-        Outcome::PutOff { until } => put_off(*until, attempts),
-        Outcome::Untried => put_off(now, attempts - 1),
-        Outcome::Dead { reason } => {
+        AttemptResult::RetryAt { until } => put_off(*until, attempts),
+        AttemptResult::NotAttempted => put_off(now, attempts - 1),
+        AttemptResult::Dead { reason } => {
             put_off(Timestamp(until as u64), attempts)?;
-            bury(tx, place, reason, now)
+            dead_letter(tx, place, reason, now)
         }
     }
 }
 
-fn bury(tx: &Connection, place: i64, reason: &str, now: Timestamp) -> rusqlite::Result<()> {
+fn dead_letter(tx: &Connection, place: i64, reason: &str, now: Timestamp) -> rusqlite::Result<()> {
     let sql = "UPDATE webhooks SET dead_at = ?, reason = ? WHERE place = ?";
     tx.prepare_cached(sql)?.execute(params![now.0, reason, place]).map(drop)
 }
@@ -318,7 +323,7 @@ fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<Letter>> {
     rows.collect()
 }
 
-fn dead_places(tx: &Connection, which: &Which) -> rusqlite::Result<Vec<i64>> {
+fn dead_places(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
     let mut dead = tx.prepare_cached(
         "SELECT place, orders.id, reason FROM webhooks JOIN orders USING (place)
          WHERE dead_at IS NOT NULL",

@@ -8,9 +8,9 @@ use clap::{ArgGroup, Subcommand};
 
 use super::Usage;
 use crate::config::Flags;
-use crate::core::engine::redrive::{Course, Deed};
+use crate::core::engine::redrive::{DlqAction, RedriveOptions};
 use crate::core::model::OrderId;
-use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::DlqFilter;
 use crate::{stop, wiring};
 
 /// Look at, send again or drop the orders that could not be decided
@@ -36,7 +36,7 @@ enum Action {
         #[command(flatten)]
         which: WhichArgs,
         #[command(flatten)]
-        course: CourseArgs,
+        options: CourseArgs,
         /// The order that the letter named by --id should have been
         #[arg(long, value_name = "JSON", requires = "id")]
         body: Option<String>,
@@ -46,7 +46,7 @@ enum Action {
         #[command(flatten)]
         which: WhichArgs,
         #[command(flatten)]
-        course: CourseArgs,
+        options: CourseArgs,
         /// Confirm --all
         #[arg(long)]
         yes: bool,
@@ -86,17 +86,17 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings_of_a_store(flags)?;
     let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
     let ports = wiring::open(&settings, wiring::KeyUse::Read).await?;
-    let (which, deed, course) = match args.action {
+    let (which, action, options) = match args.action {
         Action::List { reason, json } => {
             output::list(&ports, reason.as_deref(), json).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        Action::Redrive { which, body, course } => (which, Deed::Redrive { body }, course),
-        Action::Drop { which, course, .. } => (which, Deed::Drop, course),
+        Action::Redrive { which, body, options } => (which, DlqAction::Redrive { body }, options),
+        Action::Drop { which, options, .. } => (which, DlqAction::Drop, options),
     };
-    let CourseArgs { dry_run, rate, json } = course;
-    let course = Course { dry_run, rate, most: None, stop };
-    let well = output::act(&ports, &which.letters(), &deed, &course, json).await?;
+    let CourseArgs { dry_run, rate, json } = options;
+    let options = RedriveOptions { dry_run, rate, most: None, stop };
+    let well = output::act(&ports, &which.letters(), &action, &options, json).await?;
     Ok(ExitCode::from(u8::from(!well)))
 }
 
@@ -106,8 +106,8 @@ impl Args {
             Action::Redrive { which, body: Some(_), .. } if which.id.len() != 1 => {
                 "--body mends one letter: give one --id"
             }
-            Action::Drop { which: WhichArgs { all: true, .. }, course, yes: false }
-                if !course.dry_run =>
+            Action::Drop { which: WhichArgs { all: true, .. }, options, yes: false }
+                if !options.dry_run =>
             {
                 "--all drops them for good: add --yes, or --dry-run to see"
             }
@@ -118,7 +118,7 @@ impl Args {
 }
 
 impl WhichArgs {
-    pub(super) fn letters(self) -> Which {
-        if self.all { Which::All { reason: self.reason } } else { Which::These(self.id) }
+    pub(super) fn letters(self) -> DlqFilter {
+        if self.all { DlqFilter::All { reason: self.reason } } else { DlqFilter::These(self.id) }
     }
 }

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::core::engine::Ports;
 use crate::core::engine::redrive;
-use crate::core::engine::redrive::{Course, Deed, Fate};
+use crate::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
 use crate::core::model::OrderId;
 use crate::core::model::text::visible;
 use crate::core::ports::dead_letters::DeadLetter;
-use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::DlqFilter;
 use crate::telemetry::{remark, say};
 
 /// Characters of a letter's text that a person is shown.
@@ -57,7 +57,7 @@ fn print(letter: &DeadLetter, json: bool) -> Result<()> {
 struct JsonLine<'a> {
     order_id: OrderId,
     #[serde(flatten)]
-    fate: &'a Fate,
+    result: &'a DlqResult,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
 }
@@ -76,76 +76,76 @@ struct ResultCounts {
 /// nothing failed, and no letter that was named by its id was kept.
 pub async fn act(
     ports: &Ports,
-    which: &Which,
-    deed: &Deed,
-    course: &Course,
+    which: &DlqFilter,
+    action: &DlqAction,
+    options: &RedriveOptions,
     json: bool,
 ) -> Result<bool> {
-    let dry_run = course.dry_run;
+    let dry_run = options.dry_run;
     let mut counts = ResultCounts::default();
     let mut printed = Ok(());
-    let mut tell = |order_id: OrderId, fate: Fate| {
-        counts.add(&fate);
+    let mut tell = |order_id: OrderId, result: DlqResult| {
+        counts.add(&result);
         // Goes on when nobody reads it any more: what was begun is done.
         let line = if json {
-            say(serde_json::to_string(&JsonLine { order_id, fate: &fate, dry_run })
+            say(serde_json::to_string(&JsonLine { order_id, result: &result, dry_run })
                 .unwrap_or_default())
         } else {
-            let words = ResultText { fate: &fate, dry_run }.to_string();
+            let words = ResultText { result: &result, dry_run }.to_string();
             say(format_args!("{order_id} {}", visible(&words)))
         };
         if line.is_err() && printed.is_ok() {
-            course.stop.cancel();
+            options.stop.cancel();
             printed = line;
         }
     };
-    let ended = redrive::act(ports, which, deed, course, &mut tell).await;
+    let ended = redrive::act(ports, which, action, options, &mut tell).await;
     printed?;
     if !json {
         say(format_args!("{counts}{}", if dry_run { " (dry run: nothing was done)" } else { "" }))?;
     }
     let cut = ended?;
-    if course.stop.is_cancelled() {
+    if options.stop.is_cancelled() {
         tracing::warn!("interrupted: the same command again goes on from there");
     } else if cut {
         tracing::warn!("not all letters were met; the same command again goes on from there");
     }
-    let named = matches!(which, Which::These(_));
+    let named = matches!(which, DlqFilter::These(_));
     Ok(counts.failed == 0 && !(named && counts.kept > 0))
 }
 
-/// A fate, or what it would be.
+/// A result, or what it would be.
 struct ResultText<'a> {
-    fate: &'a Fate,
+    result: &'a DlqResult,
     dry_run: bool,
 }
 
 impl fmt::Display for ResultText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.fate, self.dry_run) {
-            (Fate::SentAgain, false) => f.write_str("sent again"),
-            (Fate::SentAgain, true) => f.write_str("would be sent again"),
-            (Fate::AlreadyDecided, false) => f.write_str("already decided: not sent again"),
-            (Fate::AlreadyDecided, true) => f.write_str("already decided: would be dropped"),
-            (Fate::Dropped, false) => f.write_str("dropped"),
-            (Fate::Dropped, true) => f.write_str("would be dropped"),
-            (Fate::Kept(why), false) => write!(f, "kept: {why}"),
-            (Fate::Kept(why), true) => write!(f, "would be kept: {why}"),
-            (Fate::Gone, _) => f.write_str("not in the dead-letter queue"),
-            (Fate::Failed(why), _) => write!(f, "failed, and is still there: {why}"),
+        match (self.result, self.dry_run) {
+            (DlqResult::SentAgain, false) => f.write_str("sent again"),
+            (DlqResult::SentAgain, true) => f.write_str("would be sent again"),
+            (DlqResult::AlreadyDecided, false) => f.write_str("already decided: not sent again"),
+            (DlqResult::AlreadyDecided, true) => f.write_str("already decided: would be dropped"),
+            (DlqResult::Dropped, false) => f.write_str("dropped"),
+            (DlqResult::Dropped, true) => f.write_str("would be dropped"),
+            (DlqResult::Kept(why), false) => write!(f, "kept: {why}"),
+            (DlqResult::Kept(why), true) => write!(f, "would be kept: {why}"),
+            (DlqResult::Gone, _) => f.write_str("not in the dead-letter queue"),
+            (DlqResult::Failed(why), _) => write!(f, "failed, and is still there: {why}"),
         }
     }
 }
 
 impl ResultCounts {
-    fn add(&mut self, fate: &Fate) {
-        let count = match fate {
-            Fate::SentAgain => &mut self.sent,
-            Fate::AlreadyDecided => &mut self.decided,
-            Fate::Dropped => &mut self.dropped,
-            Fate::Kept(_) => &mut self.kept,
-            Fate::Gone => &mut self.gone,
-            Fate::Failed(_) => &mut self.failed,
+    fn add(&mut self, result: &DlqResult) {
+        let count = match result {
+            DlqResult::SentAgain => &mut self.sent,
+            DlqResult::AlreadyDecided => &mut self.decided,
+            DlqResult::Dropped => &mut self.dropped,
+            DlqResult::Kept(_) => &mut self.kept,
+            DlqResult::Gone => &mut self.gone,
+            DlqResult::Failed(_) => &mut self.failed,
         };
         *count += 1;
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::Ports;
 use super::failpoints;
-use super::failpoints::Guard;
+use super::failpoints::Failpoint;
 use super::message;
 use crate::core::model::{Decided, Decision, OrderId};
 use crate::core::ports::dead_letters::DeadLetter;
@@ -17,11 +17,11 @@ pub(super) async fn record<'a>(
     ports: &Ports,
     letters: impl Iterator<Item = &'a DeadLetter>,
 ) -> Result<(), QueueError> {
-    if ports.queue.decides_dropped() || failpoints::is_out(Guard::DroppedFirst) {
+    if ports.queue.decides_dropped() || failpoints::is_off(Failpoint::DroppedFirst) {
         return Ok(());
     }
     let decided_at = ports.clock.now();
-    let orders = letters.filter_map(|letter| message::order_in(letter, &ports.names));
+    let orders = letters.filter_map(|letter| message::order_in(letter, &ports.order_ids));
     let mut ids: HashSet<OrderId> = HashSet::new();
     let mut dropped: Vec<Decided> = orders
         .filter(|order| ids.insert(order.id))
@@ -40,7 +40,7 @@ pub(super) async fn record<'a>(
 /// Counts orders that were dropped just now, and tells those who wait for them. Best effort.
 pub(super) async fn publish(ports: &Ports, orders: Vec<OrderId>) {
     if !orders.is_empty() {
-        ports.meters.outcomes.dropped.add(orders.len() as u64);
-        ports.outcomes.publish(&orders).await;
+        ports.metrics.decisions.dropped.add(orders.len() as u64);
+        ports.notifier.publish(&orders).await;
     }
 }

@@ -4,7 +4,7 @@
 
 /// A guard that stands in the pipeline itself; the others stand in the ledger and the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guard {
+pub enum Failpoint {
     /// A delivery is acknowledged after its orders' decisions are written.
     AckAfterCommit,
     /// An order is in the queue before its buyer is told so.
@@ -14,30 +14,30 @@ pub enum Guard {
     /// What looks like a repeat is compared with the order that has its id.
     RequestCompared,
     /// Where the ledger does not tell the shop, orders are acknowledged after it is told.
-    ToldBeforeAck,
+    OutboxBeforeAck,
     /// It is told of orders that are found decided too.
-    SeenToldToo,
+    OutboxForDecided,
     /// An order is decided as dropped before its dead letter goes.
     DroppedFirst,
 }
 
 #[cfg(debug_assertions)]
 thread_local! {
-    static OUT: std::cell::Cell<Option<Guard>> = const { std::cell::Cell::new(None) };
+    static OUT: std::cell::Cell<Option<Failpoint>> = const { std::cell::Cell::new(None) };
 }
 
 /// Takes a guard out, for all that this thread does, or puts all of them back.
 #[cfg(debug_assertions)]
-pub fn take_out(guard: Option<Guard>) {
+pub fn take_out(guard: Option<Failpoint>) {
     OUT.set(guard);
 }
 
 #[cfg(debug_assertions)]
-pub(super) fn is_out(guard: Guard) -> bool {
+pub(super) fn is_off(guard: Failpoint) -> bool {
     OUT.get() == Some(guard)
 }
 
 #[cfg(not(debug_assertions))]
-pub(super) const fn is_out(_: Guard) -> bool {
+pub(super) const fn is_off(_: Failpoint) -> bool {
     false
 }

@@ -1,4 +1,4 @@
-//! Writes this process's pulse once a second while it works.
+//! Writes this process's heartbeat once a second while it works.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Ports;
 use crate::core::model::Reason;
-use crate::core::ports::heartbeats::{Counts, EVERY, Kind, LastDecision, Pulse};
+use crate::core::ports::heartbeats::{Counts, EVERY, Heartbeat, Kind, LastDecision};
 
-/// How long a stop waits for its pulse to be removed.
+/// How long a stop waits for its heartbeat to be removed.
 const REMOVAL: Duration = Duration::from_millis(500);
 
-impl Pulse {
-    /// The first pulse of this process.
-    fn first(ports: &Ports, kind: Kind, concurrency: usize) -> Pulse {
-        Pulse {
-            id: format!("{:016x}", ports.chance.draw() as u64),
+impl Heartbeat {
+    /// The first heartbeat of this process.
+    fn first(ports: &Ports, kind: Kind, concurrency: usize) -> Heartbeat {
+        Heartbeat {
+            id: format!("{:016x}", ports.ids.next_id() as u64),
             kind,
             host: hostname(),
             pid: std::process::id(),
@@ -25,54 +25,54 @@ impl Pulse {
             counts: Counts::default(),
             decision: Vec::new(),
             ack: Vec::new(),
-            in_hand: 0,
+            in_flight: 0,
             last: Vec::new(),
         }
     }
 
     fn renew(&mut self, ports: &Ports) {
-        let meters = &ports.meters;
+        let metrics = &ports.metrics;
         self.at = Some(ports.clock.now());
-        let rejected = meters.outcomes.rejected().filter(|(_, count)| *count > 0);
+        let rejected = metrics.decisions.rejected().filter(|(_, count)| *count > 0);
         self.counts = Counts {
-            accepted: meters.accepted.get(),
-            sold: meters.outcomes.sold.get(),
-            expired: meters.outcomes.expired.get(),
-            dropped: meters.outcomes.dropped.get(),
+            accepted: metrics.accepted.get(),
+            sold: metrics.decisions.sold.get(),
+            expired: metrics.decisions.expired.get(),
+            dropped: metrics.decisions.dropped.get(),
             rejected: rejected.map(|(r, count)| (Reason::as_str(r).to_owned(), count)).collect(),
         };
-        self.decision = meters.decision.counts();
-        self.ack = meters.ack.counts();
-        self.in_hand = meters.in_hand.get();
-        self.last = meters.last().into_iter().map(LastDecision::from).collect();
+        self.decision = metrics.decision.counts();
+        self.ack = metrics.ack.counts();
+        self.in_flight = metrics.in_flight.get();
+        self.last = metrics.last().into_iter().map(LastDecision::from).collect();
     }
 }
 
 /// Does `work`, and says once a second that this process lives until that is done.
-pub async fn while_beating<T>(
+pub async fn with_heartbeats<T>(
     ports: &Ports,
     kind: Kind,
     concurrency: usize,
     work: impl Future<Output = T>,
 ) -> T {
-    let mut pulse = Pulse::first(ports, kind, concurrency);
-    let id = pulse.id.clone();
-    let beating = async {
+    let mut heartbeat = Heartbeat::first(ports, kind, concurrency);
+    let id = heartbeat.id.clone();
+    let writing = async {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            pulse.renew(ports);
-            if let Err(e) = ports.pulses.beat(&pulse).await {
+            heartbeat.renew(ports);
+            if let Err(e) = ports.heartbeats.write(&heartbeat).await {
                 tracing::debug!("{e}");
             }
         }
     };
     let done = tokio::select! {
         done = work => done,
-        never = beating => match never {},
+        never = writing => match never {},
     };
-    let removed = timeout(REMOVAL, ports.pulses.remove(&id)).await;
+    let removed = timeout(REMOVAL, ports.heartbeats.remove(&id)).await;
     if !matches!(removed, Ok(Ok(()))) {
         tracing::debug!("this process's pulse is left to be removed by others");
     }

@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::Ports;
 use super::failpoints;
-use super::failpoints::Guard;
+use super::failpoints::Failpoint;
 use super::tracer::{OpenSpan, Tracer};
-use crate::core::metrics::Meters;
+use crate::core::metrics::Metrics;
 use crate::core::model::TraceContext;
 use crate::core::model::{
-    Clock, IdempotencyKey, ItemId, Order, OrderId, OrderNames, Quantity, UserId,
+    Clock, IdempotencyKey, ItemId, Order, OrderId, OrderIds, Quantity, UserId,
 };
-use crate::core::ports::idempotency::{Mark, Marked, Marks};
+use crate::core::ports::idempotency::{Fingerprint, IdempotencyStore, KeyCheck};
 use crate::core::ports::queue::{Queue, QueueError, Sent};
 use crate::core::ports::tracing::SpanKind;
 
@@ -67,7 +67,7 @@ struct Entry {
 #[derive(Debug, Clone)]
 pub struct Intake {
     entries: mpsc::Sender<Entry>,
-    names: Arc<OrderNames>,
+    names: Arc<OrderIds>,
     clock: Arc<dyn Clock>,
 }
 
@@ -81,18 +81,19 @@ impl Intake {
     /// An intake in which at most `waiting_max` orders wait to be sent, and the future that sends
     /// them.
     pub fn start(ports: &Ports, waiting_max: usize) -> (Intake, BoxFuture<'static, ()>) {
-        let Ports { queue, marks, names, clock, meters, tracer, .. } = ports.clone();
+        let Ports { queue, idempotency, order_ids: names, clock, metrics, tracer, .. } =
+            ports.clone();
         let (sender, receiver) = mpsc::channel(waiting_max);
         let intake = Intake { entries: sender, names, clock };
-        (intake, Box::pin(gather(queue, marks, meters, tracer, receiver)))
+        (intake, Box::pin(gather(queue, idempotency, metrics, tracer, receiver)))
     }
 
     /// Accepts an order: durable when this answers. Cancelling it does not take the order back.
     pub async fn accept(&self, request: Request) -> Result<Order, Refused> {
         let now = self.clock.now();
         let id = match &request.key {
-            Some(key) => self.names.keyed(&request.user, key),
-            None => self.names.fresh(now),
+            Some(key) => self.names.from_idempotency_key(&request.user, key),
+            None => self.names.generate(now),
         };
         let order = Order {
             id,
@@ -108,7 +109,7 @@ impl Intake {
         self.entries.try_send(entry).map_err(|_| {
             Refused::Overloaded("more orders are waiting than can be taken".to_owned())
         })?;
-        if failpoints::is_out(Guard::DurableBefore202) {
+        if failpoints::is_off(Failpoint::DurableBefore202) {
             return Ok(order);
         }
         let lost = Refused::Unconfirmed { order: id, cause: "the server is stopping".to_owned() };
@@ -118,8 +119,8 @@ impl Intake {
 
 async fn gather(
     queue: Arc<dyn Queue>,
-    marks: Option<Arc<dyn Marks>>,
-    meters: Arc<Meters>,
+    idempotency: Option<Arc<dyn IdempotencyStore>>,
+    metrics: Arc<Metrics>,
     tracer: Tracer,
     mut entries: mpsc::Receiver<Entry>,
 ) {
@@ -136,12 +137,12 @@ async fn gather(
         {
             batch.push(next);
         }
-        meters.sent_together.record(batch.len() as u64);
+        metrics.sent_together.record(batch.len() as u64);
         let orders = batch.iter().map(|entry| &entry.order);
         let mut span = tracer.batch("send", SpanKind::Producer, orders);
         span.set("messaging.operation.type", || "send");
         span.set("messaging.batch.message_count", || batch.len());
-        tokio::spawn(send(queue.clone(), marks.clone(), batch, span, slot));
+        tokio::spawn(send(queue.clone(), idempotency.clone(), batch, span, slot));
     }
     let all = limits.sends_in_flight as u32;
     let _drained = slots.acquire_many(all).await;
@@ -149,14 +150,14 @@ async fn gather(
 
 async fn send(
     queue: Arc<dyn Queue>,
-    marks: Option<Arc<dyn Marks>>,
+    idempotency: Option<Arc<dyn IdempotencyStore>>,
     batch: Vec<Entry>,
     mut span: OpenSpan,
     _slot: OwnedSemaphorePermit,
 ) {
     let mut batch = refuse_late(batch);
-    if let Some(marks) = marks {
-        batch = span.call("marks.mark", refuse_reused_keys(&*marks, batch)).await;
+    if let Some(idempotency) = idempotency {
+        batch = span.call("marks.mark", refuse_reused_keys(&*idempotency, batch)).await;
     }
     let mut pause = RESEND_PAUSE;
     for attempt in 1..=SEND_ATTEMPTS {
@@ -170,7 +171,7 @@ async fn send(
         }
         let first = batch.iter().map(|entry| entry.since.elapsed()).max();
         let last_attempt = attempt == SEND_ATTEMPTS || first > Some(PATIENCE);
-        batch = settle(batch, answers, last_attempt);
+        batch = answer_callers(batch, answers, last_attempt);
         if !batch.is_empty() {
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -190,7 +191,7 @@ fn refuse_late(batch: Vec<Entry>) -> Vec<Entry> {
 }
 
 /// Answers those whose fate is known; returns those to send again.
-fn settle(
+fn answer_callers(
     batch: Vec<Entry>,
     answers: Vec<Result<Sent, QueueError>>,
     last_attempt: bool,
@@ -217,16 +218,16 @@ fn settle(
     again
 }
 
-async fn refuse_reused_keys(marks: &dyn Marks, batch: Vec<Entry>) -> Vec<Entry> {
-    let wanted: Vec<Mark> = batch
+async fn refuse_reused_keys(idempotency: &dyn IdempotencyStore, batch: Vec<Entry>) -> Vec<Entry> {
+    let wanted: Vec<Fingerprint> = batch
         .iter()
         .filter(|e| e.keyed)
-        .map(|e| Mark { order: e.order.id, fingerprint: fingerprint(&e.order) })
+        .map(|e| Fingerprint { order: e.order.id, fingerprint: fingerprint(&e.order) })
         .collect();
     if wanted.is_empty() {
         return batch;
     }
-    let answers = match marks.mark(&wanted).await {
+    let answers = match idempotency.check_keys(&wanted).await {
         Ok(answers) => answers,
         Err(e) => {
             tracing::warn!("{e}; a reused Idempotency-Key is not noticed before the decision");
@@ -237,10 +238,10 @@ async fn refuse_reused_keys(marks: &dyn Marks, batch: Vec<Entry>) -> Vec<Entry> 
     let mut kept = Vec::with_capacity(batch.len());
     for entry in batch {
         match entry.keyed.then(|| answers.next()).flatten() {
-            Some(Marked::Differs) => {
+            Some(KeyCheck::Mismatch) => {
                 let _gone = entry.answer.send(Err(Refused::KeyReused));
             }
-            Some(Marked::Fits) | None => kept.push(entry),
+            Some(KeyCheck::Match) | None => kept.push(entry),
         }
     }
     kept

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::core::model::TraceContext;
-use crate::core::model::{ItemId, Order, OrderId, OrderNames, Quantity, Timestamp, UserId};
+use crate::core::model::{ItemId, Order, OrderId, OrderIds, Quantity, Timestamp, UserId};
 use crate::core::ports::dead_letters::DeadLetter;
 
 /// The most orders in one message.
@@ -137,7 +137,7 @@ pub struct Origin<'a> {
 
 /// Reads a message; a byte order mark before it is skipped. What is no order becomes a dead letter;
 /// the other orders of the message are read all the same.
-pub fn decode(body: &str, origin: Origin<'_>, names: &OrderNames) -> (Vec<Order>, Vec<DeadLetter>) {
+pub fn decode(body: &str, origin: Origin<'_>, names: &OrderIds) -> (Vec<Order>, Vec<DeadLetter>) {
     let body = body.strip_prefix('\u{feff}').unwrap_or(body);
     let entries = match serde_json::from_str::<Vec<&RawValue>>(body) {
         Ok(entries) => entries.into_iter().map(RawValue::get).collect(),
@@ -163,9 +163,9 @@ fn decode_one(
     text: &str,
     index: usize,
     origin: Origin<'_>,
-    names: &OrderNames,
+    names: &OrderIds,
 ) -> Result<Order, (OrderId, String)> {
-    let foreign = names.foreign(origin.message_id, index);
+    let foreign = names.from_message(origin.message_id, index);
     // serde would read a list of the fields' values too.
     if !text.trim_start().starts_with('{') {
         return Err((foreign, "not an order: not a JSON object".to_owned()));
@@ -214,7 +214,7 @@ fn plausible(at: Timestamp, sent_at: Timestamp) -> Result<Timestamp, String> {
 
 /// The order that a dead letter's text says, or a text in its place, as a new arrival under the
 /// letter's own id; or why it is no order.
-pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderNames) -> Result<Order, String> {
+pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderIds) -> Result<Order, String> {
     let (mut orders, letters) = decode(text, Origin { message_id: "", sent_at: now }, names);
     match (orders.pop(), letters.into_iter().next()) {
         (_, Some(still)) => Err(still.reason),
@@ -224,7 +224,7 @@ pub fn mend(text: &str, id: OrderId, now: Timestamp, names: &OrderNames) -> Resu
 }
 
 /// The order that a dead letter holds, under the letter's id; `None` if its text is no order.
-pub fn order_in(letter: &DeadLetter, names: &OrderNames) -> Option<Order> {
+pub fn order_in(letter: &DeadLetter, names: &OrderIds) -> Option<Order> {
     let (mut orders, letters) =
         decode(&letter.body, Origin { message_id: "", sent_at: letter.at }, names);
     let order = orders.pop().filter(|_| orders.is_empty() && letters.is_empty())?;
@@ -238,13 +238,13 @@ mod tests {
 
     const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: Timestamp(77) };
 
-    fn names() -> OrderNames {
-        OrderNames::new(OrderKey::from_text("k"), 1)
+    fn names() -> OrderIds {
+        OrderIds::new(OrderKey::from_text("k"), 1)
     }
 
-    fn order(names: &OrderNames, user: &str) -> Order {
+    fn order(names: &OrderIds, user: &str) -> Order {
         Order {
-            id: names.fresh(Timestamp(5)),
+            id: names.generate(Timestamp(5)),
             user: UserId::parse(user).unwrap(),
             item: ItemId::parse("ticket_001").unwrap(),
             quantity: Quantity::new(3).unwrap(),
@@ -329,7 +329,7 @@ mod tests {
             let user = if wrong.contains("user_id") { "" } else { r#""user_id":"ann","# };
             let body = format!(r#"{{{user}"item_id":"x",{wrong}}}"#);
             assert_eq!(decode(&body, ORIGIN, &names()).1.len(), 1, "{wrong}");
-            assert!(mend(&body, names().fresh(Timestamp(1)), ORIGIN.sent_at, &names()).is_err());
+            assert!(mend(&body, names().generate(Timestamp(1)), ORIGIN.sent_at, &names()).is_err());
         }
     }
 
@@ -339,7 +339,7 @@ mod tests {
         let day = DAY.as_millis() as u64;
         let names = names();
         let read = |at: u64, own: bool| {
-            let id = if own { names.fresh(now).to_string() } else { String::new() };
+            let id = if own { names.generate(now).to_string() } else { String::new() };
             let id = if own { format!(r#","order_id":"{id}""#) } else { id };
             let body = format!(r#"{{"user_id":"ann","item_id":"x","accepted_at":{at}{id}}}"#);
             decode(&body, Origin { message_id: "m-1", sent_at: now }, &names).1.pop()

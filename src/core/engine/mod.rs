@@ -11,8 +11,8 @@ pub mod worker;
 
 use std::sync::Arc;
 
-use super::metrics::Meters;
-use super::model::{Chance, Clock, OrderNames};
+use super::metrics::Metrics;
+use super::model::{Clock, IdSource, OrderIds};
 use super::ports::{heartbeats, idempotency, ledger, lock, notifier, queue, usage, webhook_outbox};
 use tracer::Tracer;
 
@@ -23,24 +23,24 @@ pub struct Ports {
     pub ledger: Arc<dyn ledger::Ledger>,
     /// `None`: decide without a lock. Slower under contention, as safe as with it.
     pub lock: Option<Arc<dyn lock::Lock>>,
-    pub outcomes: Arc<dyn notifier::Outcomes>,
+    pub notifier: Arc<dyn notifier::Notifier>,
     /// `None` where the queue itself notices a reused key.
-    pub marks: Option<Arc<dyn idempotency::Marks>>,
+    pub idempotency: Option<Arc<dyn idempotency::IdempotencyStore>>,
     /// `None` where no shop wants to be told of decisions.
-    pub webhooks: Option<Arc<dyn webhook_outbox::Webhooks>>,
-    pub names: Arc<OrderNames>,
+    pub webhooks: Option<Arc<dyn webhook_outbox::WebhookOutbox>>,
+    pub order_ids: Arc<OrderIds>,
     pub clock: Arc<dyn Clock>,
-    pub chance: Arc<dyn Chance>,
+    pub ids: Arc<dyn IdSource>,
     pub calls: Arc<usage::Calls>,
-    pub meters: Arc<Meters>,
-    pub pulses: Arc<dyn heartbeats::Pulses>,
+    pub metrics: Arc<Metrics>,
+    pub heartbeats: Arc<dyn heartbeats::Heartbeats>,
     pub tracer: Tracer,
 }
 
 impl Ports {
     /// The outbox that whoever acknowledges orders must tell of their decisions before; `None`
     /// where the ledger does so itself, or nobody wants to know.
-    pub fn outbox_to_tell(&self) -> Option<&Arc<dyn webhook_outbox::Webhooks>> {
+    pub fn outbox_before_ack(&self) -> Option<&Arc<dyn webhook_outbox::WebhookOutbox>> {
         self.webhooks.as_ref().filter(|webhooks| !webhooks.put_by_ledger())
     }
 }

@@ -15,7 +15,7 @@ use super::Ports;
 use super::{dropped, message};
 use crate::core::model::{Decided, Decision, OrderId};
 use crate::core::ports::dead_letters::{
-    Became, DeadLetter, LetterPlace, LetterVisitor, Letters, Which, Wish, has,
+    Became, DeadLetter, DlqFilter, LetterPlace, LetterVisitor, Letters, Wish, has,
 };
 use crate::core::ports::ledger::OrderRecord;
 use crate::core::ports::queue::QueueError;
@@ -31,7 +31,7 @@ const TOLD_MAX: usize = 100_000;
 
 /// What is done with the letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum DlqAction {
     /// Sends the orders again under their own ids, as new arrivals, and drops the letters of those
     /// that have their decision. `body` takes the place of the text of the one letter meant.
     Redrive { body: Option<String> },
@@ -42,7 +42,7 @@ pub enum Deed {
 
 /// How it is done.
 #[derive(Debug, Clone, Default)]
-pub struct Course {
+pub struct RedriveOptions {
     /// Only says what would be done.
     pub dry_run: bool,
     /// Letters a second, at most.
@@ -56,7 +56,7 @@ pub struct Course {
 /// What became of a letter, or in a dry run would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "became", content = "why", rename_all = "snake_case")]
-pub enum Fate {
+pub enum DlqResult {
     SentAgain,
     /// The order had its decision; the letter, if there still was one, was dropped.
     AlreadyDecided,
@@ -75,28 +75,28 @@ pub enum Fate {
 /// being looked at comes back after half a minute.
 pub async fn act(
     ports: &Ports,
-    which: &Which,
-    deed: &Deed,
-    course: &Course,
-    tell: &mut (dyn FnMut(OrderId, Fate) + Send),
+    which: &DlqFilter,
+    action: &DlqAction,
+    options: &RedriveOptions,
+    tell: &mut (dyn FnMut(OrderId, DlqResult) + Send),
 ) -> Result<bool, QueueError> {
     loop {
-        let mut errand = Errand::new(ports, which, deed, course, &mut *tell);
+        let mut errand = Errand::new(ports, which, action, options, &mut *tell);
         let cut = ports.queue.walk_letters(&which.letters(), &mut errand).await?;
         errand.publish().await;
         let (done, over, met) = (errand.done, errand.is_over(), errand.told);
-        if let (Which::These(orders), false) = (which, cut) {
+        if let (DlqFilter::These(orders), false) = (which, cut) {
             let gone: Vec<OrderId> =
                 orders.iter().filter(|id| !met.contains(id)).copied().collect();
-            let decided = decided_among(ports, deed, course, gone.clone()).await?;
+            let decided = decided_among(ports, action, options, gone.clone()).await?;
             for id in gone {
                 // A drop that finds no letter does nothing.
-                let is_decided = *deed != Deed::Drop && decided.contains_key(&id);
-                tell(id, if is_decided { Fate::AlreadyDecided } else { Fate::Gone });
+                let is_decided = *action != DlqAction::Drop && decided.contains_key(&id);
+                tell(id, if is_decided { DlqResult::AlreadyDecided } else { DlqResult::Gone });
             }
         }
         // More than one walk can hold: what it did made room.
-        if !cut || over || done == 0 || course.dry_run {
+        if !cut || over || done == 0 || options.dry_run {
             return Ok(cut);
         }
     }
@@ -105,10 +105,10 @@ pub async fn act(
 /// One walk in which letters are done with.
 struct Errand<'a> {
     ports: &'a Ports,
-    which: &'a Which,
-    deed: &'a Deed,
-    course: &'a Course,
-    tell: &'a mut (dyn FnMut(OrderId, Fate) + Send),
+    which: &'a DlqFilter,
+    action: &'a DlqAction,
+    options: &'a RedriveOptions,
+    tell: &'a mut (dyn FnMut(OrderId, DlqResult) + Send),
     /// Orders whose letters go because they have their decision.
     decided: HashSet<OrderId>,
     /// Orders that the queue has decided as dropped, and nobody has been told of.
@@ -122,14 +122,14 @@ struct Errand<'a> {
 impl<'a> Errand<'a> {
     fn new(
         ports: &'a Ports,
-        which: &'a Which,
-        deed: &'a Deed,
-        course: &'a Course,
-        tell: &'a mut (dyn FnMut(OrderId, Fate) + Send),
+        which: &'a DlqFilter,
+        action: &'a DlqAction,
+        options: &'a RedriveOptions,
+        tell: &'a mut (dyn FnMut(OrderId, DlqResult) + Send),
     ) -> Self {
         let (decided, dropped, told) = Default::default();
         let next = Instant::now();
-        Self { ports, which, deed, course, tell, decided, dropped, told, done: 0, next }
+        Self { ports, which, action, options, tell, decided, dropped, told, done: 0, next }
     }
 
     async fn publish(&mut self) {
@@ -137,14 +137,14 @@ impl<'a> Errand<'a> {
     }
 
     fn is_over(&self) -> bool {
-        self.course.stop.is_cancelled() || self.course.most.is_some_and(|most| self.done >= most)
+        self.options.stop.is_cancelled() || self.options.most.is_some_and(|most| self.done >= most)
     }
 
-    fn tell(&mut self, order: OrderId, fate: Fate) {
+    fn tell(&mut self, order: OrderId, result: DlqResult) {
         if self.told.len() < TOLD_MAX && !self.told.insert(order) {
             return;
         }
-        (self.tell)(order, fate);
+        (self.tell)(order, result);
     }
 
     /// Whether the letter's order has its decision. It has not if another request under its id has:
@@ -154,20 +154,20 @@ impl<'a> Errand<'a> {
         let Some(Decided { order, decision, .. }) = decided.get(&letter.order_id) else {
             return false;
         };
-        if (self.deed, *decision) == (&Deed::Drop, Decision::Dropped) {
+        if (self.action, *decision) == (&DlqAction::Drop, Decision::Dropped) {
             return false;
         }
         let now = self.ports.clock.now();
-        let own = message::mend(&letter.body, letter.order_id, now, &self.ports.names);
+        let own = message::mend(&letter.body, letter.order_id, now, &self.ports.order_ids);
         own.map_or(true, |own| own.same_request(order))
     }
 
     /// What would become of a letter of an undecided order.
     fn wish(&self, letter: &DeadLetter) -> Result<Wish, String> {
-        let Deed::Redrive { body } = self.deed else { return Ok(Wish::Drop) };
+        let DlqAction::Redrive { body } = self.action else { return Ok(Wish::Drop) };
         let text = body.as_deref().unwrap_or(&letter.body);
         let now = self.ports.clock.now();
-        message::mend(text, letter.order_id, now, &self.ports.names).map(Wish::Send)
+        message::mend(text, letter.order_id, now, &self.ports.order_ids).map(Wish::Send)
     }
 }
 
@@ -175,11 +175,11 @@ impl<'a> Errand<'a> {
 /// reason, the shop is told of them. For a queue that decides what it drops nobody needs to know.
 async fn decided_among(
     ports: &Ports,
-    deed: &Deed,
-    course: &Course,
+    action: &DlqAction,
+    options: &RedriveOptions,
     orders: Vec<OrderId>,
 ) -> Result<HashMap<OrderId, Decided>, QueueError> {
-    let asked = *deed != Deed::Drop || !ports.queue.decides_dropped();
+    let asked = *action != DlqAction::Drop || !ports.queue.decides_dropped();
     if !asked || orders.is_empty() {
         return Ok(HashMap::new());
     }
@@ -188,7 +188,7 @@ async fn decided_among(
     let decided: Vec<Decided> =
         found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
     // Whoever decided these may have died before the shop was told, and their letters go.
-    if let Some(outbox) = ports.outbox_to_tell().filter(|_| !course.dry_run) {
+    if let Some(outbox) = ports.outbox_before_ack().filter(|_| !options.dry_run) {
         outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
     }
     Ok(decided.into_iter().map(|decided| (decided.order.id, decided)).collect())
@@ -200,21 +200,21 @@ impl LetterVisitor for Errand<'_> {
         self.publish().await;
         tokio::select! {
             biased;
-            () = self.course.stop.cancelled() => {}
+            () = self.options.stop.cancelled() => {}
             () = tokio::time::sleep_until(self.next) => {}
         }
-        let left = self.course.most.map_or(TOGETHER, |most| most.saturating_sub(self.done));
-        let pace = self.course.rate.map_or(TOGETHER, |rate| rate as usize);
+        let left = self.options.most.map_or(TOGETHER, |most| most.saturating_sub(self.done));
+        let pace = self.options.rate.map_or(TOGETHER, |rate| rate as usize);
         (!self.is_over()).then(|| TOGETHER.min(left).min(pace))
     }
 
     async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
         let meant = letters.iter().filter(|letter| self.which.means(letter));
-        if *self.deed == Deed::Drop && !self.course.dry_run {
+        if *self.action == DlqAction::Drop && !self.options.dry_run {
             dropped::record(self.ports, meant.clone()).await?;
         }
         let meant = meant.map(|letter| letter.order_id).collect();
-        let decided = decided_among(self.ports, self.deed, self.course, meant).await?;
+        let decided = decided_among(self.ports, self.action, self.options, meant).await?;
         let mut wishes = Vec::with_capacity(letters.len());
         let mut going = 0;
         for letter in letters {
@@ -230,17 +230,17 @@ impl LetterVisitor for Errand<'_> {
             going += u32::from(!matches!(wish, Ok(Wish::Keep) | Err(_)));
             match wish {
                 Err(why) => {
-                    self.tell(id, Fate::Kept(why));
+                    self.tell(id, DlqResult::Kept(why));
                     wishes.push(Wish::Keep);
                 }
-                Ok(wish) if self.course.dry_run => {
+                Ok(wish) if self.options.dry_run => {
                     self.would(id, &wish);
                     wishes.push(Wish::Keep);
                 }
                 Ok(wish) => wishes.push(wish),
             }
         }
-        if let Some(rate) = self.course.rate {
+        if let Some(rate) = self.options.rate {
             let time = Duration::from_secs(1) * going / rate;
             self.next = self.next.max(Instant::now()) + time;
         }
@@ -249,32 +249,32 @@ impl LetterVisitor for Errand<'_> {
 
     fn became(&mut self, order: OrderId, became: Became) {
         self.done += usize::from(matches!(became, Became::Dropped(_) | Became::Sent));
-        let fate = match became {
-            Became::Dropped(_) if self.decided.remove(&order) => Fate::AlreadyDecided,
+        let result = match became {
+            Became::Dropped(_) if self.decided.remove(&order) => DlqResult::AlreadyDecided,
             Became::Dropped(Some(Decision::Dropped)) => {
                 self.dropped.push(order);
-                Fate::Dropped
+                DlqResult::Dropped
             }
-            Became::Dropped(Some(_)) => Fate::AlreadyDecided,
-            Became::Dropped(None) => Fate::Dropped,
-            Became::Sent => Fate::SentAgain,
-            Became::Gone => Fate::Gone,
-            Became::Failed(e) => Fate::Failed(e.to_string()),
+            Became::Dropped(Some(_)) => DlqResult::AlreadyDecided,
+            Became::Dropped(None) => DlqResult::Dropped,
+            Became::Sent => DlqResult::SentAgain,
+            Became::Gone => DlqResult::Gone,
+            Became::Failed(e) => DlqResult::Failed(e.to_string()),
         };
-        self.tell(order, fate);
+        self.tell(order, result);
     }
 }
 
 impl Errand<'_> {
     fn would(&mut self, order: OrderId, wish: &Wish) {
-        let fate = match wish {
+        let result = match wish {
             Wish::Keep => return,
-            Wish::Drop if self.decided.remove(&order) => Fate::AlreadyDecided,
-            Wish::Drop => Fate::Dropped,
-            Wish::Send(_) => Fate::SentAgain,
+            Wish::Drop if self.decided.remove(&order) => DlqResult::AlreadyDecided,
+            Wish::Drop => DlqResult::Dropped,
+            Wish::Send(_) => DlqResult::SentAgain,
         };
         self.done += 1;
-        self.tell(order, fate);
+        self.tell(order, result);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::core::model::TraceContext;
-use crate::core::model::{Chance, Order};
+use crate::core::model::{IdSource, Order};
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
 
 /// Traces that a process records a second, whoever began them (P8); the others only pass through.
@@ -21,7 +21,7 @@ pub struct Tracer(Option<Arc<Recorder>>);
 #[derive(Debug)]
 struct Recorder {
     spans: Arc<dyn Spans>,
-    chance: Arc<dyn Chance>,
+    ids: Arc<dyn IdSource>,
     /// The share of requests without a trace that begin one.
     ratio: f64,
     at_requests: Rate,
@@ -30,10 +30,10 @@ struct Recorder {
 
 impl Tracer {
     /// `ratio`: the share of requests without a trace that begin one, 0 to 1.
-    pub fn new(spans: Arc<dyn Spans>, chance: Arc<dyn Chance>, ratio: f64) -> Tracer {
+    pub fn new(spans: Arc<dyn Spans>, ids: Arc<dyn IdSource>, ratio: f64) -> Tracer {
         let at_requests = Rate::default();
         let at_decisions = Rate::default();
-        Tracer(Some(Arc::new(Recorder { spans, chance, ratio, at_requests, at_decisions })))
+        Tracer(Some(Arc::new(Recorder { spans, ids, ratio, at_requests, at_decisions })))
     }
 
     pub fn off() -> Tracer {
@@ -101,12 +101,12 @@ fn recorded(order: &Order) -> Option<&TraceContext> {
 
 impl Recorder {
     fn new_trace(&self) -> TraceContext {
-        let drawn = TraceContext::begin(self.chance.draw(), self.span());
+        let drawn = TraceContext::begin(self.ids.next_id(), self.span());
         drawn.expect("no number that is drawn is 0")
     }
 
     fn span(&self) -> u64 {
-        (self.chance.draw() as u64).max(1)
+        (self.ids.next_id() as u64).max(1)
     }
 
     fn part_of(
@@ -223,7 +223,7 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::model::SystemChance;
+    use crate::core::model::SystemIdSource;
 
     #[derive(Debug, Default)]
     struct Kept(Mutex<Vec<Span>>);
@@ -236,7 +236,7 @@ mod tests {
 
     fn tracer(ratio: f64) -> (Tracer, Arc<Kept>) {
         let kept = Arc::<Kept>::default();
-        (Tracer::new(kept.clone(), Arc::new(SystemChance), ratio), kept)
+        (Tracer::new(kept.clone(), Arc::new(SystemIdSource), ratio), kept)
     }
 
     fn caller(flags: &str) -> Option<TraceContext> {

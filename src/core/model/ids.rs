@@ -244,20 +244,20 @@ impl fmt::Debug for OrderKey {
 /// Names orders. One per process; two processes never give one fresh name twice, because each
 /// draws 32 bits of its own.
 #[derive(Debug)]
-pub struct OrderNames {
+pub struct OrderIds {
     key: OrderKey,
     process: u32,
     /// Milliseconds << 16 | counter of the newest fresh name.
     newest: AtomicU64,
 }
 
-impl OrderNames {
+impl OrderIds {
     pub fn new(key: OrderKey, process: u32) -> Self {
         Self { key, process, newest: AtomicU64::new(0) }
     }
 
     /// A name nobody has, later than every fresh name before it, even when the clock goes back.
-    pub fn fresh(&self, now: Timestamp) -> OrderId {
+    pub fn generate(&self, now: Timestamp) -> OrderId {
         let floor = now.0 << 16;
         let before = self
             .newest
@@ -271,12 +271,12 @@ impl OrderNames {
     }
 
     /// The name of this user's request with this key: the same every time.
-    pub fn keyed(&self, user: &UserId, key: &IdempotencyKey) -> OrderId {
+    pub fn from_idempotency_key(&self, user: &UserId, key: &IdempotencyKey) -> OrderId {
         self.derived("key", user.as_str(), key.0.as_bytes())
     }
 
     /// The name of entry `index` of a message that another producer sent without naming it.
-    pub fn foreign(&self, message_id: &str, index: usize) -> OrderId {
+    pub fn from_message(&self, message_id: &str, index: usize) -> OrderId {
         self.derived("message", message_id, &(index as u64).to_be_bytes())
     }
 
@@ -310,16 +310,16 @@ impl OrderNames {
 mod tests {
     use super::*;
 
-    fn names() -> OrderNames {
-        OrderNames::new(OrderKey::from_text("a"), 7)
+    fn names() -> OrderIds {
+        OrderIds::new(OrderKey::from_text("a"), 7)
     }
 
     #[test]
     fn fresh_names_ascend_even_when_the_clock_goes_back() {
         let names = names();
-        let mut last = names.fresh(Timestamp(2_000));
+        let mut last = names.generate(Timestamp(2_000));
         for now in [2_000, 1_000, 2_000, 3_000, 2_999] {
-            let next = names.fresh(Timestamp(now));
+            let next = names.generate(Timestamp(now));
             assert!(next > last);
             last = next;
         }
@@ -329,17 +329,26 @@ mod tests {
     fn a_key_names_one_order_of_one_user() {
         let (names, user) = (names(), |u| UserId::parse(u).unwrap());
         let key = |k: &str| IdempotencyKey::parse(k.as_bytes()).unwrap();
-        assert_eq!(names.keyed(&user("ann"), &key("k1")), names.keyed(&user("ann"), &key("k1")));
-        assert_ne!(names.keyed(&user("ann"), &key("k1")), names.keyed(&user("bob"), &key("k1")));
-        assert_ne!(names.keyed(&user("ann"), &key("bk1")), names.keyed(&user("annb"), &key("k1")));
+        assert_eq!(
+            names.from_idempotency_key(&user("ann"), &key("k1")),
+            names.from_idempotency_key(&user("ann"), &key("k1"))
+        );
+        assert_ne!(
+            names.from_idempotency_key(&user("ann"), &key("k1")),
+            names.from_idempotency_key(&user("bob"), &key("k1"))
+        );
+        assert_ne!(
+            names.from_idempotency_key(&user("ann"), &key("bk1")),
+            names.from_idempotency_key(&user("annb"), &key("k1"))
+        );
     }
 
     #[test]
     fn a_guessed_id_does_not_pass_the_check() {
         let names = names();
-        let id = names.fresh(Timestamp(1));
+        let id = names.generate(Timestamp(1));
         assert!(names.verify(id));
-        let other = OrderNames::new(OrderKey::from_text("b"), 7);
+        let other = OrderIds::new(OrderKey::from_text("b"), 7);
         assert!(!other.verify(id));
         assert_eq!(OrderId::parse(&id.to_string()), Ok(id));
         assert!(OrderId::parse("+0000000000000000000000000000001").is_err());

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Verdict, decide};
-pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderKey, OrderNames, Quantity, UserId};
+pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderIds, OrderKey, Quantity, UserId};
 pub use item::{Item, ItemChange, Listing, MAX_STOCK};
 pub use mac::{BROKEN, Mac, MacCheck, MacKeys, MacState, MacWriter};
 pub use timestamp::{as_rfc3339, rfc3339};
@@ -58,24 +58,24 @@ impl Clock for SystemClock {
 }
 
 /// Where chance comes from: the system, or a simulation.
-pub trait Chance: fmt::Debug + Send + Sync {
+pub trait IdSource: fmt::Debug + Send + Sync {
     /// A number that nobody draws twice. Its lowest 62 bits are random, and 60 others.
-    fn draw(&self) -> u128;
+    fn next_id(&self) -> u128;
 }
 
 #[derive(Debug)]
-pub struct SystemChance;
+pub struct SystemIdSource;
 
-impl SystemChance {
+impl SystemIdSource {
     /// Random bytes for an [`OrderKey`], 122 bits of them.
     pub fn key(&self) -> [u8; 16] {
-        self.draw().to_be_bytes()
+        self.next_id().to_be_bytes()
     }
 }
 
-impl Chance for SystemChance {
+impl IdSource for SystemIdSource {
     #[expect(clippy::disallowed_methods, reason = "the one source of random numbers")]
-    fn draw(&self) -> u128 {
+    fn next_id(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()
     }
 }
@@ -187,7 +187,7 @@ pub struct Decided {
 
 impl Decided {
     /// The old rule: the keyed digest in rows from before [`MacKeys`]. Nothing writes it any more.
-    pub fn seal(&self, key: &OrderKey) -> u64 {
+    pub fn legacy_mac(&self, key: &OrderKey) -> u64 {
         let mut bytes = Vec::with_capacity(160);
         bytes.extend_from_slice(self.order.id.as_bytes());
         for text in [self.order.user.as_str(), self.order.item.as_str(), self.decision.status()] {

@@ -115,7 +115,7 @@ impl LetterVisitor for Listing {
 
 /// Which letters are meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
+pub enum DlqFilter {
     /// All; or those in whose reason this text stands.
     All {
         reason: Option<String>,
@@ -123,20 +123,20 @@ pub enum Which {
     These(Vec<OrderId>),
 }
 
-impl Which {
-    pub const ALL: Which = Which::All { reason: None };
+impl DlqFilter {
+    pub const ALL: DlqFilter = DlqFilter::All { reason: None };
 
     pub fn letters(&self) -> Letters {
         match self {
-            Which::All { .. } => Letters::After(None),
-            Which::These(orders) => Letters::These(orders.clone()),
+            DlqFilter::All { .. } => Letters::After(None),
+            DlqFilter::These(orders) => Letters::These(orders.clone()),
         }
     }
 
     pub fn means(&self, letter: &DeadLetter) -> bool {
         match self {
-            Which::All { reason } => has(letter, reason.as_deref()),
-            Which::These(orders) => orders.contains(&letter.order_id),
+            DlqFilter::All { reason } => has(letter, reason.as_deref()),
+            DlqFilter::These(orders) => orders.contains(&letter.order_id),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Pulses: once a second each process says that it lives and what it has done, so that one can show
-//! what all of them do. Nothing depends on them: a lost pulse only makes the picture older.
+//! Heartbeats: once a second each process says that it lives and what it has done, so that one can show
+//! what all of them do. Nothing depends on them: a lost heartbeat only makes the picture older.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 /// How often a process says that it lives.
 pub const EVERY: Duration = Duration::from_secs(1);
-/// A process whose pulse is older is taken for dead.
+/// A process whose heartbeat is older is taken for dead.
 pub const LIFE: Duration = Duration::from_secs(5);
-/// Older pulses are removed, whoever left them.
+/// Older heartbeats are removed, whoever left them.
 pub const KEPT: Duration = Duration::from_secs(60);
 
-/// Pulses could not be written or read; the next may be.
+/// Heartbeats could not be written or read; the next may be.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no pulses: {0}")]
-pub struct PulsesError(pub String);
+pub struct HeartbeatError(pub String);
 
 /// What kind of process it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// What a process says of itself. All counts are from its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pulse {
+pub struct Heartbeat {
     /// Drawn at the process's start.
     pub id: String,
     pub kind: Kind,
@@ -48,8 +48,9 @@ pub struct Pulse {
     pub decision: Vec<u64>,
     /// Time to the 202, by the same.
     pub ack: Vec<u64>,
-    /// Orders received and not yet decided.
-    pub in_hand: u64,
+    /// Orders received and not yet decided. Its former name is what other versions read.
+    #[serde(rename = "in_hand")]
+    pub in_flight: u64,
     /// Newest first.
     pub last: Vec<LastDecision>,
 }
@@ -91,25 +92,25 @@ pub struct LastDecision {
 
 /// A process that is taken for living.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Living {
-    pub pulse: Pulse,
-    /// Since the pulse was written, by the store's clock.
+pub struct ProcessStatus {
+    pub heartbeat: Heartbeat,
+    /// Since the heartbeat was written, by the store's clock.
     pub age: Duration,
 }
 
 #[async_trait]
-pub trait Pulses: Debug + Display + Send + Sync {
-    /// Puts a process's newest pulse in the place of its last. Idempotent; safe to cancel.
-    async fn beat(&self, pulse: &Pulse) -> Result<(), PulsesError>;
+pub trait Heartbeats: Debug + Display + Send + Sync {
+    /// Puts a process's newest heartbeat in the place of its last. Idempotent; safe to cancel.
+    async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError>;
 
-    /// Removes a process's pulse, as it stops. Idempotent.
-    async fn remove(&self, id: &str) -> Result<(), PulsesError>;
+    /// Removes a process's heartbeat, as it stops. Idempotent.
+    async fn remove(&self, id: &str) -> Result<(), HeartbeatError>;
 
-    /// The pulse of each process that renewed it within [`LIFE`], in the order of their ids. What
+    /// The heartbeat of each process that renewed it within [`LIFE`], in the order of their ids. What
     /// another version of flux wrote and this one cannot read is left out.
-    async fn living(&self) -> Result<Vec<Living>, PulsesError>;
+    async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError>;
 
-    /// Whether pulses of other processes are seen.
+    /// Whether heartbeats of other processes are seen.
     fn reach_others(&self) -> bool;
 }
 

@@ -129,7 +129,7 @@ pub struct StoreAudit {
 
 /// What a store has counted since it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tally {
+pub struct StoreTotals {
     /// Orders taken, each once.
     pub accepted: u64,
     /// Decided orders, by decision; those that came about.
@@ -279,7 +279,7 @@ pub trait Ledger: Debug + Display + Send + Sync {
     }
 
     /// `None` where the store does not count.
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError>;
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError>;
 
     /// Items in pages of at most `limit`, listed ones before those that nobody listed, removed ones
     /// left out; `after` is a former page's `next`. An item that is listed between two pages may

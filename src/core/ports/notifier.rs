@@ -1,5 +1,5 @@
-//! Outcomes: hints that an order was decided, for those who wait. The ledger is the truth; a lost
-//! hint only means a later look.
+//! Notifier: notifications that an order was decided, for those who wait. The ledger is the truth; a lost
+//! notification only means a later look.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Display};
@@ -14,37 +14,42 @@ use crate::core::model::OrderId;
 
 /// Who waits in this process, and for which orders.
 #[derive(Debug, Default)]
-pub struct Waiters {
-    waiting: Mutex<HashMap<OrderId, Waited>>,
+pub struct Subscribers {
+    waiting: Mutex<HashMap<OrderId, Subscribed>>,
 }
 
 /// An order that is waited for.
 #[derive(Debug, Default)]
-struct Waited {
+struct Subscribed {
     waits: usize,
     notify: Arc<Notify>,
-    /// When the last hint was given.
-    hinted: Arc<Mutex<Option<Instant>>>,
+    /// When the last notification was given.
+    notified_last: Arc<Mutex<Option<Instant>>>,
 }
 
 /// A wait for one order; ends when dropped.
 #[derive(Debug)]
-pub struct Wait<'a> {
-    waiters: &'a Waiters,
+pub struct Subscription<'a> {
+    subscribers: &'a Subscribers,
     order: OrderId,
     notify: Arc<Notify>,
-    hinted: Arc<Mutex<Option<Instant>>>,
+    notified_last: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Waiters {
+impl Subscribers {
     /// Begins to wait. Look at the ledger after this, not before, or a decision in between is
     /// only seen at the next look.
-    pub fn wait_for(&self, order: OrderId) -> Wait<'_> {
+    pub fn subscribe(&self, order: OrderId) -> Subscription<'_> {
         let mut waiting = self.lock();
         let entry = waiting.entry(order).or_default();
         entry.waits += 1;
         let notify = entry.notify.clone();
-        Wait { waiters: self, order, notify, hinted: entry.hinted.clone() }
+        Subscription {
+            subscribers: self,
+            order,
+            notify,
+            notified_last: entry.notified_last.clone(),
+        }
     }
 
     /// Wakes whoever waits for these orders.
@@ -55,8 +60,9 @@ impl Waiters {
         }
         for order in orders {
             if let Some(waited) = waiting.get(&order) {
-                let mut hinted = waited.hinted.lock().unwrap_or_else(PoisonError::into_inner);
-                *hinted = Some(Instant::now());
+                let mut notified_last =
+                    waited.notified_last.lock().unwrap_or_else(PoisonError::into_inner);
+                *notified_last = Some(Instant::now());
                 waited.notify.notify_waiters();
             }
         }
@@ -67,27 +73,27 @@ impl Waiters {
         self.lock().keys().copied().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<OrderId, Waited>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<OrderId, Subscribed>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Wait<'_> {
-    /// Resolves at a hint given after this call. Create it before looking at the ledger.
-    pub fn hint(&self) -> tokio::sync::futures::OwnedNotified {
+impl Subscription<'_> {
+    /// Resolves at a notification given after this call. Create it before looking at the ledger.
+    pub fn notification(&self) -> tokio::sync::futures::OwnedNotified {
         self.notify.clone().notified_owned()
     }
 
-    /// When the last hint was given while somebody waited: a look that began earlier may have
+    /// When the last notification was given while somebody waited: a look that began earlier may have
     /// missed the decision.
-    pub fn hinted_at(&self) -> Option<Instant> {
-        *self.hinted.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn notified_at(&self) -> Option<Instant> {
+        *self.notified_last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Wait<'_> {
+impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        let mut waiting = self.waiters.lock();
+        let mut waiting = self.subscribers.lock();
         if let Some(entry) = waiting.get_mut(&self.order) {
             entry.waits -= 1;
             if entry.waits == 0 {
@@ -98,13 +104,13 @@ impl Drop for Wait<'_> {
 }
 
 #[async_trait]
-pub trait Outcomes: Debug + Display + Send + Sync {
+pub trait Notifier: Debug + Display + Send + Sync {
     /// Tells every process that these orders were decided. Best effort; never fails.
     async fn publish(&self, orders: &[OrderId]);
 
-    /// Wakes this process's waiters at what any process publishes, until stopped.
-    async fn listen(&self, waiters: Arc<Waiters>, stop: CancellationToken);
+    /// Wakes this process's subscribers at what any process publishes, until stopped.
+    async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken);
 
-    /// Answers when hints can be given: for `/readyz`. The error is for the log.
+    /// Answers when notifications can be given: for `/readyz`. The error is for the log.
     async fn check(&self) -> Result<(), String>;
 }

@@ -45,7 +45,7 @@ pub struct Arrival(pub u128);
 
 /// A waiting order's place in the line of its item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line {
+pub struct QueuePosition {
     /// Orders that are decided before it, at most; none when it is next.
     pub ahead: u64,
     /// Orders of the item that have left the line at its head. Grows as the line moves.
@@ -148,7 +148,7 @@ pub trait Queue: Debug + Display + Send + Sync {
 
     /// Where an order stands; `None` when it does not wait, or the queue cannot tell. Takes no
     /// longer in a long line than in a short one.
-    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError>;
+    async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError>;
 
     async fn backlog(&self) -> Result<Backlog, QueueError>;
 

@@ -1,5 +1,5 @@
-//! Webhooks: a shop is told of each decision, at least once, by a signed request to its URL
-//! (Standard Webhooks 1.0).
+//! WebhookOutbox: a shop is told of each decision, at least once, by a signed request to its URL
+//! (Standard WebhookOutbox 1.0).
 //!
 //! The port is the outbox in which events wait until the shop has taken them. On the embedded
 //! store an event is written in the transaction that writes its decision, whoever decides. On AWS
@@ -13,13 +13,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::dead_letters::Which;
+use super::dead_letters::DlqFilter;
 use crate::core::model::{Decided, OrderId, Timestamp, as_rfc3339};
 
 /// What to do about a failed call. Each may be repeated: an event put or sent twice is one to the
 /// shop, which knows it by its id.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum WebhooksError {
+pub enum OutboxError {
     /// The same call may be made again after a pause.
     #[error("the outbox of webhooks is busy: {0}")]
     Busy(String),
@@ -34,7 +34,7 @@ pub struct Lease(pub String);
 
 /// An event that is to be sent now.
 #[derive(Debug, Clone)]
-pub struct Due {
+pub struct DueEvent {
     pub lease: Lease,
     pub decided: Decided,
     /// Attempts that failed before.
@@ -43,15 +43,15 @@ pub struct Due {
 
 /// What became of an event that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptResult {
     /// The shop has it.
     Sent,
     /// An attempt failed; the next one not before this time.
-    PutOff { until: Timestamp },
+    RetryAt { until: Timestamp },
     /// The shop will not take it: into the dead letters.
     Dead { reason: String },
     /// Not tried; it is due as before.
-    Untried,
+    NotAttempted,
 }
 
 /// An event that the shop did not take.
@@ -76,13 +76,13 @@ pub struct Waiting {
 
 /// The outbox. Bounded only by its store: an event is small, and none may be lost.
 #[async_trait]
-pub trait Webhooks: Debug + Display + Send + Sync {
+pub trait WebhookOutbox: Debug + Display + Send + Sync {
     /// Before decisions are made whose events are to be put: checks that the outbox is there, and
     /// on the embedded store lets the ledger put events from now on, in every process. Idempotent.
-    async fn begin(&self) -> Result<(), WebhooksError>;
+    async fn begin(&self) -> Result<(), OutboxError>;
 
     /// Lets the ledger put no further events; those that wait stay. Idempotent.
-    async fn end(&self) -> Result<(), WebhooksError>;
+    async fn end(&self) -> Result<(), OutboxError>;
 
     /// Whether the ledger itself puts each decision's event, in the same transaction. Else whoever
     /// acknowledges orders must put theirs before.
@@ -90,7 +90,7 @@ pub trait Webhooks: Debug + Display + Send + Sync {
 
     /// Puts the events of these decisions, as far as the shop wants to know of them: durable when
     /// it answers. Any number; an error leaves some of them put. Safe to repeat and to cancel.
-    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError>;
+    async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError>;
 
     /// Takes about `max` events that are due, oldest first where the store knows, waiting up to
     /// `wait` for the first. They are nobody else's for the time of the lease, and due again after
@@ -100,27 +100,30 @@ pub trait Webhooks: Debug + Display + Send + Sync {
         max: usize,
         wait: Duration,
         lease: Duration,
-    ) -> Result<Vec<Due>, WebhooksError>;
+    ) -> Result<Vec<DueEvent>, OutboxError>;
 
     /// Says what became of events that were taken. On an error some come again as they were.
-    async fn settle(&self, settled: &[(Due, Outcome)]) -> Result<(), WebhooksError>;
+    async fn record_results(
+        &self,
+        results: &[(DueEvent, AttemptResult)],
+    ) -> Result<(), OutboxError>;
 
     /// The dead letters, oldest first where the store knows, at most `max`.
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError>;
+    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError>;
 
     /// Makes dead letters due again, as if never tried; returns how many. Safe to repeat.
-    async fn redrive(&self, which: &Which) -> Result<usize, WebhooksError>;
+    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
 
     /// Drops dead letters for good; returns how many there were.
-    async fn drop_letters(&self, which: &Which) -> Result<usize, WebhooksError>;
+    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
 
-    async fn waiting(&self) -> Result<Waiting, WebhooksError>;
+    async fn waiting(&self) -> Result<Waiting, OutboxError>;
 }
 
 /// Whether this order's letter is meant, whose reason is `why`.
-pub fn is_meant(which: &Which, order: &OrderId, why: &str) -> bool {
+pub fn is_meant(which: &DlqFilter, order: &OrderId, why: &str) -> bool {
     match which {
-        Which::All { reason } => reason.as_deref().is_none_or(|text| why.contains(text)),
-        Which::These(orders) => orders.contains(order),
+        DlqFilter::All { reason } => reason.as_deref().is_none_or(|text| why.contains(text)),
+        DlqFilter::These(orders) => orders.contains(order),
     }
 }

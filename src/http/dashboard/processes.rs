@@ -1,4 +1,4 @@
-//! What the processes' pulses say together: how much was done in all, and how fast it goes on.
+//! What the processes' heartbeats say together: how much was done in all, and how fast it goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::core::metrics::{TIMES_US, percentile};
-use crate::core::ports::heartbeats::{Counts, LastDecision, Living, Pulse};
+use crate::core::ports::heartbeats::{Counts, Heartbeat, LastDecision, ProcessStatus};
 
 /// Processes that are remembered, so that one that comes back is not counted twice; beyond it the
 /// one that was silent for longest is forgotten.
@@ -38,16 +38,16 @@ impl OrderRates {
 
 #[derive(Debug)]
 struct Process {
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     written: Instant,
-    /// Between its last two pulses; `None` while there was only one.
+    /// Between its last two heartbeats; `None` while there was only one.
     rates: Option<OrderRates>,
 }
 
 /// A living process as it is shown.
 #[derive(Debug, Clone)]
 pub struct LiveProcess {
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
     pub age: Duration,
     pub decided_per_s: Option<f64>,
 }
@@ -64,17 +64,21 @@ pub struct Processes {
 impl Processes {
     /// Takes in what the living say now; returns them, and how fast all of them together go on,
     /// where that is known of each.
-    pub fn take(&mut self, living: Vec<Living>) -> (Vec<LiveProcess>, Option<OrderRates>) {
+    pub fn take(&mut self, living: Vec<ProcessStatus>) -> (Vec<LiveProcess>, Option<OrderRates>) {
         let first = self.known.is_empty();
         let now = Instant::now();
         let mut all = Some(OrderRates::default());
         let mut seen = Vec::with_capacity(living.len());
-        for Living { pulse, age } in living {
+        for ProcessStatus { heartbeat, age } in living {
             let written = now.checked_sub(age).unwrap_or(now);
-            let rates = self.take_one(&pulse, written, first);
+            let rates = self.take_one(&heartbeat, written, first);
             let rates = rates.filter(|_| age < RATE_LIFE);
             all = all.zip(rates).map(|(all, rates)| all.plus(rates));
-            seen.push(LiveProcess { pulse, age, decided_per_s: rates.map(|rates| rates.decided) });
+            seen.push(LiveProcess {
+                heartbeat,
+                age,
+                decided_per_s: rates.map(|rates| rates.decided),
+            });
         }
         self.decision.turn();
         self.ack.turn();
@@ -83,26 +87,34 @@ impl Processes {
     }
 
     /// What was done before the first sample is no part of the times of the last seconds.
-    fn take_one(&mut self, pulse: &Pulse, written: Instant, first: bool) -> Option<OrderRates> {
+    fn take_one(
+        &mut self,
+        heartbeat: &Heartbeat,
+        written: Instant,
+        first: bool,
+    ) -> Option<OrderRates> {
         let nothing = Counts::default();
-        let (before, since) = match self.known.get(&pulse.id) {
-            Some(known) if known.is_repeated_by(pulse, written) => return known.rates,
-            Some(known) => (&known.pulse.counts, Some(known.until(pulse, written))),
+        let (before, since) = match self.known.get(&heartbeat.id) {
+            Some(known) if known.is_repeated_by(heartbeat, written) => return known.rates,
+            Some(known) => (&known.heartbeat.counts, Some(known.until(heartbeat, written))),
             // What it did since its start, if that was a moment ago.
-            None => (&nothing, pulse.at.map(|at| at.since(pulse.started_at)).filter(is_a_moment)),
+            None => (
+                &nothing,
+                heartbeat.at.map(|at| at.since(heartbeat.started_at)).filter(is_a_moment),
+            ),
         };
-        let new = difference(&pulse.counts, before);
-        let idle = pulse.counts == nothing;
+        let new = difference(&heartbeat.counts, before);
+        let idle = heartbeat.counts == nothing;
         let rates =
             since.map(|since| OrderRates::of(&new, since)).or(idle.then(OrderRates::default));
-        let known = self.known.get(&pulse.id);
+        let known = self.known.get(&heartbeat.id);
         if !first || known.is_some() {
-            self.decision.add(&pulse.decision, known.map(|k| &*k.pulse.decision));
-            self.ack.add(&pulse.ack, known.map(|k| &*k.pulse.ack));
+            self.decision.add(&heartbeat.decision, known.map(|k| &*k.heartbeat.decision));
+            self.ack.add(&heartbeat.ack, known.map(|k| &*k.heartbeat.ack));
         }
         add(&mut self.counts, new);
-        let process = Process { pulse: pulse.clone(), written, rates };
-        self.known.insert(pulse.id.clone(), process);
+        let process = Process { heartbeat: heartbeat.clone(), written, rates };
+        self.known.insert(heartbeat.id.clone(), process);
         rates
     }
 
@@ -117,7 +129,7 @@ impl Processes {
     /// The newest decisions of all of them, newest first, each once.
     pub fn last(&self, most: usize) -> Vec<LastDecision> {
         let mut last: Vec<&LastDecision> =
-            self.known.values().flat_map(|process| &process.pulse.last).collect();
+            self.known.values().flat_map(|process| &process.heartbeat.last).collect();
         last.sort_by_key(|one| (std::cmp::Reverse(one.decided_at), one.order_id));
         last.dedup_by_key(|one| one.order_id);
         last.into_iter().take(most).cloned().collect()
@@ -135,19 +147,19 @@ impl Processes {
 }
 
 impl Process {
-    /// Whether this is the pulse that is known. The time at which it was written is only as exact as
-    /// the read of its age: it serves for pulses of older versions, which do not say when they were
+    /// Whether this is the heartbeat that is known. The time at which it was written is only as exact as
+    /// the read of its age: it serves for heartbeats of older versions, which do not say when they were
     /// made.
-    fn is_repeated_by(&self, pulse: &Pulse, written: Instant) -> bool {
-        match (self.pulse.at, pulse.at) {
+    fn is_repeated_by(&self, heartbeat: &Heartbeat, written: Instant) -> bool {
+        match (self.heartbeat.at, heartbeat.at) {
             (Some(before), Some(now)) => before == now,
             _ => written <= self.written,
         }
     }
 
-    /// The time between the known pulse and this one.
-    fn until(&self, pulse: &Pulse, written: Instant) -> Duration {
-        match (self.pulse.at, pulse.at) {
+    /// The time between the known heartbeat and this one.
+    fn until(&self, heartbeat: &Heartbeat, written: Instant) -> Duration {
+        match (self.heartbeat.at, heartbeat.at) {
             (Some(before), Some(now)) if now > before => now.since(before),
             _ => written.saturating_duration_since(self.written),
         }
@@ -160,7 +172,7 @@ fn is_a_moment(time: &Duration) -> bool {
 
 impl OrderRates {
     fn of(new: &Counts, since: Duration) -> OrderRates {
-        // A process's first pulse is made at its start.
+        // A process's first heartbeat is made at its start.
         let per_s = |count: u64| count as f64 / since.as_secs_f64().max(0.001);
         OrderRates {
             accepted: per_s(new.accepted),
@@ -234,10 +246,10 @@ mod tests {
     use crate::core::model::Timestamp;
     use crate::core::ports::heartbeats::Kind;
 
-    fn living(id: &str, sold: u64, age_ms: u64) -> Living {
+    fn living(id: &str, sold: u64, age_ms: u64) -> ProcessStatus {
         let mut decision = vec![0; TIMES_US.len() + 1];
         decision[5] = sold;
-        let pulse = Pulse {
+        let heartbeat = Heartbeat {
             id: id.to_owned(),
             kind: Kind::Work,
             host: "here".to_owned(),
@@ -248,10 +260,10 @@ mod tests {
             counts: Counts { sold, ..Counts::default() },
             decision,
             ack: Vec::new(),
-            in_hand: 0,
+            in_flight: 0,
             last: Vec::new(),
         };
-        Living { pulse, age: Duration::from_millis(age_ms) }
+        ProcessStatus { heartbeat, age: Duration::from_millis(age_ms) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -275,7 +287,7 @@ mod tests {
         let mut processes = Processes::default();
         let mut beat = |at, sold, age_ms| {
             let mut living = living("a", sold, age_ms);
-            living.pulse.at = Some(Timestamp(at));
+            living.heartbeat.at = Some(Timestamp(at));
             let (seen, rates) = processes.take(vec![living]);
             assert_eq!(seen[0].decided_per_s, rates.map(|rates| rates.decided));
             rates.map(|rates| rates.sold)

@@ -1,4 +1,4 @@
-//! One look at everything: the processes by their pulses, the queue and the ledger.
+//! One look at everything: the processes by their heartbeats, the queue and the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::core::engine::Ports;
 use crate::core::metrics::LAST_MAX;
 use crate::core::model::{Decision, Timestamp};
 use crate::core::ports::heartbeats::{Counts, LastDecision};
-use crate::core::ports::ledger::Tally;
+use crate::core::ports::ledger::StoreTotals;
 
 const PULSES_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the stores are asked that are paid by the request.
@@ -80,7 +80,7 @@ impl Sampler {
     /// `wanted`: whether anybody looks; if not, stores that are paid by the request are not asked.
     /// Takes some seconds when they do not answer. What a cancelled sample found is lost.
     pub async fn sample(&mut self, wanted: bool) -> Sample {
-        let living = timeout(PULSES_TIMEOUT, self.ports.pulses.living()).await;
+        let living = timeout(PULSES_TIMEOUT, self.ports.heartbeats.processes()).await;
         let living = living.map_err(|e| e.to_string()).and_then(|l| l.map_err(|e| e.to_string()));
         let (seen, rates) = match living {
             Ok(living) => {
@@ -93,9 +93,9 @@ impl Sampler {
             }
         };
         self.look_at_stores(wanted).await;
-        let alone = !self.ports.pulses.reach_others();
+        let alone = !self.ports.heartbeats.reach_others();
         // A process that sees no others knows what was decided only where it decides itself.
-        let decides = seen.iter().flatten().any(|process| process.pulse.concurrency > 0);
+        let decides = seen.iter().flatten().any(|process| process.heartbeat.concurrency > 0);
         let counted = &self.processes.counts;
         let (accepted, decided) = match &self.store.tally {
             Some(tally) => (Some(tally.accepted), Some(DecisionCounts::from(tally))),
@@ -131,8 +131,8 @@ impl Sampler {
     }
 }
 
-impl From<&Tally> for DecisionCounts {
-    fn from(tally: &Tally) -> Self {
+impl From<&StoreTotals> for DecisionCounts {
+    fn from(tally: &StoreTotals) -> Self {
         let mut decided = DecisionCounts::default();
         for (decision, orders) in &tally.decided {
             decided.all += orders;

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use crate::core::engine::Ports;
 use crate::core::model::Item;
 use crate::core::ports::dead_letters::DeadLetter;
-use crate::core::ports::ledger::{Page, Tally};
+use crate::core::ports::ledger::{Page, StoreTotals};
 use crate::core::ports::queue::Backlog;
 
 /// A store that takes longer than this to answer is shown as not known.
@@ -25,7 +25,7 @@ pub struct StoreView {
     pub backlog: Option<Backlog>,
     /// Oldest first. Only the embedded queue shows them without touching them.
     pub letters: Vec<DeadLetter>,
-    pub tally: Option<Tally>,
+    pub tally: Option<StoreTotals>,
     /// `None` until they were read.
     pub items: Option<Vec<Item>>,
     pub items_more: bool,
@@ -104,7 +104,7 @@ pub async fn look(
         }
         _ => before.letters.clone(),
     };
-    let tally = within(ports.ledger.tally()).await.flatten();
+    let tally = within(ports.ledger.totals()).await.flatten();
     let mut view = StoreView { backlog, letters, tally, ..StoreView::default() };
     let swept = if embedded { SWEEP_EMBEDDED } else { SWEEP_PAID };
     let from = sweep.next.clone();

@@ -186,22 +186,22 @@ pub fn dashboard(sample: &Sample, backend: &'static str, uptime: Duration, names
 }
 
 fn workers(all: &[LiveProcess]) -> Vec<WorkerJson<'_>> {
-    let deciding = all.iter().filter(|process| process.pulse.concurrency > 0);
+    let deciding = all.iter().filter(|process| process.heartbeat.concurrency > 0);
     deciding.map(worker).collect()
 }
 
 fn worker(process: &LiveProcess) -> WorkerJson<'_> {
-    let pulse = &process.pulse;
+    let heartbeat = &process.heartbeat;
     WorkerJson {
-        id: &pulse.id,
-        kind: pulse.kind,
-        host: &pulse.host,
-        pid: pulse.pid,
-        concurrency: pulse.concurrency,
-        started_at: rfc3339(pulse.started_at),
+        id: &heartbeat.id,
+        kind: heartbeat.kind,
+        host: &heartbeat.host,
+        pid: heartbeat.pid,
+        concurrency: heartbeat.concurrency,
+        started_at: rfc3339(heartbeat.started_at),
         age_ms: process.age.as_millis() as u64,
         decided_per_s: process.decided_per_s.map(tenths),
-        in_hand: pulse.in_hand,
+        in_hand: heartbeat.in_flight,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `GET /metrics`: this process's meters, and the latest sample of its dashboard, as Prometheus
+//! `GET /metrics`: this process's metrics, and the latest sample of its dashboard, as Prometheus
 //! reads it.
 
 mod exposition;
@@ -49,7 +49,7 @@ fn response(mut page: Exposition) -> Response {
 }
 
 fn write_meters(page: &mut Exposition, ports: &Ports) {
-    let m = &ports.meters;
+    let m = &ports.metrics;
     let build = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("COMMIT_OF_FLUX"))];
     page.family("flux_build_info", "gauge", "What this process was built from.");
     page.value("flux_build_info", &build, 1);
@@ -61,10 +61,10 @@ fn write_meters(page: &mut Exposition, ports: &Ports) {
     }
     let decisions = "flux_decisions_total";
     page.family(decisions, "counter", "Orders decided by this process.");
-    page.value(decisions, &[("outcome", "sold"), ("reason", "")], m.outcomes.sold.get());
-    page.value(decisions, &[("outcome", "expired"), ("reason", "")], m.outcomes.expired.get());
-    page.value(decisions, &[("outcome", "dropped"), ("reason", "")], m.outcomes.dropped.get());
-    for (reason, count) in m.outcomes.rejected() {
+    page.value(decisions, &[("outcome", "sold"), ("reason", "")], m.decisions.sold.get());
+    page.value(decisions, &[("outcome", "expired"), ("reason", "")], m.decisions.expired.get());
+    page.value(decisions, &[("outcome", "dropped"), ("reason", "")], m.decisions.dropped.get());
+    for (reason, count) in m.decisions.rejected() {
         page.value(decisions, &[("outcome", "rejected"), ("reason", reason.as_str())], count);
     }
     page.counter("flux_units_sold_total", "Units sold by this process.", m.units_sold.get());
@@ -88,7 +88,7 @@ fn write_meters(page: &mut Exposition, ports: &Ports) {
         page.counter(name, about, counter.get());
     }
     let about = "Orders received and not yet decided.";
-    page.gauge("flux_orders_in_hand", about, m.in_hand.get());
+    page.gauge("flux_orders_in_hand", about, m.in_flight.get());
     if ports.webhooks.is_some() {
         let name = "flux_webhooks_total";
         page.family(name, "counter", "Attempts of this process to send a webhook.");
@@ -141,7 +141,7 @@ fn write_sample(page: &mut Exposition, sample: &Sample) {
         page.gauge("flux_stranded_units", about, wrong.stranded);
     }
     if let Some(processes) = &sample.processes {
-        let deciding = processes.iter().filter(|process| process.pulse.concurrency > 0).count();
+        let deciding = processes.iter().filter(|process| process.heartbeat.concurrency > 0).count();
         page.gauge("flux_workers", "Living processes that decide.", deciding);
     }
 }

@@ -11,7 +11,7 @@ use crate::adapters::aws::dynamodb::setup::TableSetup;
 use crate::adapters::aws::sqs::setup::{DeadLetters, QueueSetup, WantedQueue};
 use crate::adapters::aws::webhook_outbox::queue_names as webhook_queues;
 use crate::config::Settings;
-use crate::core::model::SystemChance;
+use crate::core::model::SystemIdSource;
 
 /// The queue's name when nobody gives another.
 const DEFAULT_QUEUE: &str = "flux-orders";
@@ -139,7 +139,7 @@ async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> R
     if plan.key_is_set {
         return Ok(());
     }
-    let (keys, drawn) = (OrderKeys::new(aws, &plan.table), SystemChance.key());
+    let (keys, drawn) = (OrderKeys::new(aws, &plan.table), SystemIdSource.key());
     let stored = keys.stored().await.map_err(|e| e.to_string())?;
     let (origin, change) = match stored {
         Stored::Key(origin) => (Ok(origin), Change::Unchanged),

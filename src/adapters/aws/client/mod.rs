@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use tokio::time::Instant;
 
-use crate::core::model::{Chance, SystemChance};
+use crate::core::model::{IdSource, SystemIdSource};
 use crate::core::ports::usage::{Calls, Service};
 use credentials::WithLogin;
 use usage_meter::Meter;
@@ -284,7 +284,7 @@ where
 /// Waits after the `attempt`th attempt (from 1) for a random part of its span.
 pub async fn pause(attempt: u32) {
     let span = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_PAUSE);
-    let drawn = SystemChance.draw() as u32;
+    let drawn = SystemIdSource.next_id() as u32;
     tokio::time::sleep(span.mul_f64(f64::from(drawn) / f64::from(u32::MAX))).await;
 }
 

@@ -25,7 +25,7 @@ use crate::core::model::{
 };
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, ItemsFrom, Ledger,
-    LedgerError, OrderRecord, Page, Tally,
+    LedgerError, OrderRecord, Page, StoreTotals,
 };
 use rows::{ITEM_ID, ORDER_ID, Row, number, text};
 use transaction::Written;
@@ -322,7 +322,7 @@ impl Ledger for DynamoLedger {
         Err(LedgerError::Busy(format!("item {id} changes all the time")))
     }
 
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
         Ok(None)
     }
 

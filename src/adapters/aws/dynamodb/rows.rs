@@ -252,15 +252,15 @@ pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
 pub fn audit_order(row: &Row, keys: &MacKeys, old: &OrderKey) -> AuditedOrder {
     let record = read_order(row);
     let mac = check_mac(row, keys.order_row()).unwrap_or_else(|| match &record {
-        Ok(record) if is_sealed(row, record, old) => MacCheck::OldRule,
+        Ok(record) if has_legacy_mac(row, record, old) => MacCheck::OldRule,
         _ => MacCheck::Wrong,
     });
     AuditedOrder { record: record.map_err(|e| e.to_string()), mac }
 }
 
-fn is_sealed(row: &Row, record: &OrderRecord, key: &OrderKey) -> bool {
+fn has_legacy_mac(row: &Row, record: &OrderRecord, key: &OrderKey) -> bool {
     let Some(decided) = record.clone().decided() else { return false };
-    text_of(row, name::SEAL).is_ok_and(|found| found == format!("{:016x}", decided.seal(key)))
+    text_of(row, name::SEAL).is_ok_and(|found| found == format!("{:016x}", decided.legacy_mac(key)))
 }
 
 fn parse<T, E: ToString>(

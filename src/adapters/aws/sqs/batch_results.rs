@@ -30,7 +30,7 @@ pub fn entry_error(failed: &BatchResultErrorEntry) -> QueueError {
 
 /// The answers to a batch request's entries, whose ids are their places in it. What it does not
 /// mention may have been done.
-pub fn settle<'a>(
+pub fn batch_results<'a>(
     count: usize,
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],

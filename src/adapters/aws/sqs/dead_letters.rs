@@ -347,11 +347,11 @@ fn text_attribute(value: String) -> MessageAttributeValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::model::{ItemId, OrderKey, OrderNames, Quantity, UserId};
+    use crate::core::model::{ItemId, OrderIds, OrderKey, Quantity, UserId};
 
     #[test]
     fn a_second_letter_of_an_order_is_not_sent_and_another_request_under_its_id_is_kept() {
-        let id = OrderNames::new(OrderKey::from_text("k"), 1).fresh(Timestamp(1));
+        let id = OrderIds::new(OrderKey::from_text("k"), 1).generate(Timestamp(1));
         let wish = |user: &str| {
             Wish::Send(Order {
                 id,

@@ -24,12 +24,12 @@ use uuid::Uuid;
 use super::client::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::engine::message;
 use crate::core::engine::message::Origin;
-use crate::core::model::{Chance, Clock, Order, OrderId, OrderNames, SystemChance, Timestamp};
+use crate::core::model::{Clock, IdSource, Order, OrderId, OrderIds, SystemIdSource, Timestamp};
 use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::ports::queue::{
-    Arrival, Backlog, Delivery, Line, Queue, QueueError, QueueLimits, Receipt, Sent,
+    Arrival, Backlog, Delivery, Queue, QueueError, QueueLimits, QueuePosition, Receipt, Sent,
 };
-use batch_results::{entry_error, queue_error, settle};
+use batch_results::{batch_results, entry_error, queue_error};
 
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
 /// "Message quotas").
@@ -58,7 +58,7 @@ pub struct SqsQueue {
     settings: SqsSettings,
     fifo: bool,
     dead_letter_queue: OnceCell<String>,
-    names: Arc<OrderNames>,
+    names: Arc<OrderIds>,
     clock: Arc<dyn Clock>,
 }
 
@@ -67,7 +67,7 @@ impl SqsQueue {
     pub fn new(
         aws: &Aws,
         settings: SqsSettings,
-        names: Arc<OrderNames>,
+        names: Arc<OrderIds>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl SqsQueue {
             Err(fault) => vec![Err(queue_error(url, fault)); count],
             Ok(answer) => {
                 let done = answer.successful().iter().map(|entry| entry.id());
-                settle(count, done, answer.failed())
+                batch_results(count, done, answer.failed())
             }
         }
     }
@@ -169,7 +169,7 @@ impl SqsQueue {
             Err(fault) => vec![Err(queue_error(url, fault)); receipts.len()],
             Ok(answer) => {
                 let done = answer.successful().iter().map(|entry| entry.id());
-                settle(receipts.len(), done, answer.failed())
+                batch_results(receipts.len(), done, answer.failed())
             }
         }
     }
@@ -204,7 +204,7 @@ impl SqsQueue {
         let (orders, mut letters) = message::decode(body, origin, &self.names);
         if orders.is_empty() && letters.is_empty() {
             letters.push(DeadLetter {
-                order_id: self.names.foreign(message_id, 0),
+                order_id: self.names.from_message(message_id, 0),
                 reason: "not an order: an empty list".to_owned(),
                 body: body.to_owned(),
                 at: origin.sent_at,
@@ -365,7 +365,7 @@ impl Queue for SqsQueue {
     }
 
     /// SQS keeps no line that one could look at.
-    async fn line(&self, _: OrderId) -> Result<Option<Line>, QueueError> {
+    async fn position(&self, _: OrderId) -> Result<Option<QueuePosition>, QueueError> {
         Ok(None)
     }
 
@@ -408,7 +408,7 @@ async fn in_flight<T>(at_once: usize, requests: Vec<BoxFuture<'_, T>>) -> Vec<T>
 }
 
 fn fresh_id() -> String {
-    Uuid::from_u128(SystemChance.draw()).to_string()
+    Uuid::from_u128(SystemIdSource.next_id()).to_string()
 }
 
 fn queue_name(url: &str) -> &str {

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::stored::Stored;
-use super::{Envelope, SqsWebhooks};
+use super::{Envelope, SqsOutbox};
 use crate::core::model::{Decided, Timestamp};
-use crate::core::ports::dead_letters::Which;
-use crate::core::ports::webhook_outbox::{Letter, WebhooksError, is_meant};
+use crate::core::ports::dead_letters::DlqFilter;
+use crate::core::ports::webhook_outbox::{Letter, OutboxError, is_meant};
 
 /// How long letters are hidden from others while the queue is looked through.
 const LOOK: Duration = Duration::from_secs(120);
@@ -32,8 +32,8 @@ struct Dead {
     decided: Vec<Decided>,
 }
 
-impl SqsWebhooks {
-    pub(super) async fn list_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError> {
+impl SqsOutbox {
+    pub(super) async fn list_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
         let mut look = Look::default();
         let found = self.collect_letters(&mut look, max).await;
         self.hide(&self.dead_letter_queue_url, &look.keep).await;
@@ -44,7 +44,7 @@ impl SqsWebhooks {
         &self,
         look: &mut Look,
         max: usize,
-    ) -> Result<Vec<Letter>, WebhooksError> {
+    ) -> Result<Vec<Letter>, OutboxError> {
         let (mut found, mut listed) = (Vec::new(), HashSet::new());
         while found.len() < max {
             let Some(messages) = self.look(look).await? else { break };
@@ -69,9 +69,9 @@ impl SqsWebhooks {
     /// Takes letters out, back into the outbox or for good; returns of how many orders.
     pub(super) async fn take_letters(
         &self,
-        which: &Which,
+        which: &DlqFilter,
         again: bool,
-    ) -> Result<usize, WebhooksError> {
+    ) -> Result<usize, OutboxError> {
         let mut look = Look::default();
         let taken = self.take_all_letters(&mut look, which, again).await;
         self.hide(&self.dead_letter_queue_url, &look.keep).await;
@@ -81,9 +81,9 @@ impl SqsWebhooks {
     async fn take_all_letters(
         &self,
         look: &mut Look,
-        which: &Which,
+        which: &DlqFilter,
         again: bool,
-    ) -> Result<usize, WebhooksError> {
+    ) -> Result<usize, OutboxError> {
         let mut taken = HashSet::new();
         while let Some(messages) = self.look(look).await? {
             for Dead { receipt, envelope, decided } in messages {
@@ -112,7 +112,7 @@ impl SqsWebhooks {
     }
 
     /// The next messages; `None` when all were seen, or when the first ones come round again.
-    async fn look(&self, look: &mut Look) -> Result<Option<Vec<Dead>>, WebhooksError> {
+    async fn look(&self, look: &mut Look) -> Result<Option<Vec<Dead>>, OutboxError> {
         let url = &self.dead_letter_queue_url;
         let mut new = Vec::new();
         let mut round = true;

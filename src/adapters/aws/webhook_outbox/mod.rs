@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 use super::client::{Aws, Fault, LONGEST_POLL, repeat};
 use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, Timestamp};
-use crate::core::ports::dead_letters::Which;
+use crate::core::ports::dead_letters::DlqFilter;
 use crate::core::ports::webhook_outbox::{
-    Due, Lease, Letter, Outcome, Waiting, Webhooks, WebhooksError,
+    AttemptResult, DueEvent, Lease, Letter, OutboxError, Waiting, WebhookOutbox,
 };
 use stored::Stored;
 
@@ -67,14 +67,14 @@ struct Envelope {
 }
 
 #[derive(Debug)]
-pub struct SqsWebhooks {
+pub struct SqsOutbox {
     client: Client,
     polling: Client,
     queue_url: String,
     dead_letter_queue_url: String,
     kinds: Kinds,
     clock: Arc<dyn Clock>,
-    /// Messages some of whose events are not settled, by their receipts.
+    /// Messages some of whose events are not results, by their receipts.
     open: Mutex<HashMap<String, Open>>,
 }
 
@@ -82,14 +82,14 @@ pub struct SqsWebhooks {
 #[derive(Debug, Default)]
 struct Open {
     left: usize,
-    untried: Vec<Due>,
-    put_off: Vec<(Due, Timestamp)>,
-    dead: Vec<(Due, String)>,
+    untried: Vec<DueEvent>,
+    put_off: Vec<(DueEvent, Timestamp)>,
+    dead: Vec<(DueEvent, String)>,
     sent: bool,
 }
 
-impl SqsWebhooks {
-    /// Beside the queue of orders that has this URL. Calls nothing yet; [`Webhooks::waiting`] does.
+impl SqsOutbox {
+    /// Beside the queue of orders that has this URL. Calls nothing yet; [`WebhookOutbox::waiting`] does.
     pub fn new(aws: &Aws, orders_url: &str, kinds: Kinds, clock: Arc<dyn Clock>) -> Self {
         let (place, name) = orders_url.rsplit_once('/').unwrap_or(("", orders_url));
         let [queue, dead] = queue_names(name).map(|name| format!("{place}/{name}"));
@@ -105,7 +105,7 @@ impl SqsWebhooks {
     }
 
     /// Sends envelopes to one of the queues; on an error some were.
-    async fn send(&self, url: &str, envelopes: &[Envelope]) -> Result<(), WebhooksError> {
+    async fn send(&self, url: &str, envelopes: &[Envelope]) -> Result<(), OutboxError> {
         let now = self.clock.now();
         let entries: Vec<_> = envelopes.iter().enumerate().map(|(n, e)| entry(n, e, now)).collect();
         let batches = entries.chunks(BATCH).map(|batch| self.send_batch(url, batch.to_vec()));
@@ -117,7 +117,7 @@ impl SqsWebhooks {
         &self,
         url: &str,
         mut entries: Vec<SendMessageBatchRequestEntry>,
-    ) -> Result<(), WebhooksError> {
+    ) -> Result<(), OutboxError> {
         let mut why = String::new();
         for _ in 0..ROUNDS {
             let sent = repeat(|| {
@@ -133,7 +133,7 @@ impl SqsWebhooks {
             }
             why = answer.failed().first().map_or_else(String::new, |e| e.code().to_owned());
         }
-        Err(WebhooksError::Busy(format!(
+        Err(OutboxError::Busy(format!(
             "{} did not take {} events: {why}",
             name(url),
             entries.len()
@@ -145,7 +145,7 @@ impl SqsWebhooks {
         url: &str,
         wait: Duration,
         hidden: Duration,
-    ) -> Result<Vec<Message>, WebhooksError> {
+    ) -> Result<Vec<Message>, OutboxError> {
         let request = self
             .polling
             .receive_message()
@@ -176,7 +176,7 @@ impl SqsWebhooks {
         }
     }
 
-    async fn delete(&self, url: &str, receipts: &[String]) -> Result<(), WebhooksError> {
+    async fn delete(&self, url: &str, receipts: &[String]) -> Result<(), OutboxError> {
         for batch in receipts.chunks(BATCH) {
             let entries = batch.iter().enumerate().map(|(n, receipt)| {
                 DeleteMessageBatchRequestEntry::builder()
@@ -197,7 +197,7 @@ impl SqsWebhooks {
     }
 
     /// The events of a message that are due; the others are hidden until they are.
-    fn open_message(&self, message: &Message, now: Timestamp, later: &mut Later) -> Vec<Due> {
+    fn open_message(&self, message: &Message, now: Timestamp, later: &mut Later) -> Vec<DueEvent> {
         let receipt = message.receipt_handle().unwrap_or_default().to_owned();
         let body = message.body().unwrap_or_default();
         let envelope = serde_json::from_str::<Envelope>(body).ok();
@@ -215,22 +215,22 @@ impl SqsWebhooks {
         let open = Open { left: decided.len(), ..Open::default() };
         self.open().insert(receipt.clone(), open);
         let attempts = envelope.attempts;
-        let due = |decided| Due { lease: Lease(receipt.clone()), decided, attempts };
+        let due = |decided| DueEvent { lease: Lease(receipt.clone()), decided, attempts };
         decided.into_iter().map(due).collect()
     }
 
     /// Notes outcomes; the messages of which all events have one now.
-    fn close_messages(&self, settled: &[(Due, Outcome)]) -> Vec<(String, Open)> {
+    fn close_messages(&self, results: &[(DueEvent, AttemptResult)]) -> Vec<(String, Open)> {
         let mut open = self.open();
         let mut closed = Vec::new();
-        for (due, outcome) in settled {
+        for (due, outcome) in results {
             let receipt = &due.lease.0;
             let Some(message) = open.get_mut(receipt) else { continue };
             match outcome {
-                Outcome::Sent => message.sent = true,
-                Outcome::PutOff { until } => message.put_off.push((due.clone(), *until)),
-                Outcome::Dead { reason } => message.dead.push((due.clone(), reason.clone())),
-                Outcome::Untried => message.untried.push(due.clone()),
+                AttemptResult::Sent => message.sent = true,
+                AttemptResult::RetryAt { until } => message.put_off.push((due.clone(), *until)),
+                AttemptResult::Dead { reason } => message.dead.push((due.clone(), reason.clone())),
+                AttemptResult::NotAttempted => message.untried.push(due.clone()),
             }
             message.left = message.left.saturating_sub(1);
             if message.left == 0 {
@@ -244,7 +244,7 @@ impl SqsWebhooks {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn count(&self, url: &str) -> Result<u64, WebhooksError> {
+    async fn count(&self, url: &str) -> Result<u64, OutboxError> {
         let counted = repeat(|| {
             let request = self
                 .client
@@ -288,41 +288,41 @@ fn name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
 }
 
-fn failed(url: &str, fault: Fault) -> WebhooksError {
+fn failed(url: &str, fault: Fault) -> OutboxError {
     match fault {
-        Fault::Busy(said) | Fault::Unknown(said) => WebhooksError::Busy(said),
+        Fault::Busy(said) | Fault::Unknown(said) => OutboxError::Busy(said),
         Fault::Broken(said)
             if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
         {
             let what = "run `flux provision` with webhook_url set";
-            WebhooksError::Broken(format!("there is no queue {}: {what}", name(url)))
+            OutboxError::Broken(format!("there is no queue {}: {what}", name(url)))
         }
-        Fault::Broken(said) => WebhooksError::Broken(format!("SQS queue {}: {said}", name(url))),
+        Fault::Broken(said) => OutboxError::Broken(format!("SQS queue {}: {said}", name(url))),
     }
 }
 
-impl fmt::Display for SqsWebhooks {
+impl fmt::Display for SqsOutbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "webhooks in SQS queue {}", name(&self.queue_url))
     }
 }
 
 #[async_trait]
-impl Webhooks for SqsWebhooks {
-    async fn begin(&self) -> Result<(), WebhooksError> {
+impl WebhookOutbox for SqsOutbox {
+    async fn begin(&self) -> Result<(), OutboxError> {
         self.waiting().await.map(drop)
     }
 
-    async fn end(&self) -> Result<(), WebhooksError> {
+    async fn end(&self) -> Result<(), OutboxError> {
         let what = "on AWS events are put by workers that have a webhook_url: take theirs away";
-        Err(WebhooksError::Broken(what.to_owned()))
+        Err(OutboxError::Broken(what.to_owned()))
     }
 
     fn put_by_ledger(&self) -> bool {
         false
     }
 
-    async fn put(&self, decided: &[Decided]) -> Result<(), WebhooksError> {
+    async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError> {
         let wanted = decided.iter().filter(|one| self.kinds.want(one.decision));
         let events: Vec<Stored> = wanted.map(Stored::from).collect();
         let fresh = |events: &[Stored]| Envelope {
@@ -340,7 +340,7 @@ impl Webhooks for SqsWebhooks {
         _max: usize,
         wait: Duration,
         lease: Duration,
-    ) -> Result<Vec<Due>, WebhooksError> {
+    ) -> Result<Vec<DueEvent>, OutboxError> {
         let messages = self.receive(&self.queue_url, wait, lease).await?;
         let (mut due, mut later) = (Vec::new(), Later::new());
         let now = self.clock.now();
@@ -351,10 +351,13 @@ impl Webhooks for SqsWebhooks {
         Ok(due)
     }
 
-    async fn settle(&self, settled: &[(Due, Outcome)]) -> Result<(), WebhooksError> {
+    async fn record_results(
+        &self,
+        results: &[(DueEvent, AttemptResult)],
+    ) -> Result<(), OutboxError> {
         let (mut again, mut dead) = (Vec::new(), Vec::new());
         let (mut given_back, mut done) = (Vec::new(), Vec::new());
-        for (receipt, message) in self.close_messages(settled) {
+        for (receipt, message) in self.close_messages(results) {
             if message.is_untouched() {
                 given_back.push((receipt, 0));
                 continue;
@@ -382,20 +385,20 @@ impl Webhooks for SqsWebhooks {
         self.delete(&self.queue_url, &done).await
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, WebhooksError> {
+    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
         self.list_letters(max).await
     }
 
-    async fn redrive(&self, which: &Which) -> Result<usize, WebhooksError> {
+    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
         self.take_letters(which, true).await
     }
 
-    async fn drop_letters(&self, which: &Which) -> Result<usize, WebhooksError> {
+    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
         self.take_letters(which, false).await
     }
 
     /// Counts messages, each of which has up to [`TOGETHER`] events.
-    async fn waiting(&self) -> Result<Waiting, WebhooksError> {
+    async fn waiting(&self) -> Result<Waiting, OutboxError> {
         let (waiting, dead_letters) = futures_util::join!(
             self.count(&self.queue_url),
             self.count(&self.dead_letter_queue_url)

@@ -20,7 +20,7 @@ use crate::core::model::{
 };
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, ItemRemoved, ItemSet, ItemsFrom, Ledger,
-    LedgerError, OrderRecord, OrderState, Page, StoreAudit, Tally,
+    LedgerError, OrderRecord, OrderState, Page, StoreAudit, StoreTotals,
 };
 
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Ledger for SqliteLedger {
         Ok(self.store.read(read).await?)
     }
 
-    async fn tally(&self) -> Result<Option<Tally>, LedgerError> {
+    async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
         let read = |c: &Connection| {
             let accepted = c.prepare_cached("SELECT accepted FROM counts")?;
             let accepted = { accepted }.query_row([], |row| row.get(0))?;
@@ -138,7 +138,7 @@ impl Ledger for SqliteLedger {
                 Ok((decision, row.get::<_, u64>(1)?))
             })?;
             let decided = rows.collect::<rusqlite::Result<_>>()?;
-            Ok(Some(Tally { accepted, decided }))
+            Ok(Some(StoreTotals { accepted, decided }))
         };
         Ok(self.store.read(read).await?)
     }

@@ -11,10 +11,10 @@ use crate::core::model::Order;
 /// Orders that are remembered until the next receive (P8); past it they are read from the file.
 const FRESH_MAX: usize = 4_096;
 /// The longest time without a look: a claim of a killed process ends without a sign.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
-pub struct Fresh {
+pub struct HandoffCache {
     rows: Vec<(i64, Order)>,
     /// The file may hold what `rows` does not.
     stale: bool,
@@ -22,7 +22,7 @@ pub struct Fresh {
     looked: (u64, Instant),
 }
 
-impl Fresh {
+impl HandoffCache {
     pub fn new() -> Self {
         Self { rows: Vec::new(), stale: true, looked: (0, Instant::now()) }
     }
@@ -62,9 +62,9 @@ impl Fresh {
     }
 
     /// Whether the file has to be looked into, which is then taken for done.
-    pub fn must_look(&mut self, tick: u64, now: Instant) -> bool {
+    pub fn needs_poll(&mut self, tick: u64, now: Instant) -> bool {
         let (looked_tick, at) = self.looked;
-        let must = self.stale || looked_tick != tick || now >= at + LOOK_AGAIN;
+        let must = self.stale || looked_tick != tick || now >= at + POLL_INTERVAL;
         if must {
             (self.stale, self.looked) = (false, (tick, now));
         }
@@ -89,46 +89,46 @@ mod tests {
         (place, order)
     }
 
-    fn taken(fresh: &mut Fresh, max: usize, cursor: i64) -> Vec<i64> {
-        fresh.take(max, |_| Some(cursor)).iter().map(|waiting| waiting.place).collect()
+    fn taken(handoff: &mut HandoffCache, max: usize, cursor: i64) -> Vec<i64> {
+        handoff.take(max, |_| Some(cursor)).iter().map(|waiting| waiting.place).collect()
     }
 
     /// Whether it has to be looked, once.
-    fn looks(fresh: &mut Fresh, tick: u64, now: Instant) -> bool {
-        let must = fresh.must_look(tick, now);
-        assert!(!fresh.must_look(tick, now));
+    fn looks(handoff: &mut HandoffCache, tick: u64, now: Instant) -> bool {
+        let must = handoff.needs_poll(tick, now);
+        assert!(!handoff.needs_poll(tick, now));
         must
     }
 
     #[test]
     fn rows_in_line_are_taken_whatever_the_order_they_were_added_in() {
-        let (mut fresh, now) = (Fresh::new(), Instant::now());
-        assert!(looks(&mut fresh, 0, now));
-        fresh.add(vec![row(8), row(9)], |_| true);
-        fresh.add(vec![row(6), row(7)], |_| true);
-        assert_eq!(taken(&mut fresh, 9, 5), [6, 7, 8, 9]);
-        assert!(!looks(&mut fresh, 0, now));
+        let (mut handoff, now) = (HandoffCache::new(), Instant::now());
+        assert!(looks(&mut handoff, 0, now));
+        handoff.add(vec![row(8), row(9)], |_| true);
+        handoff.add(vec![row(6), row(7)], |_| true);
+        assert_eq!(taken(&mut handoff, 9, 5), [6, 7, 8, 9]);
+        assert!(!looks(&mut handoff, 0, now));
     }
 
     #[test]
     fn what_is_behind_a_gap_or_past_the_bound_or_unclaimed_is_left_to_the_file() {
-        let (mut fresh, now) = (Fresh::new(), Instant::now());
-        fresh.add(vec![row(6), row(8)], |_| true);
-        assert_eq!(taken(&mut fresh, 9, 5), [6]);
-        assert!(looks(&mut fresh, 0, now));
-        fresh.add(vec![row(7), row(8)], |_| true);
-        assert_eq!(taken(&mut fresh, 1, 6), [7]);
-        assert!(looks(&mut fresh, 0, now));
-        fresh.add(vec![row(8)], |_| false);
-        assert!(taken(&mut fresh, 9, 7).is_empty());
-        assert!(looks(&mut fresh, 0, now));
+        let (mut handoff, now) = (HandoffCache::new(), Instant::now());
+        handoff.add(vec![row(6), row(8)], |_| true);
+        assert_eq!(taken(&mut handoff, 9, 5), [6]);
+        assert!(looks(&mut handoff, 0, now));
+        handoff.add(vec![row(7), row(8)], |_| true);
+        assert_eq!(taken(&mut handoff, 1, 6), [7]);
+        assert!(looks(&mut handoff, 0, now));
+        handoff.add(vec![row(8)], |_| false);
+        assert!(taken(&mut handoff, 9, 7).is_empty());
+        assert!(looks(&mut handoff, 0, now));
     }
 
     #[test]
     fn the_file_is_looked_into_when_it_ticks_and_after_a_while() {
-        let (mut fresh, now) = (Fresh::new(), Instant::now());
-        assert!(looks(&mut fresh, 0, now));
-        assert!(looks(&mut fresh, 1, now));
-        assert!(looks(&mut fresh, 1, now + LOOK_AGAIN));
+        let (mut handoff, now) = (HandoffCache::new(), Instant::now());
+        assert!(looks(&mut handoff, 0, now));
+        assert!(looks(&mut handoff, 1, now));
+        assert!(looks(&mut handoff, 1, now + POLL_INTERVAL));
     }
 }

@@ -21,13 +21,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::{Store, StoreError};
-use crate::core::model::{Chance, Clock, MacKeys, Order, OrderId, OrderKey, SystemChance};
+use crate::core::model::{Clock, IdSource, MacKeys, Order, OrderId, OrderKey, SystemIdSource};
 use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::ports::queue::{
-    Arrival, Backlog, Delivery, Line, OLDEST_AMONG, Queue, QueueError, QueueLimits, Receipt, Sent,
+    Arrival, Backlog, Delivery, OLDEST_AMONG, Queue, QueueError, QueueLimits, QueuePosition,
+    Receipt, Sent,
 };
 use claims::{CLAIM, Claim, longest_claim, places, receipt};
-use handoff::{Fresh, LOOK_AGAIN};
+use handoff::{HandoffCache, POLL_INTERVAL};
 
 #[derive(Debug)]
 pub struct SqliteQueue {
@@ -39,7 +40,7 @@ pub struct SqliteQueue {
     /// Names this receiver in `items.claimed_by`.
     me: i64,
     claims: Mutex<HashMap<i64, Claim>>,
-    fresh: Mutex<Fresh>,
+    handoff: Mutex<HandoffCache>,
     /// There may be something to receive.
     arrived: Notify,
     /// The item served last: the next look begins behind it.
@@ -55,7 +56,7 @@ impl SqliteQueue {
         visibility: Duration,
         backlog_max: u64,
     ) -> Self {
-        let me = (SystemChance.draw() >> 65) as i64;
+        let me = (SystemIdSource.next_id() >> 65) as i64;
         Self {
             store,
             keys: rows::Keys { mac: MacKeys::new(&key), old: key },
@@ -64,7 +65,7 @@ impl SqliteQueue {
             backlog_max,
             me,
             claims: Mutex::default(),
-            fresh: Mutex::new(Fresh::new()),
+            handoff: Mutex::new(HandoffCache::new()),
             arrived: Notify::new(),
             start: AtomicI64::new(0),
         }
@@ -74,26 +75,26 @@ impl SqliteQueue {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn fresh(&self) -> MutexGuard<'_, Fresh> {
-        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handoff(&self) -> MutexGuard<'_, HandoffCache> {
+        self.handoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One round of receiving: what is there for this receiver now.
     async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         self.keep_claims().await?;
-        let fresh = {
+        let handoff = {
             let claims = self.claims();
-            self.fresh().take(max, |no| claims.get(&no).map(|claim| claim.cursor))
+            self.handoff().take(max, |no| claims.get(&no).map(|claim| claim.cursor))
         };
-        let room = max - fresh.len();
-        let mut deliveries = self.deliver(fresh);
-        if room == 0 || !self.fresh().must_look(self.store.tick(), Instant::now()) {
+        let room = max - handoff.len();
+        let mut deliveries = self.deliver(handoff);
+        if room == 0 || !self.handoff().needs_poll(self.store.change_counter(), Instant::now()) {
             return Ok(deliveries);
         }
         match self.take_from_file(room).await {
             Ok(mut more) => deliveries.append(&mut more),
             Err(e) => {
-                self.fresh().look();
+                self.handoff().look();
                 if deliveries.is_empty() {
                     return Err(e);
                 }
@@ -109,10 +110,10 @@ impl SqliteQueue {
             look = self.look(max).await?;
         }
         if look.more {
-            self.fresh().look();
+            self.handoff().look();
         }
         let poison = look.rows.iter().filter_map(|w| w.order.as_ref().err().cloned()).collect();
-        self.bury(poison).await?;
+        self.dead_letter(poison).await?;
         Ok(self.deliver(look.rows))
     }
 
@@ -160,7 +161,7 @@ impl SqliteQueue {
             let mut claims = self.claims();
             for claim in claims.values_mut() {
                 if claim.expire(clock) {
-                    self.fresh().look();
+                    self.handoff().look();
                 }
             }
             claims.retain(|_, claim| claim.until > now && claim.until <= longest_claim(now));
@@ -172,13 +173,14 @@ impl SqliteQueue {
         if due.is_empty() { Ok(()) } else { self.claim(due).await }
     }
 
-    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), QueueError> {
+    async fn dead_letter(&self, letters: Vec<DeadLetter>) -> Result<(), QueueError> {
         if letters.is_empty() {
             return Ok(());
         }
         let buried = letters.clone();
         let keys = self.keys;
-        let bury = move |tx: &Connection| buried.iter().try_for_each(|l| rows::bury(tx, &keys, l));
+        let bury =
+            move |tx: &Connection| buried.iter().try_for_each(|l| rows::dead_letter(tx, &keys, l));
         self.store.write(bury).await?;
         crate::core::ports::dead_letters::tell(&letters);
         Ok(())
@@ -268,7 +270,7 @@ impl Queue for SqliteQueue {
             Ok(Ok(inserted)) => {
                 {
                     let claims = self.claims();
-                    self.fresh().add(inserted.rows, |no| claims.contains_key(&no));
+                    self.handoff().add(inserted.rows, |no| claims.contains_key(&no));
                 }
                 self.arrived.notify_one();
                 inserted.sent.into_iter().map(Ok).collect()
@@ -285,13 +287,13 @@ impl Queue for SqliteQueue {
             changes.borrow_and_update();
             let last = Instant::now() >= end;
             if last {
-                self.fresh().look();
+                self.handoff().look();
             }
             let deliveries = self.take(max).await?;
             if !deliveries.is_empty() || last {
                 return Ok(deliveries);
             }
-            let look_again = end.min(Instant::now() + LOOK_AGAIN);
+            let look_again = end.min(Instant::now() + POLL_INTERVAL);
             tokio::select! {
                 biased;
                 _changed = changes.changed() => {}
@@ -334,13 +336,13 @@ impl Queue for SqliteQueue {
             idle.iter().try_for_each(|no| unclaim.execute(params![no, me]).map(drop))
         };
         self.store.write(unclaim).await?;
-        self.fresh().look();
+        self.handoff().look();
         self.arrived.notify_one();
         Ok(())
     }
 
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
-        self.bury(letters.to_vec()).await
+        self.dead_letter(letters.to_vec()).await
     }
 
     async fn walk_letters(
@@ -359,7 +361,7 @@ impl Queue for SqliteQueue {
         dropped::finish_upgrade(&self.store, self.keys, self.clock.now()).await
     }
 
-    async fn line(&self, order: OrderId) -> Result<Option<Line>, QueueError> {
+    async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError> {
         Ok(self.store.read(move |c| rows::line(c, order)).await?)
     }
 

@@ -19,7 +19,7 @@ use crate::core::model::{
     Timestamp, UserId,
 };
 use crate::core::ports::dead_letters::DeadLetter;
-use crate::core::ports::queue::{Line, Sent};
+use crate::core::ports::queue::{QueuePosition, Sent};
 
 /// What one look at the file found.
 #[derive(Default)]
@@ -261,7 +261,7 @@ fn readable(value: Value) -> Json {
 }
 
 /// Where an order stands in its item's line: places count up from 1 behind the item's number.
-pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<Line>> {
+pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<QueuePosition>> {
     let place = connection
         .prepare_cached("SELECT place FROM orders WHERE id = ? AND state = 10")?
         .query_row([order.as_bytes()], |row| row.get::<_, i64>(0))
@@ -275,11 +275,11 @@ pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<
         )?
         .query_row([before_first], |row| row.get(0))?;
     let (ahead, passed) = ((place - head) as u64, (head - before_first - 1) as u64);
-    Ok(Some(Line { ahead, passed }))
+    Ok(Some(QueuePosition { ahead, passed }))
 }
 
 /// Writes the letter, and that the order is dead-lettered if it waits.
-pub fn bury(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Result<()> {
+pub fn dead_letter(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Result<()> {
     let mut counts = Counts::read(tx, &keys.mac)?;
     let id = letter.order_id;
     if let Some((place, state::QUEUED)) = place_and_state(tx, id)? {

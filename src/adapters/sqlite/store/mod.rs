@@ -42,7 +42,7 @@ pub use threads::wait_until_closed;
 use threads::{Closing, Open, Threads};
 use writer::{Job, WriteJob, write_all};
 
-use crate::core::model::{OrderKey, SystemChance};
+use crate::core::model::{OrderKey, SystemIdSource};
 
 /// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
 /// process that was stopped in the middle of one takes so long.
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// How often [`Store::changes`] has ticked.
-    pub fn tick(&self) -> u64 {
+    pub fn change_counter(&self) -> u64 {
         *self.0.changes.tick.borrow()
     }
 
@@ -225,7 +225,7 @@ impl Store {
         if let Some(key) = self.read(read).await? {
             return Ok(OrderKey(key));
         }
-        let drawn = SystemChance.key();
+        let drawn = SystemIdSource.key();
         self.write(move |tx| {
             tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
             tx.query_row(KEY, [], |row| row.get(0))

@@ -99,7 +99,7 @@ impl OrderRow {
             MacState::Queued | MacState::DeadLettered => NO_SEAL,
             MacState::Decided(decision) => {
                 let order = self.order.clone();
-                Decided { order, decision, decided_at: self.at }.seal(key).to_be_bytes()
+                Decided { order, decision, decided_at: self.at }.legacy_mac(key).to_be_bytes()
             }
         };
         if self.seal == old { MacCheck::OldRule } else { MacCheck::Wrong }

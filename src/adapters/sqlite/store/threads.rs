@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::files::{LOG, beside};
 use super::{Changes, StoreError, plain};
-use crate::core::model::{Chance, SystemChance};
+use crate::core::model::{IdSource, SystemIdSource};
 
 /// How long the threads may take to finish: a transaction that waits for another process's
 /// ([`super::BUSY_WAIT`]), and moving the log into the file.
@@ -126,7 +126,7 @@ fn close_again(path: &Path) {
             return;
         }
         // Drawn, so that the two do not meet again.
-        let part = f64::from(SystemChance.draw() as u32) / f64::from(u32::MAX);
+        let part = f64::from(SystemIdSource.next_id() as u32) / f64::from(u32::MAX);
         std::thread::sleep(longest.mul_f64(part));
         if let Err(e) = plain(path).and_then(open_and_close) {
             tracing::debug!("the write-ahead log stays as it is: {e}");

@@ -1,4 +1,4 @@
-//! What a worker has in hand: orders received and not yet decided, and the deliveries they came
+//! What a worker has in flight: orders received and not yet decided, and the deliveries they came
 //! in, each acknowledged when its last order is decided.
 
 use std::collections::{HashMap, VecDeque};
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::repeats::is_repeat;
 use crate::core::engine::failpoints;
-use crate::core::engine::failpoints::Guard;
-use crate::core::metrics::Meters;
+use crate::core::engine::failpoints::Failpoint;
+use crate::core::metrics::Metrics;
 use crate::core::model::{Order, OrderId};
 use crate::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
@@ -30,31 +30,31 @@ const RECENT_MAX: usize = 16_384;
 pub struct Pending {
     pub arrival: Arrival,
     pub order: Order,
-    ticket: Arc<Ticket>,
-    /// Tickets of repeats of this order that came in meanwhile.
-    repeats: Vec<Arc<Ticket>>,
+    guard: Arc<DeliveryGuard>,
+    /// Guards of repeats of this order that came in meanwhile.
+    repeats: Vec<Arc<DeliveryGuard>>,
 }
 
 impl Pending {
     pub fn received(&self) -> Instant {
-        self.ticket.received
+        self.guard.received
     }
 
     /// How often the order was delivered, this time included. From 1.
     pub fn attempt(&self) -> u32 {
-        self.ticket.receive_count
+        self.guard.receive_count
     }
 
     /// Lets a repeat of the same order share this one's fate.
     pub fn absorb(&mut self, repeat: Pending) {
-        self.repeats.push(repeat.ticket);
+        self.repeats.push(repeat.guard);
         self.repeats.extend(repeat.repeats);
     }
 }
 
 /// A delivery of which some orders are undecided.
 #[derive(Debug)]
-struct Ticket {
+struct DeliveryGuard {
     receipt: Receipt,
     received: Instant,
     receive_count: u32,
@@ -66,7 +66,7 @@ struct Ticket {
 /// lane broke.
 type Lost = Mutex<Vec<(Receipt, usize)>>;
 
-impl Drop for Ticket {
+impl Drop for DeliveryGuard {
     fn drop(&mut self) {
         let undecided = *self.undecided.get_mut();
         if undecided > 0 {
@@ -77,15 +77,15 @@ impl Drop for Ticket {
 }
 
 #[derive(Debug)]
-pub struct Hand {
+pub struct InFlight {
     queue: Arc<dyn Queue>,
     /// `None` is the last.
     acks: mpsc::UnboundedSender<Option<Receipt>>,
-    /// Deliveries in hand, and since when.
-    tickets: Mutex<HashMap<Receipt, Instant>>,
+    /// Deliveries in flight, and since when.
+    deliveries: Mutex<HashMap<Receipt, Instant>>,
     orders: AtomicUsize,
     fewer: Notify,
-    meters: Arc<Meters>,
+    metrics: Arc<Metrics>,
     recent: Mutex<Recent>,
     lost: Arc<Lost>,
 }
@@ -96,24 +96,24 @@ struct Recent {
     line: VecDeque<OrderId>,
 }
 
-impl Hand {
-    pub fn new(queue: Arc<dyn Queue>, meters: Arc<Meters>) -> (Hand, Acks) {
+impl InFlight {
+    pub fn new(queue: Arc<dyn Queue>, metrics: Arc<Metrics>) -> (InFlight, Acks) {
         let (acks, receipts) = mpsc::unbounded_channel();
         let acknowledge = Acks { queue: queue.clone(), receipts };
-        let hand = Hand {
+        let in_flight = InFlight {
             queue,
             acks,
-            tickets: Mutex::default(),
+            deliveries: Mutex::default(),
             orders: AtomicUsize::new(0),
             fewer: Notify::new(),
-            meters,
+            metrics,
             recent: Mutex::default(),
             lost: Arc::default(),
         };
-        (hand, acknowledge)
+        (in_flight, acknowledge)
     }
 
-    /// Waits until at most half of `max` orders are in hand; says for how many there is room.
+    /// Waits until at most half of `max` orders are in flight; says for how many there is room.
     pub async fn room(&self, max: usize) -> usize {
         loop {
             let fewer = self.fewer.notified();
@@ -131,20 +131,20 @@ impl Hand {
             return Vec::new();
         }
         self.orders.fetch_add(delivery.orders.len(), Ordering::AcqRel);
-        self.meters.in_hand.add(delivery.orders.len() as u64);
+        self.metrics.in_flight.add(delivery.orders.len() as u64);
         let received = Instant::now();
-        self.tickets().insert(delivery.receipt.clone(), received);
-        if failpoints::is_out(Guard::AckAfterCommit) {
+        self.deliveries().insert(delivery.receipt.clone(), received);
+        if failpoints::is_off(Failpoint::AckAfterCommit) {
             let _stopping = self.acks.send(Some(delivery.receipt.clone()));
         }
         let undecided = AtomicUsize::new(delivery.orders.len());
         let lost = self.lost.clone();
         let Delivery { receipt, orders, receive_count } = delivery;
-        let ticket = Arc::new(Ticket { receipt, received, receive_count, undecided, lost });
+        let guard = Arc::new(DeliveryGuard { receipt, received, receive_count, undecided, lost });
         let pend = |(arrival, order)| Pending {
             arrival,
             order,
-            ticket: ticket.clone(),
+            guard: guard.clone(),
             repeats: Vec::new(),
         };
         let (repeats, new): (Vec<_>, Vec<_>) = {
@@ -152,12 +152,12 @@ impl Hand {
             let pending = orders.into_iter().map(pend);
             pending.partition(|p| recent.has(&p.order))
         };
-        self.settle(repeats);
+        self.mark_decided(repeats);
         new
     }
 
     /// These orders have their decision in the ledger; it is remembered for their repeats.
-    pub fn settle(&self, decided: Vec<Pending>) {
+    pub fn mark_decided(&self, decided: Vec<Pending>) {
         {
             let mut recent = self.recent();
             decided.iter().for_each(|pending| recent.add(&pending.order));
@@ -170,23 +170,23 @@ impl Hand {
     pub fn let_go(&self, closed: Vec<Pending>) {
         let mut settled = 0;
         for pending in closed {
-            for ticket in pending.repeats.into_iter().chain([pending.ticket]) {
+            for guard in pending.repeats.into_iter().chain([pending.guard]) {
                 settled += 1;
-                if ticket.undecided.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.tickets().remove(&ticket.receipt);
-                    let _stopping = self.acks.send(Some(ticket.receipt.clone()));
+                if guard.undecided.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.deliveries().remove(&guard.receipt);
+                    let _stopping = self.acks.send(Some(guard.receipt.clone()));
                 }
             }
         }
         self.orders.fetch_sub(settled, Ordering::AcqRel);
-        self.meters.in_hand.take(settled as u64);
+        self.metrics.in_flight.take(settled as u64);
         self.fewer.notify_waiters();
     }
 
-    /// The deliveries in hand since before `then`.
+    /// The deliveries in flight since before `then`.
     pub fn taken_before(&self, then: Instant) -> Vec<Receipt> {
-        let tickets = self.tickets();
-        tickets.iter().filter(|(_, since)| **since <= then).map(|(r, _)| r.clone()).collect()
+        let deliveries = self.deliveries();
+        deliveries.iter().filter(|(_, since)| **since <= then).map(|(r, _)| r.clone()).collect()
     }
 
     /// Makes deliveries visible to others at once.
@@ -205,24 +205,24 @@ impl Hand {
         }
         let orders = lost.iter().map(|(_, orders)| orders).sum();
         let receipts: Vec<Receipt> = lost.into_iter().map(|(receipt, _)| receipt).collect();
-        self.tickets().retain(|receipt, _| !receipts.contains(receipt));
+        self.deliveries().retain(|receipt, _| !receipts.contains(receipt));
         self.orders.fetch_sub(orders, Ordering::AcqRel);
-        self.meters.in_hand.take(orders as u64);
+        self.metrics.in_flight.take(orders as u64);
         self.fewer.notify_waiters();
         self.give_back(&receipts).await;
     }
 
     /// Sends the last acknowledgements, and gives back what is left.
     pub async fn finish(&self, acking: JoinHandle<()>) {
-        let left: Vec<Receipt> = self.tickets().drain().map(|(receipt, _)| receipt).collect();
+        let left: Vec<Receipt> = self.deliveries().drain().map(|(receipt, _)| receipt).collect();
         let _stopping = self.acks.send(None);
         let (_acked, ()) = tokio::join!(acking, self.give_back(&left));
         // What the last acknowledgements left without work.
         self.give_back(&[]).await;
     }
 
-    fn tickets(&self) -> MutexGuard<'_, HashMap<Receipt, Instant>> {
-        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn deliveries(&self) -> MutexGuard<'_, HashMap<Receipt, Instant>> {
+        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {

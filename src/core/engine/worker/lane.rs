@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Floor;
+use super::WorkerState;
 use super::in_flight::Pending;
 use super::repeats::{each_once, extract_others, letter};
 use super::spans;
@@ -35,7 +35,7 @@ const REJECTED_TOGETHER: usize = 4;
 const LEDGER_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 
 pub struct Lane {
-    floor: Arc<Floor>,
+    state: Arc<WorkerState>,
     item: ItemId,
     token: Token,
     held: Option<Held>,
@@ -49,7 +49,7 @@ pub struct Lane {
     span: OpenSpan,
 }
 
-/// The lock in this lane's hand.
+/// The lock in flight.
 struct Held {
     since: Instant,
     /// When the lease was last known whole, and how many commits ago.
@@ -59,7 +59,7 @@ struct Held {
 
 /// Why a batch was not decided.
 #[derive(Debug, thiserror::Error)]
-enum Hitch {
+enum BatchError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// What must be dead-lettered could not be.
@@ -70,10 +70,10 @@ enum Hitch {
 }
 
 impl Lane {
-    pub fn new(floor: Arc<Floor>, item: ItemId) -> Self {
+    pub fn new(state: Arc<WorkerState>, item: ItemId) -> Self {
         Self {
-            token: Token(floor.ports.chance.draw()),
-            floor,
+            token: Token(state.ports.ids.next_id()),
+            state,
             item,
             held: None,
             known: None,
@@ -85,20 +85,20 @@ impl Lane {
 
     /// Decides until the item's line is empty.
     pub async fn run(mut self) {
-        let floor = self.floor.clone();
-        let Ok(_slot) = floor.slots.clone().acquire_owned().await else { return };
+        let state = self.state.clone();
+        let Ok(_slot) = state.slots.clone().acquire_owned().await else { return };
         let mut pause = LEDGER_PAUSE.0;
-        while !floor.halt.is_cancelled() {
+        while !state.halt.is_cancelled() {
             let Some(mut batch) = self.next_batch().await else { break };
             match self.decide(&mut batch).await {
                 Ok(()) => pause = LEDGER_PAUSE.0,
-                Err(Hitch::Stopped) => break,
+                Err(BatchError::Stopped) => break,
                 Err(e) => {
                     let orders = batch.len();
                     tracing::warn!(item_id = %self.item, orders, "{e}; trying again");
                     self.known = None;
                     self.put_back(batch);
-                    if !floor.pause(self.jitter(pause)).await {
+                    if !state.pause(self.jitter(pause)).await {
                         break;
                     }
                     pause = (pause * 2).min(LEDGER_PAUSE.1);
@@ -111,58 +111,58 @@ impl Lane {
     /// The oldest orders of the line, each once; `None` when the lane is over.
     async fn next_batch(&mut self) -> Option<Vec<Pending>> {
         self.gather().await;
-        let mut lingered = self.floor.slots.available_permits() == 0;
+        let mut lingered = self.state.slots.available_permits() == 0;
         loop {
             {
-                let mut lines = self.floor.lines();
+                let mut lines = self.state.lines();
                 let line = lines.get_mut(&self.item)?;
                 if !line.is_empty() {
                     line.sort_by_key(|pending| pending.arrival);
                     // Rejections alone need not fit into one commit.
                     let commits = if self.turns_all_away { REJECTED_TOGETHER } else { 1 };
-                    let count = line.len().min(commits * self.floor.ports.ledger.max_commit());
+                    let count = line.len().min(commits * self.state.ports.ledger.max_commit());
                     let (batch, others) = each_once(line.drain(..count));
                     line.extend(others);
                     return Some(batch);
                 }
-                if lingered || self.floor.stop.is_cancelled() {
+                if lingered || self.state.stop.is_cancelled() {
                     lines.remove(&self.item);
                     return None;
                 }
             }
             lingered = true;
-            self.floor.pause(LINGER).await;
+            self.state.pause(LINGER).await;
         }
     }
 
     /// Waits until the next batch may begin.
     async fn gather(&mut self) {
-        let full = self.floor.ports.ledger.max_commit();
-        let waiting = self.floor.lines().get(&self.item).map_or(0, Vec::len);
+        let full = self.state.ports.ledger.max_commit();
+        let waiting = self.state.lines().get(&self.item).map_or(0, Vec::len);
         if waiting < full
             && let Some(begun) = self.begun
         {
-            self.floor.pause(GATHER.saturating_sub(begun.elapsed())).await;
+            self.state.pause(GATHER.saturating_sub(begun.elapsed())).await;
         }
         self.begun = Some(Instant::now());
     }
 
     fn put_back(&self, batch: Vec<Pending>) {
-        self.floor.lines().entry(self.item.clone()).or_default().extend(batch);
+        self.state.lines().entry(self.item.clone()).or_default().extend(batch);
     }
 
     /// Decides the whole batch; on a hitch, what is left in it is undecided.
-    async fn decide(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
-        self.span = spans::of_batch(&self.floor, batch);
+    async fn decide(&mut self, batch: &mut Vec<Pending>) -> Result<(), BatchError> {
+        self.span = spans::of_batch(&self.state, batch);
         let decided = self.decide_all(batch).await;
         let mut span = std::mem::replace(&mut self.span, OpenSpan::none());
-        if let Err(e @ (Hitch::Ledger(_) | Hitch::Letters(_))) = &decided {
+        if let Err(e @ (BatchError::Ledger(_) | BatchError::Letters(_))) = &decided {
             span.fail(|| e.to_string());
         }
         decided
     }
 
-    async fn decide_all(&mut self, batch: &mut Vec<Pending>) -> Result<(), Hitch> {
+    async fn decide_all(&mut self, batch: &mut Vec<Pending>) -> Result<(), BatchError> {
         while !batch.is_empty() {
             if self.turns_all_away {
                 self.known = self.item().await?;
@@ -192,7 +192,7 @@ impl Lane {
                     }
                 }
                 Some(item) => {
-                    let most = self.floor.ports.ledger.max_commit().min(batch.len());
+                    let most = self.state.ports.ledger.max_commit().min(batch.len());
                     let later = batch.split_off(most);
                     let written = self.commit(batch, &item).await;
                     batch.extend(later);
@@ -204,46 +204,50 @@ impl Lane {
     }
 
     async fn read(&self) -> Result<Option<Item>, LedgerError> {
-        let unlisted = self.floor.rules.unlisted_stock;
+        let unlisted = self.state.rules.unlisted_stock;
         let item = self.item().await?;
         Ok(item.or_else(|| (unlisted > 0).then(|| Item::unlisted(self.item.clone(), unlisted))))
     }
 
     async fn item(&self) -> Result<Option<Item>, LedgerError> {
-        self.span.call("ledger.item", self.floor.ports.ledger.item(&self.item)).await
+        self.span.call("ledger.item", self.state.ports.ledger.item(&self.item)).await
     }
 
     /// Rejections that need no units: neither lock nor item write. `item` was read after the
     /// batch was received, and turns all away; or there is no such item.
-    async fn reject(&mut self, batch: &mut Vec<Pending>, item: Option<&Item>) -> Result<(), Hitch> {
-        let verdict = decide(item, orders(batch), self.floor.ports.clock.now());
-        self.floor.story.deciding(&verdict.decided);
-        let record = self.floor.ports.ledger.record(&verdict.decided);
+    async fn reject(
+        &mut self,
+        batch: &mut Vec<Pending>,
+        item: Option<&Item>,
+    ) -> Result<(), BatchError> {
+        let verdict = decide(item, orders(batch), self.state.ports.clock.now());
+        self.state.story.deciding(&verdict.decided);
+        let record = self.state.ports.ledger.record(&verdict.decided);
         let seen = self.span.call("ledger.record", record).await?;
-        self.settle(batch, verdict.decided, &seen).await
+        self.complete(batch, verdict.decided, &seen).await
     }
 
-    async fn commit(&mut self, batch: &mut Vec<Pending>, item: &Item) -> Result<(), Hitch> {
-        let verdict = decide(Some(item), orders(batch), self.floor.ports.clock.now());
+    async fn commit(&mut self, batch: &mut Vec<Pending>, item: &Item) -> Result<(), BatchError> {
+        let verdict = decide(Some(item), orders(batch), self.state.ports.clock.now());
         let Some(next) = verdict.item else { return Ok(()) };
-        self.floor.story.deciding(&verdict.decided);
+        self.state.story.deciding(&verdict.decided);
         let expect = Expect::Version(item.version);
         let commit = Commit { item: next, expect, decided: verdict.decided };
-        let meters = &self.floor.ports.meters;
-        let written = self.floor.ports.ledger.commit(&commit);
+        let metrics = &self.state.ports.metrics;
+        let written = self.state.ports.ledger.commit(&commit);
         match self.span.call("ledger.commit", written).await {
             Ok(Committed::Written) => {
                 self.known = Some(commit.item);
-                meters.decided_together.record(commit.decided.len() as u64);
+                metrics.decided_together.record(commit.decided.len() as u64);
                 if let Some(held) = &mut self.held {
                     held.commits += 1;
                 }
-                self.settle(batch, commit.decided, &[]).await?;
+                self.complete(batch, commit.decided, &[]).await?;
             }
             Ok(Committed::Refused { item_moved, seen }) => {
                 let seen_before = seen.len();
                 tracing::debug!(item_id = %self.item, item_moved, seen_before, "refused");
-                meters.conflicts.add(1);
+                metrics.conflicts.add(1);
                 if item_moved {
                     self.known = None;
                 }
@@ -252,7 +256,7 @@ impl Lane {
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
                 tracing::warn!(item_id = %self.item, "{why}; reading what was written");
-                meters.unknown_commits.add(1);
+                metrics.unknown_commits.add(1);
                 self.known = None;
                 let found = self.closed_among(&ids(batch)).await?;
                 let seen: Vec<OrderId> = found.iter().map(|record| record.order.id).collect();
@@ -265,28 +269,28 @@ impl Lane {
 
     /// What the ledger has of those that wait no more.
     async fn closed_among(&self, orders: &[OrderId]) -> Result<Vec<OrderRecord>, LedgerError> {
-        let found = self.floor.ports.ledger.find(orders);
+        let found = self.state.ports.ledger.find(orders);
         let found = self.span.call("ledger.find", found).await?;
         let waits = |record: &OrderRecord| matches!(record.state, OrderState::Queued);
         Ok(found.into_iter().flatten().filter(|record| !waits(record)).collect())
     }
 
     /// The batch is decided, but for `seen`, which was so before. On an error only those are left.
-    async fn settle(
+    async fn complete(
         &self,
         batch: &mut Vec<Pending>,
         mut decided: Vec<Decided>,
         seen: &[OrderId],
-    ) -> Result<(), Hitch> {
+    ) -> Result<(), BatchError> {
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
         let known: Vec<Pending> = batch.extract_if(.., is_seen).collect();
         decided.retain(|d| !seen.contains(&d.order.id));
-        self.floor.story.saved(&decided);
-        let ports = &self.floor.ports;
-        ports.meters.decided(&decided, ports.clock.now());
-        spans::of_decisions(&self.floor, &self.span, batch, &decided);
+        self.state.story.saved(&decided);
+        let ports = &self.state.ports;
+        ports.metrics.decided(&decided, ports.clock.now());
+        spans::of_decisions(&self.state, &self.span, batch, &decided);
         let ids = decided.iter().map(|one| one.order.id).collect();
-        self.floor.settle(decided, std::mem::replace(batch, known));
+        self.state.complete_batch(decided, std::mem::replace(batch, known));
         self.publish(ids);
         if batch.is_empty() {
             return Ok(());
@@ -303,40 +307,40 @@ impl Lane {
         batch: &mut Vec<Pending>,
         seen: &[OrderId],
         found: Vec<OrderRecord>,
-    ) -> Result<(), Hitch> {
+    ) -> Result<(), BatchError> {
         let others = extract_others(batch, &found);
         if !others.is_empty() {
-            let names = &self.floor.ports.names;
+            let names = &self.state.ports.order_ids;
             let letters: Vec<DeadLetter> =
                 others.iter().map(|other| letter(&other.order, names)).collect();
-            if let Err(e) = self.floor.ports.queue.dead_letter(&letters).await {
+            if let Err(e) = self.state.ports.queue.dead_letter(&letters).await {
                 batch.extend(others);
                 return Err(e.into());
             }
-            self.floor.hand.let_go(others);
+            self.state.in_flight.let_go(others);
         }
         let is_seen = |pending: &mut Pending| seen.contains(&pending.order.id);
         let gone: Vec<Pending> = batch.extract_if(.., is_seen).collect();
         if gone.is_empty() {
             return Ok(());
         }
-        spans::of_seen(&self.floor, &self.span, &gone);
+        spans::of_seen(&self.state, &self.span, &gone);
         let ids = ids(&gone);
         let decided = found.into_iter().filter(|record| ids.contains(&record.order.id));
-        self.floor.let_go(gone, decided.filter_map(OrderRecord::decided).collect());
+        self.state.let_go(gone, decided.filter_map(OrderRecord::decided).collect());
         self.publish(ids);
         Ok(())
     }
 
     /// Tells those who wait, without making those in line wait for it.
     fn publish(&self, orders: Vec<OrderId>) {
-        let outcomes = self.floor.ports.outcomes.clone();
-        tokio::spawn(async move { outcomes.publish(&orders).await });
+        let notifier = self.state.ports.notifier.clone();
+        tokio::spawn(async move { notifier.publish(&orders).await });
     }
 
     /// Adds what came into the line while the lane waited for the lock.
     fn join_line(&self, batch: &mut Vec<Pending>) {
-        if let Some(line) = self.floor.lines().get_mut(&self.item)
+        if let Some(line) = self.state.lines().get_mut(&self.item)
             && !line.is_empty()
         {
             batch.append(line);
@@ -347,29 +351,29 @@ impl Lane {
 
     /// Holds the lock when it returns, or goes on without one if the lock's service is away.
     /// Whether it was not held before.
-    async fn lock(&mut self) -> Result<bool, Hitch> {
+    async fn lock(&mut self) -> Result<bool, BatchError> {
         self.keep_lock().await;
-        let Some(lock) = self.floor.lock() else { return Ok(false) };
-        let (lease, new) = (self.floor.rules.lease, self.held.is_none());
-        let (meters, since) = (&self.floor.ports.meters, Instant::now());
+        let Some(lock) = self.state.lock() else { return Ok(false) };
+        let (lease, new) = (self.state.rules.lease, self.held.is_none());
+        let (metrics, since) = (&self.state.ports.metrics, Instant::now());
         while self.held.is_none() {
             let asked = Instant::now();
             let acquired = lock.acquire(&self.item, self.token, lease);
             match self.span.call("lock.acquire", acquired).await {
                 Ok(Acquired::Yes) => {
-                    self.floor.story.lock_acquired(&self.item);
-                    meters.lock_wait.record_time(since.elapsed());
+                    self.state.story.lock_acquired(&self.item);
+                    metrics.lock_wait.record_time(since.elapsed());
                     self.known = None;
                     self.held = Some(Held { since: asked, renewed: asked, commits: 0 });
                 }
                 Ok(Acquired::Busy) => {
-                    meters.lock_busy.add(1);
-                    if !self.floor.pause(self.jitter(LOCK_PAUSE)).await {
-                        return Err(Hitch::Stopped);
+                    metrics.lock_busy.add(1);
+                    if !self.state.pause(self.jitter(LOCK_PAUSE)).await {
+                        return Err(BatchError::Stopped);
                     }
                 }
                 Err(e) => {
-                    self.floor.lock_is_away(&e);
+                    self.state.lock_is_away(&e);
                     return Ok(false);
                 }
             }
@@ -380,8 +384,8 @@ impl Lane {
     /// Renews the lease in time; gives the lock up when it was lost, or others want it and had
     /// to wait long enough.
     async fn keep_lock(&mut self) {
-        let (Some(lock), Some(held)) = (self.floor.lock(), &self.held) else { return };
-        let lease = self.floor.rules.lease;
+        let (Some(lock), Some(held)) = (self.state.lock(), &self.held) else { return };
+        let lease = self.state.rules.lease;
         let turn_over = held.since.elapsed() >= TURN.0 || held.commits >= TURN.1;
         if !turn_over && held.renewed.elapsed() < lease / 3 {
             return;
@@ -394,7 +398,7 @@ impl Lane {
             }
             Ok(Renewed::Yes { wanted: true }) if turn_over => {
                 self.unlock().await;
-                self.floor.pause(self.jitter(2 * LOCK_PAUSE)).await;
+                self.state.pause(self.jitter(2 * LOCK_PAUSE)).await;
             }
             Ok(Renewed::Yes { wanted: true }) => {
                 if let Some(held) = &mut self.held {
@@ -402,11 +406,11 @@ impl Lane {
                 }
             }
             Ok(Renewed::Lost) => {
-                self.floor.ports.meters.lock_lost.add(1);
+                self.state.ports.metrics.lock_lost.add(1);
                 self.held = None;
             }
             Err(e) => {
-                self.floor.lock_is_away(&e);
+                self.state.lock_is_away(&e);
                 self.held = None;
             }
         }
@@ -414,7 +418,7 @@ impl Lane {
 
     async fn unlock(&mut self) {
         self.known = None;
-        if let (Some(lock), Some(_)) = (self.floor.lock(), self.held.take())
+        if let (Some(lock), Some(_)) = (self.state.lock(), self.held.take())
             && let Err(e) = lock.release(&self.item, self.token).await
         {
             tracing::warn!(item_id = %self.item, "{e}; the lock ends with its lease");
@@ -423,7 +427,7 @@ impl Lane {
 
     /// Between half of the pause and one and a half of it.
     fn jitter(&self, pause: Duration) -> Duration {
-        let chance = self.floor.ports.chance.draw() as u8;
+        let chance = self.state.ports.ids.next_id() as u8;
         pause / 2 + pause * u32::from(chance) / 255
     }
 }

@@ -23,11 +23,11 @@ use super::Ports;
 use crate::core::model::{Decided, ItemId};
 use crate::core::ports::lock::{Lock, LockError};
 use crate::core::ports::queue::QueueError;
-use in_flight::{Hand, Pending};
+use in_flight::{InFlight, Pending};
 use lane::Lane;
 
-/// Orders that one worker has in hand at most (P8): received and not yet decided.
-const IN_HAND_MAX: usize = 8_192;
+/// Orders that one worker has in flight at most (P8): received and not yet decided.
+const IN_FLIGHT_MAX: usize = 8_192;
 /// Pause after a receive that failed; doubled for each further one up to the second value.
 const RECEIVE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -50,7 +50,7 @@ pub struct Rules {
     pub visibility: Duration,
     /// How long one receive waits for orders; a stop waits as long.
     pub receive_wait: Duration,
-    /// How long after a stop the orders in hand are still decided; the rest is given back.
+    /// How long after a stop the orders in flight are still decided; the rest is given back.
     pub drain: Duration,
 }
 
@@ -72,11 +72,11 @@ pub struct Worker {
 
 /// What a worker's lanes share.
 #[derive(Debug)]
-struct Floor {
+struct WorkerState {
     ports: Ports,
     rules: Rules,
     story: Arc<dyn Story>,
-    hand: Hand,
+    in_flight: InFlight,
     /// Orders waiting for their lane; an item with an entry has a lane.
     lines: Mutex<HashMap<ItemId, Vec<Pending>>>,
     /// Lanes at work at once.
@@ -84,7 +84,7 @@ struct Floor {
     /// Until when no lock is asked for, because its service was away.
     no_lock_until: Mutex<Option<Instant>>,
     /// On their way to the outbox of webhooks.
-    telling: TaskTracker,
+    publishing: TaskTracker,
     /// No new work is begun after this.
     halt: CancellationToken,
     /// Pauses are cut short after this.
@@ -92,47 +92,47 @@ struct Floor {
 }
 
 impl Worker {
-    /// Works until stopped; then takes no more, decides what is in hand as long as `drain` lasts,
+    /// Works until stopped; then takes no more, decides what is in flight as long as `drain` lasts,
     /// acknowledges it, gives the rest back and ends. Not safe to cancel: what was received would
     /// stay invisible until its visibility timeout.
     pub async fn run(self, stop: CancellationToken) {
-        let (hand, acks) = Hand::new(self.ports.queue.clone(), self.ports.meters.clone());
-        let floor = Arc::new(Floor {
+        let (in_flight, acks) = InFlight::new(self.ports.queue.clone(), self.ports.metrics.clone());
+        let state = Arc::new(WorkerState {
             slots: Arc::new(Semaphore::new(self.rules.concurrency)),
             ports: self.ports,
             rules: self.rules,
             story: self.story,
-            hand,
+            in_flight,
             lines: Mutex::default(),
             no_lock_until: Mutex::default(),
-            telling: TaskTracker::new(),
+            publishing: TaskTracker::new(),
             halt: CancellationToken::new(),
             stop: stop.clone(),
         });
         let lanes = TaskTracker::new();
         let acking = tokio::spawn(acks.run());
-        let extending = tokio::spawn(extend(floor.clone()));
-        let halting = tokio::spawn(halt(floor.clone()));
+        let extending = tokio::spawn(extend(state.clone()));
+        let halting = tokio::spawn(halt(state.clone()));
         while !stop.is_cancelled() {
-            floor.receive(&lanes).await;
+            state.receive(&lanes).await;
         }
         lanes.close();
         lanes.wait().await;
-        floor.telling.close();
-        floor.telling.wait().await;
+        state.publishing.close();
+        state.publishing.wait().await;
         halting.abort();
         extending.abort();
-        floor.hand.finish(acking).await;
+        state.in_flight.finish(acking).await;
     }
 }
 
-impl Floor {
+impl WorkerState {
     /// One receive, once there is room for what it may bring.
     async fn receive(self: &Arc<Self>, lanes: &TaskTracker) {
         let room = tokio::select! {
             biased;
             () = self.stop.cancelled() => return,
-            room = self.hand.room(IN_HAND_MAX) => room,
+            room = self.in_flight.room(IN_FLIGHT_MAX) => room,
         };
         let mut pause = RECEIVE_PAUSE.0;
         let (asked, deliveries) = loop {
@@ -148,17 +148,17 @@ impl Floor {
         };
         if self.stop.is_cancelled() {
             let receipts: Vec<_> = deliveries.into_iter().map(|d| d.receipt).collect();
-            self.hand.give_back(&receipts).await;
+            self.in_flight.give_back(&receipts).await;
             return;
         }
         let again = deliveries.iter().filter(|delivery| delivery.receive_count > 1).count();
         if again > 0 {
             tracing::info!(again, "deliveries come again");
-            self.ports.meters.redeliveries.add(again as u64);
+            self.ports.metrics.redeliveries.add(again as u64);
         }
         spans::of_receive(self, asked, &deliveries);
         for delivery in deliveries {
-            for pending in self.hand.take(delivery) {
+            for pending in self.in_flight.take(delivery) {
                 self.line_up(pending, lanes);
             }
         }
@@ -191,7 +191,7 @@ impl Floor {
         tracing::error!(item_id = %item, "deciding its orders broke off, and is tried anew: {why}");
         self.pause(AFTER_PANIC).await;
         drop(self.lines().remove(&item));
-        self.hand.give_up_lost().await;
+        self.in_flight.give_up_lost().await;
     }
 
     fn lines(&self) -> std::sync::MutexGuard<'_, HashMap<ItemId, Vec<Pending>>> {
@@ -223,21 +223,21 @@ impl Floor {
 }
 
 /// Begins no new work once the time to drain is over.
-async fn halt(floor: Arc<Floor>) {
-    floor.stop.cancelled().await;
-    tokio::time::sleep(floor.rules.drain).await;
-    floor.halt.cancel();
+async fn halt(state: Arc<WorkerState>) {
+    state.stop.cancelled().await;
+    tokio::time::sleep(state.rules.drain).await;
+    state.halt.cancel();
 }
 
-/// Keeps what is in hand invisible to others, for as long as the worker runs.
-async fn extend(floor: Arc<Floor>) {
-    let third = floor.rules.visibility / 3;
+/// Keeps what is in flight invisible to others, for as long as the worker runs.
+async fn extend(state: Arc<WorkerState>) {
+    let third = state.rules.visibility / 3;
     loop {
         tokio::time::sleep(third).await;
-        floor.hand.give_up_lost().await;
-        let old = floor.hand.taken_before(Instant::now() - third / 2);
+        state.in_flight.give_up_lost().await;
+        let old = state.in_flight.taken_before(Instant::now() - third / 2);
         if !old.is_empty()
-            && let Err(e) = floor.ports.queue.extend(&old).await
+            && let Err(e) = state.ports.queue.extend(&old).await
         {
             tracing::warn!("{} deliveries may come twice: {e}", old.len());
         }

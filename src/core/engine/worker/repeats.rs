@@ -11,9 +11,9 @@ use std::collections::hash_map::Entry;
 
 use super::in_flight::Pending;
 use crate::core::engine::failpoints;
-use crate::core::engine::failpoints::Guard;
+use crate::core::engine::failpoints::Failpoint;
 use crate::core::engine::message;
-use crate::core::model::{Order, OrderId, OrderNames};
+use crate::core::model::{Order, OrderId, OrderIds};
 use crate::core::ports::dead_letters::DeadLetter;
 use crate::core::ports::ledger::{OrderRecord, OrderState};
 
@@ -22,13 +22,13 @@ const REASON: &str =
 
 /// Whether both ask for the same thing, and so get the same decision.
 pub fn is_repeat(first: &Order, other: &Order) -> bool {
-    first.same_request(other) || failpoints::is_out(Guard::RequestCompared)
+    first.same_request(other) || failpoints::is_off(Failpoint::RequestCompared)
 }
 
 /// The first of each id, its repeats absorbed; and the other requests under the ids of these,
 /// which can be judged only once the first is decided.
 pub fn each_once(line: impl Iterator<Item = Pending>) -> (Vec<Pending>, Vec<Pending>) {
-    if failpoints::is_out(Guard::RepeatDropped) {
+    if failpoints::is_off(Failpoint::RepeatDropped) {
         return (line.collect(), Vec::new());
     }
     let mut batch: Vec<Pending> = Vec::new();
@@ -66,10 +66,10 @@ pub fn extract_others(batch: &mut Vec<Pending>, found: &[OrderRecord]) -> Vec<Pe
 
 /// The dead letter of such a request. It has an id of its own, the same at each delivery, so that
 /// a redrive does not take it for decided: the order is decided under that id.
-pub fn letter(order: &Order, names: &OrderNames) -> DeadLetter {
+pub fn letter(order: &Order, names: &OrderIds) -> DeadLetter {
     let body = message::encode(std::slice::from_ref(order));
     DeadLetter {
-        order_id: names.foreign(&body, 0),
+        order_id: names.from_message(&body, 0),
         reason: REASON.to_owned(),
         at: order.accepted_at,
         body,

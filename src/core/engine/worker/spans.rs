@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 use tracing::Level;
 
-use super::Floor;
+use super::WorkerState;
 use super::in_flight::Pending;
 use crate::core::engine::tracer::OpenSpan;
 use crate::core::model::{Decided, Order};
@@ -12,13 +12,13 @@ use crate::core::ports::queue::Delivery;
 use crate::core::ports::tracing::SpanKind;
 
 /// What was received. The wait for it is none of its orders' before they were there.
-pub fn of_receive(floor: &Floor, asked: Instant, deliveries: &[Delivery]) {
+pub fn of_receive(state: &WorkerState, asked: Instant, deliveries: &[Delivery]) {
     let orders = deliveries.iter().flat_map(|delivery| &delivery.orders).map(|(_, order)| order);
-    let mut span = floor.ports.tracer.batch("receive", SpanKind::Client, orders.clone());
+    let mut span = state.ports.tracer.batch("receive", SpanKind::Client, orders.clone());
     if span.is_open()
         && let Some(oldest) = orders.filter(|o| o.trace.is_some()).map(|o| o.accepted_at).min()
     {
-        let age = floor.ports.clock.now().since(oldest);
+        let age = state.ports.clock.now().since(oldest);
         span.since(Instant::now().checked_sub(age).map_or(asked, |there| asked.max(there)));
         span.set("messaging.operation.type", || "receive");
         span.set("messaging.batch.message_count", || deliveries.len());
@@ -26,9 +26,9 @@ pub fn of_receive(floor: &Floor, asked: Instant, deliveries: &[Delivery]) {
 }
 
 /// Begins the span of a batch, when the first of its traced orders was received.
-pub fn of_batch(floor: &Floor, batch: &[Pending]) -> OpenSpan {
+pub fn of_batch(state: &WorkerState, batch: &[Pending]) -> OpenSpan {
     let orders = batch.iter().map(|pending| &pending.order);
-    let mut span = floor.ports.tracer.batch("decide batch", SpanKind::Consumer, orders);
+    let mut span = state.ports.tracer.batch("decide batch", SpanKind::Consumer, orders);
     if span.is_open()
         && let Some(received) =
             batch.iter().filter(|p| p.order.trace.is_some()).map(Pending::received).min()
@@ -42,26 +42,26 @@ pub fn of_batch(floor: &Floor, batch: &[Pending]) -> OpenSpan {
 }
 
 /// These orders are decided, in the same order.
-pub fn of_decisions(floor: &Floor, span: &OpenSpan, batch: &[Pending], decided: &[Decided]) {
+pub fn of_decisions(state: &WorkerState, span: &OpenSpan, batch: &[Pending], decided: &[Decided]) {
     if span.is_open() || tracing::enabled!(Level::DEBUG) {
         for (pending, decided) in batch.iter().zip(decided) {
             let reason = decided.decision.reason().map(|reason| reason.as_str());
-            told(floor, span, (pending, batch.len()), decided.decision.status(), reason);
+            told(state, span, (pending, batch.len()), decided.decision.status(), reason);
         }
     }
 }
 
 /// These orders were found decided: by somebody else, or here, by a commit whose answer was lost.
-pub fn of_seen(floor: &Floor, span: &OpenSpan, seen: &[Pending]) {
+pub fn of_seen(state: &WorkerState, span: &OpenSpan, seen: &[Pending]) {
     if span.is_open() || tracing::enabled!(Level::DEBUG) {
         for pending in seen {
-            told(floor, span, (pending, seen.len()), "decided before", None);
+            told(state, span, (pending, seen.len()), "decided before", None);
         }
     }
 }
 
 fn told(
-    floor: &Floor,
+    state: &WorkerState,
     batch: &OpenSpan,
     (pending, count): (&Pending, usize),
     outcome: &'static str,
@@ -71,13 +71,13 @@ fn told(
     let Order { id, item, .. } = order;
     let trace_id = order.trace_id();
     tracing::debug!(order_id = %id, item_id = %item, trace_id, outcome, reason, attempt, "decided");
-    let mut span = floor.ports.tracer.decision("decide", order);
+    let mut span = state.ports.tracer.decision("decide", order);
     if !span.is_open() {
         return;
     }
     span.since(pending.received());
     span.link_to(batch);
-    let now = floor.ports.clock.now();
+    let now = state.ports.clock.now();
     let queued = now.since(order.accepted_at).saturating_sub(Instant::now() - pending.received());
     span.set("flux.order_id", || id.to_string());
     span.set("flux.item_id", || item.to_string());

@@ -1,21 +1,21 @@
-//! The contract of pulses.
+//! The contract of heartbeats.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::adapters::memory::heartbeats::LocalPulses;
+use flux::adapters::memory::heartbeats::MemoryHeartbeats;
 use flux::core::model::Timestamp;
-use flux::core::ports::heartbeats::{Counts, Kind, Pulse, Pulses};
+use flux::core::ports::heartbeats::{Counts, Heartbeat, Heartbeats, Kind};
 
-/// What two processes of one sale have; the same where pulses stay within a process.
+/// What two processes of one sale have; the same where heartbeats stay within a process.
 pub struct Bench {
-    pub here: Arc<dyn Pulses>,
-    pub there: Arc<dyn Pulses>,
+    pub here: Arc<dyn Heartbeats>,
+    pub there: Arc<dyn Heartbeats>,
 }
 
 macro_rules! pulses_contract {
     ($make:path) => {
-        $crate::conformance::conform!($make, pulses:
+        $crate::conformance::conform!($make, heartbeats:
             a_process_is_seen_with_what_it_said_last_until_it_is_removed,
             each_process_is_seen_once,
             a_process_that_fell_silent_is_dead,
@@ -24,10 +24,10 @@ macro_rules! pulses_contract {
 }
 pub(crate) use pulses_contract;
 
-fn pulse(id: &str, sold: u64) -> Pulse {
+fn heartbeat(id: &str, sold: u64) -> Heartbeat {
     let counts =
         Counts { sold, rejected: [("sold_out".to_owned(), 7)].into(), ..Counts::default() };
-    Pulse {
+    Heartbeat {
         id: id.to_owned(),
         kind: Kind::Work,
         host: "here \"and\" there".to_owned(),
@@ -38,20 +38,20 @@ fn pulse(id: &str, sold: u64) -> Pulse {
         counts,
         decision: vec![0, 1, sold],
         ack: Vec::new(),
-        in_hand: 3,
+        in_flight: 3,
         last: Vec::new(),
     }
 }
 
-async fn seen(pulses: &Arc<dyn Pulses>) -> Vec<Pulse> {
-    pulses.living().await.unwrap().into_iter().map(|living| living.pulse).collect()
+async fn seen(heartbeats: &Arc<dyn Heartbeats>) -> Vec<Heartbeat> {
+    heartbeats.processes().await.unwrap().into_iter().map(|living| living.heartbeat).collect()
 }
 
 pub async fn a_process_is_seen_with_what_it_said_last_until_it_is_removed(bench: Bench) {
     assert_eq!(seen(&bench.there).await, []);
     for sold in [1, 2] {
-        bench.here.beat(&pulse("a", sold)).await.unwrap();
-        assert_eq!(seen(&bench.there).await, [pulse("a", sold)]);
+        bench.here.write(&heartbeat("a", sold)).await.unwrap();
+        assert_eq!(seen(&bench.there).await, [heartbeat("a", sold)]);
     }
     bench.here.remove("a").await.unwrap();
     assert_eq!(seen(&bench.there).await, []);
@@ -59,29 +59,29 @@ pub async fn a_process_is_seen_with_what_it_said_last_until_it_is_removed(bench:
 }
 
 pub async fn each_process_is_seen_once(bench: Bench) {
-    let (a, b) = (pulse("a", 1), pulse("b", 2));
-    bench.there.beat(&b).await.unwrap();
-    bench.here.beat(&a).await.unwrap();
-    bench.here.beat(&a).await.unwrap();
+    let (a, b) = (heartbeat("a", 1), heartbeat("b", 2));
+    bench.there.write(&b).await.unwrap();
+    bench.here.write(&a).await.unwrap();
+    bench.here.write(&a).await.unwrap();
     assert_eq!(seen(&bench.here).await, [a, b]);
 }
 
 pub async fn a_process_that_fell_silent_is_dead(bench: Bench) {
-    bench.here.beat(&pulse("a", 1)).await.unwrap();
+    bench.here.write(&heartbeat("a", 1)).await.unwrap();
     let gone = async {
         while !seen(&bench.there).await.is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
-    bench.here.beat(&pulse("a", 2)).await.unwrap();
-    assert_eq!(seen(&bench.there).await, [pulse("a", 2)]);
+    bench.here.write(&heartbeat("a", 2)).await.unwrap();
+    assert_eq!(seen(&bench.there).await, [heartbeat("a", 2)]);
 }
 
 mod local {
     async fn bench() -> super::Bench {
-        let pulses = super::Arc::new(super::LocalPulses::default());
-        super::Bench { here: pulses.clone(), there: pulses }
+        let heartbeats = super::Arc::new(super::MemoryHeartbeats::default());
+        super::Bench { here: heartbeats.clone(), there: heartbeats }
     }
     super::pulses_contract!(bench);
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flux::core::model::{
-    Decided, Decision, Item, Order, OrderId, OrderNames, Reason, Timestamp, decide,
+    Decided, Decision, Item, Order, OrderId, OrderIds, Reason, Timestamp, decide,
 };
-use flux::core::ports::dead_letters::Which;
+use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::ledger::{Commit, Expect, Ledger};
-use flux::core::ports::webhook_outbox::{Due, Outcome, Webhooks};
+use flux::core::ports::webhook_outbox::{AttemptResult, DueEvent, WebhookOutbox};
 
 use super::{item, now, order};
 
@@ -18,15 +18,15 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// An outbox of its own, of all kinds of decisions.
 pub struct Bench {
-    pub webhooks: Arc<dyn Webhooks>,
-    pub names: Arc<OrderNames>,
+    pub webhooks: Arc<dyn WebhookOutbox>,
+    pub names: Arc<OrderIds>,
     /// Where the ledger itself puts the events.
     pub ledger: Option<Arc<dyn Ledger>>,
 }
 
 macro_rules! webhooks_contract {
     ($make:path) => {
-        $crate::conformance::conform!($make, webhooks:
+        $crate::conformance::conform!($make, webhook_outbox:
             each_event_is_taken_by_one_and_comes_again_after_its_lease,
             what_the_shop_took_is_gone,
             what_is_put_off_comes_when_it_is_due_and_counts_its_attempts,
@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// Takes until there are so many.
-    async fn take(&self, count: usize) -> Vec<Due> {
+    async fn take(&self, count: usize) -> Vec<DueEvent> {
         let mut all = Vec::new();
         for _ in 0..40 {
             all.extend(self.webhooks.take(count, SOON, LEASE).await.unwrap());
@@ -74,9 +74,9 @@ impl Bench {
         assert!(came.is_empty(), "{came:?}");
     }
 
-    async fn settle(&self, due: Vec<Due>, outcome: Outcome) {
+    async fn record_results(&self, due: Vec<DueEvent>, outcome: AttemptResult) {
         let settled: Vec<_> = due.into_iter().map(|due| (due, outcome.clone())).collect();
-        self.webhooks.settle(&settled).await.unwrap();
+        self.webhooks.record_results(&settled).await.unwrap();
     }
 }
 
@@ -84,7 +84,7 @@ fn ids<'a>(decided: impl IntoIterator<Item = &'a Decided>) -> HashSet<OrderId> {
     decided.into_iter().map(|one| one.order.id).collect()
 }
 
-fn same(came: &[Due], decided: &[Decided]) {
+fn same(came: &[DueEvent], decided: &[Decided]) {
     assert_eq!(came.len(), decided.len());
     for due in came {
         assert!(decided.contains(&due.decided), "{due:?}");
@@ -108,13 +108,13 @@ pub async fn what_the_shop_took_is_gone(bench: Bench) {
     let decided = bench.decided(12).await;
     let mut came = bench.take(12).await;
     let late = came.split_off(11);
-    bench.settle(came, Outcome::Sent).await;
+    bench.record_results(came, AttemptResult::Sent).await;
     tokio::time::sleep(LEASE).await;
     let left = bench.take(1).await;
     assert!(left.iter().any(|due| due.decided == late[0].decided), "{left:?}");
     // Events that share a message with one that is not settled may come with it.
     assert!(ids(left.iter().map(|due| &due.decided)).is_subset(&ids(&decided)));
-    bench.settle(left, Outcome::Sent).await;
+    bench.record_results(left, AttemptResult::Sent).await;
     tokio::time::sleep(LEASE).await;
     bench.nothing_comes().await;
     assert_eq!(bench.webhooks.waiting().await.unwrap().waiting, 0);
@@ -125,7 +125,7 @@ pub async fn what_is_put_off_comes_when_it_is_due_and_counts_its_attempts(bench:
     let mut came = bench.take(3).await;
     for attempts in 1..3 {
         let until = now().plus(Duration::from_secs(3));
-        bench.settle(came, Outcome::PutOff { until }).await;
+        bench.record_results(came, AttemptResult::RetryAt { until }).await;
         bench.nothing_comes().await;
         came = bench.take(3).await;
         assert!(now() >= Timestamp(until.0 - 1_000));
@@ -138,14 +138,15 @@ pub async fn what_is_put_off_comes_when_it_is_due_and_counts_its_attempts(bench:
 pub async fn what_was_not_tried_comes_again_at_once(bench: Bench) {
     let decided = bench.decided(3).await;
     let came = bench.take(3).await;
-    bench.settle(came, Outcome::Untried).await;
+    bench.record_results(came, AttemptResult::NotAttempted).await;
     let mut came = bench.take(3).await;
     same(&came, &decided);
     // Some tried, some not, of one message or not.
     let tried = came.split_off(2);
-    let untried = came.into_iter().map(|due| (due, Outcome::Untried));
-    let settled: Vec<_> = untried.chain(tried.into_iter().map(|d| (d, Outcome::Sent))).collect();
-    bench.webhooks.settle(&settled).await.unwrap();
+    let untried = came.into_iter().map(|due| (due, AttemptResult::NotAttempted));
+    let settled: Vec<_> =
+        untried.chain(tried.into_iter().map(|d| (d, AttemptResult::Sent))).collect();
+    bench.webhooks.record_results(&settled).await.unwrap();
     let came = bench.take(2).await;
     assert_eq!(came.len(), 2);
     assert!(came.iter().all(|due| due.attempts == 0));
@@ -154,7 +155,7 @@ pub async fn what_was_not_tried_comes_again_at_once(bench: Bench) {
 async fn buried(bench: &Bench, count: usize) -> Vec<Decided> {
     let decided = bench.decided(count).await;
     let came = bench.take(count).await;
-    bench.settle(came, Outcome::Dead { reason: "the shop said no".to_owned() }).await;
+    bench.record_results(came, AttemptResult::Dead { reason: "the shop said no".to_owned() }).await;
     decided
 }
 
@@ -168,23 +169,23 @@ pub async fn a_dead_letter_is_listed_and_made_due_again_once(bench: Bench) {
     assert_eq!(bench.webhooks.dead_letters(1).await.unwrap().len(), 1);
     assert_eq!(bench.webhooks.waiting().await.unwrap().dead_letters, 3);
 
-    let one = Which::These(vec![decided[1].order.id]);
+    let one = DlqFilter::These(vec![decided[1].order.id]);
     assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 1);
     assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 0);
     let came = bench.take(1).await;
     same(&came, &decided[1..2]);
     assert_eq!(came[0].attempts, 0);
     assert_eq!(bench.webhooks.dead_letters(10).await.unwrap().len(), 2);
-    assert_eq!(bench.webhooks.redrive(&Which::ALL).await.unwrap(), 2);
+    assert_eq!(bench.webhooks.redrive(&DlqFilter::ALL).await.unwrap(), 2);
     bench.take(2).await;
 }
 
 pub async fn dropped_letters_are_gone_for_good(bench: Bench) {
     let decided = buried(&bench, 3).await;
-    let one = Which::These(vec![decided[0].order.id]);
+    let one = DlqFilter::These(vec![decided[0].order.id]);
     assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 1);
     assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 0);
-    assert_eq!(bench.webhooks.drop_letters(&Which::ALL).await.unwrap(), 2);
+    assert_eq!(bench.webhooks.drop_letters(&DlqFilter::ALL).await.unwrap(), 2);
     assert!(bench.webhooks.dead_letters(10).await.unwrap().is_empty());
     tokio::time::sleep(LEASE).await;
     bench.nothing_comes().await;
