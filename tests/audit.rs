@@ -8,7 +8,7 @@ use flux::core::model::{
     Decided, Decision, Item, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
 use flux::core::ports::ledger::{Commit, Committed, Expect};
-use flux::load::{AuditReport, AuditSummary, Verdict, audit};
+use flux::load::{AuditReport, AuditResult, AuditSummary, audit};
 use flux::wiring;
 
 struct Shop {
@@ -75,7 +75,7 @@ impl Shop {
         let one = audit(&*self.ports.ledger, Some(&self.item)).await.unwrap();
         assert_eq!((&report.total, &report.items), (&one.total, &one.items));
         let sound = report.total.faults().is_empty() && report.findings.is_empty();
-        assert_eq!(report.verdict == Verdict::Pass, sound);
+        assert_eq!(report.verdict == AuditResult::Pass, sound);
         report
     }
 }
@@ -85,10 +85,10 @@ async fn after(sql: &str) -> AuditSummary {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 2).await;
     shop.sell(&[1, 1, 1, 1, 1]).await;
-    assert_eq!(shop.audit().await.verdict, Verdict::Pass);
+    assert_eq!(shop.audit().await.verdict, AuditResult::Pass);
     shop.tamper(sql);
     let report = shop.audit().await;
-    assert_eq!(report.verdict, Verdict::Fail, "{sql}");
+    assert_eq!(report.verdict, AuditResult::Fail, "{sql}");
     assert!(report.to_string().lines().last().unwrap().starts_with("FAIL: items 1, "));
     report.total
 }
@@ -192,14 +192,14 @@ async fn units_are_stranded_when_a_buyer_was_sent_away_from_them_and_not_by_a_re
     let shop = Shop::open(directory.path(), 3).await;
     shop.sell(&[2, 1, 1]).await;
     shop.ports.ledger.set_stock(&shop.item, 5).await.unwrap();
-    assert_eq!(shop.audit().await.verdict, Verdict::Pass, "sold out before the restock");
+    assert_eq!(shop.audit().await.verdict, AuditResult::Pass, "sold out before the restock");
 
     let later = Timestamp(shop.ports.clock.now().0 + 5_000);
     shop.reject(shop.order(3, later)).await;
-    assert_eq!(shop.audit().await.verdict, Verdict::Pass, "three were not there");
+    assert_eq!(shop.audit().await.verdict, AuditResult::Pass, "three were not there");
     shop.reject(shop.order(2, later)).await;
     let found = shop.audit().await;
-    assert_eq!((found.verdict, found.total.stranded_units), (Verdict::Fail, 2));
+    assert_eq!((found.verdict, found.total.stranded_units), (AuditResult::Fail, 2));
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found
     shop.ports.ledger.set_item(&shop.item, ItemChange::closed(true)).await.unwrap();
     shop.sell(&[1, 1]).await;
     let report = shop.audit().await;
-    assert_eq!((report.verdict, report.total.rejected), (Verdict::Pass, 2));
+    assert_eq!((report.verdict, report.total.rejected), (AuditResult::Pass, 2));
     assert!(report.to_string().starts_with("ticket_001 (closed): stock 3: free 3,"), "{report}");
 
     let later = Timestamp(shop.ports.clock.now().0 + 5_000);
@@ -219,9 +219,9 @@ async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found
     shop.commit(&by_the_book, vec![shop.order(1, later)], Expect::Anything).await;
     shop.ports.ledger.set_item(&shop.item, ItemChange::closed(true)).await.unwrap();
     let found = shop.audit().await;
-    assert_eq!((found.verdict, found.total.sold_when_closed), (Verdict::Fail, 1));
+    assert_eq!((found.verdict, found.total.sold_when_closed), (AuditResult::Fail, 1));
     shop.ports.ledger.set_item(&shop.item, ItemChange::closed(false)).await.unwrap();
-    assert_eq!(shop.audit().await.verdict, Verdict::Pass, "who bought after the reopening?");
+    assert_eq!(shop.audit().await.verdict, AuditResult::Pass, "who bought after the reopening?");
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn orders_decided_out_of_turn_are_counted_and_fail_nothing() {
         shop.commit(&shop.read().await, vec![shop.order(quantity, at(ms))], Expect::Anything).await;
     }
     let found = shop.audit().await;
-    assert_eq!((found.verdict, found.total.inversions), (Verdict::Pass, 2));
+    assert_eq!((found.verdict, found.total.inversions), (AuditResult::Pass, 2));
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn every_page_is_read_and_each_item_stands_for_itself() {
     other.ports.ledger.set_stock(&other.item, 1).await.unwrap();
     other.sell(&[1, 1]).await;
     let report = audit(&*other.ports.ledger, None).await.unwrap();
-    assert_eq!(report.verdict, Verdict::Pass);
+    assert_eq!(report.verdict, AuditResult::Pass);
     let ids: Vec<&str> = report.items.iter().map(|i| i.item_id.as_str()).collect();
     assert_eq!(ids, ["another", "ticket_001"]);
     let totals = (report.total.orders, report.total.sold, report.total.rejected);

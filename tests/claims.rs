@@ -148,7 +148,7 @@ async fn a_damaged_row_holds_up_nobody_and_is_named() {
         );
     }
     let audited = flux::load::audit(&ledger, None).await.unwrap();
-    assert_eq!(audited.verdict, flux::load::Verdict::Fail);
+    assert_eq!(audited.verdict, flux::load::AuditResult::Fail);
     let unreadable = |line: &&String| line.starts_with("order at place");
     assert_eq!(audited.findings.iter().filter(unreadable).count(), 3, "{audited}");
 }

@@ -19,7 +19,7 @@ use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
 use flux::core::ports::lock::{Lock, Token};
 use flux::core::ports::notifier::Notifier;
 use flux::core::ports::usage::{Calls, Service, Usage};
-use flux::load::{LoadPlan, Stress, Verdict};
+use flux::load::{AuditResult, LoadPlan, Stress};
 
 use crate::conformance::aws::{make_queue, open_queue, stand_ins_counted};
 use crate::conformance::{address, clock, fresh_name, ids, item, key, names, now, order, queue};
@@ -166,7 +166,7 @@ async fn a_sale_on_aws_says_what_it_cost() {
     let report = Stress { plan, target }.run().await.unwrap();
     deployment.end(Duration::from_secs(5)).await;
 
-    assert_eq!((report.verdict, report.accepted, report.sold), (Verdict::Pass, 300, 20));
+    assert_eq!((report.verdict, report.accepted, report.sold), (AuditResult::Pass, 300, 20));
     let cost = report.cost.as_ref().unwrap();
     let per = cost.per_1000_orders;
     // Two for each order, and two for the item with each commit.

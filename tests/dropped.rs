@@ -17,7 +17,7 @@ use flux::core::ports::dead_letters::DeadLetter;
 use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::ledger::{Commit, Committed, Expect, OrderState};
 use flux::core::ports::queue::Queue;
-use flux::load::{AuditReport, Verdict, audit};
+use flux::load::{AuditReport, AuditResult, audit};
 use flux::telemetry::Silent;
 use flux::wiring;
 use tempfile::TempDir;
@@ -152,7 +152,7 @@ impl Sale {
 
     async fn audit(&self) -> AuditReport {
         let report = audit(&*self.ports.ledger, None).await.unwrap();
-        assert_eq!(report.verdict, Verdict::Pass, "{report}");
+        assert_eq!(report.verdict, AuditResult::Pass, "{report}");
         report
     }
 
@@ -386,7 +386,7 @@ async fn letter_dropped_by_an_earlier_version_decides_its_order_at_the_start() {
         let expected = if taken_by_another { (0, 1) } else { (1, 0) };
         assert_eq!((report.total.dropped, report.total.dead_lettered), expected, "{report}");
         if !taken_by_another {
-            assert_eq!(report.verdict, Verdict::Pass, "{report}");
+            assert_eq!(report.verdict, AuditResult::Pass, "{report}");
             drop(ports);
             let again = wiring::start(&settings).await.unwrap();
             let again = audit(&*again.ledger, None).await.unwrap();

@@ -6,8 +6,8 @@ use flux::cmd::test_deployment::{TestDeployment, Topology};
 use flux::config::Settings;
 use flux::core::model::ItemId;
 use flux::load::{
-    Address, Circumstances, DisabledGuard, LoadPlan, Report, Stress, StressError, Target, Verdict,
-    audit,
+    Address, AuditResult, Circumstances, DisabledGuard, LoadPlan, Report, Stress, StressError,
+    Target, audit,
 };
 
 use crate::support::free_port;
@@ -30,7 +30,7 @@ async fn run_stress(plan: LoadPlan, workers: usize, without: &[DisabledGuard]) -
 async fn everybody_wants_one_ticket_and_one_gets_it() {
     let report = run_stress(plan(1, 400), 1, &[]).await;
     assert_eq!(report.faults, [""; 0]);
-    assert_eq!((report.verdict, report.sold, report.rejected), (Verdict::Pass, 1, 399));
+    assert_eq!((report.verdict, report.sold, report.rejected), (AuditResult::Pass, 1, 399));
     assert_eq!((report.accepted, report.undecided, report.decided_twice), (400, 0, 0));
     assert!(report.requests > 410, "one request in ten is repeated: {}", report.requests);
     assert!(report.ack_ms.is_some() && report.decision_ms.is_some());
@@ -179,7 +179,7 @@ async fn a_sale_in_progress_is_not_accused() {
         let mut undecided = 0;
         loop {
             let report = audit(&*ledger, None).await.unwrap();
-            assert_eq!(report.verdict, Verdict::Pass, "{report}");
+            assert_eq!(report.verdict, AuditResult::Pass, "{report}");
             undecided = undecided.max(report.total.undecided);
             if report.total.orders == 3_000 && report.total.undecided == 0 {
                 return undecided;
@@ -219,7 +219,7 @@ async fn without_lock_and_condition_it_oversells_twenty_times_of_twenty() {
             run_stress(plan(1, 60), 0, &[DisabledGuard::Lock, DisabledGuard::LedgerCondition])
                 .await;
         assert_eq!((report.sold, report.oversold_units), (4, 3), "round {round}");
-        assert_eq!(report.verdict, Verdict::Fail);
+        assert_eq!(report.verdict, AuditResult::Fail);
     }
 }
 

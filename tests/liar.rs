@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flux::core::model::ItemId;
-use flux::load::{Address, LoadPlan, Report, Stress, Target, Verdict};
+use flux::load::{Address, AuditResult, LoadPlan, Report, Stress, Target};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -101,7 +101,7 @@ async fn busy_answers_and_broken_connections_are_put_up_with() {
 
 async fn fault(tale: Tale) -> String {
     let report = stress(tale).await;
-    assert_eq!(report.verdict, Verdict::Fail);
+    assert_eq!(report.verdict, AuditResult::Fail);
     report.faults.join("; ")
 }
 

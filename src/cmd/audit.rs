@@ -2,25 +2,28 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::Flags;
 use crate::core::model::ItemId;
 use crate::load;
-use crate::load::Verdict;
+use crate::load::AuditResult;
 use crate::telemetry::say;
 use crate::wiring;
 use crate::wiring::KeyUse;
 
-/// Check the promises by the stored orders; exit code 1 if one broke
+/// Check the promises against the stored orders
+///
+/// Reads only, also during a sale. Exits with 1 if a promise was broken, and with 2 if there is
+/// nothing to audit.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only this item
+    /// Audit only this item
     #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
     item: Option<ItemId>,
-    /// Print the figures as JSON, items one by one
+    /// Print the figures as JSON, in total and per item
     #[arg(long)]
     json: bool,
-    /// Pass where there are no items or no orders
+    /// Exit with 0 if there are no items or no orders
     #[arg(long)]
     allow_empty: bool,
 }
@@ -32,15 +35,15 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     if let Some(item) = &args.item
         && report.items.is_empty()
     {
-        let place = wiring::describe(&settings, &ports);
-        return Err(Usage(format!("no item {item} here ({place}): check --item")).into());
+        let store = wiring::describe(&settings, &ports);
+        return Err(UsageError(format!("there is no item {item} ({store}): check --item")).into());
     }
     if report.is_of_nothing() && !args.allow_empty {
-        let place = wiring::describe(&settings, &ports);
+        let store = wiring::describe(&settings, &ports);
         let items = report.items.len();
         let orders = report.total.orders;
-        let what = format!("nothing to audit ({place}): items {items}, orders {orders}");
-        return Err(Usage(format!("{what}; --allow-empty lets that pass")).into());
+        let what = format!("nothing to audit ({store}): items {items}, orders {orders}");
+        return Err(UsageError(format!("{what}; --allow-empty accepts that")).into());
     }
     if args.json {
         say(serde_json::to_string_pretty(&report)?)?;
@@ -50,7 +53,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     Ok(exit_code(report.verdict))
 }
 
-/// 0 when every promise that was checked held, 1 when one did not.
-pub fn exit_code(verdict: Verdict) -> ExitCode {
-    ExitCode::from(u8::from(verdict == Verdict::Fail))
+/// 0 if all promises that were checked hold, else 1.
+pub fn exit_code(verdict: AuditResult) -> ExitCode {
+    ExitCode::from(u8::from(verdict == AuditResult::Fail))
 }

@@ -9,13 +9,13 @@ use crate::stop;
 use crate::telemetry::say;
 use crate::wiring::backup;
 
-/// Copy the embedded store into a new file, while a sale runs
+/// Copy the embedded store to a new file, also during a sale
 ///
-/// The file holds the sale as it was at one instant: items, orders, decisions, dead letters, waiting
-/// webhooks, and the drawn order_key. It appears when it is whole, and is for its owner alone.
+/// The file contains a consistent snapshot: items, orders, decisions, dead letters, pending webhooks
+/// and the generated order_key. It is created only when the copy is complete, with mode 0600.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The copy; a file that is there is never overwritten
+    /// File to write; an existing file is never overwritten
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

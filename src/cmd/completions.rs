@@ -7,7 +7,7 @@ use clap_complete::{Shell, generate};
 use super::Cli;
 use crate::telemetry::say;
 
-/// Print a script that completes flux's arguments in a shell
+/// Print a shell completion script
 ///
 /// bash: flux completions bash > ~/.local/share/bash-completion/completions/flux
 ///
@@ -17,7 +17,7 @@ use crate::telemetry::say;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The shell that is to read it
+    /// Shell to print the script for
     shell: Shell,
 }
 

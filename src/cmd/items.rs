@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::Flags;
 use crate::core::model::{Item, ItemChange, ItemId, Listing, MAX_STOCK};
 use crate::core::ports::ledger::{ItemRemoved, ItemSet, Ledger};
@@ -11,10 +11,10 @@ use crate::telemetry::{remark, say};
 use crate::wiring;
 use crate::wiring::KeyUse;
 
-/// Items read at a time.
-const PAGE: usize = 1_000;
+/// Items in one read of the ledger.
+const PAGE_SIZE: usize = 1_000;
 
-/// List items, close their sale, open it again, change their stock, remove them
+/// List items, close or open their sale, change their stock, remove them
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -23,32 +23,33 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print each item: open, sold_out or closed, and its units
+    /// Print each item with its status (open, sold_out or closed) and its units
     List {
-        /// A line of JSON for each
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
     },
-    /// Stop the sale of items at once: whoever still waits is rejected as closed
+    /// Close the sale of items: orders still queued are rejected with the reason closed
     Close {
         #[command(flatten)]
-        which: ItemArgs,
+        args: ItemArgs,
     },
-    /// Go on with the sale of items that were closed
+    /// Reopen the sale of closed items
     Open {
         #[command(flatten)]
-        which: ItemArgs,
+        args: ItemArgs,
     },
-    /// Remove items that have no orders; a stock brings them back
+    /// Remove items that have no orders; restock lists them again
     Remove {
         #[command(flatten)]
-        which: ItemArgs,
+        args: ItemArgs,
     },
-    /// List an item, or change its stock; a closed one stays closed
+    /// Change the stock of an item, or list a new one; a closed item stays closed
     Restock {
+        /// Item to change
         #[arg(value_name = "ID", value_parser = ItemId::parse)]
         item: ItemId,
-        /// Units in all; no fewer than are sold and held
+        /// Total number of units, including those sold and held
         #[arg(long, value_name = "N", allow_negative_numbers = true,
               value_parser = super::whole::<u64, 0, MAX_STOCK>)]
         stock: u64,
@@ -57,6 +58,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct ItemArgs {
+    /// Items to change
     #[arg(required = true, value_name = "ID", value_parser = ItemId::parse)]
     items: Vec<ItemId>,
 }
@@ -66,13 +68,13 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     let ledger = wiring::open(&settings, KeyUse::StoreIfMissing).await?.ledger;
     match args.action {
         Action::List { json } => list(&*ledger, json).await?,
-        Action::Close { which } => {
-            change(&*ledger, &which.items, ItemChange::closed(true)).await?;
+        Action::Close { args } => {
+            change(&*ledger, &args.items, ItemChange::closed(true)).await?;
         }
-        Action::Open { which } => {
-            change(&*ledger, &which.items, ItemChange::closed(false)).await?;
+        Action::Open { args } => {
+            change(&*ledger, &args.items, ItemChange::closed(false)).await?;
         }
-        Action::Remove { which } => remove(&*ledger, &which.items).await?,
+        Action::Remove { args } => remove(&*ledger, &args.items).await?,
         Action::Restock { item, stock } => {
             change(&*ledger, &[item], ItemChange::stock(stock)).await?;
         }
@@ -80,13 +82,13 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints each item, in the ledger's order, or remarks that there is none; as a line of JSON if asked for.
+/// Prints each item on one line, in the ledger's order; notes on stderr if there is none.
 async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
     let mut after: Option<String> = None;
-    let mut none = true;
+    let mut is_empty = true;
     loop {
-        let page = ledger.items(after.as_deref(), PAGE).await?;
-        none &= page.rows.is_empty();
+        let page = ledger.items(after.as_deref(), PAGE_SIZE).await?;
+        is_empty &= page.rows.is_empty();
         for item in &page.rows {
             let Item { id, stock, free, held, sold, .. } = item;
             let status = item.status();
@@ -101,7 +103,7 @@ async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
                 }
                 say(line)?;
             } else {
-                let unlisted = if unlisted { "; nobody listed it" } else { "" };
+                let unlisted = if unlisted { "; not listed by anybody" } else { "" };
                 say(format_args!(
                     "{id}: {status}; stock {stock}: free {free}, held {held}, sold {sold}{unlisted}"
                 ))?;
@@ -109,8 +111,8 @@ async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
         }
         match page.next {
             Some(next) => after = Some(next),
-            None if none => {
-                remark("no items: list one with `flux provision --item ID --stock N`");
+            None if is_empty => {
+                remark("no items; to list one: flux provision --item ID --stock N");
                 return Ok(());
             }
             None => return Ok(()),
@@ -118,14 +120,14 @@ async fn list(ledger: &dyn Ledger, json: bool) -> Result<()> {
     }
 }
 
-/// Changes items alike, and says how each is then. Stops at the first that cannot be changed:
-/// those before it are done, and the same again goes on from there.
+/// Applies the same change to each item and prints its new state. Stops at the first item that
+/// cannot be changed. The change is idempotent, so the command can be repeated.
 async fn change(ledger: &dyn Ledger, items: &[ItemId], change: ItemChange) -> Result<()> {
     for id in items {
-        let (item, how) = match ledger.set_item(id, change).await? {
+        let (item, note) = match ledger.set_item(id, change).await? {
             ItemSet::Created(item) => {
                 remark(format_args!(
-                    "item {id} was not listed before; to take it back: flux items remove {id}"
+                    "item {id} was not listed before; to undo: flux items remove {id}"
                 ));
                 (item, ", newly listed")
             }
@@ -135,37 +137,36 @@ async fn change(ledger: &dyn Ledger, items: &[ItemId], change: ItemChange) -> Re
         };
         let Item { stock, free, sold, .. } = item;
         let status = item.status();
-        say(format_args!("item {id} is {status}{how}; stock {stock}: free {free}, sold {sold}"))?;
+        say(format_args!("item {id} is {status}{note}; stock {stock}: free {free}, sold {sold}"))?;
     }
     Ok(())
 }
 
-/// Removes items without orders, and stops at the first that cannot be removed: those before it are
-/// gone, and the same again goes on from there.
+/// Removes items that have no orders. Stops at the first that cannot be removed. Idempotent.
 async fn remove(ledger: &dyn Ledger, items: &[ItemId]) -> Result<()> {
     for id in items {
         let already = match ledger.remove_item(id).await? {
             ItemRemoved::Removed(_) => "",
             ItemRemoved::Already => " already",
             ItemRemoved::HasOrders => {
-                let what = format!("{id} has orders: close its sale with `flux items close {id}`");
-                return Err(Usage(what).into());
+                let what = format!("{id} has orders; to close its sale: flux items close {id}");
+                return Err(UsageError(what).into());
             }
-            ItemRemoved::Unlisted => return Err(Usage(format!("there is no item {id}")).into()),
+            ItemRemoved::Unlisted => {
+                return Err(UsageError(format!("there is no item {id}")).into());
+            }
         };
         say(format_args!("item {id} is removed{already}"))?;
     }
     Ok(())
 }
 
-/// Why an item was not changed, and what to do.
-pub(super) fn refusal(item: &ItemId, refused: &ItemSet) -> Usage {
-    Usage(match refused {
+/// The error for an item that was not changed.
+pub(super) fn refusal(item: &ItemId, refused: &ItemSet) -> UsageError {
+    UsageError(match refused {
         ItemSet::BelowTaken(taken) => {
-            format!("{taken} units of {item} are sold or held: give a stock of {taken} or more")
+            format!("{taken} units of {item} are sold or held: give a --stock of {taken} or more")
         }
-        _ => format!(
-            "there is no item {item}: list it with `flux provision --item {item} --stock N`"
-        ),
+        _ => format!("there is no item {item}; to list it: flux provision --item {item} --stock N"),
     })
 }

@@ -7,17 +7,17 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::{Cli, Usage};
+use super::{Cli, UsageError};
 use crate::config::{Key, Settings};
 use crate::telemetry::say;
 
 const MANUAL: &str = "flux";
 const SOURCE: &str = concat!("flux ", env!("CARGO_PKG_VERSION"));
 
-/// Print the manual page, or write a page for each subcommand and for flux.toml
+/// Print the manual page of flux, or write all manual pages to a directory
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Directory to write the pages to, made if it is missing: flux.1, flux-serve.1, ..., flux.toml.5
+    /// Directory to write flux.1, a page per subcommand and flux.toml.5 to; created if missing
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -33,9 +33,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn write_all(flux: &clap::Command, directory: &Path) -> Result<()> {
-    let wrong = |e| Usage(format!("cannot write to --out {}: {e}", directory.display()));
-    std::fs::create_dir_all(directory).map_err(wrong)?;
-    let write = |name: &str, page: &[u8]| std::fs::write(directory.join(name), page).map_err(wrong);
+    let error = |e| UsageError(format!("cannot write to --out {}: {e}", directory.display()));
+    std::fs::create_dir_all(directory).map_err(error)?;
+    let write = |name: &str, page: &[u8]| std::fs::write(directory.join(name), page).map_err(error);
     let mut commands = vec![flux.clone()];
     while let Some(command) = commands.pop() {
         commands.extend(command.get_subcommands().filter(|c| !c.is_hide_set()).cloned());
@@ -45,33 +45,39 @@ fn write_all(flux: &clap::Command, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A command's page; the first one says more than clap knows.
+/// A command's page. That of `flux` itself also has the exit status and the environment.
 fn page(command: clap::Command) -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    let first = command.get_name() == "flux";
+    let is_main_page = command.get_name() == "flux";
     Man::new(command).source(SOURCE).manual(MANUAL).render(&mut page)?;
-    if first {
-        let mut more = Roff::new();
-        more.control("SH", ["EXIT STATUS"]);
+    if is_main_page {
+        let mut sections = Roff::new();
+        sections.control("SH", ["EXIT STATUS"]);
         for (code, meaning) in [
-            ("0", "Well; also after SIGTERM or SIGINT, when what was begun is finished."),
+            ("0", "Success, also after SIGTERM or SIGINT."),
             ("1", "A promise was broken, or the work failed."),
-            ("2", "A flag, a setting or a circumstance is wrong; one line says what to change."),
+            (
+                "2",
+                "A flag, a setting or the environment is wrong. One line on stderr describes what \
+                 to change.",
+            ),
         ] {
-            more.control("TP", []).text([bold(code)]).text([roman(meaning)]);
+            sections.control("TP", []).text([bold(code)]).text([roman(meaning)]);
         }
-        more.control("SH", ["ENVIRONMENT"]);
-        more.text([
-            roman("Every setting has a variable, FLUX_LISTEN for listen and so on: see "),
+        sections.control("SH", ["ENVIRONMENT"]);
+        sections.text([
+            roman(
+                "Each setting can be given as a variable, for example FLUX_LISTEN for listen: see ",
+            ),
             bold("flux.toml"),
             roman("(5)."),
         ]);
-        more.to_writer(&mut page)?;
+        sections.to_writer(&mut page)?;
     }
     Ok(page)
 }
 
-/// `flux.toml(5)`, made from the settings.
+/// `flux.toml(5)`, generated from the settings.
 fn settings_page() -> std::io::Result<Vec<u8>> {
     let mut page = Vec::new();
     let mut roff = Roff::new();
@@ -79,11 +85,10 @@ fn settings_page() -> std::io::Result<Vec<u8>> {
     roff.control("SH", ["NAME"]).text([roman("flux.toml - the settings of flux")]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([
-        roman("Read from config/flux.toml in the working directory, or the file that --config "),
-        roman(
-            "names. Variables in .env, then in the environment, then flags win over it. An empty ",
-        ),
-        roman("text is the same as none; what is unknown is refused."),
+        roman("flux reads config/flux.toml in the working directory, or the file given with "),
+        roman("--config. Variables in .env override the file, variables in the environment "),
+        roman("override .env, and flags override both. An empty text means that the setting is "),
+        roman("not set. Unknown settings are an error."),
     ]);
     let mut section = "";
     for key in Settings::keys() {

@@ -32,31 +32,31 @@ use crate::config::{Backend, ConfigError, Flags, LogFormat, Settings};
 use crate::http::Keys;
 use crate::telemetry::complain;
 use crate::wiring;
-use crate::wiring::Usage;
+use crate::wiring::UsageError;
 
-/// How long the threads of a command that is done may take to end.
-const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
+/// How long threads may take to end after the command has finished.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A flash-sale order engine: nothing is ever sold twice, no order is lost.
+/// A flash-sale order engine: no unit is sold twice, no order is lost
 #[derive(Debug, Parser)]
 #[command(version = env!("VERSION_OF_FLUX"), max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
-    all: AllFlags,
+    common: CommonFlags,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Settings")]
-struct AllFlags {
-    /// Settings file, in place of config/flux.toml
+struct CommonFlags {
+    /// Settings file [default: config/flux.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where orders are kept: embedded or aws [default: aws if SQS_QUEUE_URL is set]
+    /// Where orders are stored: embedded or aws [default: aws if SQS_QUEUE_URL is set]
     #[arg(long, global = true, value_name = "NAME", hide_possible_values = true)]
     backend: Option<BackendName>,
-    /// How log lines are written: text or json
+    /// Format of log lines: text or json
     #[arg(long, global = true, value_name = "NAME", hide_possible_values = true)]
     log_format: Option<LogFormatName>,
 }
@@ -91,10 +91,11 @@ enum Command {
     Man(man::Args),
 }
 
-/// The program: 0 when all went well, 2 for what the user can change, 1 for the rest.
+/// Runs the program. Exit code 0 for success, 2 for an error that the user can correct, 1 for
+/// other errors.
 ///
-/// Here and not in `main.rs`: what is first called from the binary is compiled with the binary,
-/// after the library instead of beside it.
+/// It is here and not in `main.rs` because code that is first instantiated in the binary is
+/// compiled after the library, not in parallel with it.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -109,20 +110,21 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            // On the runtime's own threads, which this one would have to wake and be woken by.
-            let ended = runtime.block_on(runtime.spawn(cli.run()));
-            // All that matters is done. A thread may still be in a call that cannot be cancelled,
-            // like a look-up in DNS.
-            runtime.shutdown_timeout(THREADS_END_WITHIN);
+            // Spawned, because a future in `block_on` itself runs outside the worker threads, and
+            // each of its wake-ups would switch threads.
+            let result = runtime.block_on(runtime.spawn(cli.run()));
+            // The command has finished. A thread may still be in a call that cannot be cancelled,
+            // such as a DNS lookup.
+            runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
             wiring::wait_for_stores();
-            ended.unwrap_or_else(|e| Err(e.into()))
+            result.unwrap_or_else(|e| Err(e.into()))
         }
         Err(e) => Err(e.into()),
     };
     result.unwrap_or_else(|e| {
-        // Who reads the answer has seen enough: `flux dlq list | head`.
-        let closed = e.downcast_ref::<io::Error>().map(io::Error::kind);
-        if closed != Some(io::ErrorKind::BrokenPipe) {
+        // A closed stdout is no error to report: `flux dlq list | head`.
+        let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
+        if kind != Some(io::ErrorKind::BrokenPipe) {
             complain(format_args!("{e:#}"));
         }
         exit_code(&e)
@@ -131,7 +133,7 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     async fn run(self) -> Result<ExitCode> {
-        let mut flags = self.all.flags();
+        let mut flags = self.common.flags();
         match self.command {
             Command::Serve(args) => serve::run(args, &mut flags).await,
             Command::Work(args) => work::run(args, &mut flags).await,
@@ -151,7 +153,7 @@ impl Cli {
     }
 }
 
-impl AllFlags {
+impl CommonFlags {
     fn flags(&self) -> Flags {
         Flags {
             config: self.config.clone(),
@@ -168,65 +170,65 @@ impl AllFlags {
     }
 }
 
-/// Settings in force, with the log started.
+/// Loads the settings and starts the log.
 fn settings(flags: &Flags) -> Result<Settings> {
     let settings = Settings::load(flags)?;
     crate::telemetry::start_log(&settings);
     for name in &settings.ignored {
-        tracing::debug!("{name} in the environment is not read: a Kubernetes Service's, or unused");
+        tracing::debug!("environment variable {name} ignored: of a Kubernetes Service, or unused");
     }
     Ok(settings)
 }
 
-/// [`settings`] for a command that looks at what is there, and makes no embedded store to find it
-/// empty.
+/// [`settings`] for a command that reads an existing store and must not create one.
 fn settings_of_a_store(flags: &Flags) -> Result<Settings> {
     let settings = settings(flags)?;
     has_store(&settings)?;
     Ok(settings)
 }
 
-/// Refuses if the embedded store that is meant is not there.
-fn has_store(settings: &Settings) -> Result<(), Usage> {
+/// Fails if the embedded backend is used and its store does not exist.
+fn has_store(settings: &Settings) -> Result<(), UsageError> {
     if settings.backend() == Backend::Embedded && !settings.data.exists() {
         let data = settings.data.display();
-        let what = format!("there is no {data}: go to where it is, or set FLUX_DATA");
-        return Err(Usage(what));
+        let what = format!("there is no {data}: change to its directory, or set FLUX_DATA");
+        return Err(UsageError(what));
     }
     Ok(())
 }
 
-/// The server, asked with the first of these keys; `whose` names them.
-fn keyed(address: Address, keys: &SecretString, whose: &str) -> Result<Address, Usage> {
+/// Adds the first of `keys` to the requests to a server; `source` is where the keys are from.
+fn keyed(address: Address, keys: &SecretString, source: &str) -> Result<Address, UsageError> {
     let keys = Keys::parse(keys);
-    let key = keys.first().ok_or_else(|| Usage(format!("{whose} holds no key")))?;
-    address
-        .with_key(key)
-        .map_err(|_| Usage(format!("{whose} holds what no key can: give it on one line")))
+    let key = keys.first().ok_or_else(|| UsageError(format!("{source} contains no key")))?;
+    address.with_key(key).map_err(|_| {
+        let what = "contains a character that no key may have";
+        UsageError(format!("{source} {what}: put the key on one line"))
+    })
 }
 
-/// Reads a whole number within bounds.
+/// Parses a whole number from `FROM` to `TO`.
 fn whole<T: TryFrom<u64>, const FROM: u64, const TO: u64>(text: &str) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| (FROM..=TO).contains(number));
     let number = number.and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| format!("must be a whole number from {FROM} to {TO}"))
 }
 
-/// What was wrong with the arguments, in one line; `None` for a page that somebody asked for.
+/// An argument error as one line; `None` for `--help` and `--version`.
 fn one_line(error: &clap::Error) -> Option<String> {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return None;
     }
     let text = without_passwords(error);
-    let said = text.split("\n\n").take_while(|part| !part.starts_with("Usage:"));
-    let said = said.filter(|part| !part.starts_with("For more information"));
-    let words: Vec<&str> = said.flat_map(str::split_whitespace).collect();
-    let said = words.join(" ");
-    let said = said.strip_prefix("error: ").unwrap_or(&said);
-    Some(format!("{} (--help tells more)", said.replace(" tip: ", "; ")))
+    let parts = text.split("\n\n").take_while(|part| !part.starts_with("Usage:"));
+    let parts = parts.filter(|part| !part.starts_with("For more information"));
+    let words: Vec<&str> = parts.flat_map(str::split_whitespace).collect();
+    let line = words.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    Some(format!("{} (see --help)", line.replace(" tip: ", "; ")))
 }
 
-/// clap repeats what was typed, and a URL may hold a password before its @.
+/// The error's text without passwords: clap quotes the argument, which may be a URL with one.
 fn without_passwords(error: &clap::Error) -> String {
     let mut text = error.to_string();
     for (_, value) in error.context() {
@@ -241,6 +243,6 @@ fn without_passwords(error: &clap::Error) -> String {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let usage = error.is::<Usage>() || error.is::<ConfigError>();
+    let usage = error.is::<UsageError>() || error.is::<ConfigError>();
     ExitCode::from(if usage { 2 } else { 1 })
 }

@@ -3,17 +3,17 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::{Flags, needs_feature};
 
-/// Not in this build: watch a running sale in the terminal
+/// Watch a running sale in the terminal (not in this build)
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Whatever flux top is given where it is built in
+    /// The arguments of `flux top`, whatever they are
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     _given: Vec<OsString>,
 }
 
 pub async fn run(_args: Args, _flags: &Flags) -> Result<ExitCode> {
-    Err(Usage(needs_feature("flux top", "top")).into())
+    Err(UsageError(needs_feature("flux top", "top")).into())
 }

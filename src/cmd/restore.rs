@@ -9,16 +9,16 @@ use crate::stop;
 use crate::telemetry::say;
 use crate::wiring::backup;
 
-/// Put a backup in the place of the embedded store
+/// Replace the embedded store with a backup
 ///
-/// Refused while a process uses the store. The backup is checked first and left as it is; a former
+/// Fails while a process uses the store. The backup is checked first and is not changed. The former
 /// store is kept under another name.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What flux backup wrote
+    /// Backup to restore, written by flux backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Also replace a store that holds orders
+    /// Replace the store even if it contains orders
     #[arg(long)]
     replace: bool,
 }

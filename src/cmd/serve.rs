@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::Flags;
 use crate::core::engine::heartbeat::with_heartbeats;
 use crate::core::engine::worker::Worker;
@@ -16,13 +16,13 @@ use crate::wiring::reload::{Hangups, Serving};
 use crate::wiring::traces::Traces;
 use crate::{http, stop, wiring};
 
-/// Take orders over HTTP
+/// Accept orders over HTTP
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:5000]
+    /// Address to listen on; port 0 means any free port [default: 127.0.0.1:5000]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
-    /// Items decided at once in this process; 0 leaves it to flux work [default: 0]
+    /// Items decided concurrently by this process; with 0, only flux work decides [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = super::whole::<usize, 0, 10_000>)]
     workers: Option<usize>,
@@ -37,7 +37,9 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let hangups = Hangups::listen()?;
     let listener = http::listen(&settings.listen).await.map_err(|e| {
         let listen = &settings.listen;
-        Usage(format!("cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"))
+        UsageError(format!(
+            "cannot listen on {listen}: {e}; choose another with --listen HOST:PORT"
+        ))
     })?;
     let mut jwks = None;
     let access = Access::new(wiring::access::rules(&settings, &mut jwks).await?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use super::Usage;
+use super::UsageError;
 use super::audit::exit_code;
 use super::test_deployment::{TestDeployment, Topology};
 use crate::config::{Backend, Flags, Settings};
@@ -18,57 +18,60 @@ use crate::load::{
 use crate::stop;
 use crate::telemetry::{remark, say};
 
-/// Race buyers for an item, then audit; exit code 1 if a promise broke
+/// Run a load test of one item, then audit it
+///
+/// Starts its own server and workers on a temporary store, or sends orders to a running server with
+/// --target. Exits with 1 if a promise was broken.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The item that everybody wants
+    /// Item that all buyers order
     #[arg(long, value_name = "ID", value_parser = ItemId::parse)]
     item: ItemId,
-    /// Units of it [default: 1]; a --target must have so many already
+    /// Units of the item [default: 1]; with --target, the stock it must already have
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = super::whole::<u64, 1, MAX_STOCK>)]
     stock: Option<u64>,
-    /// Buyers, each with one order for one unit
+    /// Number of buyers, each with one order for one unit
     #[arg(long, value_name = "N", default_value_t = 10_000,
           allow_negative_numbers = true,
           value_parser = super::whole::<u64, 1, 1_000_000_000>)]
     users: u64,
-    /// Connections that send orders
+    /// Connections on which orders are sent
     #[arg(long, value_name = "N", default_value_t = 64,
           allow_negative_numbers = true,
           value_parser = super::whole::<u16, 1, 65_535>)]
     connections: u16,
-    /// Independent workers, started here [default: 1]
+    /// Independent workers to start [default: 1]
     #[arg(long, value_name = "N", conflicts_with_all = ["target", "without"],
           allow_negative_numbers = true,
           value_parser = super::whole::<u16, 1, 64>)]
     workers: Option<u16>,
-    /// Requests a second, on time whether or not answers come [default: no pause]
+    /// Requests per second, sent on schedule whether or not responses arrive [default: unlimited]
     #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = rate)]
     rate: Option<f64>,
-    /// Part of the buyers who send twice, under one Idempotency-Key
-    #[arg(long, value_name = "PART", default_value_t = 0.1,
-          allow_negative_numbers = true, value_parser = part)]
+    /// Fraction of the buyers who send their order twice, with one Idempotency-Key
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.1,
+          allow_negative_numbers = true, value_parser = fraction)]
     duplicates: f64,
-    /// The same seed, the same requests in the same sequence [default: drawn]
+    /// Seed of the request sequence: the same seed, the same requests [default: random]
     #[arg(long, value_name = "S", allow_negative_numbers = true,
           value_parser = super::whole::<u64, 0, { u64::MAX }>)]
     seed: Option<u64>,
-    /// A running flux serve, as http://HOST:PORT, not one of its own; audited by HTTP. Asked with
-    /// the setting buy_key (or else admin_key) where there is one
+    /// Test a running flux serve, as http://HOST:PORT, and audit it over HTTP. Requests use the
+    /// setting buy_key, or else admin_key
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
-    /// Let --target sell an item whose id does not begin with stress-: its units are then gone
+    /// With --target, sell an item whose id does not begin with stress-; its units stay sold
     #[arg(long, requires = "target")]
     yes_sell_real_stock: bool,
-    /// Write what came of it: as a page with plots to a FILE.html, as JSON to any other; repeatable
+    /// Write a report: an HTML page with plots if FILE ends in .html, else JSON. Repeatable
     #[arg(long, value_name = "FILE")]
     report: Vec<PathBuf>,
-    /// Prices to count AWS's cost with, a table like config/prices.toml
+    /// AWS prices for the cost report, in the format of config/prices.toml
     #[arg(long, value_name = "FILE", conflicts_with = "target")]
     prices: Option<PathBuf>,
-    /// Take a guard out, lock or ledger-condition, and race four workers: nothing may go wrong
-    /// without the first, it must oversell without the second
+    /// Disable a guard, lock or ledger-condition, and run four workers at once. Without the lock no
+    /// promise may break; without the ledger condition it must oversell. Repeatable
     #[arg(long, value_name = "GUARD", conflicts_with = "target", hide_possible_values = true)]
     without: Vec<GuardName>,
 }
@@ -84,26 +87,26 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
     let settings = super::settings(&flags)?;
     let grace = Duration::from_millis(settings.grace_ms);
     let without = args.guards();
-    let report_to = args.report.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+    let reports = args.report.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
     let circumstances =
         Circumstances { command_line: command_line(), settings: settings.changed() };
     let plan = args.plan();
     let prices = args.prices.as_deref().map(prices).transpose()?;
     if prices.is_some() && settings.backend() == Backend::Embedded {
-        let why = "--prices is for the aws backend: the embedded one is not paid by use";
-        return Err(Usage(why.to_owned()).into());
+        let what = "--prices needs --backend aws: the embedded backend has no cost per order";
+        return Err(UsageError(what.to_owned()).into());
     }
     if !without.is_empty() && settings.backend() == Backend::Aws {
-        let why = "--without oversells on purpose, on a throw-away store only: use it with";
-        return Err(Usage(format!("{why} --backend embedded")).into());
+        let what = "--without oversells on purpose, so it runs on a temporary store only: add";
+        return Err(UsageError(format!("{what} --backend embedded")).into());
     }
     if !without.is_empty() && plan.users <= plan.stock.unwrap_or(1) {
-        return Err(Usage("--without needs more --users than --stock".to_owned()).into());
+        return Err(UsageError("--without needs more --users than --stock".to_owned()).into());
     }
     let workers = usize::from(args.workers.unwrap_or(1));
     let stopped = stop::on_signal_or_hangup(grace)?;
     let (deployment, target) = match args.target.clone() {
-        Some(address) => (None, Target { address: to_buy_at(address, &settings)?, own: None }),
+        Some(address) => (None, Target { address: with_key(address, &settings)?, own: None }),
         None => {
             let topology = Topology { connections: plan.connections, workers, without };
             let (deployment, mut target) = TestDeployment::start(settings, topology).await?;
@@ -113,21 +116,21 @@ pub async fn run(args: Args, flags: Flags) -> Result<ExitCode> {
             (Some(deployment), target)
         }
     };
-    let outcome = stopped.run_until_cancelled(Stress { plan, target }.run()).await;
+    let result = stopped.run_until_cancelled(Stress { plan, target }.run()).await;
     if let Some(deployment) = deployment {
         deployment.end(grace).await;
     }
-    let report = outcome.context("stopped before the end: nothing was audited")?;
+    let report = result.context("stopped before the end; nothing was audited")?;
     let report = report.map_err(usage)?;
     say(&report)?;
-    for ((form, file), path) in report_to.into_iter().zip(&args.report) {
-        write(&form.of(&report, &circumstances)?, file)?;
+    for ((format, file), path) in reports.into_iter().zip(&args.report) {
+        write(&format.render(&report, &circumstances)?, file)?;
         remark(format_args!("report written to {}", path.display()));
     }
     Ok(exit_code(report.verdict))
 }
 
-fn to_buy_at(address: Address, settings: &Settings) -> Result<Address, Usage> {
+fn with_key(address: Address, settings: &Settings) -> Result<Address, UsageError> {
     match (&settings.buy_key, &settings.admin_key) {
         (Some(keys), _) => super::keyed(address, keys, "buy_key"),
         (None, Some(keys)) => super::keyed(address, keys, "admin_key"),
@@ -135,19 +138,19 @@ fn to_buy_at(address: Address, settings: &Settings) -> Result<Address, Usage> {
     }
 }
 
-/// Begins the ids of items that are there for load tests.
+/// Prefix of the ids of items that exist for load tests.
 const STRESS_ITEM_PREFIX: &str = "stress-";
 
 impl Args {
-    /// Buying at a running server is for good.
-    fn check(&self) -> Result<(), Usage> {
+    /// Fails if a running server would sell real stock, unless that is confirmed.
+    fn check(&self) -> Result<(), UsageError> {
         let item = self.item.as_str();
-        let meant = self.yes_sell_real_stock || item.starts_with(STRESS_ITEM_PREFIX);
-        if self.target.is_none() || meant {
+        let is_confirmed = self.yes_sell_real_stock || item.starts_with(STRESS_ITEM_PREFIX);
+        if self.target.is_none() || is_confirmed {
             return Ok(());
         }
-        Err(Usage(format!(
-            "--target sells the real stock of {item}: race for an item whose id begins with \
+        Err(UsageError(format!(
+            "--target would sell the real stock of {item}: use an item whose id begins with \
              {STRESS_ITEM_PREFIX}, or add --yes-sell-real-stock"
         )))
     }
@@ -174,47 +177,47 @@ impl Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum ReportFormat {
     Page,
     Json,
 }
 
-impl Form {
-    /// By the name's end; one that says neither is JSON, and that is said.
-    fn named(path: &Path) -> Form {
-        let end = path.extension().map(|end| end.to_string_lossy().to_lowercase());
-        match end.as_deref() {
-            Some("html" | "htm") => Form::Page,
-            Some("json") => Form::Json,
+impl ReportFormat {
+    /// The format for a file name; JSON, with a warning, if the extension is neither.
+    fn of(path: &Path) -> ReportFormat {
+        let extension = path.extension().map(|end| end.to_string_lossy().to_lowercase());
+        match extension.as_deref() {
+            Some("html" | "htm") => ReportFormat::Page,
+            Some("json") => ReportFormat::Json,
             _ => {
                 let name = path.display();
-                tracing::warn!("--report {name} will be JSON; FILE.html is a page with plots");
-                Form::Json
+                tracing::warn!("--report {name} will be JSON; for a page with plots use FILE.html");
+                ReportFormat::Json
             }
         }
     }
 
-    fn of(self, report: &Report, circumstances: &Circumstances) -> Result<String> {
+    fn render(self, report: &Report, circumstances: &Circumstances) -> Result<String> {
         match self {
-            Form::Page => Ok(report.page(circumstances)),
-            Form::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
+            ReportFormat::Page => Ok(report.page(circumstances)),
+            ReportFormat::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
         }
     }
 }
 
-/// Fails before the load test if a report cannot be written, and leaves what is there.
-fn open(path: &Path) -> Result<(Form, File)> {
+/// Opens a report file before the load test, to fail early. Existing content is not changed yet.
+fn open(path: &Path) -> Result<(ReportFormat, File)> {
     let file = File::options().create(true).append(true).open(path);
-    let wrong = |e| Usage(format!("cannot write to --report {}: {e}", path.display()));
-    Ok((Form::named(path), file.map_err(wrong)?))
+    let error = |e| UsageError(format!("cannot write to --report {}: {e}", path.display()));
+    Ok((ReportFormat::of(path), file.map_err(error)?))
 }
 
-/// As it was typed, but for the place of the executable.
+/// The command line, quoted for a shell, with `flux` in place of the executable's path.
 fn command_line() -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
     let quoted = |word: std::ffi::OsString| {
         let word = word.to_string_lossy();
-        match !word.is_empty() && word.chars().all(plain) {
+        match !word.is_empty() && word.chars().all(is_plain) {
             true => word.into_owned(),
             false => format!("'{}'", word.replace('\'', "'\\''")),
         }
@@ -224,28 +227,29 @@ fn command_line() -> String {
 }
 
 fn prices(path: &Path) -> Result<Prices> {
-    let wrong = |why: String| Usage(format!("--prices {}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    Ok(Prices::parse(&text).map_err(wrong)?)
+    let error = |why: String| UsageError(format!("--prices {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    Ok(Prices::parse(&text).map_err(error)?)
 }
 
 fn write(text: &str, mut file: File) -> Result<()> {
-    file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).context("writing the report")
+    let written = file.set_len(0).and_then(|()| file.write_all(text.as_bytes()));
+    written.context("cannot write the report")
 }
 
 fn usage(error: StressError) -> anyhow::Error {
     match error {
         StressError::Ledger(e) => e.into(),
-        e => Usage(e.to_string()).into(),
+        e => UsageError(e.to_string()).into(),
     }
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate| (0.001..=1e7).contains(rate));
-    rate.ok_or_else(|| "must be a number of requests a second, above 0".to_owned())
+    rate.ok_or_else(|| "must be a number of requests per second, above 0".to_owned())
 }
 
-fn part(text: &str) -> Result<f64, String> {
-    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
-    part.ok_or_else(|| "must be from 0 to 1: 0.1 repeats one request in ten".to_owned())
+fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction));
+    fraction.ok_or_else(|| "must be from 0 to 1: 0.1 repeats one order in ten".to_owned())
 }

@@ -1,7 +1,7 @@
-//! A server and workers of our own, for `flux stress`, on a temporary store.
+//! The server and workers that `flux stress` starts, on a temporary store.
 //!
-//! It joins what `wiring` builds to what `load` runs. Neither may import the other, so it is here,
-//! above both.
+//! It passes what `wiring` builds to what `load` runs. Neither of these may import the other, so
+//! this module is above both.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,21 +21,22 @@ use crate::telemetry::Silent;
 use crate::wiring;
 use crate::wiring::temporary_store::{TemporaryStore, is_fifo};
 
-/// Connections beyond those that send orders: buyers who wait, the auditor.
+/// Connections beyond those that send orders: waiting buyers, the auditor.
 const OTHER_CONNECTIONS: usize = 256;
 
-/// What is deployed.
+/// The processes of a test deployment.
 #[derive(Debug)]
 pub struct Topology {
     /// Connections that send orders.
     pub connections: usize,
     /// Independent workers, each with its own connections to the store.
     pub workers: usize,
-    /// With any, the four workers of a [`GuardExperiment`] run in place of `workers`.
+    /// If not empty, the four workers of a [`GuardExperiment`] run instead of `workers`.
     pub without: Vec<DisabledGuard>,
 }
 
-/// Runs until [`TestDeployment::end`]; dropping it stops it at once.
+/// A running test deployment. [`TestDeployment::end`] stops it in order; dropping it aborts its
+/// tasks.
 #[derive(Debug)]
 pub struct TestDeployment {
     stop: CancellationToken,
@@ -62,7 +63,8 @@ impl TestDeployment {
             .map_err(anyhow::Error::msg)?;
 
         let work = wiring::connect(&settings).await?;
-        // What buyers, the auditor and the dashboard read is not counted as the sale's cost.
+        // Reads of buyers, the auditor and the dashboard use other connections, so that they are
+        // not counted as the sale's cost.
         let reads = wiring::connect(&settings).await?;
         let front = Ports {
             ledger: reads.ledger.clone(),
@@ -87,16 +89,16 @@ impl TestDeployment {
         Ok((TestDeployment { stop, tasks, store }, Target { address, own: Some(own) }))
     }
 
-    /// Stops server and workers, waits for them, and deletes the store.
-    pub async fn end(mut self, within: Duration) {
+    /// Stops the server and the workers, waits for them at most `grace`, and deletes the store.
+    pub async fn end(mut self, grace: Duration) {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _late = tokio::time::timeout(within, ended).await;
+        let _timed_out = tokio::time::timeout(grace, ended).await;
         self.store.delete().await;
     }
 }
 
-/// The workers; the first works through the same connections as the API.
+/// Connects the workers. The first uses the same connections as the API.
 async fn connect_workers(
     settings: &Settings,
     work: Ports,

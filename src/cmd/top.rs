@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use secrecy::SecretString;
 
-use super::{Usage, keyed};
+use super::{UsageError, keyed};
 use crate::client::Address;
 use crate::config::{Flags, Settings};
 use crate::stop;
@@ -15,27 +15,27 @@ use crate::top::Top;
 
 /// Watch a running sale in the terminal
 ///
-/// Rates, backlog, times, items, workers, the last decisions and dead letters, every second.
-/// ? shows the keys. NO_COLOR, set to anything, takes the colours away.
+/// Shows rates, backlog, latencies, items, workers, the last decisions and dead letters, updated
+/// every second. Press ? for the keys. If NO_COLOR is set, no colours are used.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A running flux serve, as http://HOST:PORT [default: where the settings have it listen]
+    /// Server to watch, as http://HOST:PORT [default: the address in the setting listen]
     #[arg(long, value_name = "URL", value_parser = Address::parse)]
     target: Option<Address>,
-    /// A file with the admin key, to see who bought [default: the setting admin_key]
+    /// File with the admin key, which shows buyers' names [default: the setting admin_key]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Print what is known now as text, and leave
+    /// Print the current state as text and exit
     #[arg(long)]
     once: bool,
 }
 
 pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
-    // Without a log, which would be drawn over.
+    // The log is not started: its lines would overwrite the screen.
     let settings = Settings::load(flags)?;
     let address = match args.target {
         Some(address) => address,
-        None => super::health::own(&settings.listen).map_err(Usage)?,
+        None => super::health::local_address(&settings.listen).map_err(UsageError)?,
     };
     let address = match (args.key_file, &settings.admin_key) {
         (Some(file), _) => keyed(address, &read(&file)?, "--key-file")?,
@@ -48,7 +48,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        return Err(Usage("top needs a terminal: use --once for text".to_owned()).into());
+        return Err(UsageError("top needs a terminal: add --once to print text".to_owned()).into());
     }
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let stop = stop::on_signal_or_hangup(Duration::from_millis(settings.grace_ms))?;
@@ -56,7 +56,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(file: &Path) -> Result<SecretString, Usage> {
-    let wrong = |e| Usage(format!("cannot read --key-file {}: {e}", file.display()));
-    std::fs::read_to_string(file).map(SecretString::from).map_err(wrong)
+fn read(file: &Path) -> Result<SecretString, UsageError> {
+    let error = |e| UsageError(format!("cannot read --key-file {}: {e}", file.display()));
+    std::fs::read_to_string(file).map(SecretString::from).map_err(error)
 }

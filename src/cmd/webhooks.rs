@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use tokio::time::Instant;
 
-use super::Usage;
+use super::UsageError;
 use super::dlq::WhichArgs;
 use crate::config::Flags;
 use crate::core::model::{Clock, SystemClock};
@@ -66,7 +66,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
             say(format_args!("{} dropped", outbox.drop_letters(&which.letters()).await?))?;
         }
         Action::Off => {
-            outbox.end().await.map_err(|e| Usage(e.to_string()))?;
+            outbox.end().await.map_err(|e| UsageError(e.to_string()))?;
             say("no further events are put, until a process with a webhook_url starts")?;
         }
         Action::SendTest => unreachable!("handled above"),
@@ -78,7 +78,7 @@ async fn send_test(flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
     let Some(shop) = wiring::webhooks::shop(&settings) else {
         let what = "there is nowhere to send it: set webhook_url and webhook_secret";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     };
     let begun = Instant::now();
     let answer = shop.send_test(SystemClock.now()).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::Flags;
 use crate::core::engine::heartbeat::with_heartbeats;
 use crate::core::engine::worker::Worker;
@@ -18,7 +18,7 @@ use crate::{http, stop, wiring};
 /// Receive orders and decide them
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Items decided at once [default: 50]
+    /// Items decided concurrently [default: 50]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
           value_parser = super::whole::<usize, 1, 10_000>)]
     concurrency: Option<usize>,
@@ -33,7 +33,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let metrics = match &settings.metrics_listen {
         None => None,
         Some(address) => Some(http::listen(address).await.map_err(|e| {
-            Usage(format!("cannot listen on {address}: {e}; change metrics_listen"))
+            UsageError(format!("cannot listen on {address}: {e}; change metrics_listen"))
         })?),
     };
     let ports = wiring::start(&settings).await?;
@@ -45,14 +45,14 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     tracing::info!("working on {} items at once", rules.concurrency);
     let concurrency = rules.concurrency;
     let worker = Worker { ports: ports.clone(), rules, story: Arc::new(Terminal::start()) };
-    let measuring = async {
+    let metrics = async {
         if let Some(listener) = metrics {
             http::serve_metrics(listener, ports.clone(), stop.clone()).await;
         }
     };
     let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
     let reloading = reload::on_hangup(hangups, flags, settings.clone(), None, stop.clone());
-    let all = async { tokio::join!(worker.run(stop.clone()), measuring, sending, reloading) };
+    let all = async { tokio::join!(worker.run(stop.clone()), metrics, sending, reloading) };
     with_heartbeats(&ports, Kind::Work, concurrency, all).await;
     export.finish().await;
     tracing::info!("stopped");

@@ -69,12 +69,12 @@ pub struct Cost {
     /// Of the prices.
     pub region: String,
     pub as_of: String,
-    pub operations: Vec<Operation>,
+    pub operations: Vec<OperationUsage>,
     pub per_1000_orders: PerThousand,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Operation {
+pub struct OperationUsage {
     pub service: Service,
     pub operation: String,
     #[serde(flatten)]
@@ -126,7 +126,7 @@ impl Cost {
             dynamodb_usd,
             usd: sqs_usd + dynamodb_usd,
         };
-        let operations = operations.iter().map(|((service, operation), usage)| Operation {
+        let operations = operations.iter().map(|((service, operation), usage)| OperationUsage {
             service: *service,
             operation: operation.clone(),
             usage: *usage,

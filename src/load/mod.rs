@@ -17,7 +17,7 @@ mod summary;
 mod timeline;
 
 pub use audit::audit;
-pub use cost::{Cost, Operation, PerThousand, Prices};
+pub use cost::{Cost, OperationUsage, PerThousand, Prices};
 pub use error::StressError;
 pub use guard_experiment::{DisabledGuard, GuardExperiment};
 pub use page::Circumstances;
@@ -25,6 +25,6 @@ pub use plan::LoadPlan;
 pub use report::{Machine, PlotData, Report, RequestsPerOrder};
 pub use stats::Percentiles;
 pub use stress::{Own, Stress, Target};
-pub use summary::{AuditReport, AuditSummary, ItemAudit, Verdict};
+pub use summary::{AuditReport, AuditResult, AuditSummary, ItemAudit};
 
 pub use crate::client::Address;

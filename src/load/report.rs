@@ -10,14 +10,14 @@ use super::cost::Cost;
 use super::guard_experiment::DisabledGuard;
 use super::http_audit::StockSample;
 use super::stats::{LatencyBin, Percentiles};
-use super::summary::Verdict;
+use super::summary::AuditResult;
 use super::timeline::Timeline;
 use crate::core::model::ItemId;
 
 /// Figures of a load test, with their circumstances.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    pub verdict: Verdict,
+    pub verdict: AuditResult,
     /// What broke a promise, or kept one from being checked; empty when the verdict is `pass`.
     pub faults: Vec<String>,
     pub item_id: ItemId,
@@ -201,13 +201,13 @@ impl Report {
         let must_oversell = self.without.contains(&DisabledGuard::LedgerCondition);
         let expected = if must_oversell { "must oversell" } else { "nothing may go wrong" };
         let happened = match (self.verdict, self.oversold_units) {
-            (Verdict::Pass, _) => "nothing went wrong".to_owned(),
-            (Verdict::Fail, 0) => "something else went wrong".to_owned(),
-            (Verdict::Fail, units) => format!("it oversold {units} units"),
+            (AuditResult::Pass, _) => "nothing went wrong".to_owned(),
+            (AuditResult::Fail, 0) => "something else went wrong".to_owned(),
+            (AuditResult::Fail, units) => format!("it oversold {units} units"),
         };
         let as_expected = match must_oversell {
             true => self.oversold_units > 0,
-            false => self.verdict == Verdict::Pass,
+            false => self.verdict == AuditResult::Pass,
         };
         let remark = if as_expected { "as expected" } else { "NOT as expected" };
         Some(format!("{}: {expected}; {happened}, {remark}", names.join(", ")))

@@ -14,20 +14,20 @@ const FINDINGS_KEPT: usize = 50;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum AuditResult {
     Pass,
     Fail,
 }
 
-impl Verdict {
+impl AuditResult {
     pub fn passed_if(passed: bool) -> Self {
-        if passed { Verdict::Pass } else { Verdict::Fail }
+        if passed { AuditResult::Pass } else { AuditResult::Fail }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for AuditResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Verdict::Pass { "PASS" } else { "FAIL" })
+        f.write_str(if *self == AuditResult::Pass { "PASS" } else { "FAIL" })
     }
 }
 
@@ -184,7 +184,7 @@ impl fmt::Display for ItemAudit {
 pub struct AuditReport {
     /// `fail` when any of [`AuditSummary::faults`] or `findings` is there. Orders that wait, dead letters,
     /// inversions and what was checked by the old rule are reported and fail nothing here.
-    pub verdict: Verdict,
+    pub verdict: AuditResult,
     #[serde(flatten)]
     pub total: AuditSummary,
     /// What is wrong with the store as a whole, and rows that cannot be read; the first of many.
@@ -200,13 +200,13 @@ impl AuditReport {
         items.iter().for_each(|item| total += &item.summary);
         let findings = findings.into_lines();
         let passed = total.faults().is_empty() && findings.is_empty();
-        let verdict = Verdict::passed_if(passed);
+        let verdict = AuditResult::passed_if(passed);
         Self { verdict, total, findings, old_rule_letters, items }
     }
 
     /// Nothing was wrong because nothing was there: no items, or no orders.
     pub fn is_of_nothing(&self) -> bool {
-        self.verdict == Verdict::Pass && (self.items.is_empty() || self.total.orders == 0)
+        self.verdict == AuditResult::Pass && (self.items.is_empty() || self.total.orders == 0)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// One second of the plots.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default)]
-pub struct Point {
+pub struct PlotPoint {
     pub at_ms: u64,
     pub accepted_per_s: Option<f64>,
     pub decided_per_s: Option<f64>,
@@ -20,7 +20,7 @@ pub struct Point {
 #[serde(default)]
 pub struct History {
     /// Oldest first.
-    pub points: Vec<Point>,
+    pub points: Vec<PlotPoint>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -37,16 +37,16 @@ pub struct Snapshot {
     pub expired: Option<u64>,
     /// `None` also from a flux of an earlier version.
     pub dropped: Option<u64>,
-    pub rates: Rates,
+    pub rates: OrderRates,
     pub rejected_by_reason: BTreeMap<String, u64>,
-    pub backlog: Backlog,
+    pub backlog: BacklogFigures,
     pub decision_ms: LatencyPercentiles,
     pub ack_ms: LatencyPercentiles,
     /// `None` where only the server itself is seen.
     pub workers: Option<Vec<WorkerRow>>,
     /// False while nobody knows the items; older servers do not say.
     pub items_known: Option<bool>,
-    pub items: Vec<ItemRow>,
+    pub items: Vec<ItemFigures>,
     pub items_more: bool,
     pub last: Vec<DecisionRow>,
     pub dead_letters: Vec<DeadLetterRow>,
@@ -57,7 +57,7 @@ pub struct Snapshot {
 /// Orders a second.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Rates {
+pub struct OrderRates {
     pub accepted: Option<f64>,
     pub decided: Option<f64>,
     pub sold: Option<f64>,
@@ -66,7 +66,7 @@ pub struct Rates {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Backlog {
+pub struct BacklogFigures {
     pub waiting: Option<u64>,
     pub oldest_ms: Option<u64>,
     pub dead_letters: Option<u64>,
@@ -92,7 +92,7 @@ pub struct WorkerRow {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct ItemRow {
+pub struct ItemFigures {
     pub item_id: String,
     pub stock: u64,
     pub free: u64,
@@ -126,8 +126,8 @@ pub struct DeadLetterRow {
 
 impl Snapshot {
     /// This second in the plots.
-    pub fn point(&self) -> Point {
-        Point {
+    pub fn point(&self) -> PlotPoint {
+        PlotPoint {
             at_ms: self.at_ms,
             accepted_per_s: self.rates.accepted,
             decided_per_s: self.rates.decided,

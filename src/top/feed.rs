@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::dashboard::{History, Point, Snapshot};
+use super::dashboard::{History, PlotPoint, Snapshot};
 use super::events::{Event, EventParser};
 use crate::client::Address;
 use crate::client::stream::{Streamed, stream};
@@ -24,7 +24,7 @@ const EVENTS_WAITING: usize = 16;
 
 #[derive(Debug)]
 pub enum FeedEvent {
-    History(Vec<Point>),
+    History(Vec<PlotPoint>),
     Snapshot(Box<Snapshot>),
     /// There is no connection, in a few words; it is tried again.
     Disconnected(String),

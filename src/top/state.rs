@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::dashboard::{Point, Snapshot};
+use super::dashboard::{PlotPoint, Snapshot};
 use super::feed::FeedEvent;
 use crate::client::Address;
 
@@ -46,7 +46,7 @@ impl Tab {
 pub struct AppState {
     pub address: String,
     /// Oldest first, at most [`POINTS_MAX`].
-    pub points: VecDeque<Point>,
+    pub points: VecDeque<PlotPoint>,
     pub snapshot: Option<Snapshot>,
     /// When the snapshot arrived.
     pub received_at: Option<Instant>,

@@ -39,7 +39,7 @@ fn snapshot() -> Value {
 
 fn state(snapshot: &Value) -> AppState {
     let mut state = AppState::of(&Address::parse("http://127.0.0.1:5000").unwrap());
-    let points = (0..200_u32).map(|second| super::dashboard::Point {
+    let points = (0..200_u32).map(|second| super::dashboard::PlotPoint {
         at_ms: u64::from(second),
         accepted_per_s: (second > 100).then_some(f64::from(second)),
         ..Default::default()

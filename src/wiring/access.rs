@@ -12,7 +12,7 @@ use hyper::{Request, StatusCode, Uri};
 use secrecy::SecretString;
 use tokio::io::AsyncReadExt;
 
-use super::Usage;
+use super::UsageError;
 use crate::adapters::http_client::HttpClient;
 use crate::config::Settings;
 use crate::http::{
@@ -74,17 +74,17 @@ pub async fn rules(settings: &Settings, known: &mut Option<Jwks>) -> Result<Acce
     })
 }
 
-fn public_url(text: &str) -> Result<PublicUrl, Usage> {
-    PublicUrl::parse(text).map_err(|e| Usage(format!("public_url {e}")))
+fn public_url(text: &str) -> Result<PublicUrl, UsageError> {
+    PublicUrl::parse(text).map_err(|e| UsageError(format!("public_url {e}")))
 }
 
 fn parsed<T: Default>(
     key: &str,
     text: &Option<String>,
     parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<T, Usage> {
+) -> Result<T, UsageError> {
     let parsed = text.as_deref().map(parse).transpose();
-    parsed.map(Option::unwrap_or_default).map_err(|e| Usage(format!("{key}: {e}")))
+    parsed.map(Option::unwrap_or_default).map_err(|e| UsageError(format!("{key}: {e}")))
 }
 
 async fn key_set(place: &str, known: Option<&Jwks>) -> Result<Jwks> {
@@ -102,7 +102,7 @@ async fn key_set(place: &str, known: Option<&Jwks>) -> Result<Jwks> {
         Err(e) if known.is_none() && is_url(place) => {
             tracing::warn!("no keys for tokens yet: jwt_jwks: {e}");
         }
-        Err(e) => return Err(Usage(format!("jwt_jwks: {place}: {e}")).into()),
+        Err(e) => return Err(UsageError(format!("jwt_jwks: {place}: {e}")).into()),
     }
     Ok(jwks)
 }
@@ -111,11 +111,11 @@ fn is_url(place: &str) -> bool {
     place.contains("://")
 }
 
-fn source(place: &str) -> Result<KeySource, Usage> {
+fn source(place: &str) -> Result<KeySource, UsageError> {
     if !is_url(place) {
         return Ok(in_file(place.to_owned()));
     }
-    let url = place.parse().map_err(|e| Usage(format!("jwt_jwks is not a URL: {e}")))?;
+    let url = place.parse().map_err(|e| UsageError(format!("jwt_jwks is not a URL: {e}")))?;
     Ok(at_url(url))
 }
 

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::provision;
 use super::provision::Plan;
-use super::{Away, KeyUse, Usage};
+use super::{Away, KeyUse, UsageError};
 use crate::adapters::aws::client::{Aws, AwsSettings, Credentials};
 use crate::adapters::aws::dynamodb::DynamoLedger;
 use crate::adapters::aws::dynamodb::order_key::{OrderKeys, Origin};
@@ -41,7 +41,7 @@ pub async fn load(settings: &Settings, calls: Arc<Calls>) -> Result<Aws> {
         endpoint_url_dynamodb: settings.aws_endpoint_url_dynamodb.clone(),
         credentials,
     };
-    Ok(Aws::load(aws, calls).await.map_err(Usage)?)
+    Ok(Aws::load(aws, calls).await.map_err(UsageError)?)
 }
 
 /// Queue and ledger; of these only the order key is asked for yet.
@@ -50,7 +50,7 @@ pub(super) async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports, 
     let aws = load(settings, calls.clone()).await.map_err(Away::for_good)?;
     let Some(queue_url) = settings.sqs_queue_url.clone() else {
         let how = "set SQS_QUEUE_URL; `flux provision` makes a queue and prints its URL";
-        return Err(Away::for_good(Usage(format!("the aws backend needs a queue: {how}"))));
+        return Err(Away::for_good(UsageError(format!("the aws backend needs a queue: {how}"))));
     };
     check_region(&aws, settings, &queue_url).map_err(Away::for_good)?;
     let queue = SqsSettings {
@@ -99,18 +99,18 @@ pub(super) async fn webhook_outbox(
 ) -> Result<Arc<dyn WebhookOutbox>> {
     let aws = load(settings, Arc::default()).await?;
     let Some(orders) = &settings.sqs_queue_url else {
-        return Err(Usage("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
+        return Err(UsageError("the queue is not known: set SQS_QUEUE_URL".to_owned()).into());
     };
     Ok(Arc::new(SqsOutbox::new(&aws, orders, super::event_kinds(settings), clock)))
 }
 
 /// Elsewhere the queue would seem not to be there.
-fn check_region(aws: &Aws, settings: &Settings, queue_url: &str) -> Result<(), Usage> {
+fn check_region(aws: &Aws, settings: &Settings, queue_url: &str) -> Result<(), UsageError> {
     if settings.aws_endpoint_url.is_some() || settings.aws_endpoint_url_sqs.is_some() {
         return Ok(());
     }
     match region_of(queue_url) {
-        Some(there) if there != aws.region() => Err(Usage(format!(
+        Some(there) if there != aws.region() => Err(UsageError(format!(
             "SQS_QUEUE_URL is in {there} and the region is {}: set AWS_REGION={there}, or the URL \
              of a queue in the same region as the tables",
             aws.region()
@@ -121,7 +121,8 @@ fn check_region(aws: &Aws, settings: &Settings, queue_url: &str) -> Result<(), U
 
 /// The ledger in the tables that the settings name, for one who names no orders.
 pub async fn ledger(aws: &Aws, settings: &Settings) -> Result<DynamoLedger> {
-    let key = order_key(aws, settings, KeyUse::Read).await.map_err(|e| Usage(e.to_string()))?;
+    let key =
+        order_key(aws, settings, KeyUse::Read).await.map_err(|e| UsageError(e.to_string()))?;
     Ok(DynamoLedger::new(aws, &settings.dynamodb_table, key, Arc::new(SystemClock)))
 }
 
@@ -160,7 +161,7 @@ impl TemporaryCloud {
         let queue = if fifo { format!("{name}.fifo") } else { name };
         let plan = Plan::new(settings, Some(queue), None);
         let aws = load(settings, Arc::default()).await?;
-        let made = provision::apply(&aws, &plan, false, &mut |_| {}).await.map_err(Usage)?;
+        let made = provision::apply(&aws, &plan, false, &mut |_| {}).await.map_err(UsageError)?;
         let url = made.into_iter().find(|(name, _)| *name == "SQS_QUEUE_URL");
         settings.sqs_queue_url = url.map(|(_, url)| url);
         Ok(Self { aws, plan })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 
-use super::{Usage, in_use};
+use super::{UsageError, in_use};
 use crate::adapters::sqlite::store;
 use crate::adapters::sqlite::store::{Contents, CopyError, Restored};
 use crate::config::{Backend, Settings};
@@ -39,12 +39,12 @@ pub async fn delete(settings: &Settings, force: bool) -> Result<()> {
 }
 
 /// Refuses on AWS, and says what there is instead.
-pub fn embedded_only(settings: &Settings, command: &str) -> Result<(), Usage> {
+pub fn embedded_only(settings: &Settings, command: &str) -> Result<(), UsageError> {
     if settings.backend() == Backend::Embedded {
         return Ok(());
     }
     let table = &settings.dynamodb_table;
-    Err(Usage(format!(
+    Err(UsageError(format!(
         "flux {command} is for the embedded store: on aws use backups of DynamoDB (`aws dynamodb \
          create-backup`, or point-in-time recovery) of {table}, {table}_items and {table}_meta"
     )))
@@ -55,7 +55,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await?;
     done.map_err(|e| match e {
-        CopyError::Refused(what) => Usage(what).into(),
+        CopyError::Refused(what) => UsageError(what).into(),
         CopyError::Failed(what) => anyhow::Error::msg(what),
     })
 }

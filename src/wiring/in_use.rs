@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::adapters::sqlite::heartbeats::SqliteHeartbeats;
 use crate::adapters::sqlite::store::Store;
 use crate::config::{Backend, Settings};
@@ -16,33 +16,33 @@ const NAMED: usize = 5;
 
 /// Who is known to use the sale; `Err` if that cannot be told. A process that was killed is among
 /// them until its last heartbeat is [`LIFE`] old.
-pub async fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>, Usage> {
+pub async fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>, UsageError> {
     let told = match settings.backend() {
         Backend::Embedded => {
-            let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+            let store = Store::open(&settings.data).map_err(|e| UsageError(e.to_string()))?;
             SqliteHeartbeats::new(store, Arc::new(SystemClock)).processes().await
         }
         Backend::Aws => {
             let redis =
-                super::redis::heartbeats(settings).await.map_err(|e| Usage(e.to_string()))?;
+                super::redis::heartbeats(settings).await.map_err(|e| UsageError(e.to_string()))?;
             let Some(heartbeats) = redis else {
                 let why = "without REDIS_HOST or REDIS_URL it is not known who uses the sale";
-                return Err(Usage(why.to_owned()));
+                return Err(UsageError(why.to_owned()));
             };
             heartbeats.processes().await
         }
     };
-    told.map_err(|e| Usage(format!("it is not known who uses the sale ({e})")))
+    told.map_err(|e| UsageError(format!("it is not known who uses the sale ({e})")))
 }
 
 /// Refuses if anybody uses the sale; `unless` says what else there is to do.
-pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), Usage> {
-    let living = processes(settings).await.map_err(|e| Usage(format!("{e}{unless}")))?;
+pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), UsageError> {
+    let living = processes(settings).await.map_err(|e| UsageError(format!("{e}{unless}")))?;
     if living.is_empty() {
         return Ok(());
     }
     let life = LIFE.as_secs();
-    Err(Usage(format!(
+    Err(UsageError(format!(
         "in use by {}: stop them first (a killed process counts for {life} s){unless}",
         named(&living)
     )))

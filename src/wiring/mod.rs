@@ -70,7 +70,7 @@ const WITHOUT_LOCK: &str = "deciding without a lock, which is as safe and slower
 /// A wrong flag, file or circumstance: one line that says what to change.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Usage(pub String);
+pub struct UsageError(pub String);
 
 /// What a process does with the order key that the processes of a sale share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,11 +108,11 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
     let ports = opened.map_err(|away| away.why)?;
     let checked = (|| check(&ports)).retry(pauses).when(may_pass).notify(warn).await;
     checked.map_err(|away| away.why)?;
-    ports.ledger.check_writers().await.map_err(|e| Usage(e.to_string()))?;
+    ports.ledger.check_writers().await.map_err(|e| UsageError(e.to_string()))?;
     if let Some(webhooks) = &ports.webhooks {
-        webhooks.begin().await.map_err(|e| Usage(e.to_string()))?;
+        webhooks.begin().await.map_err(|e| UsageError(e.to_string()))?;
     }
-    ports.queue.begin().await.map_err(|e| Usage(e.to_string()))?;
+    ports.queue.begin().await.map_err(|e| UsageError(e.to_string()))?;
     tracing::info!("{}", describe(settings, &ports));
     if settings.backend() == Backend::Embedded && store::is_readable_by_all(&settings.data) {
         let data = settings.data.display();
@@ -144,14 +144,14 @@ impl Away {
 impl From<LedgerError> for Away {
     fn from(e: LedgerError) -> Away {
         let for_now = !matches!(e, LedgerError::Broken(_));
-        Away { why: Usage(e.to_string()).into(), for_now }
+        Away { why: UsageError(e.to_string()).into(), for_now }
     }
 }
 
 impl From<QueueError> for Away {
     fn from(e: QueueError) -> Away {
         let for_now = !matches!(e, QueueError::Broken(_));
-        Away { why: Usage(e.to_string()).into(), for_now }
+        Away { why: UsageError(e.to_string()).into(), for_now }
     }
 }
 
@@ -168,9 +168,9 @@ async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
 }
 
 async fn embedded(settings: &Settings) -> Result<Ports> {
-    let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+    let store = Store::open(&settings.data).map_err(|e| UsageError(e.to_string()))?;
     let given = settings.order_key.as_ref().map(order_key);
-    let key = store.order_key(given).await.map_err(|e| Usage(e.to_string()))?;
+    let key = store.order_key(given).await.map_err(|e| UsageError(e.to_string()))?;
     let names = names(key);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);

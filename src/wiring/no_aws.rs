@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Away, KeyUse, Usage};
+use super::{Away, KeyUse, UsageError};
 use crate::config::{Settings, needs_feature};
 use crate::core::engine::Ports;
 use crate::core::model::Clock;
@@ -37,6 +37,6 @@ impl TemporaryCloud {
 }
 
 /// What to tell somebody who asks for AWS.
-pub fn missing() -> Usage {
-    Usage(needs_feature("the aws backend", "aws"))
+pub fn missing() -> UsageError {
+    UsageError(needs_feature("the aws backend", "aws"))
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Usage;
+use super::UsageError;
 use crate::config::{Settings, needs_feature};
 use crate::core::engine::Ports;
 
@@ -16,7 +16,7 @@ impl Traces {
         if settings.otlp_endpoint.is_none() {
             return Ok(Traces);
         }
-        Err(Usage(needs_feature("otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)", "otel")).into())
+        Err(UsageError(needs_feature("otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)", "otel")).into())
     }
 
     /// The same ports, without a tracer.

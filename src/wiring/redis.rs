@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use secrecy::ExposeSecret;
 
-use super::Usage;
+use super::UsageError;
 use crate::adapters::redis::client::{Redis, RedisSettings};
 use crate::adapters::redis::heartbeats::RedisHeartbeats;
 use crate::adapters::redis::idempotency::RedisIdempotency;
@@ -51,7 +51,7 @@ async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> 
     let password = settings.redis_password.as_ref().map(|p| p.expose_secret().to_owned());
     let prefix = format!("flux:{}", settings.dynamodb_table);
     let redis = RedisSettings { url, password, tls: settings.redis_tls, prefix };
-    Ok(Some(Redis::connect(redis, calls).await.map_err(Usage)?))
+    Ok(Some(Redis::connect(redis, calls).await.map_err(UsageError)?))
 }
 
 fn at_host(host: &str, port: u16) -> String {

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Jwks;
-use super::{Usage, access, descriptors};
+use super::{UsageError, access, descriptors};
 use crate::config::{Flags, Settings};
 use crate::http::Access;
 use crate::{stop, telemetry};
@@ -107,7 +107,7 @@ async fn reload(
         // A file that was moved away for a moment must not open the shop.
         let what =
             "no buy_key, jwt_secret or jwt_jwks is set any more: to sell without keys, restart";
-        return Err(Usage(what.to_owned()).into());
+        return Err(UsageError(what.to_owned()).into());
     }
     if let Some(Serving { access, jwks, address }) = serving {
         let mut rules = access::rules(&settings, jwks).await?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
-use super::Usage;
+use super::UsageError;
 use crate::adapters::http_client::HttpClient;
 use crate::adapters::otlp::{Otlp, OtlpSettings, parse_headers};
 use crate::clear_text::is_private;
@@ -36,12 +36,12 @@ impl Traces {
         let headers = settings.otlp_headers.as_ref().map_or("", |headers| headers.expose_secret());
         let wrong = "otlp_headers (OTEL_EXPORTER_OTLP_HEADERS) must be like NAME=VALUE,NAME=VALUE";
         let url = traces_url(endpoint)?;
-        let headers = parse_headers(headers).ok_or_else(|| Usage(wrong.to_owned()))?;
+        let headers = parse_headers(headers).ok_or_else(|| UsageError(wrong.to_owned()))?;
         let is_near = url.scheme_str() == Some("https") || url.host().is_some_and(is_private);
         if !headers.is_empty() && !is_near {
             let key = "otlp_headers (OTEL_EXPORTER_OTLP_HEADERS)";
             let what = "are not sent unencrypted to a host that is not private";
-            return Err(Usage(format!("{key} {what}: use https:// in otlp_endpoint")).into());
+            return Err(UsageError(format!("{key} {what}: use https:// in otlp_endpoint")).into());
         }
         let otlp = OtlpSettings {
             url,
@@ -85,6 +85,6 @@ fn traces_url(endpoint: &str) -> Result<Uri> {
     Ok(url.ok().filter(fits).filter(clean).ok_or_else(|| {
         let key = "otlp_endpoint (OTEL_EXPORTER_OTLP_ENDPOINT)";
         let like = "a URL like http://127.0.0.1:4318, for OTLP over HTTP";
-        Usage(format!("{key} must be {like}; a password goes into otlp_headers"))
+        UsageError(format!("{key} must be {like}; a password goes into otlp_headers"))
     })?)
 }

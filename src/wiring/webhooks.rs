@@ -7,7 +7,7 @@ use anyhow::Result;
 use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
-use super::Usage;
+use super::UsageError;
 use crate::adapters::http_client::HttpClient;
 use crate::adapters::sqlite::store::Store;
 use crate::adapters::sqlite::webhook_outbox::SqliteOutbox;
@@ -51,7 +51,7 @@ pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
 pub async fn outbox(settings: &Settings) -> Result<Arc<dyn WebhookOutbox>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if settings.backend() == Backend::Embedded {
-        let store = Store::open(&settings.data).map_err(|e| Usage(e.to_string()))?;
+        let store = Store::open(&settings.data).map_err(|e| UsageError(e.to_string()))?;
         return Ok(open(settings, &store, &clock).await?);
     }
     super::aws::webhook_outbox(settings, clock).await
@@ -65,7 +65,7 @@ pub(super) async fn embedded(
     if settings.webhook_url.is_some() {
         return Ok(Some(open(settings, store, clock).await?));
     }
-    if SqliteOutbox::is_on(store).await.map_err(|e| Usage(e.to_string()))? {
+    if SqliteOutbox::is_on(store).await.map_err(|e| UsageError(e.to_string()))? {
         tracing::warn!(
             "events for webhooks gather in this store, and this process does not send them: set \
              webhook_url, or stop it with `flux webhooks off`"
@@ -78,8 +78,8 @@ async fn open(
     settings: &Settings,
     store: &Store,
     clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn WebhookOutbox>, Usage> {
+) -> Result<Arc<dyn WebhookOutbox>, UsageError> {
     let opened =
         SqliteOutbox::open(store.clone(), clock.clone(), super::event_kinds(settings)).await;
-    Ok(Arc::new(opened.map_err(|e| Usage(e.to_string()))?))
+    Ok(Arc::new(opened.map_err(|e| UsageError(e.to_string()))?))
 }

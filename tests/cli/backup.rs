@@ -269,14 +269,14 @@ fn store_in_use_is_destroyed_by_force_only() {
 
     let output = desk.command("provision --destroy --yes --force").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.contains("deleting what is in use by"), "{said}");
+    assert!(output.status.success() && said.contains("deleting although in use by"), "{said}");
     assert_eq!(names(&desk.path("")).len(), 0);
     let begun = Instant::now();
     while http(&address, "GET /items", "").0 != 503 {
         assert!(begun.elapsed() < PATIENCE, "goes on");
     }
     drop((serve, work));
-    assert_eq!(desk.run("provision --destroy --yes --force"), "./flux.db is not there\n");
+    assert_eq!(desk.run("provision --destroy --yes --force"), "./flux.db does not exist\n");
 
     // What cannot be read may be in use.
     let desk = Desk::new().with_file("flux.db", "not a store");

@@ -70,7 +70,9 @@ fn an_item_without_orders_is_removed_from_the_command_line() {
     assert_eq!(decided(&address, &buy(&address, "eve", "invented"))["status"], "sold");
     let list = desk.run("items list");
     assert!(
-        list.ends_with("invented: sold_out; stock 1: free 0, held 0, sold 1; nobody listed it\n"),
+        list.ends_with(
+            "invented: sold_out; stock 1: free 0, held 0, sold 1; not listed by anybody\n"
+        ),
         "{list}"
     );
     desk.run("audit");

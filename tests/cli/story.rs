@@ -11,7 +11,7 @@ use crate::conformance::fresh_name;
 pub fn provisioned(mut desk: Desk, suffix: &str) -> (Desk, String) {
     let queue = format!("{}{suffix}", fresh_name("orders"));
     let printed = desk.run(&format!("provision --backend aws --queue {queue}"));
-    let (done, environment) = printed.split_once("# the environment to use it:\n").unwrap();
+    let (done, environment) = printed.split_once("# environment for serve and work:\n").unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
         desk = desk.with(name, value);
@@ -136,7 +136,10 @@ fn a_report_is_a_page_or_json_by_its_name() {
     let (status, said) = (output.status, String::from_utf8(output.stderr).unwrap());
     assert!(status.success(), "{said}");
     assert_eq!(said.matches("--report").count(), 1, "{said}");
-    assert!(said.contains("figures.txt will be JSON; FILE.html is a page with plots"), "{said}");
+    assert!(
+        said.contains("figures.txt will be JSON; for a page with plots use FILE.html"),
+        "{said}"
+    );
     let read = |name| std::fs::read_to_string(desk.path(name)).unwrap();
     let page = read("page.html");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");

@@ -8,7 +8,7 @@ use flux::adapters::aws::dynamodb::DynamoLedger;
 use flux::adapters::aws::dynamodb::setup::TableSetup;
 use flux::core::model::{Decided, Item, decide};
 use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
-use flux::load::{AuditReport, Verdict, audit};
+use flux::load::{AuditReport, AuditResult, audit};
 
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{clock, fresh_name, item, key, names, now, order};
@@ -33,7 +33,7 @@ impl Tables {
         tables.ledger.set_stock(&item("single"), 2).await.unwrap();
         tables.ledger.set_stock(&item("single"), 1).await.unwrap();
         tables.decided = tables.sell().await;
-        assert_eq!(tables.audit().await.verdict, Verdict::Pass);
+        assert_eq!(tables.audit().await.verdict, AuditResult::Pass);
         tables
     }
 
@@ -117,10 +117,10 @@ async fn changed_rows_are_found_on_dynamodb() {
         }
         tables.write(&at.0, changed).await;
         let report = tables.audit().await;
-        assert_eq!(report.verdict, Verdict::Fail, "{name} {value:?}: {report}");
+        assert_eq!(report.verdict, AuditResult::Fail, "{name} {value:?}: {report}");
         tables.write(&at.0, row).await;
     }
-    assert_eq!(tables.audit().await.verdict, Verdict::Pass);
+    assert_eq!(tables.audit().await.verdict, AuditResult::Pass);
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_changed_item_stays_found_on_dynamodb_when_it_sells_on() {
     for _ in 0..2 {
         tables.sell().await;
         let report = tables.audit().await;
-        assert_eq!((report.verdict, report.total.changed_items), (Verdict::Fail, 1));
+        assert_eq!((report.verdict, report.total.changed_items), (AuditResult::Fail, 1));
     }
 }
 
@@ -149,12 +149,12 @@ async fn rows_of_the_previous_version_are_counted_apart_on_dynamodb() {
     tables.write(&tables.table_of_items(), single).await;
     let report = tables.audit().await;
     let apart = (report.total.old_rule_items, report.total.old_rule_orders);
-    assert_eq!((report.verdict, apart), (Verdict::Pass, (1, 1)), "{report}");
+    assert_eq!((report.verdict, apart), (AuditResult::Pass, (1, 1)), "{report}");
 
     tables.sell().await;
     let report = tables.audit().await;
     let apart = (report.total.old_rule_items, report.total.old_rule_orders);
-    assert_eq!((report.verdict, apart), (Verdict::Pass, (0, 1)), "{report}");
+    assert_eq!((report.verdict, apart), (AuditResult::Pass, (0, 1)), "{report}");
 
     order.insert("user_id".to_owned(), text("eve"));
     tables.write(&tables.orders, order).await;

@@ -8,7 +8,7 @@ mod shop;
 use std::path::{Path, PathBuf};
 
 use flux::core::model::Timestamp;
-use flux::load::{AuditReport, Verdict};
+use flux::load::{AuditReport, AuditResult};
 use flux::wiring;
 use futures_util::stream::{self, StreamExt};
 
@@ -35,7 +35,7 @@ impl Stores {
             }
             shop.end(waits).await;
             let report = shop.audit().await.unwrap();
-            assert_eq!(report.verdict, Verdict::Pass, "{report}");
+            assert_eq!(report.verdict, AuditResult::Pass, "{report}");
             assert_eq!(report.total.undecided, 2);
             assert!(!report.to_string().contains("old rule"), "{report}");
             shop.copy_to(&stores.path(name));
@@ -91,7 +91,7 @@ async fn changes_by_others_are_found_and_stay_found() {
     let found = |(n, (name, sql)): (usize, &'static (&str, &str))| {
         let file = stores.changed(n, sql);
         async move {
-            let passes = async || audit(&file).await.is_ok_and(|r| r.verdict == Verdict::Pass);
+            let passes = async || audit(&file).await.is_ok_and(|r| r.verdict == AuditResult::Pass);
             if passes().await {
                 return Some(format!("{name} is not found"));
             }
@@ -111,7 +111,7 @@ async fn changes_that_nothing_depends_on_or_no_mac_can_find_pass() {
     let stores = Stores::new().await;
     for (n, (name, sql)) in NOT_FOUND.iter().enumerate() {
         let report = audit(&stores.changed(n, sql)).await.unwrap();
-        assert_eq!(report.verdict, Verdict::Pass, "{name}: {report}");
+        assert_eq!(report.verdict, AuditResult::Pass, "{name}: {report}");
     }
 }
 
@@ -125,7 +125,7 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
 
     let shop = Shop::open(path).await;
     let report = shop.audit().await.unwrap();
-    assert_eq!(report.verdict, Verdict::Pass, "{report}");
+    assert_eq!(report.verdict, AuditResult::Pass, "{report}");
     let by_old_rule = |report: &AuditReport| {
         let total = &report.total;
         (total.old_rule_items, total.old_rule_orders, report.old_rule_letters)
@@ -148,7 +148,7 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
     shop.ports.ledger.commit(&commit).await.unwrap();
     shop.sell("hall", &[("zoe", 1)]).await.unwrap();
     let report = shop.audit().await.unwrap();
-    assert_eq!(report.verdict, Verdict::Pass, "{report}");
+    assert_eq!(report.verdict, AuditResult::Pass, "{report}");
     assert_eq!(by_old_rule(&report), (2, 10, 1));
 
     // What is sold under the new rule does not go back to the old one; what is from before is
@@ -170,10 +170,10 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
     ] {
         change(sql);
         let report = shop.audit().await.unwrap();
-        assert_eq!(report.verdict, Verdict::Fail, "{sql}: {report}");
+        assert_eq!(report.verdict, AuditResult::Fail, "{sql}: {report}");
         restore(&shop.file, &undo);
         let report = shop.audit().await.unwrap();
-        assert_eq!(report.verdict, Verdict::Pass, "after {sql} was undone: {report}");
+        assert_eq!(report.verdict, AuditResult::Pass, "after {sql} was undone: {report}");
     }
 }
 
@@ -193,7 +193,7 @@ async fn decisions_taken_back_and_made_again_are_reported() {
     sell_on(&path).await;
     let shop = Shop::open(path).await;
     shop.ports.queue.check().await.unwrap();
-    assert_eq!(shop.audit().await.unwrap().verdict, Verdict::Fail);
+    assert_eq!(shop.audit().await.unwrap().verdict, AuditResult::Fail);
 }
 
 fn restore(file: &Path, from: &Path) {
@@ -237,7 +237,7 @@ async fn a_foreign_trigger_is_not_served() {
         .execute_batch("CREATE TRIGGER \"a gift\" AFTER INSERT ON orders BEGIN SELECT 1; END")
         .unwrap();
     let said = wiring::start(&settings).await.unwrap_err();
-    assert!(said.is::<wiring::Usage>());
+    assert!(said.is::<wiring::UsageError>());
     let line = "the trigger a gift is not flux's: remove it with DROP TRIGGER \"a gift\"";
     assert!(said.to_string().ends_with(line), "{said}");
     other.execute_batch("DROP TRIGGER \"a gift\"").unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{ArgGroup, Subcommand};
 
-use super::Usage;
+use super::UsageError;
 use crate::config::Flags;
 use crate::core::engine::redrive::{DlqAction, RedriveOptions};
 use crate::core::model::OrderId;
@@ -101,7 +101,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn check(&self) -> Result<(), Usage> {
+    fn check(&self) -> Result<(), UsageError> {
         let said = match &self.action {
             Action::Redrive { which, body: Some(_), .. } if which.id.len() != 1 => {
                 "--body mends one letter: give one --id"
@@ -113,7 +113,7 @@ impl Args {
             }
             _ => return Ok(()),
         };
-        Err(Usage(said.to_owned()))
+        Err(UsageError(said.to_owned()))
     }
 }
 

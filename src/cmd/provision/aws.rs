@@ -2,13 +2,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Args, announce, list_items};
+use super::{Args, list_items, print_planned};
 use crate::config::Settings;
 use crate::core::ports::ledger::Ledger;
 use crate::core::ports::usage::Calls;
 use crate::telemetry::say;
 use crate::wiring;
-use crate::wiring::Usage;
+use crate::wiring::UsageError;
 use crate::wiring::provision::{Plan, apply, destroy, iam};
 
 impl Args {
@@ -28,7 +28,7 @@ pub(super) async fn on_aws(args: Args, settings: Settings) -> Result<()> {
     let plan = args.plan(&settings);
     let items = args.items()?;
     let aws = wiring::aws::load(&settings, Arc::new(Calls::default())).await?;
-    // Goes on when nobody reads it any more: what was begun is done.
+    // If stdout is closed, the remaining steps are still done; the error is returned after them.
     let mut printed = Ok(());
     let mut step = |line: String| {
         if printed.is_ok() {
@@ -36,23 +36,23 @@ pub(super) async fn on_aws(args: Args, settings: Settings) -> Result<()> {
         }
     };
     if args.destroy {
-        destroy(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+        destroy(&aws, &plan, args.dry_run, &mut step).await.map_err(UsageError)?;
         printed?;
         return Ok(());
     }
-    let environment = apply(&aws, &plan, args.dry_run, &mut step).await.map_err(Usage)?;
+    let environment = apply(&aws, &plan, args.dry_run, &mut step).await.map_err(UsageError)?;
     printed?;
     let ledger = wiring::aws::ledger(&aws, &settings).await?;
     if args.dry_run && ledger.check().await.is_err() {
-        announce(&items)?;
+        print_planned(&items)?;
     } else {
         list_items(&ledger, &items, args.dry_run).await?;
     }
     if args.dry_run {
         return Ok(());
     }
-    say("# the environment to use it:")?;
-    let set = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
-    environment.iter().try_for_each(set)?;
+    say("# environment for serve and work:")?;
+    let print = |(name, value): &(&str, String)| say(format_args!("{name}={value}"));
+    environment.iter().try_for_each(print)?;
     Ok(())
 }

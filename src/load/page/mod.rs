@@ -10,7 +10,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::cost::Cost;
 use super::report::{Report, RequestsPerOrder};
-use super::summary::Verdict;
+use super::summary::AuditResult;
 use plot::{latency, thousands};
 
 const STYLE: &str = include_str!("style.css");
@@ -67,7 +67,7 @@ impl Report {
     }
 
     fn head(&self) -> Markup {
-        let passed = self.verdict == Verdict::Pass;
+        let passed = self.verdict == AuditResult::Pass;
         let class = if passed { "pass" } else { "fail" };
         html! {
             header class=(class) {

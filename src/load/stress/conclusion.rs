@@ -11,7 +11,7 @@ use crate::load::drain::Observations;
 use crate::load::observation::{FirstDecisions, ObservedState};
 use crate::load::report::{Machine, PlotData, Report, RequestsPerOrder};
 use crate::load::stats::LoadStats;
-use crate::load::summary::Verdict;
+use crate::load::summary::AuditResult;
 
 impl Stress {
     pub(super) async fn report(&self, sale: CompletedSale, audited: Audited) -> Report {
@@ -29,7 +29,7 @@ impl Stress {
         let decision = first_decisions.latency.bins();
         let plots = PlotData { timeline, sold, ack, decision, stock };
         let mut report = Report {
-            verdict: Verdict::Fail,
+            verdict: AuditResult::Fail,
             faults: summary
                 .faults()
                 .iter()
@@ -88,7 +88,7 @@ impl Stress {
             let why = "the four workers never met at the barrier: give the race more --users";
             report.faults.push(why.to_owned());
         }
-        report.verdict = Verdict::passed_if(report.faults.is_empty());
+        report.verdict = AuditResult::passed_if(report.faults.is_empty());
         report
     }
 }

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::Theme;
-use crate::top::dashboard::{DeadLetterRow, DecisionRow, ItemRow, Snapshot, WorkerRow};
+use crate::top::dashboard::{DeadLetterRow, DecisionRow, ItemFigures, Snapshot, WorkerRow};
 use crate::top::format::{clock, count, known, rate, shown};
 
 /// What is cut off at the end of its column anyway.
@@ -30,10 +30,10 @@ pub fn items(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, th
         let what = if sale.items_known == Some(false) { "not known yet" } else { "no item yet" };
         return draw_empty(frame, area, block, what, theme);
     }
-    let shown_items: Vec<&ItemRow> =
+    let shown_items: Vec<&ItemFigures> =
         sale.items.iter().skip(from).take(usize::from(area.height)).collect();
-    let numbers = |item: &ItemRow| format!("{}/{}", count(item.sold), count(item.stock));
-    let widest = |text: &dyn Fn(&ItemRow) -> usize| {
+    let numbers = |item: &ItemFigures| format!("{}/{}", count(item.sold), count(item.stock));
+    let widest = |text: &dyn Fn(&ItemFigures) -> usize| {
         shown_items.iter().map(|item| text(item)).max().unwrap_or(0) as u16
     };
     let name_width = widest(&|item| item.item_id.chars().count()).min(area.width / 3);
@@ -55,7 +55,7 @@ pub fn items(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, th
 }
 
 /// Sold, held and free units as parts of a bar; what is there at all gets a sign.
-fn bar(item: &ItemRow, width: usize, theme: &Theme) -> Line<'static> {
+fn bar(item: &ItemFigures, width: usize, theme: &Theme) -> Line<'static> {
     let whole = item.stock.max(item.sold.saturating_add(item.held)).max(1) as f64;
     let signs = |units: u64, room: usize| {
         let share = (units as f64 / whole * width as f64).round() as usize;

@@ -6,14 +6,14 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, RenderDirection, Sparkline};
 
 use super::Theme;
-use crate::top::dashboard::{Point, Snapshot};
+use crate::top::dashboard::{PlotPoint, Snapshot};
 use crate::top::format::{count, known, rate, time};
 use crate::top::state::AppState;
 
 struct SparklinePlot {
     title: &'static str,
     now: String,
-    value: fn(&Point) -> Option<f64>,
+    value: fn(&PlotPoint) -> Option<f64>,
     /// Writes a value for a person.
     format: fn(f64) -> String,
 }
