@@ -11,7 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{LogFormat, Settings};
-use crate::core::engine::worker::Story;
+use crate::core::engine::worker::Observer;
 use crate::core::model::text::{visible, visible_but};
 use crate::core::model::{Decided, Decision, ItemId, Reason};
 
@@ -131,7 +131,7 @@ pub fn complain(why: impl Display) {
 #[derive(Debug)]
 pub struct Silent;
 
-impl Story for Silent {
+impl Observer for Silent {
     fn lock_acquired(&self, _item: &ItemId) {}
     fn deciding(&self, _decided: &[Decided]) {}
     fn saved(&self, _decided: &[Decided]) {}
@@ -192,7 +192,7 @@ impl Tally {
     }
 }
 
-impl Story for Terminal {
+impl Observer for Terminal {
     fn lock_acquired(&self, item: &ItemId) {
         let line = || format!("LOCK ACQUIRED: checking inventory for {item}");
         self.tell(&mut self.tally(), line);

@@ -124,7 +124,7 @@ async fn redis_is_counted_by_round_trip_and_command() {
     lock.release(&item("hot"), token).await.unwrap();
     let names = names();
     let orders: Vec<Order> = (0..3).map(|_| order(&names, "hot", "ann")).collect();
-    let mark = |order: &Order| Fingerprint { order: order.id, fingerprint: 1 };
+    let mark = |order: &Order| Fingerprint { order: order.id, hash: 1 };
     let idempotency: Vec<Fingerprint> = orders.iter().map(mark).collect();
     RedisIdempotency::new(redis.clone()).check_keys(&idempotency).await.unwrap();
     RedisNotifier::new(redis).publish(&ids(&orders)).await;

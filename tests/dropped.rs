@@ -142,7 +142,7 @@ impl Sale {
             receive_wait: Duration::from_millis(200),
             drain: Duration::from_secs(1),
         };
-        let worker = Worker { ports: self.ports.clone(), rules, story: Arc::new(Silent) };
+        let worker = Worker { ports: self.ports.clone(), rules, observer: Arc::new(Silent) };
         tokio::spawn(worker.run(stop.clone()));
     }
 
@@ -213,7 +213,10 @@ async fn nothing_sells_a_dropped_order() {
         sale.drop_all().await;
         // A worker that has had the message all the time; a copy of the letter; the message again.
         let seen = vec![order.id];
-        assert_eq!(sale.sell(&order).await, Committed::Refused { item_moved: false, seen });
+        assert_eq!(
+            sale.sell(&order).await,
+            Committed::Refused { item_changed: false, decided_before: seen }
+        );
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
         let fates = sale.redrive_all().await;
         assert_eq!(fates, HashMap::from([(order.id, DlqResult::AlreadyDecided)]));

@@ -176,7 +176,7 @@ async fn reasons_are_read_entry_by_entry() {
     let mixed = ["TransactionConflict", "None", "ConditionalCheckFailed", "None"];
     table.faulty.next("TransactWriteItems", 1, cancelled(&mixed)).await;
     let seen = vec![commit.decided[1].order.id];
-    let refused = Committed::Refused { item_moved: false, seen };
+    let refused = Committed::Refused { item_changed: false, decided_before: seen };
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), refused);
 }
 
@@ -210,10 +210,12 @@ async fn a_token_used_for_something_else_is_settled_by_reading_the_rows() {
     let commit = table.commit();
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), Committed::Written);
     table.faulty.next("TransactWriteItems", 1, mismatch).await;
-    let Ok(Committed::Refused { item_moved, seen }) = table.ledger.commit(&commit).await else {
+    let Ok(Committed::Refused { item_changed, decided_before: seen }) =
+        table.ledger.commit(&commit).await
+    else {
         panic!()
     };
-    assert_eq!((item_moved, seen.len()), (true, 3));
+    assert_eq!((item_changed, seen.len()), (true, 3));
     table.is_written_once(&commit).await;
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flux::config::Settings;
 use flux::core::engine::Ports;
-use flux::core::engine::intake::{Intake, Refused, Request};
-use flux::core::engine::worker::{Rules, Story, Worker};
+use flux::core::engine::intake::{Intake, OrderRequest, Refused};
+use flux::core::engine::worker::{Observer, Rules, Worker};
 use flux::core::model::{
     Decided, Decision, IdempotencyKey, Item, ItemChange, ItemId, Listing, OrderId, Quantity,
     Reason, UserId,
@@ -35,8 +35,8 @@ fn intake(ports: &Ports) -> Intake {
     intake
 }
 
-fn request(user: &str, item: &str, quantity: u64, key: Option<&str>) -> Request {
-    Request {
+fn request(user: &str, item: &str, quantity: u64, key: Option<&str>) -> OrderRequest {
+    OrderRequest {
         user: UserId::parse(user).unwrap(),
         item: ItemId::parse(item).unwrap(),
         quantity: Quantity::new(quantity).unwrap(),
@@ -75,7 +75,7 @@ async fn three_workers_sell_each_unit_once_to_those_who_came_first() {
     for _ in 0..3 {
         let (_, ports) = self::ports(directory.path()).await;
         let rules = wiring::rules(&settings, 4);
-        let worker = Worker { ports, rules, story: Arc::new(Silent) };
+        let worker = Worker { ports, rules, observer: Arc::new(Silent) };
         workers.push(tokio::spawn(worker.run(stop.clone())));
     }
     let mut orders = Vec::new();
@@ -245,8 +245,8 @@ async fn a_lane_that_breaks_gives_its_orders_up_and_the_worker_goes_on() {
     let intake = intake(&ports);
     let rules = Rules { lease: Duration::from_millis(500), ..wiring::rules(&settings, 4) };
     let stop = CancellationToken::new();
-    let story = Arc::new(Silent);
-    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, story }.run(stop.clone()));
+    let observer = Arc::new(Silent);
+    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, observer }.run(stop.clone()));
 
     let requests = [("ann", "cursed"), ("bob", "plain"), ("cid", "cursed"), ("dan", "other")];
     let accepted = requests.map(|(user, item)| intake.accept(request(user, item, 1, None)));
@@ -268,7 +268,7 @@ struct Held {
     go_on: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
-impl Story for Held {
+impl Observer for Held {
     fn lock_acquired(&self, _: &ItemId) {}
     fn deciding(&self, _: &[Decided]) {}
     fn saved(&self, _: &[Decided]) {
@@ -286,10 +286,10 @@ async fn a_restock_between_two_batches_is_seen_by_the_second() {
     let intake = intake(&ports);
     let (wrote, written) = std::sync::mpsc::sync_channel(1);
     let (go_on, held) = std::sync::mpsc::channel();
-    let story = Arc::new(Held { wrote, go_on: held.into() });
+    let observer = Arc::new(Held { wrote, go_on: held.into() });
     let rules = wiring::rules(&settings, 4);
     let stop = CancellationToken::new();
-    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, story }.run(stop.clone()));
+    let worker = tokio::spawn(Worker { ports: ports.clone(), rules, observer }.run(stop.clone()));
 
     let first = intake.accept(request("ann", "x", 1, None)).await.unwrap();
     let wait = || written.recv_timeout(Duration::from_secs(10));

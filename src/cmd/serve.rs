@@ -56,8 +56,8 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
         if settings.workers > 0 {
             let rules = wiring::rules(&settings, settings.workers);
             let sending = wiring::webhooks::send(&settings, &ports, stop.clone());
-            let story = Arc::new(Terminal::start());
-            let working = Worker { ports: ports.clone(), rules, story }.run(stop.clone());
+            let observer = Arc::new(Terminal::start());
+            let working = Worker { ports: ports.clone(), rules, observer }.run(stop.clone());
             tokio::join!(working, sending);
         }
     };

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Backend, Settings};
 use crate::core::engine::Ports;
-use crate::core::engine::worker::{Story, Worker};
+use crate::core::engine::worker::{Observer, Worker};
 use crate::core::ports::usage::Calls;
 use crate::http::Access;
 use crate::load::{Address, DisabledGuard, GuardExperiment, Own, Prices, Target};
@@ -105,13 +105,13 @@ async fn connect_workers(
     topology: &Topology,
 ) -> Result<(Vec<Worker>, Option<GuardExperiment>)> {
     let rules = wiring::rules(settings, settings.concurrency);
-    let story: Arc<dyn Story> = Arc::new(Silent);
+    let observer: Arc<dyn Observer> = Arc::new(Silent);
     if !topology.without.is_empty() {
         let (experiment, workers) =
-            GuardExperiment::start(&work, &rules, &story, topology.without.clone());
+            GuardExperiment::start(&work, &rules, &observer, topology.without.clone());
         return Ok((workers, Some(experiment)));
     }
-    let worker = |ports| Worker { ports, rules: rules.clone(), story: story.clone() };
+    let worker = |ports| Worker { ports, rules: rules.clone(), observer: observer.clone() };
     let mut workers = vec![worker(work)];
     for _ in 1..topology.workers {
         workers.push(worker(wiring::connect(settings).await?));

@@ -44,7 +44,7 @@ pub async fn run(args: Args, flags: &mut Flags) -> Result<ExitCode> {
     let rules = wiring::rules(&settings, settings.concurrency);
     tracing::info!("working on {} items at once", rules.concurrency);
     let concurrency = rules.concurrency;
-    let worker = Worker { ports: ports.clone(), rules, story: Arc::new(Terminal::start()) };
+    let worker = Worker { ports: ports.clone(), rules, observer: Arc::new(Terminal::start()) };
     let metrics = async {
         if let Some(listener) = metrics {
             http::serve_metrics(listener, ports.clone(), stop.clone()).await;

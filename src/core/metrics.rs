@@ -77,8 +77,8 @@ impl Gauge {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// At most what was added.
-    pub fn take(&self, count: u64) {
+    /// Subtracts at most what was added.
+    pub fn sub(&self, count: u64) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
 

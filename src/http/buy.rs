@@ -19,7 +19,7 @@ use super::problem::{Problem, json_text};
 use super::response::Response;
 use super::state::AppState;
 use super::trace;
-use crate::core::engine::intake::{Refused, Request};
+use crate::core::engine::intake::{OrderRequest, Refused};
 use crate::core::model::TraceContext;
 use crate::core::model::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 
@@ -68,7 +68,7 @@ async fn accept(
     let bytes = body.read().await?;
     let buy: BuyRequest = serde_json::from_slice(&bytes)
         .map_err(|e| Problem::bad_request(format!("the body is not an order: {e}")))?;
-    let request = Request {
+    let request = OrderRequest {
         user: UserId::parse_new(&buy.user_id)?,
         item: ItemId::parse(&buy.item_id)?,
         quantity: Quantity::new(buy.quantity)?,

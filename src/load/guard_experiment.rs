@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::core::engine::Ports;
-use crate::core::engine::worker::{Rules, Story, Worker};
+use crate::core::engine::worker::{Observer, Rules, Worker};
 use crate::core::model::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
 use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::ports::ledger::{
@@ -67,7 +67,7 @@ impl GuardExperiment {
     pub fn start(
         ports: &Ports,
         rules: &Rules,
-        story: &Arc<dyn Story>,
+        observer: &Arc<dyn Observer>,
         without: Vec<DisabledGuard>,
     ) -> (GuardExperiment, Vec<Worker>) {
         let barrier = Arc::new(Barrier::default());
@@ -84,7 +84,7 @@ impl GuardExperiment {
             let ports =
                 Ports { queue: Arc::new(view), ledger: Arc::new(ledger), lock, ..ports.clone() };
             let rules = Rules { lease: LEASE, receive_wait: TURN, ..rules.clone() };
-            Worker { ports, rules, story: story.clone() }
+            Worker { ports, rules, observer: observer.clone() }
         };
         let workers = (0..WORKERS).map(worker).collect();
         (GuardExperiment { without, barrier }, workers)

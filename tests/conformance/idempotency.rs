@@ -24,7 +24,7 @@ pub(crate) use marks_contract;
 
 pub async fn a_repeat_fits_and_another_request_differs(bench: Bench) {
     let order = bench.names.generate(now());
-    let mark = |fingerprint| [Fingerprint { order, fingerprint }];
+    let mark = |hash| [Fingerprint { order, hash }];
     for (fingerprint, answer) in
         [(1, KeyCheck::Match), (1, KeyCheck::Match), (2, KeyCheck::Mismatch)]
     {
@@ -34,14 +34,13 @@ pub async fn a_repeat_fits_and_another_request_differs(bench: Bench) {
 }
 
 pub async fn a_batch_is_answered_in_its_order(bench: Bench) {
-    let mut batch: Vec<Fingerprint> = (0..500)
-        .map(|n| Fingerprint { order: bench.names.generate(now()), fingerprint: n })
-        .collect();
+    let mut batch: Vec<Fingerprint> =
+        (0..500).map(|n| Fingerprint { order: bench.names.generate(now()), hash: n }).collect();
     assert!(
         bench.idempotency.check_keys(&batch).await.unwrap().iter().all(|m| *m == KeyCheck::Match)
     );
-    batch[7].fingerprint = u64::MAX;
-    batch.push(Fingerprint { fingerprint: 0, ..batch[7] });
+    batch[7].hash = u64::MAX;
+    batch.push(Fingerprint { hash: 0, ..batch[7] });
     let answers = bench.idempotency.check_keys(&batch).await.unwrap();
     let differ: Vec<usize> =
         (0..batch.len()).filter(|&n| answers[n] == KeyCheck::Mismatch).collect();

@@ -101,7 +101,7 @@ pub async fn a_commit_under_another_version_writes_nothing(bench: Bench) {
     let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
     written(ledger, &first).await;
     let stale = verdict(&Item { version: 7, ..first.item.clone() }, orders(&bench, "x", 3));
-    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     assert_eq!(ledger.commit(&stale).await.unwrap(), refused);
     let of_nothing = Commit { decided: Vec::new(), ..stale.clone() };
     assert_eq!(ledger.commit(&of_nothing).await.unwrap(), refused);
@@ -114,7 +114,7 @@ pub async fn a_first_commit_needs_an_item_without_a_row(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 5).await.unwrap();
     let commit = verdict(&Item::new(item("x"), 1), orders(&bench, "x", 1));
-    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
     assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().stock, 5);
 }
@@ -127,13 +127,14 @@ pub async fn a_commit_with_a_seen_order_writes_nothing_and_names_it(bench: Bench
     batch.insert(1, first.decided[1].order.clone());
     let commit = verdict(&first.item, batch);
     let seen = vec![first.decided[1].order.id];
-    let refused = Committed::Refused { item_moved: false, seen };
+    let refused = Committed::Refused { item_changed: false, decided_before: seen };
     assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(first.item.clone()));
     assert!(is_undecided(&states(ledger, &[commit.decided[0].order.id]).await[0]));
 
     let both = Commit { expect: Expect::Version(77), ..commit };
-    let refused = Committed::Refused { item_moved: true, seen: vec![first.decided[1].order.id] };
+    let refused =
+        Committed::Refused { item_changed: true, decided_before: vec![first.decided[1].order.id] };
     assert_eq!(ledger.commit(&both).await.unwrap(), refused);
 }
 
@@ -145,7 +146,9 @@ pub async fn the_same_commit_twice_is_one_write(bench: Bench) {
     let own: HashSet<OrderId> = commit.decided.iter().map(|d| d.order.id).collect();
     match again {
         Committed::Written => {}
-        Committed::Refused { seen, .. } => assert_eq!(HashSet::from_iter(seen), own),
+        Committed::Refused { decided_before: seen, .. } => {
+            assert_eq!(HashSet::from_iter(seen), own)
+        }
     }
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(commit.item));
 }
@@ -259,7 +262,7 @@ pub async fn once_a_close_is_answered_nothing_is_sold_by_what_was_read_before(be
         panic!()
     };
     assert_eq!((closed.status(), closed.free), ("closed", 10));
-    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     let late = verdict(&read, orders(&bench, "x", 2));
     assert_eq!(ledger.commit(&late).await.unwrap(), refused);
     assert_eq!(ledger.item(&x).await.unwrap(), Some(closed.clone()));
@@ -272,7 +275,7 @@ pub async fn once_a_close_is_answered_nothing_is_sold_by_what_was_read_before(be
     assert_eq!((open.status(), open.free), ("open", 10));
     let orders: Vec<Order> = told.decided.iter().map(|one| one.order.clone()).collect();
     let again = ledger.commit(&verdict(&open, orders.clone())).await.unwrap();
-    assert_eq!(again, Committed::Refused { item_moved: false, seen: ids(&orders) });
+    assert_eq!(again, Committed::Refused { item_changed: false, decided_before: ids(&orders) });
     let no = Decision::Rejected(Reason::Closed);
     for state in states(ledger, &ids(&orders)).await {
         assert!(matches!(state, Some(OrderState::Decided { decision, .. }) if decision == no));
@@ -332,7 +335,7 @@ pub async fn nothing_read_before_a_removal_makes_the_item_again(bench: Bench) {
     let read = ledger.item(&x).await.unwrap().unwrap();
     let known = verdict(&read, orders(&bench, "x", 1));
     let Ok(ItemRemoved::Removed(removed)) = ledger.remove_item(&x).await else { panic!() };
-    let refused = Committed::Refused { item_moved: true, seen: vec![] };
+    let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     for late in [unlisted, known] {
         assert_eq!(ledger.commit(&late).await.unwrap(), refused);
         assert!(is_undecided(&states(ledger, &[late.decided[0].order.id]).await[0]));

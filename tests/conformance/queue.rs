@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use flux::core::engine::message::{encode, mend};
+use flux::core::engine::message::{encode, repair};
 use flux::core::model::{Order, OrderId, OrderIds, Timestamp};
 use flux::core::ports::dead_letters::{Became, DeadLetter, LetterVisitor, Letters, Wish};
 use flux::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt, Sent};
@@ -332,13 +332,13 @@ pub async fn a_letter_that_is_no_order_stays_until_it_is_sent_as_one(bench: Benc
     let letter = DeadLetter { order_id: id, reason: "not an order".into(), body, at: Timestamp(7) };
     queue.dead_letter(&[letter]).await.unwrap();
 
-    let still = mend(r#"{"user_id":"ann"}"#, id, Timestamp(8), &bench.names);
+    let still = repair(r#"{"user_id":"ann"}"#, id, Timestamp(8), &bench.names);
     assert!(still.unwrap_err().contains("item_id"));
     assert_eq!(queue.dead_letters(10).await.unwrap().len(), 1);
 
     let mended = r#"{"user_id":"ann","item_id":"a"}"#;
     let at = now();
-    let mended = mend(mended, id, at, &bench.names).unwrap();
+    let mended = repair(mended, id, at, &bench.names).unwrap();
     assert_eq!(redrive(queue, &mended).await, [(id, "sent")]);
     let came = in_line(receive(queue, 1).await);
     assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, at, "a"));

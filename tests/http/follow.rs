@@ -86,7 +86,7 @@ async fn a_stop_ends_the_streams_at_once() {
 }
 
 /// Takes a queued order out of its line.
-async fn take_out(shop: &Shop, order: &str) {
+async fn disable(shop: &Shop, order: &str) {
     let (order_id, at) = (OrderId::parse(order).unwrap(), shop.ports.clock.now());
     let letter = DeadLetter { order_id, reason: "test".to_owned(), body: String::new(), at };
     shop.ports.queue.dead_letter(&[letter]).await.unwrap();
@@ -104,8 +104,8 @@ async fn a_queued_order_has_its_place_in_its_items_line_and_a_wait_once_the_line
     assert_eq!(events.next().await.unwrap().1["place"], 4);
 
     tokio::time::sleep(Duration::from_millis(1_100)).await;
-    take_out(&shop, &before[0]).await;
-    take_out(&shop, &before[1]).await;
+    disable(&shop, &before[0]).await;
+    disable(&shop, &before[1]).await;
     let shown = loop {
         let shown = events.next().await.unwrap().1;
         if shown["place"] == 2 {

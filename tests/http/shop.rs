@@ -13,7 +13,7 @@ use flux::core::engine::Ports;
 use flux::core::engine::heartbeat::with_heartbeats;
 use flux::core::engine::intake::Intake;
 use flux::core::engine::tracer::Tracer;
-use flux::core::engine::worker::{Rules, Story, Worker};
+use flux::core::engine::worker::{Observer, Rules, Worker};
 use flux::core::model::{Decided, ItemId, OrderIds, SystemClock, SystemIdSource};
 use flux::core::ports::heartbeats::Kind;
 use flux::http::{Access, AccessRules, Api, Keys, Limits, serve};
@@ -108,7 +108,7 @@ impl Shop {
             receive_wait: Duration::from_millis(200),
             drain: Duration::from_secs(1),
         };
-        let worker = Worker { ports: self.ports.clone(), rules, story: Arc::new(Silence) };
+        let worker = Worker { ports: self.ports.clone(), rules, observer: Arc::new(Silence) };
         let (ports, stop) = (self.ports.clone(), self.stop.clone());
         let working = async move { with_heartbeats(&ports, Kind::Work, 4, worker.run(stop)).await };
         tokio::spawn(working);
@@ -189,7 +189,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
 #[derive(Debug)]
 struct Silence;
 
-impl Story for Silence {
+impl Observer for Silence {
     fn lock_acquired(&self, _: &ItemId) {}
     fn deciding(&self, _: &[Decided]) {}
     fn saved(&self, _: &[Decided]) {}

@@ -44,8 +44,8 @@ impl Row {
     }
 
     /// Whether each of its orders gets a "no".
-    pub fn turns_all_away(self) -> bool {
-        self.item().turns_all_away()
+    pub fn rejects_all(self) -> bool {
+        self.item().rejects_all()
     }
 
     fn item(self) -> Item {
@@ -102,7 +102,7 @@ pub struct Write {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     Written,
-    Refused { item_moved: bool, seen: Orders },
+    Refused { item_changed: bool, decided_before: Orders },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -161,21 +161,21 @@ impl Ledger {
     /// Applies a write whole or not at all; `unseen` is whether it minds orders that are decided.
     pub fn apply(&mut self, write: &Write, all: &[Order], unseen: bool) -> Answer {
         let orders = (0..ORDERS).filter(|&o| write.decided[o].is_some()).fold(0, |s, o| s | 1 << o);
-        let seen = if unseen { self.decided_among(orders) } else { 0 };
-        let item_moved = match write.condition {
+        let decided_before = if unseen { self.decided_among(orders) } else { 0 };
+        let item_changed = match write.condition {
             Condition::Version(read) => read != self.item.version,
             Condition::Fence(number) => number < self.highest_fence,
             Condition::Nothing | Condition::EachAlone => false,
         };
         let alone = write.condition == Condition::EachAlone;
-        if !alone && (item_moved || seen != 0) {
-            return Answer::Refused { item_moved, seen };
+        if !alone && (item_changed || decided_before != 0) {
+            return Answer::Refused { item_changed, decided_before };
         }
         if let Condition::Fence(number) = write.condition {
             self.highest_fence = number;
         }
         let mut free = write.read.free;
-        for order in members(orders & !seen) {
+        for order in members(orders & !decided_before) {
             let units = all[order].quantity.units() as u8;
             if write.decided[order] == Some(Decision::Sold) {
                 free -= units;

@@ -65,7 +65,7 @@ pub struct Worker {
     /// The number under which it was granted the lock, which it believes to have.
     held: Option<u8>,
     known: Option<Row>,
-    turns_all_away: bool,
+    rejects_all: bool,
     step: Step,
 }
 
@@ -160,19 +160,19 @@ impl State {
         }
     }
 
-    /// Where a worker stands that has come back to the head of `Lane::decide`'s loop.
+    /// Where a worker stands that has come back to the head of `Lane::decide_all`'s loop.
     fn loop_on(&mut self, worker: usize, without: Without) {
         let lane = &mut self.workers[worker];
         lane.step = match lane {
             Worker { batch: 0, .. } => Step::Idle,
-            Worker { turns_all_away: true, known: Some(_), .. }
+            Worker { rejects_all: true, known: Some(_), .. }
                 if without == Without::SoldOutReadAnew =>
             {
                 Step::Rejecting
             }
-            Worker { turns_all_away: false, held: Some(_), known, .. } => {
-                if known.is_some_and(Row::turns_all_away) {
-                    lane.turns_all_away = true;
+            Worker { rejects_all: false, held: Some(_), known, .. } => {
+                if known.is_some_and(Row::rejects_all) {
+                    lane.rejects_all = true;
                     lane.known = None;
                     lane.step = Step::Begun;
                     return self.unlock(worker);
@@ -200,7 +200,7 @@ impl State {
                 Step::Idle if lane.line != 0 => actions.push(Action::Begin(worker)),
                 Step::Idle if *lane != Worker::default() => actions.push(Action::EndLane(worker)),
                 Step::Idle => {}
-                Step::Begun if lane.turns_all_away => actions.push(Action::Read(worker)),
+                Step::Begun if lane.rejects_all => actions.push(Action::Read(worker)),
                 Step::Begun if self.lock.0.is_none() => actions.push(Action::Acquire(worker)),
                 Step::Begun => {}
                 Step::Deciding if lane.known.is_none() => actions.push(Action::Read(worker)),
@@ -223,7 +223,7 @@ impl State {
             let again = (0..ORDERS).filter(|&o| out.contains(&self.messages[o]) && !lane.has(o));
             faults.extend(again.map(|order| Fault::Redeliver { worker, order }));
             let fenced = sale.without == Without::VersionButFenced;
-            if lane.step == Step::Begun && !lane.turns_all_away && !fenced {
+            if lane.step == Step::Begun && !lane.rejects_all && !fenced {
                 faults.push(Fault::LockAway(worker));
             }
             let writes =
@@ -242,8 +242,8 @@ impl State {
         let item = self.ledger.item;
         let lane = &mut self.workers[worker];
         lane.known = Some(item);
-        lane.turns_all_away = item.turns_all_away();
-        if lane.turns_all_away {
+        lane.rejects_all = item.rejects_all();
+        if lane.rejects_all {
             lane.step = Step::Rejecting;
             self.unlock(worker);
         }
@@ -276,9 +276,9 @@ impl State {
                 };
                 self.settle(worker, self.workers[worker].batch);
             }
-            Answer::Refused { item_moved, seen } => {
-                lane.known = lane.known.filter(|_| !item_moved);
-                self.settle(worker, seen);
+            Answer::Refused { item_changed, decided_before } => {
+                lane.known = lane.known.filter(|_| !item_changed);
+                self.settle(worker, decided_before);
             }
         }
         self.loop_on(worker, sale.without);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flux::core::engine::intake::{Refused, Request};
+use flux::core::engine::intake::{OrderRequest, Refused};
 use flux::core::model::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 use tokio::time::sleep;
 
@@ -57,7 +57,7 @@ fn any_wish(sale: &Sale, user: &str) -> Wish {
 
 /// What the API answers; nothing when it dies before.
 async fn ask(door: &Door, wish: &Wish, key: Option<&str>) -> Option<Result<Order, Refused>> {
-    let request = Request {
+    let request = OrderRequest {
         user: UserId::parse(&wish.0).unwrap(),
         item: ItemId::parse(&wish.1).unwrap(),
         quantity: Quantity::new(wish.2).unwrap(),

@@ -27,12 +27,12 @@ pub struct SimLedger {
     process: Arc<Process>,
     store: Arc<Store>,
     /// Without its guard: items that were read once as turning all away are not read again.
-    turns_all_away: Mutex<BTreeMap<ItemId, Item>>,
+    rejects_all: Mutex<BTreeMap<ItemId, Item>>,
 }
 
 impl SimLedger {
     pub fn new(process: Arc<Process>, store: Arc<Store>) -> Self {
-        Self { process, store, turns_all_away: Mutex::default() }
+        Self { process, store, rejects_all: Mutex::default() }
     }
 }
 
@@ -65,16 +65,16 @@ impl Store {
     fn commit(&self, commit: &Commit) -> Committed {
         let mut state = self.state();
         let version = state.items.get(&commit.item.id).map_or(0, |item| item.version);
-        let item_moved = match commit.expect {
+        let item_changed = match commit.expect {
             Expect::Version(read) => read != version && !self.is_out(Guard::Version),
             Expect::Anything => false,
         };
         let ids = commit.decided.iter().map(|one| one.order.id);
         let seen: Vec<OrderId> = ids.filter(|id| self.is_closed(&state, *id)).collect();
         let (item, tell) = (&commit.item, &self.world);
-        if item_moved || !seen.is_empty() {
-            tell.tell(format_args!("{} refused: moved {item_moved}, seen {seen:?}", item.id));
-            return Committed::Refused { item_moved, seen };
+        if item_changed || !seen.is_empty() {
+            tell.tell(format_args!("{} refused: moved {item_changed}, seen {seen:?}", item.id));
+            return Committed::Refused { item_changed, decided_before: seen };
         }
         tell.tell(format_args!("{} v{}: free {}", item.id, item.version, item.free));
         self.write(&mut state, &commit.decided);
@@ -169,16 +169,16 @@ impl Ledger for SimLedger {
     }
 
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError> {
-        if let Some(remembered) = self.turns_all_away.lock().unwrap().get(item) {
+        if let Some(remembered) = self.rejects_all.lock().unwrap().get(item) {
             return Ok(Some(remembered.clone()));
         }
         let (store, id) = (self.store.clone(), item.clone());
         let read = move || store.state().items.get(&id).cloned();
         let found = self.process.call(format!("reads {item}"), read).await?;
         if self.store.is_out(Guard::FreshSoldOut)
-            && let Some(item) = found.as_ref().filter(|item| item.turns_all_away())
+            && let Some(item) = found.as_ref().filter(|item| item.rejects_all())
         {
-            self.turns_all_away.lock().unwrap().insert(item.id.clone(), item.clone());
+            self.rejects_all.lock().unwrap().insert(item.id.clone(), item.clone());
         }
         Ok(found)
     }

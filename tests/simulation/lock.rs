@@ -102,8 +102,8 @@ impl Store {
             state.idempotency.clear();
         }
         let mut one = |mark: &Fingerprint| {
-            let known = *state.idempotency.entry(mark.order).or_insert(mark.fingerprint);
-            let fits = known == mark.fingerprint || self.is_out(Guard::Fingerprint);
+            let known = *state.idempotency.entry(mark.order).or_insert(mark.hash);
+            let fits = known == mark.hash || self.is_out(Guard::Fingerprint);
             if fits { KeyCheck::Match } else { KeyCheck::Mismatch }
         };
         idempotency.iter().map(&mut one).collect()

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flux::core::engine::Ports;
-use flux::core::engine::failpoints::take_out;
+use flux::core::engine::failpoints::disable;
 use flux::core::engine::intake::Intake;
 use flux::core::engine::redrive;
 use flux::core::engine::redrive::{DlqAction, RedriveOptions};
@@ -80,11 +80,11 @@ enum End {
 
 /// One run, the same every time for the same seed; without a guard if one is named.
 pub fn run(seed: u64, without: Option<Guard>) -> Report {
-    take_out(without.and_then(Guard::in_pipeline));
+    disable(without.and_then(Guard::in_pipeline));
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let report = runtime.block_on(play(seed, without));
-    take_out(None);
+    disable(None);
     report
 }
 
@@ -226,7 +226,7 @@ impl Sale {
             let process = self.process(format!("worker{seat}.{life}"));
             let (ports, rules) = (self.ports(&process), self.plan.rules.clone());
             let stop = CancellationToken::new();
-            let worker = Worker { ports, rules, story: Arc::new(Silent) };
+            let worker = Worker { ports, rules, observer: Arc::new(Silent) };
             let working = tokio::spawn(worker.run(stop.clone()));
             if self.trouble(&process).await == End::Stopped {
                 self.world.tell(format_args!("{} is told to stop", process.name));

@@ -66,8 +66,10 @@ impl Stage {
             receive_wait: Duration::from_secs(1),
             drain: Duration::from_secs(1),
         };
-        let (ports, story) = (self.store.ports(&process, true), Arc::new(Silent));
-        tokio::spawn(Worker { ports, rules, story }.run(CancellationToken::new()));
+        let ports = self.store.ports(&process, true);
+        tokio::spawn(
+            Worker { ports, rules, observer: Arc::new(Silent) }.run(CancellationToken::new()),
+        );
     }
 
     /// A stranger takes the lock for so long.

@@ -127,8 +127,8 @@ impl Place {
 
     /// How many deliveries workers got that somebody had got before.
     pub fn redelivered(&self) -> usize {
-        let count = |line: &String| line.split("again=").nth(1)?.parse::<usize>().ok();
-        self.logged("deliveries come again").iter().filter_map(count).sum()
+        let count = |line: &String| line.split("count=").nth(1)?.parse::<usize>().ok();
+        self.logged("redeliveries received").iter().filter_map(count).sum()
     }
 }
 

@@ -45,14 +45,14 @@ impl IdempotencyStore for RedisIdempotency {
         let pipeline = client.pipeline();
         for mark in fingerprints {
             let key = self.redis.name(&format!("mark:{}", mark.order));
-            let fingerprint = format!("{:016x}", mark.fingerprint);
+            let fingerprint = format!("{:016x}", mark.hash);
             let options = Some(SetOptions::NX);
             let queued = pipeline.set::<(), _, _>(key, fingerprint, Some(LIFE), options, true);
             queued.await.map_err(failed)?;
         }
         let before: Vec<Option<String>> = pipeline.all().await.map_err(failed)?;
         let fits = |(mark, before): (&Fingerprint, &Option<String>)| match before {
-            Some(other) if *other != format!("{:016x}", mark.fingerprint) => KeyCheck::Mismatch,
+            Some(other) if *other != format!("{:016x}", mark.hash) => KeyCheck::Mismatch,
             _ => KeyCheck::Match,
         };
         Ok(fingerprints.iter().zip(&before).map(fits).collect())

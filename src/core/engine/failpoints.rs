@@ -1,40 +1,39 @@
-//! Guards of safety that can be taken out of the pipeline, so that the simulation can show that it
-//! would notice. Only where debug assertions are on: a release build has no switch, and nothing
-//! of this is left in it.
+//! Safety guards that the simulation can disable in the pipeline, to prove that it detects their
+//! loss. Only with debug assertions: a release build contains no switch.
 
-/// A guard that stands in the pipeline itself; the others stand in the ledger and the queue.
+/// A guard of the pipeline. The ledger and the queue have guards of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failpoint {
     /// A delivery is acknowledged after its orders' decisions are written.
     AckAfterCommit,
-    /// An order is in the queue before its buyer is told so.
+    /// An order is in the queue before its buyer gets a 202.
     DurableBefore202,
     /// Repeats of an order are dropped before it is decided.
     RepeatDropped,
-    /// What looks like a repeat is compared with the order that has its id.
+    /// An apparent repeat is compared with the order that has its id.
     RequestCompared,
-    /// Where the ledger does not tell the shop, orders are acknowledged after it is told.
+    /// If the ledger does not put events itself, they are put before their orders are acknowledged.
     OutboxBeforeAck,
-    /// It is told of orders that are found decided too.
+    /// The events of orders that are found decided are put too.
     OutboxForDecided,
-    /// An order is decided as dropped before its dead letter goes.
+    /// An order is decided as dropped before its dead letter is deleted.
     DroppedFirst,
 }
 
 #[cfg(debug_assertions)]
 thread_local! {
-    static OUT: std::cell::Cell<Option<Failpoint>> = const { std::cell::Cell::new(None) };
+    static DISABLED: std::cell::Cell<Option<Failpoint>> = const { std::cell::Cell::new(None) };
 }
 
-/// Takes a guard out, for all that this thread does, or puts all of them back.
+/// Disables one guard on this thread; `None` enables all.
 #[cfg(debug_assertions)]
-pub fn take_out(guard: Option<Failpoint>) {
-    OUT.set(guard);
+pub fn disable(guard: Option<Failpoint>) {
+    DISABLED.set(guard);
 }
 
 #[cfg(debug_assertions)]
 pub(super) fn is_off(guard: Failpoint) -> bool {
-    OUT.get() == Some(guard)
+    DISABLED.get() == Some(guard)
 }
 
 #[cfg(not(debug_assertions))]

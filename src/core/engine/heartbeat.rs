@@ -1,4 +1,4 @@
-//! Writes this process's heartbeat once a second while it works.
+//! Writes this process's heartbeat once a second while it runs.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use super::Ports;
 use crate::core::model::Reason;
 use crate::core::ports::heartbeats::{Counts, EVERY, Heartbeat, Kind, LastDecision};
 
-/// How long a stop waits for its heartbeat to be removed.
-const REMOVAL: Duration = Duration::from_millis(500);
+/// How long a stop waits for the removal of the heartbeat.
+const REMOVAL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Heartbeat {
     /// The first heartbeat of this process.
@@ -48,7 +48,7 @@ impl Heartbeat {
     }
 }
 
-/// Does `work`, and says once a second that this process lives until that is done.
+/// Runs `work` and writes heartbeats until it ends; then removes the heartbeat.
 pub async fn with_heartbeats<T>(
     ports: &Ports,
     kind: Kind,
@@ -64,7 +64,7 @@ pub async fn with_heartbeats<T>(
             every.tick().await;
             heartbeat.renew(ports);
             if let Err(e) = ports.heartbeats.write(&heartbeat).await {
-                tracing::debug!("{e}");
+                tracing::debug!("heartbeat not written: {e}");
             }
         }
     };
@@ -72,14 +72,14 @@ pub async fn with_heartbeats<T>(
         done = work => done,
         never = writing => match never {},
     };
-    let removed = timeout(REMOVAL, ports.heartbeats.remove(&id)).await;
+    let removed = timeout(REMOVAL_TIMEOUT, ports.heartbeats.remove(&id)).await;
     if !matches!(removed, Ok(Ok(()))) {
-        tracing::debug!("this process's pulse is left to be removed by others");
+        tracing::debug!("heartbeat not removed; it expires");
     }
     done
 }
 
-/// The machine's name, or nothing when it has none that can be read.
+/// The machine's name; empty if it cannot be read.
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()

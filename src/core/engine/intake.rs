@@ -1,6 +1,7 @@
-//! The intake: takes orders one by one, sends them many at a time.
+//! The intake: accepts orders one by one and sends them to the queue in batches.
 //!
-//! While one send is on its way the next orders gather; no timer adds latency to a lone order.
+//! The next batch gathers while a send is in progress. No timer is involved, so a single order is
+//! sent at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,64 +15,66 @@ use super::failpoints;
 use super::failpoints::Failpoint;
 use super::tracer::{OpenSpan, Tracer};
 use crate::core::metrics::Metrics;
-use crate::core::model::TraceContext;
 use crate::core::model::{
-    Clock, IdempotencyKey, ItemId, Order, OrderId, OrderIds, Quantity, UserId,
+    Clock, IdempotencyKey, ItemId, Order, OrderId, OrderIds, OrderKey, Quantity, TraceContext,
+    UserId,
 };
 use crate::core::ports::idempotency::{Fingerprint, IdempotencyStore, KeyCheck};
 use crate::core::ports::queue::{Queue, QueueError, Sent};
 use crate::core::ports::tracing::SpanKind;
 
-/// How often an order is handed to the queue before its buyer is told to try again.
+/// Attempts to send an order before its buyer gets an error.
 const SEND_ATTEMPTS: u32 = 4;
-/// Pause before the second attempt; doubled for each further one.
+/// Pause before the second attempt; doubled before each further one.
 const RESEND_PAUSE: Duration = Duration::from_millis(40);
-/// An order that has waited so long is not sent any more, nor again after a failure: its buyer is
-/// told to try again. One attempt at a send may come on top.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// An order that has waited longer is not sent, nor sent again after a failure: its buyer gets an
+/// error. The last attempt may take longer.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Why an order was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refused {
-    /// As many orders wait as may (P8). Nothing was sent.
+    /// The intake or the queue is full (P8), or the order waited too long. It was not queued.
     #[error("{0}")]
     Overloaded(String),
-    /// A send was tried and not confirmed: the order may have been taken.
+    /// The order was sent and not confirmed: it may be in the queue.
     #[error("order {order} could not be confirmed: {cause}")]
     Unconfirmed { order: OrderId, cause: String },
-    /// The Idempotency-Key came before with another request.
+    /// The Idempotency-Key was used before with another request.
     #[error("this Idempotency-Key was used for another request")]
     KeyReused,
 }
 
-/// A buyer's wish as the API read it.
+/// A validated request for an order.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct OrderRequest {
     pub user: UserId,
     pub item: ItemId,
     pub quantity: Quantity,
     pub key: Option<IdempotencyKey>,
-    /// The trace that the order is to carry.
+    /// The trace context of the order.
     pub trace: Option<Box<TraceContext>>,
 }
 
-struct Entry {
+/// An order that waits to be sent, with the caller to answer.
+struct Unsent {
     order: Order,
+    /// True if the request had an Idempotency-Key.
     keyed: bool,
-    since: Instant,
-    answer: oneshot::Sender<Result<(), Refused>>,
+    accepted: Instant,
+    caller: oneshot::Sender<Result<(), Refused>>,
 }
 
-/// The way in. Cheap to clone; when the last clone is dropped, [`Intake::start`]'s future ends
-/// after what was accepted is sent.
+/// Accepts orders. Cheap to clone. When the last clone is dropped, [`Intake::start`]'s future sends
+/// the remaining orders and ends.
 #[derive(Debug, Clone)]
 pub struct Intake {
-    entries: mpsc::Sender<Entry>,
-    names: Arc<OrderIds>,
+    unsent: mpsc::Sender<Unsent>,
+    ids: Arc<OrderIds>,
     clock: Arc<dyn Clock>,
 }
 
-impl std::fmt::Debug for Entry {
+impl std::fmt::Debug for Unsent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.order.fmt(f)
     }
@@ -81,19 +84,20 @@ impl Intake {
     /// An intake in which at most `waiting_max` orders wait to be sent, and the future that sends
     /// them.
     pub fn start(ports: &Ports, waiting_max: usize) -> (Intake, BoxFuture<'static, ()>) {
-        let Ports { queue, idempotency, order_ids: names, clock, metrics, tracer, .. } =
+        let Ports { queue, idempotency, order_ids: ids, clock, metrics, tracer, .. } =
             ports.clone();
         let (sender, receiver) = mpsc::channel(waiting_max);
-        let intake = Intake { entries: sender, names, clock };
+        let intake = Intake { unsent: sender, ids, clock };
         (intake, Box::pin(gather(queue, idempotency, metrics, tracer, receiver)))
     }
 
-    /// Accepts an order: durable when this answers. Cancelling it does not take the order back.
-    pub async fn accept(&self, request: Request) -> Result<Order, Refused> {
+    /// Accepts an order; it is durable when this returns `Ok`. Idempotent if the request has a key.
+    /// Cancelling the call does not withdraw the order.
+    pub async fn accept(&self, request: OrderRequest) -> Result<Order, Refused> {
         let now = self.clock.now();
         let id = match &request.key {
-            Some(key) => self.names.from_idempotency_key(&request.user, key),
-            None => self.names.generate(now),
+            Some(key) => self.ids.from_idempotency_key(&request.user, key),
+            None => self.ids.generate(now),
         };
         let order = Order {
             id,
@@ -103,42 +107,49 @@ impl Intake {
             accepted_at: now,
             trace: request.trace,
         };
-        let (answer, answered) = oneshot::channel();
-        let (keyed, since) = (request.key.is_some(), Instant::now());
-        let entry = Entry { order: order.clone(), keyed, since, answer };
-        self.entries.try_send(entry).map_err(|_| {
-            Refused::Overloaded("more orders are waiting than can be taken".to_owned())
+        let (caller, response) = oneshot::channel();
+        let keyed = request.key.is_some();
+        let unsent = Unsent { order: order.clone(), keyed, accepted: Instant::now(), caller };
+        self.unsent.try_send(unsent).map_err(|_| {
+            Refused::Overloaded(
+                "the intake is full: more orders are waiting than intake_max".to_owned(),
+            )
         })?;
         if failpoints::is_off(Failpoint::DurableBefore202) {
             return Ok(order);
         }
-        let lost = Refused::Unconfirmed { order: id, cause: "the server is stopping".to_owned() };
-        answered.await.unwrap_or(Err(lost)).map(|()| order)
+        let stopped =
+            Refused::Unconfirmed { order: id, cause: "the server is stopping".to_owned() };
+        response.await.unwrap_or(Err(stopped)).map(|()| order)
     }
 }
 
+/// Gathers orders into batches and sends each in a task of its own, until all senders are dropped;
+/// then waits for the last sends.
+///
+/// A batch is gathered only when a send may start, so it grows while all sends are in progress.
 async fn gather(
     queue: Arc<dyn Queue>,
     idempotency: Option<Arc<dyn IdempotencyStore>>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
-    mut entries: mpsc::Receiver<Entry>,
+    mut unsent: mpsc::Receiver<Unsent>,
 ) {
     let limits = queue.limits();
     let slots = Arc::new(Semaphore::new(limits.sends_in_flight));
     loop {
         let slot = slots.clone().acquire_owned().await.expect("never closed");
-        let Some(first) = entries.recv().await else { break };
-        // Lets the requests that are already here be read.
+        let Some(first) = unsent.recv().await else { break };
+        // Gives requests that have already arrived the time to join this batch.
         tokio::task::yield_now().await;
         let mut batch = vec![first];
         while batch.len() < limits.send
-            && let Ok(next) = entries.try_recv()
+            && let Ok(next) = unsent.try_recv()
         {
             batch.push(next);
         }
         metrics.sent_together.record(batch.len() as u64);
-        let orders = batch.iter().map(|entry| &entry.order);
+        let orders = batch.iter().map(|unsent| &unsent.order);
         let mut span = tracer.batch("send", SpanKind::Producer, orders);
         span.set("messaging.operation.type", || "send");
         span.set("messaging.batch.message_count", || batch.len());
@@ -148,14 +159,16 @@ async fn gather(
     let _drained = slots.acquire_many(all).await;
 }
 
+/// Sends a batch and answers its callers. Sending an order twice is safe: the queue or the worker
+/// drops the repeat.
 async fn send(
     queue: Arc<dyn Queue>,
     idempotency: Option<Arc<dyn IdempotencyStore>>,
-    batch: Vec<Entry>,
+    batch: Vec<Unsent>,
     mut span: OpenSpan,
     _slot: OwnedSemaphorePermit,
 ) {
-    let mut batch = refuse_late(batch);
+    let mut batch = refuse_expired(batch);
     if let Some(idempotency) = idempotency {
         batch = span.call("marks.mark", refuse_reused_keys(&*idempotency, batch)).await;
     }
@@ -164,14 +177,14 @@ async fn send(
         if batch.is_empty() {
             return;
         }
-        let orders: Vec<Order> = batch.iter().map(|e| e.order.clone()).collect();
-        let answers = span.call("queue.send", queue.send(&orders)).await;
-        if let Some(Err(e)) = answers.iter().find(|answer| answer.is_err()) {
+        let orders: Vec<Order> = batch.iter().map(|unsent| unsent.order.clone()).collect();
+        let results = span.call("queue.send", queue.send(&orders)).await;
+        if let Some(Err(e)) = results.iter().find(|result| result.is_err()) {
             span.fail(|| e.to_string());
         }
-        let first = batch.iter().map(|entry| entry.since.elapsed()).max();
-        let last_attempt = attempt == SEND_ATTEMPTS || first > Some(PATIENCE);
-        batch = answer_callers(batch, answers, last_attempt);
+        let longest_wait = batch.iter().map(|unsent| unsent.accepted.elapsed()).max();
+        let last_attempt = attempt == SEND_ATTEMPTS || longest_wait > Some(WAIT_MAX);
+        batch = answer_callers(batch, results, last_attempt);
         if !batch.is_empty() {
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -179,76 +192,81 @@ async fn send(
     }
 }
 
-/// Turns away who waited too long behind sends that did not go through.
-fn refuse_late(batch: Vec<Entry>) -> Vec<Entry> {
-    let (late, in_time): (Vec<_>, Vec<_>) =
-        batch.into_iter().partition(|entry| entry.since.elapsed() > PATIENCE);
-    for entry in late {
-        let what = "orders cannot be taken at the moment".to_owned();
-        let _gone = entry.answer.send(Err(Refused::Overloaded(what)));
+/// Refuses the orders that waited too long for a send, and returns the others.
+fn refuse_expired(batch: Vec<Unsent>) -> Vec<Unsent> {
+    let (expired, in_time): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|unsent| unsent.accepted.elapsed() > WAIT_MAX);
+    for unsent in expired {
+        let why = "the queue is not accepting orders at the moment".to_owned();
+        let _disconnected = unsent.caller.send(Err(Refused::Overloaded(why)));
     }
     in_time
 }
 
-/// Answers those whose fate is known; returns those to send again.
+/// Answers the callers whose result is final; returns the orders to send again.
 fn answer_callers(
-    batch: Vec<Entry>,
-    answers: Vec<Result<Sent, QueueError>>,
+    batch: Vec<Unsent>,
+    results: Vec<Result<Sent, QueueError>>,
     last_attempt: bool,
-) -> Vec<Entry> {
-    let mut again = Vec::new();
-    for (entry, answer) in batch.into_iter().zip(answers) {
-        let order = entry.order.id;
-        let fate = match answer {
+) -> Vec<Unsent> {
+    let mut retries = Vec::new();
+    for (unsent, result) in batch.into_iter().zip(results) {
+        let order = unsent.order.id;
+        let response = match result {
             Ok(Sent::Queued) => Ok(()),
             Ok(Sent::KeyReused) => Err(Refused::KeyReused),
             Err(e @ QueueError::Full(_)) => Err(Refused::Overloaded(e.to_string())),
             Err(QueueError::Busy(_) | QueueError::OutcomeUnknown(_)) if !last_attempt => {
-                again.push(entry);
+                retries.push(unsent);
                 continue;
             }
             Err(e) => {
-                let (item_id, trace_id) = (&entry.order.item, entry.order.trace_id());
+                let item_id = &unsent.order.item;
+                let trace_id = unsent.order.trace_id();
                 tracing::warn!(order_id = %order, %item_id, trace_id, "send failed: {e}");
-                Err(Refused::Unconfirmed { order, cause: "the queue did not take it".to_owned() })
+                Err(Refused::Unconfirmed {
+                    order,
+                    cause: "the queue did not confirm it".to_owned(),
+                })
             }
         };
-        let _gone = entry.answer.send(fate);
+        let _disconnected = unsent.caller.send(response);
     }
-    again
+    retries
 }
 
-async fn refuse_reused_keys(idempotency: &dyn IdempotencyStore, batch: Vec<Entry>) -> Vec<Entry> {
-    let wanted: Vec<Fingerprint> = batch
-        .iter()
-        .filter(|e| e.keyed)
-        .map(|e| Fingerprint { order: e.order.id, fingerprint: fingerprint(&e.order) })
+/// Refuses orders whose Idempotency-Key was used for another request, and returns the others. If
+/// the check fails, all are returned: the worker dead-letters the later request under a used id.
+async fn refuse_reused_keys(idempotency: &dyn IdempotencyStore, batch: Vec<Unsent>) -> Vec<Unsent> {
+    let keyed = batch.iter().filter(|unsent| unsent.keyed);
+    let fingerprints: Vec<Fingerprint> = keyed
+        .map(|unsent| Fingerprint { order: unsent.order.id, hash: request_hash(&unsent.order) })
         .collect();
-    if wanted.is_empty() {
+    if fingerprints.is_empty() {
         return batch;
     }
-    let answers = match idempotency.check_keys(&wanted).await {
-        Ok(answers) => answers,
+    let checks = match idempotency.check_keys(&fingerprints).await {
+        Ok(checks) => checks,
         Err(e) => {
-            tracing::warn!("{e}; a reused Idempotency-Key is not noticed before the decision");
+            tracing::warn!("{e}; reused keys are detected only at the decision");
             return batch;
         }
     };
-    let mut answers = answers.into_iter();
+    let mut checks = checks.into_iter();
     let mut kept = Vec::with_capacity(batch.len());
-    for entry in batch {
-        match entry.keyed.then(|| answers.next()).flatten() {
+    for unsent in batch {
+        match unsent.keyed.then(|| checks.next()).flatten() {
             Some(KeyCheck::Mismatch) => {
-                let _gone = entry.answer.send(Err(Refused::KeyReused));
+                let _disconnected = unsent.caller.send(Err(Refused::KeyReused));
             }
-            Some(KeyCheck::Match) | None => kept.push(entry),
+            Some(KeyCheck::Match) | None => kept.push(unsent),
         }
     }
     kept
 }
 
-/// A digest of what a request asks for; its user is already in its order id.
-fn fingerprint(order: &Order) -> u64 {
-    let asked = format!("{} {}", order.quantity.units(), order.item);
-    crate::core::model::OrderKey(*b"flux fingerprint").hash(asked.as_bytes())
+/// A hash of the item and the quantity. The user is already part of the order id.
+fn request_hash(order: &Order) -> u64 {
+    let request = format!("{} {}", order.quantity.units(), order.item);
+    OrderKey(*b"flux fingerprint").hash(request.as_bytes())
 }

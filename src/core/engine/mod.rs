@@ -1,4 +1,4 @@
-//! The road of an order: accepted by the intake, queued, decided by the worker's lanes.
+//! Processes orders: the intake accepts them, and the worker's lanes decide them.
 
 pub mod dropped;
 pub mod failpoints;
@@ -16,17 +16,17 @@ use super::model::{Clock, IdSource, OrderIds};
 use super::ports::{heartbeats, idempotency, ledger, lock, notifier, queue, usage, webhook_outbox};
 use tracer::Tracer;
 
-/// The ports that a process of flux works with. Cheap to clone.
+/// The ports of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ports {
     pub queue: Arc<dyn queue::Queue>,
     pub ledger: Arc<dyn ledger::Ledger>,
-    /// `None`: decide without a lock. Slower under contention, as safe as with it.
+    /// `None` decides without a lock: slower under contention, and as safe.
     pub lock: Option<Arc<dyn lock::Lock>>,
     pub notifier: Arc<dyn notifier::Notifier>,
-    /// `None` where the queue itself notices a reused key.
+    /// `None` if the queue itself detects reused keys.
     pub idempotency: Option<Arc<dyn idempotency::IdempotencyStore>>,
-    /// `None` where no shop wants to be told of decisions.
+    /// `None` if no webhooks are configured.
     pub webhooks: Option<Arc<dyn webhook_outbox::WebhookOutbox>>,
     pub order_ids: Arc<OrderIds>,
     pub clock: Arc<dyn Clock>,
@@ -38,8 +38,8 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The outbox that whoever acknowledges orders must tell of their decisions before; `None`
-    /// where the ledger does so itself, or nobody wants to know.
+    /// The outbox into which the events of decided orders must be put before the orders are
+    /// acknowledged. `None` if the ledger puts them itself, or no webhooks are configured.
     pub fn outbox_before_ack(&self) -> Option<&Arc<dyn webhook_outbox::WebhookOutbox>> {
         self.webhooks.as_ref().filter(|webhooks| !webhooks.put_by_ledger())
     }

@@ -158,7 +158,7 @@ impl<'a> Errand<'a> {
             return false;
         }
         let now = self.ports.clock.now();
-        let own = message::mend(&letter.body, letter.order_id, now, &self.ports.order_ids);
+        let own = message::repair(&letter.body, letter.order_id, now, &self.ports.order_ids);
         own.map_or(true, |own| own.same_request(order))
     }
 
@@ -167,7 +167,7 @@ impl<'a> Errand<'a> {
         let DlqAction::Redrive { body } = self.action else { return Ok(Wish::Drop) };
         let text = body.as_deref().unwrap_or(&letter.body);
         let now = self.ports.clock.now();
-        message::mend(text, letter.order_id, now, &self.ports.order_ids).map(Wish::Send)
+        message::repair(text, letter.order_id, now, &self.ports.order_ids).map(Wish::Send)
     }
 }
 

@@ -1,20 +1,20 @@
-//! Begins spans, and decides which traces are recorded.
+//! Opens spans, and decides which traces are recorded.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::core::model::TraceContext;
-use crate::core::model::{IdSource, Order};
+use crate::core::model::{IdSource, Order, TraceContext};
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
 
-/// Traces that a process records a second, whoever began them (P8); the others only pass through.
+/// The most traces per second that a process records, whoever began them (P8). The context of others
+/// is only passed on.
 const TRACES_PER_SECOND: u32 = 1_000;
-/// Links of one span: the SDKs of OpenTelemetry have the same bound.
+/// The most links of one span; the OpenTelemetry SDKs have the same bound.
 const LINKS_MAX: usize = 128;
 
-/// Cheap to clone. One that is off begins nothing and lets callers' contexts through.
+/// Opens spans. Cheap to clone. A disabled tracer opens none and passes callers' contexts on.
 #[derive(Debug, Clone, Default)]
 pub struct Tracer(Option<Arc<Recorder>>);
 
@@ -22,26 +22,26 @@ pub struct Tracer(Option<Arc<Recorder>>);
 struct Recorder {
     spans: Arc<dyn Spans>,
     ids: Arc<dyn IdSource>,
-    /// The share of requests without a trace that begin one.
+    /// Fraction of the requests without a trace that begin one, 0 to 1.
     ratio: f64,
-    at_requests: Rate,
-    at_decisions: Rate,
+    requests: RateLimit,
+    decisions: RateLimit,
 }
 
 impl Tracer {
-    /// `ratio`: the share of requests without a trace that begin one, 0 to 1.
+    /// `ratio`: fraction of the requests without a trace that begin one, 0 to 1.
     pub fn new(spans: Arc<dyn Spans>, ids: Arc<dyn IdSource>, ratio: f64) -> Tracer {
-        let at_requests = Rate::default();
-        let at_decisions = Rate::default();
-        Tracer(Some(Arc::new(Recorder { spans, ids, ratio, at_requests, at_decisions })))
+        let requests = RateLimit::default();
+        let decisions = RateLimit::default();
+        Tracer(Some(Arc::new(Recorder { spans, ids, ratio, requests, decisions })))
     }
 
     pub fn off() -> Tracer {
         Tracer(None)
     }
 
-    /// Begins the span of a request, as part of its caller's trace or of a new one; and what the
-    /// order is to carry.
+    /// Opens the span of a request, in its caller's trace or in a new one. Also returns the context
+    /// for the order.
     pub fn request(
         &self,
         name: &'static str,
@@ -52,12 +52,12 @@ impl Tracer {
             Some(caller) if !caller.is_sampled() => {
                 return (Some(Box::new(caller)), OpenSpan::none());
             }
-            Some(caller) if !recorder.at_requests.has_room() => {
-                // Nobody is to record on what is not recorded here.
+            Some(caller) if !recorder.requests.take() => {
+                // Not sampled, so that later steps do not record a trace without this span.
                 return (Some(Box::new(caller.at(recorder.span(), false))), OpenSpan::none());
             }
             Some(caller) => (caller.at(recorder.span(), true), Some(caller.span)),
-            None if fastrand::f64() >= recorder.ratio || !recorder.at_requests.has_room() => {
+            None if fastrand::f64() >= recorder.ratio || !recorder.requests.take() => {
                 return (None, OpenSpan::none());
             }
             None => (recorder.new_trace(), None),
@@ -66,8 +66,8 @@ impl Tracer {
         (Some(Box::new(context)), open)
     }
 
-    /// Begins the span of what is done for many orders at once, if any of them is recorded. It is
-    /// part of the first one's trace and linked to all of theirs.
+    /// Opens the span of a step that handles many orders, if any of them is recorded. The span is in
+    /// the first one's trace and linked to the traces of all.
     pub fn batch<'a>(
         &self,
         name: &'static str,
@@ -77,19 +77,19 @@ impl Tracer {
         let Some(recorder) = &self.0 else { return OpenSpan::none() };
         let mut contexts = orders.filter_map(recorded).peekable();
         let Some(first) = contexts.peek() else { return OpenSpan::none() };
-        let mut batch = recorder.part_of(first, name, kind);
+        let mut batch = recorder.child_of(first, name, kind);
         contexts.for_each(|context| batch.link(context));
         batch
     }
 
-    /// Begins the span of what is done for one order, as part of its request's, if that is
+    /// Opens the span of a step that handles one order, as a child of its request's span, if that is
     /// recorded.
     pub fn decision(&self, name: &'static str, order: &Order) -> OpenSpan {
         let (Some(recorder), Some(context)) = (&self.0, recorded(order)) else {
             return OpenSpan::none();
         };
-        match recorder.at_decisions.has_room() {
-            true => recorder.part_of(context, name, SpanKind::Consumer),
+        match recorder.decisions.take() {
+            true => recorder.child_of(context, name, SpanKind::Consumer),
             false => OpenSpan::none(),
         }
     }
@@ -101,15 +101,15 @@ fn recorded(order: &Order) -> Option<&TraceContext> {
 
 impl Recorder {
     fn new_trace(&self) -> TraceContext {
-        let drawn = TraceContext::begin(self.ids.next_id(), self.span());
-        drawn.expect("no number that is drawn is 0")
+        let context = TraceContext::begin(self.ids.next_id(), self.span());
+        context.expect("random ids are never 0")
     }
 
     fn span(&self) -> u64 {
         (self.ids.next_id() as u64).max(1)
     }
 
-    fn part_of(
+    fn child_of(
         self: &Arc<Self>,
         parent: &TraceContext,
         name: &'static str,
@@ -133,7 +133,7 @@ impl Recorder {
     }
 }
 
-/// A span that ends when it is dropped; or none, which costs nothing.
+/// A span that ends when it is dropped, or no span, which costs nothing.
 #[derive(Debug)]
 pub struct OpenSpan(Option<Box<(Span, Arc<Recorder>)>>);
 
@@ -146,7 +146,7 @@ impl OpenSpan {
         self.0.is_some()
     }
 
-    /// Sets an attribute; what it says is worked out only for a span that there is.
+    /// Sets an attribute. `value` is called only if there is a span.
     pub fn set<V: Into<Value>>(&mut self, name: &'static str, value: impl FnOnce() -> V) {
         if let Some(open) = &mut self.0 {
             open.0.attributes.push((name, value().into()));
@@ -159,7 +159,7 @@ impl OpenSpan {
         }
     }
 
-    /// It began earlier than it was noticed.
+    /// Sets an earlier start.
     pub fn since(&mut self, start: Instant) {
         if let Some(open) = &mut self.0 {
             open.0.start = start;
@@ -181,12 +181,11 @@ impl OpenSpan {
         }
     }
 
-    /// Does something as a part of this, with a span of its own when the log's filter has
-    /// `flux::calls=debug`.
+    /// Awaits `call`. It gets a child span if the log filter enables `flux::calls=debug`.
     pub async fn call<T>(&self, name: &'static str, call: impl Future<Output = T>) -> T {
-        let _part = match &self.0 {
+        let _child = match &self.0 {
             Some(open) if tracing::enabled!(target: "flux::calls", tracing::Level::DEBUG) => {
-                open.1.part_of(&open.0.context, name, SpanKind::Client)
+                open.1.child_of(&open.0.context, name, SpanKind::Client)
             }
             _ => OpenSpan::none(),
         };
@@ -203,17 +202,18 @@ impl Drop for OpenSpan {
     }
 }
 
-/// At most [`TRACES_PER_SECOND`].
+/// Allows [`TRACES_PER_SECOND`].
 #[derive(Debug, Default)]
-struct Rate(Mutex<Option<(Instant, u32)>>);
+struct RateLimit(Mutex<Option<(Instant, u32)>>);
 
-impl Rate {
-    fn has_room(&self) -> bool {
+impl RateLimit {
+    /// Counts one trace; false if it is over the limit.
+    fn take(&self) -> bool {
         let now = Instant::now();
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, taken) = match &mut *second {
             Some(current) if now < current.0 + Duration::from_secs(1) => current,
-            over => over.insert((now, 0)),
+            past => past.insert((now, 0)),
         };
         *taken += 1;
         *taken <= TRACES_PER_SECOND
@@ -226,16 +226,16 @@ mod tests {
     use crate::core::model::SystemIdSource;
 
     #[derive(Debug, Default)]
-    struct Kept(Mutex<Vec<Span>>);
+    struct Recorded(Mutex<Vec<Span>>);
 
-    impl Spans for Kept {
+    impl Spans for Recorded {
         fn record(&self, span: Span) {
             self.0.lock().unwrap().push(span);
         }
     }
 
-    fn tracer(ratio: f64) -> (Tracer, Arc<Kept>) {
-        let kept = Arc::<Kept>::default();
+    fn tracer(ratio: f64) -> (Tracer, Arc<Recorded>) {
+        let kept = Arc::<Recorded>::default();
         (Tracer::new(kept.clone(), Arc::new(SystemIdSource), ratio), kept)
     }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_requests_without_a_trace_a_share_begins_one() {
+    async fn ratio_of_requests_without_a_trace_begins_one() {
         for (ratio, least, most) in [(0.0, 0, 0), (0.1, 50, 150), (1.0, 1_000, 1_000)] {
             let (tracer, kept) = tracer(ratio);
             (0..1_000).for_each(|_| drop(tracer.request("buy", None)));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callers_trace_is_followed_if_it_is_sampled_and_passed_on_if_not() {
+    async fn sampled_callers_trace_is_recorded_and_others_pass_through() {
         let (tracer, kept) = tracer(1.0);
         let (carried, open) = tracer.request("buy", caller("00"));
         assert!(carried.as_deref() == caller("00").as_ref() && !open.is_open());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_traces_than_a_second_has_room_for_pass_through_unrecorded() {
+    async fn traces_over_the_rate_limit_are_not_recorded() {
         let (tracer, kept) = tracer(1.0);
         let carried: Vec<_> = (0..1_500).map(|_| tracer.request("buy", caller("01")).0).collect();
         let sampled = carried.iter().flatten().filter(|context| context.is_sampled()).count();

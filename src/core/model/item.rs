@@ -92,9 +92,9 @@ impl Item {
         }
     }
 
-    /// Whether each of its orders gets a "no", whatever it asks for, until somebody changes the
-    /// item.
-    pub fn turns_all_away(&self) -> bool {
+    /// True if every order for the item is rejected, whatever its quantity, until an organiser
+    /// changes the item.
+    pub fn rejects_all(&self) -> bool {
         self.free == 0 || self.closed_at.is_some() || self.is_removed()
     }
 

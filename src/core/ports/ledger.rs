@@ -49,10 +49,10 @@ pub enum Committed {
     Written,
     /// Nothing was written.
     Refused {
-        /// The item's version is another by now.
-        item_moved: bool,
-        /// Orders of the batch that already have a decision.
-        seen: Vec<OrderId>,
+        /// True if the item has another version now.
+        item_changed: bool,
+        /// Orders of the batch that were decided or dead-lettered before.
+        decided_before: Vec<OrderId>,
     },
 }
 

@@ -272,15 +272,18 @@ impl Ledger for DynamoLedger {
                 Written::Refused(places) => {
                     let orders = places.iter().filter_map(|place| place.checked_sub(1));
                     let seen = orders.map(|n| commit.decided[n].order.id).collect();
-                    return Ok(Committed::Refused { item_moved: places.contains(&0), seen });
+                    return Ok(Committed::Refused {
+                        item_changed: places.contains(&0),
+                        decided_before: seen,
+                    });
                 }
                 Written::TokenTaken => {
                     let seen = self.seen(&commit.decided).await?;
                     let item = self.item(&commit.item.id).await?;
                     let version = Expect::Version(item.map_or(0, |item| item.version));
-                    let item_moved = ![version, Expect::Anything].contains(&commit.expect);
-                    if item_moved || !seen.is_empty() {
-                        return Ok(Committed::Refused { item_moved, seen });
+                    let item_changed = ![version, Expect::Anything].contains(&commit.expect);
+                    if item_changed || !seen.is_empty() {
+                        return Ok(Committed::Refused { item_changed, decided_before: seen });
                     }
                 }
             }

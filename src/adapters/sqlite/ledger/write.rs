@@ -15,13 +15,13 @@ pub fn commit(tx: &Connection, commit: &Commit, keys: &MacKeys) -> rusqlite::Res
     let Commit { item, expect, decided } = commit;
     let row = ItemRow::find(tx, keys, item.id.as_str())?;
     let version = row.map_or(Ok(0), |row| row.version())?;
-    let item_moved = match expect {
+    let item_changed = match expect {
         Expect::Version(read) => *read != version,
         Expect::Anything => false,
     };
     let found = look(tx, decided)?;
-    if item_moved || !found.seen.is_empty() {
-        return Ok(Committed::Refused { item_moved, seen: found.seen });
+    if item_changed || !found.seen.is_empty() {
+        return Ok(Committed::Refused { item_changed, decided_before: found.seen });
     }
     let mut counts = Counts::read(tx, keys)?;
     let undecided = found.all(tx, keys, &mut counts)?;

@@ -1,7 +1,7 @@
-//! What a worker has in flight: orders received and not yet decided, and the deliveries they came
-//! in, each acknowledged when its last order is decided.
+//! What a worker has in flight: orders received and not yet decided, and the deliveries that
+//! contain them. A delivery is acknowledged when its last order is decided.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,28 +10,28 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::repeats::is_repeat;
+use super::recent::RecentOrders;
 use crate::core::engine::failpoints;
 use crate::core::engine::failpoints::Failpoint;
 use crate::core::metrics::Metrics;
-use crate::core::model::{Order, OrderId};
+use crate::core::model::Order;
 use crate::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt};
 
 /// Acknowledgements sent in one call.
 const ACKS_PER_CALL: usize = 500;
-/// How often an acknowledgement is tried. After that the delivery comes again and is found decided.
+/// Attempts at one acknowledgement. After the last the delivery is left to be redelivered; its
+/// orders are then found decided.
 const ACK_ATTEMPTS: u32 = 5;
+/// Pause after the first failed attempt; it grows by as much with each further one.
 const ACK_PAUSE: Duration = Duration::from_millis(50);
-/// Decided orders that are remembered, so that their repeats cost nothing.
-const RECENT_MAX: usize = 16_384;
 
-/// An order waiting for its decision, with the delivery to be acknowledged after it.
+/// An undecided order, with the delivery that is acknowledged after its decision.
 #[derive(Debug)]
 pub struct Pending {
     pub arrival: Arrival,
     pub order: Order,
     guard: Arc<DeliveryGuard>,
-    /// Guards of repeats of this order that came in meanwhile.
+    /// Guards of the repeats of this order that arrived before its decision.
     repeats: Vec<Arc<DeliveryGuard>>,
 }
 
@@ -40,31 +40,34 @@ impl Pending {
         self.guard.received
     }
 
-    /// How often the order was delivered, this time included. From 1.
+    /// How often the order has been delivered, this time included. From 1.
     pub fn attempt(&self) -> u32 {
         self.guard.receive_count
     }
 
-    /// Lets a repeat of the same order share this one's fate.
+    /// Merges a repeat of the same order into this one: both are completed by one decision.
     pub fn absorb(&mut self, repeat: Pending) {
         self.repeats.push(repeat.guard);
         self.repeats.extend(repeat.repeats);
     }
 }
 
-/// A delivery of which some orders are undecided.
+/// A delivery with undecided orders, shared by the [`Pending`]s of all its orders.
+///
+/// Its drop detects orders that were lost. A delivery whose orders were all completed is dropped
+/// with `undecided` at 0. If a lane panics, its orders are dropped with it, `undecided` stays above
+/// 0, and the drop adds the delivery to `lost`, to be released by [`InFlight::release_lost`].
 #[derive(Debug)]
 struct DeliveryGuard {
     receipt: Receipt,
     received: Instant,
     receive_count: u32,
     undecided: AtomicUsize,
-    lost: Arc<Lost>,
+    lost: Arc<LostDeliveries>,
 }
 
-/// Deliveries of which nobody has the undecided orders any more, and how many those were: their
-/// lane broke.
-type Lost = Mutex<Vec<(Receipt, usize)>>;
+/// Deliveries whose lane panicked, each with the number of its undecided orders.
+type LostDeliveries = Mutex<Vec<(Receipt, usize)>>;
 
 impl Drop for DeliveryGuard {
     fn drop(&mut self) {
@@ -79,21 +82,15 @@ impl Drop for DeliveryGuard {
 #[derive(Debug)]
 pub struct InFlight {
     queue: Arc<dyn Queue>,
-    /// `None` is the last.
+    /// `None` ends [`Acks::run`].
     acks: mpsc::UnboundedSender<Option<Receipt>>,
-    /// Deliveries in flight, and since when.
+    /// Deliveries in flight, with the time of their receive.
     deliveries: Mutex<HashMap<Receipt, Instant>>,
     orders: AtomicUsize,
-    fewer: Notify,
+    completed: Notify,
     metrics: Arc<Metrics>,
-    recent: Mutex<Recent>,
-    lost: Arc<Lost>,
-}
-
-#[derive(Debug, Default)]
-struct Recent {
-    orders: HashMap<OrderId, Order>,
-    line: VecDeque<OrderId>,
+    recent: Mutex<RecentOrders>,
+    lost: Arc<LostDeliveries>,
 }
 
 impl InFlight {
@@ -105,7 +102,7 @@ impl InFlight {
             acks,
             deliveries: Mutex::default(),
             orders: AtomicUsize::new(0),
-            fewer: Notify::new(),
+            completed: Notify::new(),
             metrics,
             recent: Mutex::default(),
             lost: Arc::default(),
@@ -113,20 +110,22 @@ impl InFlight {
         (in_flight, acknowledge)
     }
 
-    /// Waits until at most half of `max` orders are in flight; says for how many there is room.
-    pub async fn room(&self, max: usize) -> usize {
+    /// Waits until at most half of `max` orders are in flight; returns how many more fit.
+    pub async fn wait_for_capacity(&self, max: usize) -> usize {
         loop {
-            let fewer = self.fewer.notified();
+            // Created before the count is read, so that no completion is missed between the two.
+            let completed = self.completed.notified();
             let orders = self.orders.load(Ordering::Acquire);
             if orders <= max / 2 {
                 return max - orders;
             }
-            fewer.await;
+            completed.await;
         }
     }
 
-    /// Takes a delivery; what was decided lately is settled at once and not returned.
-    pub fn take(&self, delivery: Delivery) -> Vec<Pending> {
+    /// Registers a delivery and returns its undecided orders. Repeats of recently decided orders
+    /// are completed at once.
+    pub fn add(&self, delivery: Delivery) -> Vec<Pending> {
         if delivery.orders.is_empty() {
             return Vec::new();
         }
@@ -141,64 +140,68 @@ impl InFlight {
         let lost = self.lost.clone();
         let Delivery { receipt, orders, receive_count } = delivery;
         let guard = Arc::new(DeliveryGuard { receipt, received, receive_count, undecided, lost });
-        let pend = |(arrival, order)| Pending {
+        let pending = orders.into_iter().map(|(arrival, order)| Pending {
             arrival,
             order,
             guard: guard.clone(),
             repeats: Vec::new(),
-        };
-        let (repeats, new): (Vec<_>, Vec<_>) = {
+        });
+        let (repeats, undecided): (Vec<_>, Vec<_>) = {
             let recent = self.recent();
-            let pending = orders.into_iter().map(pend);
-            pending.partition(|p| recent.has(&p.order))
+            pending.partition(|pending| recent.contains(&pending.order))
         };
         self.mark_decided(repeats);
-        new
+        undecided
     }
 
-    /// These orders have their decision in the ledger; it is remembered for their repeats.
+    /// Completes orders whose decision is in the ledger, and remembers them for their repeats.
     pub fn mark_decided(&self, decided: Vec<Pending>) {
         {
             let mut recent = self.recent();
             decided.iter().for_each(|pending| recent.add(&pending.order));
         }
-        self.let_go(decided);
+        self.complete(decided);
     }
 
-    /// These orders are not for this worker to decide: somebody else has, or they are dead-lettered.
-    /// The latter may come again, so none of it is remembered.
-    pub fn let_go(&self, closed: Vec<Pending>) {
-        let mut settled = 0;
+    /// Completes orders that were decided by another worker or dead-lettered. They are not
+    /// remembered: a dead-lettered order may be redriven, and must be decided then.
+    ///
+    /// The delivery of each last order is acknowledged. If the process is killed before that, the
+    /// delivery is redelivered and its orders are found decided.
+    pub fn complete(&self, closed: Vec<Pending>) {
+        let mut completed = 0;
         for pending in closed {
             for guard in pending.repeats.into_iter().chain([pending.guard]) {
-                settled += 1;
+                completed += 1;
                 if guard.undecided.fetch_sub(1, Ordering::AcqRel) == 1 {
                     self.deliveries().remove(&guard.receipt);
                     let _stopping = self.acks.send(Some(guard.receipt.clone()));
                 }
             }
         }
-        self.orders.fetch_sub(settled, Ordering::AcqRel);
-        self.metrics.in_flight.take(settled as u64);
-        self.fewer.notify_waiters();
+        self.remove_orders(completed);
     }
 
-    /// The deliveries in flight since before `then`.
-    pub fn taken_before(&self, then: Instant) -> Vec<Receipt> {
+    /// The deliveries in flight that were received at `limit` or before.
+    pub fn received_before(&self, limit: Instant) -> Vec<Receipt> {
         let deliveries = self.deliveries();
-        deliveries.iter().filter(|(_, since)| **since <= then).map(|(r, _)| r.clone()).collect()
+        let old = deliveries.iter().filter(|(_, received)| **received <= limit);
+        old.map(|(receipt, _)| receipt.clone()).collect()
     }
 
-    /// Makes deliveries visible to others at once.
-    pub async fn give_back(&self, receipts: &[Receipt]) {
+    /// Makes deliveries visible to other workers at once.
+    pub async fn release(&self, receipts: &[Receipt]) {
         if let Err(e) = self.queue.release(receipts).await {
             let count = receipts.len();
-            tracing::warn!("{count} deliveries come back only after their timeout: {e}");
+            tracing::warn!(
+                count,
+                "release failed; deliveries return after their visibility timeout: {e}"
+            );
         }
     }
 
-    /// Gives up the deliveries whose orders a broken lane lost, and makes them visible again.
-    pub async fn give_up_lost(&self) {
+    /// Removes the deliveries whose orders were lost when a lane panicked, and releases them.
+    pub async fn release_lost(&self) {
         let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         if lost.is_empty() {
             return;
@@ -206,58 +209,42 @@ impl InFlight {
         let orders = lost.iter().map(|(_, orders)| orders).sum();
         let receipts: Vec<Receipt> = lost.into_iter().map(|(receipt, _)| receipt).collect();
         self.deliveries().retain(|receipt, _| !receipts.contains(receipt));
-        self.orders.fetch_sub(orders, Ordering::AcqRel);
-        self.metrics.in_flight.take(orders as u64);
-        self.fewer.notify_waiters();
-        self.give_back(&receipts).await;
+        self.remove_orders(orders);
+        self.release(&receipts).await;
     }
 
-    /// Sends the last acknowledgements, and gives back what is left.
-    pub async fn finish(&self, acking: JoinHandle<()>) {
+    /// Sends the last acknowledgements, waits for `acks_task` and releases all other deliveries.
+    pub async fn shut_down(&self, acks_task: JoinHandle<()>) {
         let left: Vec<Receipt> = self.deliveries().drain().map(|(receipt, _)| receipt).collect();
         let _stopping = self.acks.send(None);
-        let (_acked, ()) = tokio::join!(acking, self.give_back(&left));
-        // What the last acknowledgements left without work.
-        self.give_back(&[]).await;
+        let (_acked, ()) = tokio::join!(acks_task, self.release(&left));
+        // Releases what the queue held only for the deliveries of the last acknowledgements.
+        self.release(&[]).await;
+    }
+
+    fn remove_orders(&self, count: usize) {
+        self.orders.fetch_sub(count, Ordering::AcqRel);
+        self.metrics.in_flight.sub(count as u64);
+        self.completed.notify_waiters();
     }
 
     fn deliveries(&self) -> MutexGuard<'_, HashMap<Receipt, Instant>> {
         self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn recent(&self) -> MutexGuard<'_, Recent> {
+    fn recent(&self) -> MutexGuard<'_, RecentOrders> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Recent {
-    /// Whether it was decided lately. Another request under the same id was not.
-    fn has(&self, order: &Order) -> bool {
-        self.orders.get(&order.id).is_some_and(|decided| is_repeat(decided, order))
-    }
-
-    fn add(&mut self, order: &Order) {
-        let kept = Order { trace: None, ..order.clone() };
-        if self.orders.insert(order.id, kept).is_some() {
-            return;
-        }
-        self.line.push_back(order.id);
-        if self.line.len() > RECENT_MAX
-            && let Some(oldest) = self.line.pop_front()
-        {
-            self.orders.remove(&oldest);
-        }
-    }
-}
-
-/// Acknowledges what is settled, many at a time.
+/// Acknowledges completed deliveries in batches.
 pub struct Acks {
     queue: Arc<dyn Queue>,
     receipts: mpsc::UnboundedReceiver<Option<Receipt>>,
 }
 
 impl Acks {
-    /// Runs until the last.
+    /// Runs until it receives `None` or [`InFlight`] is dropped.
     pub async fn run(mut self) {
         let mut last = false;
         while !last {
@@ -275,12 +262,12 @@ impl Acks {
             if batch.is_empty() {
                 return;
             }
-            let answers = self.queue.ack(&batch).await;
+            let results = self.queue.ack(&batch).await;
             let failed =
-                batch.into_iter().zip(answers).filter_map(|(receipt, answer)| match answer {
+                batch.into_iter().zip(results).filter_map(|(receipt, result)| match result {
                     Ok(()) => None,
                     Err(QueueError::Broken(why)) => {
-                        tracing::warn!("a delivery will come again and be found decided: {why}");
+                        tracing::warn!("ack failed; delivery will be redelivered: {why}");
                         None
                     }
                     Err(_) => Some(receipt),
@@ -291,7 +278,8 @@ impl Acks {
             }
         }
         if !batch.is_empty() {
-            tracing::warn!("{} deliveries will come again and be found decided", batch.len());
+            let count = batch.len();
+            tracing::warn!(count, "ack failed; deliveries will be redelivered");
         }
     }
 }

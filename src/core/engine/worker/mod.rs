@@ -1,16 +1,17 @@
-//! The worker: receives deliveries, hands their orders to lanes, one per item, and acknowledges
-//! what is decided.
+//! The worker: receives deliveries, passes their orders to lanes, one per item, and acknowledges
+//! deliveries whose orders are decided.
 
 mod in_flight;
 mod lane;
 mod outbox;
+mod recent;
 mod repeats;
 mod spans;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -26,40 +27,41 @@ use crate::core::ports::queue::QueueError;
 use in_flight::{InFlight, Pending};
 use lane::Lane;
 
-/// Orders that one worker has in flight at most (P8): received and not yet decided.
+/// The most orders that one worker has in flight (P8): received and not yet decided.
 const IN_FLIGHT_MAX: usize = 8_192;
-/// Pause after a receive that failed; doubled for each further one up to the second value.
-const RECEIVE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Pause after a failed receive; doubled after each further one.
+const RECEIVE_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RECEIVE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Pause before the orders of a lane that broke are given back: they may well break the next.
-const AFTER_PANIC: Duration = Duration::from_secs(1);
+/// Pause before the orders of a lane that panicked are released: they may cause the next panic.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// How long a worker decides without the lock before it asks a failed service again.
+/// How long a worker decides without the lock after the lock's service failed.
 const WITHOUT_LOCK: Duration = Duration::from_secs(1);
 
-/// By what a worker works.
+/// A worker's settings.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// Stock of an item that nobody listed; 0 rejects its orders as `unknown_item`.
+    /// Stock of an unlisted item; 0 rejects its orders as `unknown_item`.
     pub unlisted_stock: u64,
-    /// Items decided at once.
+    /// The most items decided at once.
     pub concurrency: usize,
-    /// How long a lock is held without being renewed.
+    /// Lease of a lock.
     pub lease: Duration,
-    /// How long a delivery stays invisible to others without being extended.
+    /// Visibility timeout: how long a delivery stays invisible to other workers unless extended.
     pub visibility: Duration,
-    /// How long one receive waits for orders; a stop waits as long.
+    /// How long one receive waits for orders. A stop waits for the receive.
     pub receive_wait: Duration,
-    /// How long after a stop the orders in flight are still decided; the rest is given back.
+    /// How long after a stop the orders in flight are still decided. The rest are released.
     pub drain: Duration,
 }
 
-/// Told what happens, for a person to read along. Must not block.
-pub trait Story: Debug + Send + Sync {
+/// Is called at each step of a lane, to print it. Must not block.
+pub trait Observer: Debug + Send + Sync {
     fn lock_acquired(&self, item: &ItemId);
-    /// About to be written.
+    /// Before the decisions are written.
     fn deciding(&self, decided: &[Decided]);
-    /// Written for good.
+    /// After the decisions are written.
     fn saved(&self, decided: &[Decided]);
 }
 
@@ -67,7 +69,7 @@ pub trait Story: Debug + Send + Sync {
 pub struct Worker {
     pub ports: Ports,
     pub rules: Rules,
-    pub story: Arc<dyn Story>,
+    pub observer: Arc<dyn Observer>,
 }
 
 /// What a worker's lanes share.
@@ -75,144 +77,149 @@ pub struct Worker {
 struct WorkerState {
     ports: Ports,
     rules: Rules,
-    story: Arc<dyn Story>,
+    observer: Arc<dyn Observer>,
     in_flight: InFlight,
-    /// Orders waiting for their lane; an item with an entry has a lane.
-    lines: Mutex<HashMap<ItemId, Vec<Pending>>>,
-    /// Lanes at work at once.
+    /// Orders waiting for their lane. An item has an entry exactly while it has a lane, so a lane
+    /// that ends removes its entry under the lock under which it found no orders.
+    waiting: Mutex<HashMap<ItemId, Vec<Pending>>>,
+    /// One permit for each lane that may run at once.
     slots: Arc<Semaphore>,
-    /// Until when no lock is asked for, because its service was away.
+    /// Until when the lock is not used, because its service failed.
     no_lock_until: Mutex<Option<Instant>>,
-    /// On their way to the outbox of webhooks.
-    publishing: TaskTracker,
-    /// No new work is begun after this.
+    /// Tasks that put events into the outbox.
+    outbox_writes: TaskTracker,
+    /// Cancelled when the time to drain is over: no batch begins after that.
     halt: CancellationToken,
-    /// Pauses are cut short after this.
+    /// Cancelled by a stop: nothing is received after that, and pauses end early.
     stop: CancellationToken,
 }
 
 impl Worker {
-    /// Works until stopped; then takes no more, decides what is in flight as long as `drain` lasts,
-    /// acknowledges it, gives the rest back and ends. Not safe to cancel: what was received would
-    /// stay invisible until its visibility timeout.
+    /// Receives and decides until `stop` is cancelled. Then receives no more, decides the orders in
+    /// flight for at most `drain`, acknowledges them and releases the rest. Not safe to cancel:
+    /// received orders would stay invisible until their visibility timeout.
     pub async fn run(self, stop: CancellationToken) {
         let (in_flight, acks) = InFlight::new(self.ports.queue.clone(), self.ports.metrics.clone());
         let state = Arc::new(WorkerState {
             slots: Arc::new(Semaphore::new(self.rules.concurrency)),
             ports: self.ports,
             rules: self.rules,
-            story: self.story,
+            observer: self.observer,
             in_flight,
-            lines: Mutex::default(),
+            waiting: Mutex::default(),
             no_lock_until: Mutex::default(),
-            publishing: TaskTracker::new(),
+            outbox_writes: TaskTracker::new(),
             halt: CancellationToken::new(),
             stop: stop.clone(),
         });
         let lanes = TaskTracker::new();
-        let acking = tokio::spawn(acks.run());
-        let extending = tokio::spawn(extend(state.clone()));
-        let halting = tokio::spawn(halt(state.clone()));
+        let acks_task = tokio::spawn(acks.run());
+        let extend_task = tokio::spawn(extend(state.clone()));
+        let halt_task = tokio::spawn(halt_after_drain(state.clone()));
         while !stop.is_cancelled() {
             state.receive(&lanes).await;
         }
         lanes.close();
         lanes.wait().await;
-        state.publishing.close();
-        state.publishing.wait().await;
-        halting.abort();
-        extending.abort();
-        state.in_flight.finish(acking).await;
+        state.outbox_writes.close();
+        state.outbox_writes.wait().await;
+        halt_task.abort();
+        extend_task.abort();
+        state.in_flight.shut_down(acks_task).await;
     }
 }
 
 impl WorkerState {
-    /// One receive, once there is room for what it may bring.
+    /// Receives once, when there is capacity for more orders.
     async fn receive(self: &Arc<Self>, lanes: &TaskTracker) {
-        let room = tokio::select! {
+        let capacity = tokio::select! {
             biased;
             () = self.stop.cancelled() => return,
-            room = self.in_flight.room(IN_FLIGHT_MAX) => room,
+            capacity = self.in_flight.wait_for_capacity(IN_FLIGHT_MAX) => capacity,
         };
-        let mut pause = RECEIVE_PAUSE.0;
+        let mut pause = RECEIVE_PAUSE_MIN;
         let (asked, deliveries) = loop {
             let asked = Instant::now();
-            match self.ports.queue.receive(room, self.rules.receive_wait).await {
+            match self.ports.queue.receive(capacity, self.rules.receive_wait).await {
                 Ok(deliveries) => break (asked, deliveries),
                 Err(e) => self.report(&e),
             }
             if !self.pause(pause).await {
                 return;
             }
-            pause = (pause * 2).min(RECEIVE_PAUSE.1);
+            pause = (pause * 2).min(RECEIVE_PAUSE_MAX);
         };
         if self.stop.is_cancelled() {
             let receipts: Vec<_> = deliveries.into_iter().map(|d| d.receipt).collect();
-            self.in_flight.give_back(&receipts).await;
+            self.in_flight.release(&receipts).await;
             return;
         }
-        let again = deliveries.iter().filter(|delivery| delivery.receive_count > 1).count();
-        if again > 0 {
-            tracing::info!(again, "deliveries come again");
-            self.ports.metrics.redeliveries.add(again as u64);
+        let count = deliveries.iter().filter(|delivery| delivery.receive_count > 1).count();
+        if count > 0 {
+            tracing::info!(count, "redeliveries received");
+            self.ports.metrics.redeliveries.add(count as u64);
         }
         spans::of_receive(self, asked, &deliveries);
         for delivery in deliveries {
-            for pending in self.in_flight.take(delivery) {
-                self.line_up(pending, lanes);
+            for pending in self.in_flight.add(delivery) {
+                self.enqueue(pending, lanes);
             }
         }
     }
 
     fn report(&self, error: &QueueError) {
-        tracing::error!("cannot receive from {}: {error}", self.ports.queue);
+        tracing::error!("receive from {} failed: {error}", self.ports.queue);
     }
 
-    /// Puts an order into its item's line and opens a lane for it if there is none.
-    fn line_up(self: &Arc<Self>, pending: Pending, lanes: &TaskTracker) {
+    /// Adds an order to its item's waiting orders, and starts the item's lane if it has none.
+    fn enqueue(self: &Arc<Self>, pending: Pending, lanes: &TaskTracker) {
         let item = pending.order.item.clone();
-        let mut lines = self.lines();
-        if let Some(line) = lines.get_mut(&item) {
-            line.push(pending);
+        let mut waiting = self.waiting();
+        if let Some(orders) = waiting.get_mut(&item) {
+            orders.push(pending);
             return;
         }
-        lines.insert(item.clone(), vec![pending]);
-        drop(lines);
+        waiting.insert(item.clone(), vec![pending]);
+        drop(waiting);
         lanes.spawn(self.clone().run_lane(item));
     }
 
-    /// A lane that breaks takes its orders along, and nothing else: after a moment they are given
-    /// back, to be received anew by whoever is first.
+    /// Runs a lane and handles its panic: after a pause, the lane's orders are released, to be
+    /// received by any worker. Other lanes continue.
+    ///
+    /// The orders of the current batch are dropped by the panic; the waiting ones are dropped here,
+    /// with the item's entry, so that the next order starts a new lane. Both drops add to the lost
+    /// deliveries that `release_lost` collects.
     async fn run_lane(self: Arc<Self>, item: ItemId) {
         let lane = Lane::new(self.clone(), item.clone());
         let Err(panic) = AssertUnwindSafe(lane.run()).catch_unwind().await else { return };
         let why = panic.downcast_ref::<String>().map(String::as_str);
         let why = why.or_else(|| panic.downcast_ref().copied()).unwrap_or("no reason given");
-        tracing::error!(item_id = %item, "deciding its orders broke off, and is tried anew: {why}");
-        self.pause(AFTER_PANIC).await;
-        drop(self.lines().remove(&item));
-        self.in_flight.give_up_lost().await;
+        tracing::error!(item_id = %item, "lane panicked; its orders will be redelivered: {why}");
+        self.pause(PAUSE_AFTER_PANIC).await;
+        drop(self.waiting().remove(&item));
+        self.in_flight.release_lost().await;
     }
 
-    fn lines(&self) -> std::sync::MutexGuard<'_, HashMap<ItemId, Vec<Pending>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ItemId, Vec<Pending>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, unless there is none or its service was away a moment ago.
+    /// The lock; `None` if none is configured or its service failed within [`WITHOUT_LOCK`].
     fn lock(&self) -> Option<Arc<dyn Lock>> {
         let until = *self.no_lock_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = until.is_some_and(|until| Instant::now() < until);
-        self.ports.lock.clone().filter(|_| !away)
+        let failed = until.is_some_and(|until| Instant::now() < until);
+        self.ports.lock.clone().filter(|_| !failed)
     }
 
-    /// The lock's service failed: goes on without it for a moment.
-    fn lock_is_away(&self, error: &LockError) {
-        tracing::warn!("{error}; deciding without it, which is as safe");
+    /// Stops using the lock for [`WITHOUT_LOCK`], after its service failed.
+    fn suspend_lock(&self, error: &LockError) {
+        tracing::warn!("{error}; deciding without the lock, which is slower and as safe");
         let until = Instant::now() + WITHOUT_LOCK;
         *self.no_lock_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
-    /// Waits; `false` when stopped meanwhile.
+    /// Waits; returns false if the worker was stopped before the end.
     async fn pause(&self, pause: Duration) -> bool {
         tokio::select! {
             biased;
@@ -222,24 +229,25 @@ impl WorkerState {
     }
 }
 
-/// Begins no new work once the time to drain is over.
-async fn halt(state: Arc<WorkerState>) {
+/// Halts the worker when the time to drain is over.
+async fn halt_after_drain(state: Arc<WorkerState>) {
     state.stop.cancelled().await;
     tokio::time::sleep(state.rules.drain).await;
     state.halt.cancel();
 }
 
-/// Keeps what is in flight invisible to others, for as long as the worker runs.
+/// Extends the visibility timeout of the deliveries in flight while the worker runs.
 async fn extend(state: Arc<WorkerState>) {
     let third = state.rules.visibility / 3;
     loop {
         tokio::time::sleep(third).await;
-        state.in_flight.give_up_lost().await;
-        let old = state.in_flight.taken_before(Instant::now() - third / 2);
+        state.in_flight.release_lost().await;
+        let old = state.in_flight.received_before(Instant::now() - third / 2);
         if !old.is_empty()
             && let Err(e) = state.ports.queue.extend(&old).await
         {
-            tracing::warn!("{} deliveries may come twice: {e}", old.len());
+            let count = old.len();
+            tracing::warn!(count, "extend failed; deliveries may be redelivered: {e}");
         }
     }
 }

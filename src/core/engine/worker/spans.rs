@@ -1,5 +1,5 @@
-//! What is recorded of a lane's batches: a span of each that holds a traced order, one of each such
-//! order, and at `debug` a log line of each order.
+//! Spans of a lane's work: one of each batch that contains a traced order, and one of each such
+//! order. At `debug` there is also a log line of each order.
 
 use tokio::time::Instant;
 use tracing::Level;
@@ -11,7 +11,8 @@ use crate::core::model::{Decided, Order};
 use crate::core::ports::queue::Delivery;
 use crate::core::ports::tracing::SpanKind;
 
-/// What was received. The wait for it is none of its orders' before they were there.
+/// Records the span of a receive that began at `asked`. The span starts when the oldest traced
+/// order was accepted if that was later: before that, the wait concerned none of these orders.
 pub fn of_receive(state: &WorkerState, asked: Instant, deliveries: &[Delivery]) {
     let orders = deliveries.iter().flat_map(|delivery| &delivery.orders).map(|(_, order)| order);
     let mut span = state.ports.tracer.batch("receive", SpanKind::Client, orders.clone());
@@ -19,13 +20,13 @@ pub fn of_receive(state: &WorkerState, asked: Instant, deliveries: &[Delivery]) 
         && let Some(oldest) = orders.filter(|o| o.trace.is_some()).map(|o| o.accepted_at).min()
     {
         let age = state.ports.clock.now().since(oldest);
-        span.since(Instant::now().checked_sub(age).map_or(asked, |there| asked.max(there)));
+        span.since(Instant::now().checked_sub(age).map_or(asked, |accepted| asked.max(accepted)));
         span.set("messaging.operation.type", || "receive");
         span.set("messaging.batch.message_count", || deliveries.len());
     }
 }
 
-/// Begins the span of a batch, when the first of its traced orders was received.
+/// Opens the span of a batch. It starts when the first of its traced orders was received.
 pub fn of_batch(state: &WorkerState, batch: &[Pending]) -> OpenSpan {
     let orders = batch.iter().map(|pending| &pending.order);
     let mut span = state.ports.tracer.batch("decide batch", SpanKind::Consumer, orders);
@@ -41,33 +42,36 @@ pub fn of_batch(state: &WorkerState, batch: &[Pending]) -> OpenSpan {
     span
 }
 
-/// These orders are decided, in the same order.
+/// Records the spans of orders that this lane decided. `decided` has the order of `batch`.
 pub fn of_decisions(state: &WorkerState, span: &OpenSpan, batch: &[Pending], decided: &[Decided]) {
     if span.is_open() || tracing::enabled!(Level::DEBUG) {
         for (pending, decided) in batch.iter().zip(decided) {
             let reason = decided.decision.reason().map(|reason| reason.as_str());
-            told(state, span, (pending, batch.len()), decided.decision.status(), reason);
+            record_order(state, span, pending, batch.len(), decided.decision.status(), reason);
         }
     }
 }
 
-/// These orders were found decided: by somebody else, or here, by a commit whose answer was lost.
-pub fn of_seen(state: &WorkerState, span: &OpenSpan, seen: &[Pending]) {
+/// Records the spans of orders that were found decided: by another worker, or by a commit of this
+/// lane whose response was lost.
+pub fn of_found(state: &WorkerState, span: &OpenSpan, found: &[Pending]) {
     if span.is_open() || tracing::enabled!(Level::DEBUG) {
-        for pending in seen {
-            told(state, span, (pending, seen.len()), "decided before", None);
+        for pending in found {
+            record_order(state, span, pending, found.len(), "decided before", None);
         }
     }
 }
 
-fn told(
+fn record_order(
     state: &WorkerState,
     batch: &OpenSpan,
-    (pending, count): (&Pending, usize),
+    pending: &Pending,
+    count: usize,
     outcome: &'static str,
     reason: Option<&'static str>,
 ) {
-    let (order, attempt) = (&pending.order, pending.attempt());
+    let order = &pending.order;
+    let attempt = pending.attempt();
     let Order { id, item, .. } = order;
     let trace_id = order.trace_id();
     tracing::debug!(order_id = %id, item_id = %item, trace_id, outcome, reason, attempt, "decided");
