@@ -1,5 +1,4 @@
-//! What this process has done so far, in numbers: counted as it happens, without a lock or an
-//! allocation per order.
+//! Metrics of this process, since its start. Recording needs no lock and no allocation per order.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -8,8 +7,8 @@ use std::time::Duration;
 
 use super::model::{Decided, Decision, Reason, Timestamp};
 
-/// Upper bounds of the buckets for times, in microseconds: 0.1 ms to 100 s, five to a decade at
-/// even ratios (ISO 3, R5), so that a percentile is at most 60% off.
+/// Upper bounds of the buckets for times, in microseconds: 0.1 ms to 100 s, five per decade at equal
+/// ratios (ISO 3, R5), so that a percentile is at most 60% off.
 pub const TIMES_US: &[u64] = &[
     100,
     160,
@@ -46,15 +45,15 @@ pub const TIMES_US: &[u64] = &[
 /// Upper bounds of the buckets for numbers of orders.
 pub const SIZES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024];
 
-/// The most buckets that a [`Histogram`] has, the one above all bounds included.
+/// The most buckets of a [`Histogram`], including the one above all bounds.
 const BUCKETS_MAX: usize = 32;
 
-/// The last decisions that are remembered.
+/// Number of last decisions that are kept.
 pub const LAST_MAX: usize = 20;
-/// How often in a second they are brought up to date.
+/// The most updates of the last decisions in one second.
 const LAST_UPDATES_PER_SECOND: u64 = 20;
 
-/// Only grows.
+/// A value that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -68,7 +67,7 @@ impl Counter {
     }
 }
 
-/// How many there are right now.
+/// A value that grows and shrinks.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
@@ -87,11 +86,11 @@ impl Gauge {
     }
 }
 
-/// How many values fell into each of a fixed row of buckets.
+/// Counts values in fixed buckets.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
-    /// One for each bound, and one above them all.
+    /// One count per bound, and one for values above all bounds.
     counts: [AtomicU64; BUCKETS_MAX],
     sum: AtomicU64,
 }
@@ -114,9 +113,10 @@ impl Histogram {
         self.record(time.as_micros() as u64);
     }
 
-    /// Touches each bucket once, however many values there are.
+    /// Records many values with at most one addition per bucket.
     pub fn record_all(&self, values: impl Iterator<Item = u64>) {
-        let (mut counts, mut sum) = ([0u64; BUCKETS_MAX], 0);
+        let mut counts = [0u64; BUCKETS_MAX];
+        let mut sum = 0;
         for value in values {
             counts[self.bucket(value)] += 1;
             sum += value;
@@ -131,7 +131,7 @@ impl Histogram {
         self.bounds
     }
 
-    /// Per bucket, not summed up; one more than there are bounds.
+    /// Counts per bucket, not cumulative; one more than there are bounds.
     pub fn counts(&self) -> Vec<u64> {
         self.counts[..=self.bounds.len()].iter().map(|c| c.load(Ordering::Relaxed)).collect()
     }
@@ -141,11 +141,11 @@ impl Histogram {
     }
 }
 
-/// About which value `share` (0 to 1) of the counted do not exceed, read off evenly within its
-/// bucket; `None` when nothing was counted. What lies above all bounds counts as the last bound.
-pub fn percentile(bounds: &[u64], counts: &[u64], share: f64) -> Option<f64> {
+/// The value below which a `fraction` (0 to 1) of the counted values are, interpolated within its
+/// bucket; `None` if nothing was counted. Values above all bounds count as the last bound.
+pub fn percentile(bounds: &[u64], counts: &[u64], fraction: f64) -> Option<f64> {
     let total: u64 = counts.iter().sum();
-    let wanted = share * total as f64;
+    let wanted = fraction * total as f64;
     let mut below = 0.0;
     for (bucket, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let count = *count as f64;
@@ -160,7 +160,7 @@ pub fn percentile(bounds: &[u64], counts: &[u64], share: f64) -> Option<f64> {
     None
 }
 
-/// Decisions by what they say.
+/// Numbers of decisions.
 #[derive(Debug, Default)]
 pub struct DecisionCounts {
     pub sold: Counter,
@@ -184,18 +184,19 @@ impl DecisionCounts {
     }
 }
 
-/// The newest decisions, as far as there was time to note them.
+/// The newest decisions, sampled.
 #[derive(Debug, Default)]
-struct Last {
+struct LastDecisions {
     second: AtomicU64,
     updates: AtomicU64,
     /// Newest first.
     decided: Mutex<VecDeque<Decided>>,
 }
 
-impl Last {
-    /// Never waits; beyond so many updates a second it does nothing.
-    fn offer(&self, decided: &[Decided], now: Timestamp) {
+impl LastDecisions {
+    /// Adds decisions, unless the lock is taken or [`LAST_UPDATES_PER_SECOND`] is reached. Two threads
+    /// may both reset the count of a second; that only allows a few more updates.
+    fn update(&self, decided: &[Decided], now: Timestamp) {
         let second = now.0 / 1_000;
         if self.second.swap(second, Ordering::Relaxed) != second {
             self.updates.store(0, Ordering::Relaxed);
@@ -211,43 +212,43 @@ impl Last {
     }
 }
 
-/// One for each process; counts from its start.
+/// The metrics of a process.
 #[derive(Debug)]
 pub struct Metrics {
     /// Orders answered 202, repeats included.
     pub accepted: Counter,
-    /// Requests for an order answered with a status of 400 to 499, and with one above.
+    /// Requests for an order answered with a status of 400 to 499, and of 500 or above.
     pub refused: [Counter; 2],
-    /// From the request's head to the 202, in microseconds.
+    /// Time from the request's head to the 202, in microseconds.
     pub ack: Histogram,
-    /// Orders in one send to the queue.
+    /// Orders per send to the queue.
     pub sent_together: Histogram,
     pub decisions: DecisionCounts,
     pub units_sold: Counter,
-    /// From an order's acceptance until its decision was written, in microseconds; measured in
+    /// Time from an order's acceptance until its decision was written, in microseconds; measured in
     /// whole milliseconds.
     pub decision: Histogram,
-    /// Orders whose decisions were written in one commit.
+    /// Orders per commit.
     pub decided_together: Histogram,
-    /// Commits that were refused because somebody else had written first.
+    /// Commits that were refused because another worker had written first.
     pub conflicts: Counter,
-    /// Commits that were not answered.
+    /// Commits without a response.
     pub unknown_commits: Counter,
-    /// Until a lane had the lock, in microseconds.
+    /// Time that a lane waited for the lock, in microseconds.
     pub lock_wait: Histogram,
-    /// Times that a lock was found held by somebody else.
+    /// Attempts to acquire a lock that was held by another lane.
     pub lock_busy: Counter,
-    /// Locks that were lost while they were held.
+    /// Locks that were lost before their release.
     pub lock_lost: Counter,
-    /// Deliveries that had been delivered before.
+    /// Redelivered deliveries.
     pub redeliveries: Counter,
     /// Orders received and not yet decided.
     pub in_flight: Gauge,
-    /// Attempts to send a webhook: taken by the shop, not taken, given up as a dead letter.
+    /// Attempts to send a webhook, by result: accepted, failed, dead-lettered.
     pub webhooks: [Counter; 3],
-    /// WebhookOutbox that waited when this process, a sender, last looked.
+    /// Events in the outbox when this process's sender last checked.
     pub webhooks_waiting: AtomicU64,
-    last: Last,
+    last: LastDecisions,
 }
 
 impl Default for Metrics {
@@ -270,18 +271,18 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             webhooks: Default::default(),
             webhooks_waiting: AtomicU64::default(),
-            last: Last::default(),
+            last: LastDecisions::default(),
         }
     }
 }
 
 impl Metrics {
-    /// These decisions were written just now.
+    /// Records decisions that were written just now.
     pub fn decided(&self, decided: &[Decided], now: Timestamp) {
         if decided.is_empty() {
             return;
         }
-        // Most batches say one thing, and a run of it costs one addition.
+        // Most batches contain one kind of decision; a run of it costs one addition.
         for run in decided.chunk_by(|a, b| a.decision == b.decision) {
             self.decisions.of(run[0].decision).add(run.len() as u64);
             if run[0].decision == Decision::Sold {
@@ -290,10 +291,10 @@ impl Metrics {
         }
         let time = |d: &Decided| now.since(d.order.accepted_at).as_micros() as u64;
         self.decision.record_all(decided.iter().map(time));
-        self.last.offer(decided, now);
+        self.last.update(decided, now);
     }
 
-    /// At most [`LAST_MAX`], newest first.
+    /// At most [`LAST_MAX`] decisions, newest first.
     pub fn last(&self) -> Vec<Decided> {
         let last = self.last.decided.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         last.iter().cloned().collect()
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_has_a_counter_of_its_own() {
+    fn each_reason_has_its_own_counter() {
         let metrics = Metrics::default();
         for (n, reason) in Reason::ALL.into_iter().enumerate() {
             let batch = vec![decided(0, Decision::Rejected(reason), 1); n + 1];
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_counts_its_outcomes_its_units_and_the_time_of_each_order() {
+    fn batch_counts_decisions_units_and_times() {
         let metrics = Metrics::default();
         let no = Decision::Rejected(Reason::SoldOut);
         let batch =
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_decisions_are_noted_a_few_times_a_second_and_never_more_than_fit() {
+    fn last_decisions_are_bounded_in_rate_and_number() {
         let metrics = Metrics::default();
         for n in 0..100 {
             metrics.decided(&[decided(n, Decision::Sold, 1)], Timestamp(10_000));
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_of_nothing_is_none_and_what_is_above_all_bounds_counts_as_the_last() {
+    fn percentile_of_nothing_is_none_and_is_at_most_the_last_bound() {
         let histogram = Histogram::new(SIZES);
         assert_eq!(percentile(SIZES, &histogram.counts(), 0.5), None);
         histogram.record(1_000_000);

@@ -1,4 +1,4 @@
-//! The domain: what orders and items are, how they are decided, and the ports to everything outside.
+//! The domain: orders, items, how orders are decided, and the ports to everything outside.
 //!
 //! No I/O, no vendor, no HTTP. Imports run one way: `engine` -> `ports` -> `model`.
 

@@ -1,5 +1,5 @@
-//! Heartbeats: once a second each process says that it lives and what it has done, so that one can show
-//! what all of them do. Nothing depends on them: a lost heartbeat only makes the picture older.
+//! Heartbeats: each process writes its state once a second, so that the dashboard of any process can
+//! show all of them. No decision depends on them: a lost heartbeat only makes the display older.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
@@ -9,19 +9,19 @@ use crate::core::model::{Decided, ItemId, OrderId, Quantity, Timestamp, UserId};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-/// How often a process says that it lives.
+/// Interval of a process's heartbeats.
 pub const EVERY: Duration = Duration::from_secs(1);
-/// A process whose heartbeat is older is taken for dead.
+/// A process whose last heartbeat is older counts as dead.
 pub const LIFE: Duration = Duration::from_secs(5);
-/// Older heartbeats are removed, whoever left them.
+/// Older heartbeats are removed, by any process.
 pub const KEPT: Duration = Duration::from_secs(60);
 
-/// Heartbeats could not be written or read; the next may be.
+/// Heartbeats cannot be written or read at the moment.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("no pulses: {0}")]
+#[error("heartbeats are not available: {0}")]
 pub struct HeartbeatError(pub String);
 
-/// What kind of process it is.
+/// The kind of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -29,42 +29,43 @@ pub enum Kind {
     Work,
 }
 
-/// What a process says of itself. All counts are from its start.
+/// The state of a process. All counts are since its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Drawn at the process's start.
+    /// Random, one per start of a process.
     pub id: String,
     pub kind: Kind,
     pub host: String,
     pub pid: u32,
     pub started_at: Timestamp,
-    /// When it said so, by its own clock; absent in those of older versions.
+    /// Time of the heartbeat by the process's clock. Absent in heartbeats of earlier versions.
     #[serde(default)]
     pub at: Option<Timestamp>,
-    /// Items decided at once; 0 in a process that only takes orders.
+    /// The most items decided at once; 0 for a process that only accepts orders.
     pub concurrency: usize,
     pub counts: Counts,
-    /// Time to decision, by the buckets of [`crate::core::metrics::TIMES_US`].
+    /// Histogram of the time to decision, with the buckets of [`crate::core::metrics::TIMES_US`].
     pub decision: Vec<u64>,
-    /// Time to the 202, by the same.
+    /// Histogram of the time to the 202, with the same buckets.
     pub ack: Vec<u64>,
-    /// Orders received and not yet decided. Its former name is what other versions read.
+    /// Orders received and not yet decided. Stored under its former name, which earlier versions
+    /// read.
     #[serde(rename = "in_hand")]
     pub in_flight: u64,
-    /// Newest first.
+    /// The last decisions, newest first.
     pub last: Vec<LastDecision>,
 }
 
-/// Orders.
+/// Numbers of orders.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub accepted: u64,
     pub sold: u64,
     pub expired: u64,
-    /// Absent in those of older versions.
+    /// Absent in heartbeats of earlier versions.
     #[serde(default)]
     pub dropped: u64,
-    /// By reason, those that came about.
+    /// By reason, without zeros.
     pub rejected: BTreeMap<String, u64>,
 }
 
@@ -78,7 +79,7 @@ impl Counts {
     }
 }
 
-/// A decision as it is shown.
+/// A decision as the dashboard shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastDecision {
     pub order_id: OrderId,
@@ -90,27 +91,27 @@ pub struct LastDecision {
     pub decided_at: Timestamp,
 }
 
-/// A process that is taken for living.
+/// A process that counts as alive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProcessStatus {
     pub heartbeat: Heartbeat,
-    /// Since the heartbeat was written, by the store's clock.
+    /// Age of the heartbeat, by the store's clock.
     pub age: Duration,
 }
 
 #[async_trait]
 pub trait Heartbeats: Debug + Display + Send + Sync {
-    /// Puts a process's newest heartbeat in the place of its last. Idempotent; safe to cancel.
+    /// Replaces a process's heartbeat. Idempotent; safe to cancel.
     async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError>;
 
-    /// Removes a process's heartbeat, as it stops. Idempotent.
+    /// Removes the heartbeat of a process that stops. Idempotent.
     async fn remove(&self, id: &str) -> Result<(), HeartbeatError>;
 
-    /// The heartbeat of each process that renewed it within [`LIFE`], in the order of their ids. What
-    /// another version of flux wrote and this one cannot read is left out.
+    /// The processes with a heartbeat within [`LIFE`], in the order of their ids. A heartbeat that
+    /// another version wrote and this one cannot read is left out.
     async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError>;
 
-    /// Whether heartbeats of other processes are seen.
+    /// True if [`Heartbeats::processes`] returns other processes too.
     fn reach_others(&self) -> bool;
 }
 

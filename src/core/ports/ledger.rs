@@ -1,4 +1,4 @@
-//! The ledger: items and decisions. It alone keeps P1-P4; the lock only saves it work.
+//! The ledger: items and decisions. It alone keeps P1 to P4. The lock only saves refused commits.
 
 use std::fmt::{Debug, Display};
 
@@ -9,38 +9,38 @@ use crate::core::model::{
     UserId,
 };
 
-/// What to do about a failed call.
+/// Why a call failed, by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
-    /// Nothing was written or read; the same call may be made again after a pause.
+    /// Nothing was written or read. Retry after a pause.
     #[error("the ledger is busy: {0}")]
     Busy(String),
-    /// The write may have been applied. The same call may be made again at once: it is
-    /// idempotent within its token's life, after which [`Ledger::find`] tells.
+    /// The write may have been applied. The same call may be repeated at once: it is idempotent
+    /// while its token lives. After that, [`Ledger::find`] returns what was written.
     #[error("the ledger did not answer: {0}")]
     OutcomeUnknown(String),
-    /// Repeating will not help: a missing table, no permission, a broken file.
+    /// Retrying does not help: a missing table, no permission, a corrupt file.
     #[error("{0}")]
     Broken(String),
 }
 
-/// On what a commit depends.
+/// The condition of a commit on its item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// The item still has the version that was read (0: still has no row).
+    /// The item has this version, which was read before; 0: it has no row.
     Version(u64),
-    /// No condition on the item. Oversells; only `flux stress --without ledger-condition` on its
-    /// throw-away store asks for it, to show that the audit can fail.
+    /// No condition. Oversells. Only `flux stress --without ledger-condition` uses it, on its
+    /// temporary store, to prove that the audit detects that.
     Anything,
 }
 
-/// One batch of decisions about one item, written whole or not at all.
+/// Decisions about one item, written as a whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
-    /// The item as it will be.
+    /// The item after these decisions.
     pub item: Item,
     pub expect: Expect,
-    /// At most [`Ledger::max_commit`], no order twice.
+    /// At most [`Ledger::max_commit`]; each order at most once.
     pub decided: Vec<Decided>,
 }
 
@@ -64,7 +64,7 @@ pub struct OrderRecord {
 }
 
 impl OrderRecord {
-    /// `None` for what has no decision.
+    /// The order with its decision; `None` if it has none.
     pub fn decided(self) -> Option<Decided> {
         match self.state {
             OrderState::Decided { decision, decided_at } => {
@@ -77,7 +77,7 @@ impl OrderRecord {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderState {
-    /// Only a ledger that shares its store with the queue knows of queued orders.
+    /// Known only to a ledger that shares its store with the queue.
     Queued,
     /// In the dead-letter queue.
     DeadLettered,
@@ -90,27 +90,27 @@ pub enum OrderState {
 /// An order row as the audit reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditedOrder {
-    /// Or which row cannot be read, and why.
+    /// The error names the row that cannot be read, and why.
     pub record: Result<OrderRecord, String>,
     pub mac: MacCheck,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditedItem {
-    /// Or which row cannot be read, and why.
+    /// The error names the row that cannot be read, and why.
     pub item: Result<Item, String>,
-    /// `None` where the store does not count.
+    /// `None` if the store does not count.
     pub counts: Option<ItemCounts>,
     pub mac: MacCheck,
 }
 
-/// What a store counts of an item's orders, under the MAC of the item's row.
+/// A store's counts of an item's orders, covered by the MAC of the item's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ItemCounts {
-    /// How many order rows the item must have.
+    /// Order rows that the item must have.
     pub orders: u64,
-    /// Orders that left their place in the line for a later one: the rows of a page may be met
-    /// again on a later one.
+    /// Orders that were moved to a later position in the item's queue. While an audit reads pages,
+    /// such an order can be on a second, later page.
     pub moved: u64,
     pub decided: u64,
     pub dead_lettered: u64,
@@ -119,45 +119,45 @@ pub struct ItemCounts {
 /// What the audit reads of the store as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreAudit {
-    /// What is not as flux wrote it, in words.
+    /// Descriptions of what was changed by anything but flux.
     pub findings: Vec<String>,
-    /// Rows from before MACs that are neither items nor orders.
+    /// Rows without a MAC, written by earlier versions, that are neither items nor orders.
     pub old_rule: u64,
-    /// How many orders have which decision, where the store counts.
+    /// Number of orders by decision, if the store counts.
     pub decided: Option<Vec<(Decision, u64)>>,
 }
 
-/// What a store has counted since it was made.
+/// A store's counts since its creation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StoreTotals {
-    /// Orders taken, each once.
+    /// Orders queued, without repeats.
     pub accepted: u64,
-    /// Decided orders, by decision; those that came about.
+    /// Number of orders by decision, without zeros.
     pub decided: Vec<(Decision, u64)>,
 }
 
-/// A page of a long read, and where the next begins; `None` after the last page.
+/// A page of rows, and the cursor of the next page; `None` on the last page.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     pub rows: Vec<T>,
     pub next: Option<String>,
 }
 
-/// What became of [`Ledger::set_item`].
+/// The result of [`Ledger::set_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemSet {
     Created(Item),
     Changed(Item),
     Unchanged(Item),
-    /// Refused: so many units are held or sold already.
+    /// Refused: this many units are held or sold, more than the new stock.
     BelowTaken(u64),
-    /// Refused: the ledger has no row of the item, and no stock was given to make one.
+    /// Refused: the item has no row, and the change has no stock to create one with.
     Unlisted,
 }
 
 impl ItemSet {
-    /// What a change makes of the item as it was read. A `Created` or `Changed` one is still to be
-    /// written, under the version that was read.
+    /// Applies a change to the item as read. The caller must write a `Created` or `Changed` item,
+    /// on the condition that it has the version that was read.
     pub fn plan(id: &ItemId, read: Option<&Item>, change: ItemChange, now: Timestamp) -> ItemSet {
         let known = read.filter(|item| !item.is_removed());
         let old = match (known, read, change.stock) {
@@ -175,46 +175,47 @@ impl ItemSet {
     }
 }
 
-/// What became of [`Ledger::remove_item`].
+/// The result of [`Ledger::remove_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemRemoved {
     Removed(Item),
     /// It was removed before.
     Already,
-    /// Refused: orders for it came, or units of it are held or sold.
+    /// Refused: the item has orders, or units are held or sold.
     HasOrders,
-    /// Refused: the ledger has no row of the item.
+    /// Refused: the item has no row.
     Unlisted,
 }
 
 impl ItemRemoved {
-    /// What a removal makes of the item as it was read; `ordered` is whether its store has orders
-    /// for it. A `Removed` one is still to be written, under the version that was read.
-    pub fn plan(read: Option<&Item>, ordered: bool) -> ItemRemoved {
+    /// Applies a removal to the item as read; `has_orders` is true if the store has orders for it.
+    /// The caller must write a `Removed` item, on the condition that it has the version that was
+    /// read.
+    pub fn plan(read: Option<&Item>, has_orders: bool) -> ItemRemoved {
         match read {
             None => ItemRemoved::Unlisted,
             Some(item) if item.is_removed() => ItemRemoved::Already,
-            Some(item) if ordered || item.held + item.sold > 0 => ItemRemoved::HasOrders,
+            Some(item) if has_orders || item.held + item.sold > 0 => ItemRemoved::HasOrders,
             Some(item) => ItemRemoved::Removed(item.removed()),
         }
     }
 }
 
-/// Where a page of items begins: behind an item among the listed ones, which come first, or among
-/// the others.
+/// The start of a page of items: after an item among the listed ones, which are first, or among the
+/// unlisted ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemsFrom {
     pub listing: Listing,
     pub after: Option<String>,
 }
 
-/// Begins a cursor among the items that nobody listed. No item's id contains it.
-const UNLISTED: char = '~';
+/// First character of a cursor among the unlisted items. Item ids cannot contain it.
+const UNLISTED_PREFIX: char = '~';
 
 impl ItemsFrom {
     pub fn parse(cursor: Option<&str>) -> Self {
         let cursor = cursor.unwrap_or_default();
-        let (listing, after) = match cursor.strip_prefix(UNLISTED) {
+        let (listing, after) = match cursor.strip_prefix(UNLISTED_PREFIX) {
             Some(after) => (Listing::Unlisted, after),
             None => (Listing::Listed, cursor),
         };
@@ -225,7 +226,7 @@ impl ItemsFrom {
         let after = self.after.as_deref().unwrap_or_default();
         match self.listing {
             Listing::Listed => after.to_owned(),
-            Listing::Unlisted | Listing::Removed => format!("{UNLISTED}{after}"),
+            Listing::Unlisted | Listing::Removed => format!("{UNLISTED_PREFIX}{after}"),
         }
     }
 
@@ -234,56 +235,55 @@ impl ItemsFrom {
     }
 }
 
-/// Every method is safe to cancel: a write in flight is applied whole or not at all.
-/// Reads are consistent: they see every write that was answered before they began.
+/// All methods are safe to cancel: a write is applied as a whole or not at all. Reads are
+/// consistent: they return every write that was confirmed before they began.
 #[async_trait]
 pub trait Ledger: Debug + Display + Send + Sync {
-    /// The most decisions one [`Commit`] may carry.
+    /// The most decisions in one [`Commit`].
     fn max_commit(&self) -> usize;
 
-    /// The item, a removed one too.
+    /// The item, also if it is removed; `None` if it has no row.
     async fn item(&self, item: &ItemId) -> Result<Option<Item>, LedgerError>;
 
-    /// What is known of each order, in the order asked. Any number of ids.
+    /// The record of each order, in the order given; `None` if unknown. Any number of ids.
     async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError>;
 
-    /// Writes a batch under its condition and each order's being undecided. Idempotent: the same
-    /// commit again is `Written` again while its token lives (10 minutes on DynamoDB), or else
-    /// `Refused` with its own orders seen.
+    /// Writes a batch, on its condition and on the condition that each order is undecided.
+    /// Idempotent: a repeated commit is `Written` again while its token lives (10 minutes on
+    /// DynamoDB), and later `Refused` with its own orders in `decided_before`.
     async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError>;
 
-    /// Records rejections of orders without touching the item; an order that has a decision keeps
-    /// it. Returns the ids of those. Any number of orders; idempotent.
+    /// Writes rejections without touching the item. An order that is decided keeps its decision;
+    /// the ids of such orders are returned. Any number of orders. Idempotent.
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError>;
 
-    /// Creates the item, raises or lowers its stock, closes its sale or opens it again. A write
-    /// like a commit: once it is answered, nothing is decided by what was read before it.
-    /// Idempotent.
+    /// Creates the item, changes its stock, closes its sale or reopens it. Conditional like a
+    /// commit: after it returns, no decision based on an earlier read is written. Idempotent.
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError>;
 
-    /// Takes an item without orders away: it is in no list, its orders are `unknown_item`, and
-    /// nothing but a stock that an organiser gives brings it back. A write like a commit: once it
-    /// is answered, nothing is sold by what was read before it. Idempotent. Orders that were only
-    /// rejected count where the store knows an item's orders.
+    /// Removes an item without orders: it is in no list, its orders are `unknown_item`, and only
+    /// setting its stock restores it. Conditional like a commit: after it returns, no sale based on
+    /// an earlier read is written. Idempotent. Orders that were only rejected count as orders if
+    /// the store knows an item's orders.
     async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError>;
 
-    /// How many items nobody listed, those with nothing but waiting orders included; `None` where
-    /// the store does not count.
+    /// Number of unlisted items, including those with only queued orders; `None` if the store does
+    /// not count.
     async fn unlisted_items(&self) -> Result<Option<u64>, LedgerError> {
         Ok(None)
     }
 
-    /// [`Ledger::set_item`] of the stock alone.
+    /// [`Ledger::set_item`] with a stock only.
     async fn set_stock(&self, item: &ItemId, stock: u64) -> Result<ItemSet, LedgerError> {
         self.set_item(item, ItemChange::stock(stock)).await
     }
 
-    /// `None` where the store does not count.
+    /// `None` if the store does not count.
     async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError>;
 
-    /// Items in pages of at most `limit`, listed ones before those that nobody listed, removed ones
-    /// left out; `after` is a former page's `next`. An item that is listed between two pages may
-    /// be in neither.
+    /// Items in pages of at most `limit`: listed ones, then unlisted ones, without removed ones.
+    /// `after` is the `next` of the page before. An item that becomes listed between two pages may
+    /// be on neither.
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError>;
 
     /// Sold one-of-a-kind items with their owners, in pages like [`Ledger::items`].
@@ -293,28 +293,28 @@ pub trait Ledger: Debug + Display + Send + Sync {
         limit: usize,
     ) -> Result<Page<(ItemId, UserId)>, LedgerError>;
 
-    /// For the audit: items with the number of order rows they must have.
+    /// For the audit: items, with the number of order rows they must have.
     async fn audit_items(&self, after: Option<&str>) -> Result<Page<AuditedItem>, LedgerError>;
 
-    /// For the audit: order rows (of one item, or all), oldest first where the store knows.
+    /// For the audit: order rows of one item or of all, oldest first if the store knows their age.
     async fn audit_orders(
         &self,
         item: Option<&ItemId>,
         after: Option<&str>,
     ) -> Result<Page<AuditedOrder>, LedgerError>;
 
-    /// For the audit: what is neither an item nor an order. Nothing, where there is nothing else.
+    /// For the audit: everything that is neither an item nor an order. Empty by default.
     async fn audit_store(&self) -> Result<StoreAudit, LedgerError> {
         Ok(StoreAudit::default())
     }
 
-    /// Before a process serves or decides: `Broken` names what in the store would change what is
-    /// written to it, and how to remove that. Nothing can, where there are no triggers.
+    /// Called before a process serves or decides. `Broken` names what in the store would change
+    /// writes to it, such as a foreign trigger, and how to remove it. By default there is nothing.
     async fn check_writers(&self) -> Result<(), LedgerError> {
         Ok(())
     }
 
-    /// Answers when the ledger can be used: for `/readyz` and at start. `Broken` names what is
-    /// missing and what to do.
+    /// `Ok` if the ledger is usable; for `/readyz` and at start. `Broken` names what is missing and
+    /// what to do.
     async fn check(&self) -> Result<(), LedgerError>;
 }

@@ -1,4 +1,5 @@
-//! The lock: one decider per item at a time, for speed. Safety is the ledger's condition.
+//! The lock: lets one lane at a time decide an item, for speed. Safety comes from the condition of
+//! each commit in the ledger.
 
 use std::fmt::{Debug, Display};
 use std::time::Duration;
@@ -7,20 +8,20 @@ use async_trait::async_trait;
 
 use crate::core::model::ItemId;
 
-/// The lock's service did not do it. The sale goes on without the lock.
+/// The lock's service failed. The caller continues without the lock.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the lock is not available: {0}")]
 pub struct LockError(pub String);
 
-/// Who holds a lock: drawn at random by each lane, never reused.
+/// Identifies the holder of a lock: random, one per lane, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(pub u128);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acquired {
-    /// Held until the lease is over. Also when the same token held it before.
+    /// Held until the lease expires. Also if the same token already held it.
     Yes,
-    /// Somebody else holds it, and has been told that it is wanted.
+    /// Held under another token. Its holder's next [`Lock::renew`] returns `wanted`.
     Busy,
 }
 
@@ -28,17 +29,18 @@ pub enum Acquired {
 pub enum Renewed {
     /// Held for another lease.
     Yes {
-        /// Somebody else has asked for it within the last second or so.
+        /// True if another token asked for the lock within about the last second.
         wanted: bool,
     },
-    /// Another holds it, or nobody.
+    /// Held under another token, or not held.
     Lost,
 }
 
-/// A lock with a lease per item. The lease is counted by the service's clock from when it grants,
-/// so the holder must count from before it asked.
+/// A lock per item, with a lease. The service counts the lease from the moment it grants it, by its
+/// own clock. The holder must count from before its call.
 #[async_trait]
 pub trait Lock: Debug + Display + Send + Sync {
+    /// Does not wait: returns `Busy` if the lock is held. Idempotent for the same token.
     async fn acquire(
         &self,
         item: &ItemId,
@@ -46,7 +48,7 @@ pub trait Lock: Debug + Display + Send + Sync {
         lease: Duration,
     ) -> Result<Acquired, LockError>;
 
-    /// Makes the lease whole again, if the token still holds the lock.
+    /// Starts a new lease, if the token still holds the lock.
     async fn renew(
         &self,
         item: &ItemId,
@@ -54,9 +56,9 @@ pub trait Lock: Debug + Display + Send + Sync {
         lease: Duration,
     ) -> Result<Renewed, LockError>;
 
-    /// Gives the lock back, if the token still holds it; a stranger's release does nothing.
+    /// Releases the lock, if the token still holds it; otherwise does nothing.
     async fn release(&self, item: &ItemId, token: Token) -> Result<(), LockError>;
 
-    /// Whether the service answers, and can grant locks.
+    /// `Ok` if the service responds and can grant locks.
     async fn check(&self) -> Result<(), LockError>;
 }

@@ -1,4 +1,4 @@
-//! What the engine needs of the outside: one trait per file, with its errors.
+//! What the engine needs from outside: one trait per file, with its errors.
 
 pub mod dead_letters;
 pub mod heartbeats;

@@ -1,5 +1,5 @@
-//! Notifier: notifications that an order was decided, for those who wait. The ledger is the truth; a lost
-//! notification only means a later look.
+//! The notifier: notifies long polls and streams that an order was decided. The decision itself is
+//! read from the ledger, so a lost notification only delays the response.
 
 use std::collections::HashMap;
 use std::fmt::{Debug, Display};
@@ -12,22 +12,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::model::OrderId;
 
-/// Who waits in this process, and for which orders.
+/// The subscriptions of this process, by order.
 #[derive(Debug, Default)]
 pub struct Subscribers {
-    waiting: Mutex<HashMap<OrderId, Subscribed>>,
+    orders: Mutex<HashMap<OrderId, Subscribed>>,
 }
 
-/// An order that is waited for.
+/// An order with at least one subscription.
 #[derive(Debug, Default)]
 struct Subscribed {
-    waits: usize,
+    subscriptions: usize,
     notify: Arc<Notify>,
-    /// When the last notification was given.
+    /// Time of the last notification.
     notified_last: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A wait for one order; ends when dropped.
+/// A subscription to one order; ends when dropped.
 #[derive(Debug)]
 pub struct Subscription<'a> {
     subscribers: &'a Subscribers,
@@ -37,12 +37,12 @@ pub struct Subscription<'a> {
 }
 
 impl Subscribers {
-    /// Begins to wait. Look at the ledger after this, not before, or a decision in between is
-    /// only seen at the next look.
+    /// Subscribes to an order. Read the ledger after this, not before: a decision in between would
+    /// only be found by the next read.
     pub fn subscribe(&self, order: OrderId) -> Subscription<'_> {
-        let mut waiting = self.lock();
-        let entry = waiting.entry(order).or_default();
-        entry.waits += 1;
+        let mut orders = self.lock();
+        let entry = orders.entry(order).or_default();
+        entry.subscriptions += 1;
         let notify = entry.notify.clone();
         Subscription {
             subscribers: self,
@@ -52,40 +52,40 @@ impl Subscribers {
         }
     }
 
-    /// Wakes whoever waits for these orders.
-    pub fn wake(&self, orders: impl IntoIterator<Item = OrderId>) {
-        let waiting = self.lock();
-        if waiting.is_empty() {
+    /// Wakes the subscriptions to these orders.
+    pub fn wake(&self, decided: impl IntoIterator<Item = OrderId>) {
+        let orders = self.lock();
+        if orders.is_empty() {
             return;
         }
-        for order in orders {
-            if let Some(waited) = waiting.get(&order) {
+        for order in decided {
+            if let Some(entry) = orders.get(&order) {
                 let mut notified_last =
-                    waited.notified_last.lock().unwrap_or_else(PoisonError::into_inner);
+                    entry.notified_last.lock().unwrap_or_else(PoisonError::into_inner);
                 *notified_last = Some(Instant::now());
-                waited.notify.notify_waiters();
+                entry.notify.notify_waiters();
             }
         }
     }
 
-    /// The orders that are waited for.
+    /// The orders with subscriptions.
     pub fn orders(&self) -> Vec<OrderId> {
         self.lock().keys().copied().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<OrderId, Subscribed>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Subscription<'_> {
-    /// Resolves at a notification given after this call. Create it before looking at the ledger.
+    /// Resolves at the first notification after this call. Create it before reading the ledger.
     pub fn notification(&self) -> tokio::sync::futures::OwnedNotified {
         self.notify.clone().notified_owned()
     }
 
-    /// When the last notification was given while somebody waited: a look that began earlier may have
-    /// missed the decision.
+    /// Time of the last notification since the order has subscriptions. A read of the ledger that
+    /// began earlier may have missed the decision.
     pub fn notified_at(&self) -> Option<Instant> {
         *self.notified_last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,11 +93,11 @@ impl Subscription<'_> {
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        let mut waiting = self.subscribers.lock();
-        if let Some(entry) = waiting.get_mut(&self.order) {
-            entry.waits -= 1;
-            if entry.waits == 0 {
-                waiting.remove(&self.order);
+        let mut orders = self.subscribers.lock();
+        if let Some(entry) = orders.get_mut(&self.order) {
+            entry.subscriptions -= 1;
+            if entry.subscriptions == 0 {
+                orders.remove(&self.order);
             }
         }
     }
@@ -105,12 +105,12 @@ impl Drop for Subscription<'_> {
 
 #[async_trait]
 pub trait Notifier: Debug + Display + Send + Sync {
-    /// Tells every process that these orders were decided. Best effort; never fails.
+    /// Notifies all processes that these orders were decided. Best effort; never fails.
     async fn publish(&self, orders: &[OrderId]);
 
-    /// Wakes this process's subscribers at what any process publishes, until stopped.
+    /// Wakes this process's subscribers whenever any process publishes, until `stop` is cancelled.
     async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken);
 
-    /// Answers when notifications can be given: for `/readyz`. The error is for the log.
+    /// `Ok` if notifications work; for `/readyz`. The error is for the log.
     async fn check(&self) -> Result<(), String>;
 }

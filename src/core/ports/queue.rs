@@ -9,82 +9,83 @@ use serde::Serialize;
 use super::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::model::{Order, OrderId, Timestamp};
 
-/// What to do about a failed call or a failed entry of one.
+/// Why a call, or one entry of it, failed, by what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// Not taken; the same may be sent again after a pause.
+    /// Nothing was done. Retry after a pause.
     #[error("the queue is busy: {0}")]
     Busy(String),
-    /// The queue holds as much as it may (P8); nothing was taken.
-    #[error("the queue is full: {0} orders wait")]
+    /// The queue has reached its limit (P8), with this many orders. Nothing was queued.
+    #[error("the queue is full: {0} orders are waiting")]
     Full(u64),
-    /// It may have been taken. Sending it again is safe: repeats are dropped before the commit.
+    /// The call may have been carried out. Repeating it is safe: a repeated order is dropped before
+    /// the commit.
     #[error("the queue did not answer: {0}")]
     OutcomeUnknown(String),
-    /// Repeating will not help: no such queue, no permission, a broken file.
+    /// Retrying does not help: no such queue, no permission, a corrupt file.
     #[error("{0}")]
     Broken(String),
 }
 
-/// What became of an order that was sent.
+/// The result of sending an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// Durable now, or known from before with the same request.
+    /// The order is durable, now or from an earlier send of the same request.
     Queued,
-    /// The order id is known with another request: its key was reused. Not taken.
+    /// The order id belongs to another request: its key was reused. Not queued.
     KeyReused,
 }
 
-/// Names a delivery until it is acknowledged; the adapter's own text.
+/// Identifies a delivery until it is acknowledged. The text is the adapter's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt(pub String);
 
-/// Where an order stands in its item's line: decided in ascending order.
+/// Sort key of an item's orders: they are decided in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Arrival(pub u128);
 
-/// A waiting order's place in the line of its item.
+/// The position of a queued order among its item's orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePosition {
-    /// Orders that are decided before it, at most; none when it is next.
+    /// The most orders that are decided before it; 0 if it is next.
     pub ahead: u64,
-    /// Orders of the item that have left the line at its head. Grows as the line moves.
+    /// Orders of the item that have left the head of the queue. Only grows.
     pub passed: u64,
 }
 
-/// One received message with the orders in it, oldest first. Entries that were no orders are
-/// already in the dead-letter queue.
+/// A received message with its orders, oldest first. Its entries that are not orders are already in
+/// the dead-letter queue.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     pub receipt: Receipt,
     pub orders: Vec<(Arrival, Order)>,
-    /// How often the message was delivered, this time included. From 1.
+    /// How often the message has been delivered, this time included. From 1.
     pub receive_count: u32,
 }
 
-/// What the queue holds right now; estimates where the service only estimates.
+/// The contents of the queue; estimates if the service only estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 pub struct Backlog {
-    /// Orders (embedded) or messages (SQS) that wait, those in workers' hands included.
+    /// Orders (embedded) or messages (SQS) that are queued, including those in flight.
     pub waiting: u64,
     pub dead_letters: u64,
-    /// When the oldest waiting order was accepted, where the queue can tell: the embedded one, of
-    /// the first [`OLDEST_AMONG`] items in whose lines orders wait.
+    /// Time of acceptance of the oldest queued order. Only the embedded queue knows it, among the
+    /// first [`OLDEST_AMONG`] items with queued orders.
     #[serde(skip)]
     pub oldest: Option<Timestamp>,
 }
 
-/// Items that are looked at for the oldest waiting order.
+/// The most items that are searched for the oldest queued order.
 pub const OLDEST_AMONG: usize = 1_000;
 
-/// Sizes that the queue works in.
+/// Limits and properties of a queue.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
-    /// The most orders one call of [`Queue::send`] takes.
+    /// The most orders in one call of [`Queue::send`].
     pub send: usize,
-    /// How many sends may be on their way at once.
+    /// The most sends in progress at once.
     pub sends_in_flight: usize,
-    /// Whether [`Queue::walk_letters`] meets the oldest first.
+    /// True if [`Queue::walk_letters`] visits the oldest first.
     pub letters_in_order: bool,
 }
 
@@ -92,28 +93,29 @@ pub struct QueueLimits {
 pub trait Queue: Debug + Display + Send + Sync {
     fn limits(&self) -> QueueLimits;
 
-    /// Makes orders durable, and answers for each, in the order given. At most
-    /// [`QueueLimits::send`]. Not safe to cancel: a cancelled send may have been taken.
+    /// Makes orders durable. Returns one result per order, in the order given. At most
+    /// [`QueueLimits::send`] orders. Idempotent in effect: a repeated order is dropped before its
+    /// decision. Not safe to cancel: the orders of a cancelled send may be queued.
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>>;
 
-    /// Takes deliveries of about `max` orders in all, waiting up to `wait` for the first. They
-    /// are invisible to other receivers until the visibility timeout. Not safe to cancel: what a
-    /// cancelled receive took stays invisible that long.
+    /// Receives deliveries with about `max` orders in all; waits up to `wait` for the first. They are
+    /// invisible to other receivers until the visibility timeout. Not safe to cancel: the
+    /// deliveries of a cancelled receive stay invisible until then.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
 
-    /// Says that all orders of these deliveries are decided or dead-lettered. Any number; answers
-    /// for each. Idempotent.
+    /// Deletes these deliveries, because all their orders are decided or dead-lettered. Any number.
+    /// Returns one result per receipt. Idempotent.
     async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>>;
 
-    /// Starts the visibility timeout of these deliveries anew. Best effort.
+    /// Restarts the visibility timeout of these deliveries. Best effort.
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
-    /// Gives deliveries back, to be received again at once, and with them whatever else is held
-    /// without need: any number, none included. Best effort.
+    /// Makes these deliveries visible at once, and releases everything else that this receiver holds
+    /// without need. Any number of receipts, also none. Best effort.
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
-    /// Puts letters into the dead-letter queue, durably; only after that may the delivery they
-    /// came in be acknowledged. Idempotent by order id where the queue can tell.
+    /// Puts letters into the dead-letter queue, durably. Only after that may the delivery that
+    /// contained them be acknowledged. Idempotent by order id if the queue can compare ids.
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError>;
 
     /// Shows dead letters to the visitor, a few at a time, and does with each what it wishes. What
@@ -133,25 +135,26 @@ pub trait Queue: Debug + Display + Send + Sync {
         false
     }
 
-    /// Called when a process begins to serve or to decide, after its outbox of webhooks has begun:
-    /// finishes what an upgrade of the store left to do. Idempotent.
+    /// Called when a process starts to serve or to decide, after its webhook outbox has begun:
+    /// completes an upgrade of the store. Idempotent.
     async fn begin(&self) -> Result<(), QueueError> {
         Ok(())
     }
 
-    /// The dead letters, oldest first where the queue knows, at most `max`.
+    /// At most `max` dead letters, oldest first if the queue knows their age.
     async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let mut listing = super::dead_letters::Listing::new(max);
         self.walk_letters(&Letters::After(None), &mut listing).await?;
         Ok(listing.sorted())
     }
 
-    /// Where an order stands; `None` when it does not wait, or the queue cannot tell. Takes no
-    /// longer in a long line than in a short one.
+    /// The position of a queued order; `None` if it is not queued, or the queue does not know. Takes
+    /// constant time, however many orders are queued.
     async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError>;
 
+    /// The contents of the queue.
     async fn backlog(&self) -> Result<Backlog, QueueError>;
 
-    /// Answers when the queue can be used. `Broken` names what is missing and what to do.
+    /// `Ok` if the queue is usable. `Broken` names what is missing and what to do.
     async fn check(&self) -> Result<(), QueueError>;
 }

@@ -1,5 +1,5 @@
-//! Traces: which request an order came with, carried from the API to its decision, and the port
-//! to whoever collects what was done for it meanwhile.
+//! Tracing: the spans of an order's way from the API to its decision, and the port to their
+//! collector.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::core::model::TraceContext;
 
-/// What a span is in its trace, by OpenTelemetry's names.
+/// The kind of a span, by OpenTelemetry's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
     Server,
@@ -47,25 +47,25 @@ impl From<String> for Value {
     }
 }
 
-/// Something that was done as part of a trace, from its start until it is recorded.
+/// A step of a trace. It ends when it is recorded.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub context: TraceContext,
-    /// The span it is a part of; `None` at the trace's root.
+    /// The parent span; `None` for the root of a trace.
     pub parent: Option<u64>,
     pub name: &'static str,
     pub kind: SpanKind,
     pub start: Instant,
     pub attributes: Vec<(&'static str, Value)>,
-    /// Spans of other traces that this one was done for too: trace and span.
+    /// Spans of other traces that this step belongs to as well: trace id and span id.
     pub links: Vec<(u128, u64)>,
-    /// It failed, and why.
+    /// The reason if the step failed.
     pub error: Option<String>,
 }
 
-/// Where spans go.
+/// The collector of spans.
 pub trait Spans: Debug + Send + Sync {
-    /// Takes a span that ends now. Never blocks and never fails: what there is no room for is left
-    /// out.
+    /// Records a span that ends now. Never blocks and never fails: if the buffer is full, the span is
+    /// discarded.
     fn record(&self, span: Span);
 }

@@ -1,5 +1,5 @@
-//! Counts what the services are asked to do, by operation and by the unit each is paid in, so that
-//! a sale's cost can be said per order.
+//! Counts the calls to the services, by operation and in the units that each service bills, to
+//! compute the cost per order.
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Sub};
@@ -15,13 +15,13 @@ pub enum Service {
     Redis,
 }
 
-/// What an operation took.
+/// The consumption of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Usage {
-    /// Over the network; a pipeline, a script or a batch is one.
+    /// Calls over the network; a pipeline, a script or a batch is one.
     pub round_trips: u64,
-    /// As the service counts them: on SQS one for each begun 64 KiB, on Redis commands (a script
-    /// is one), on DynamoDB the round trips.
+    /// Requests as the service counts them: on SQS one per started 64 KiB, on Redis commands (a
+    /// script is one), on DynamoDB round trips.
     pub requests: u64,
     pub read_units: f64,
     pub write_units: f64,
@@ -39,7 +39,7 @@ impl AddAssign for Usage {
 impl Sub for Usage {
     type Output = Usage;
 
-    /// What came since `before`, which is a part of this.
+    /// The consumption since `before`, an earlier value of the same counters.
     fn sub(self, before: Usage) -> Usage {
         Usage {
             round_trips: self.round_trips - before.round_trips,
@@ -50,11 +50,11 @@ impl Sub for Usage {
     }
 }
 
-/// By service and operation, as the service names it.
+/// Consumption by service and operation, as the service names it.
 pub type Operations = BTreeMap<(Service, String), Usage>;
 
-/// Round trips, out of those counted, that were refused or not answered. A write that was refused
-/// because its condition did not hold is none of them.
+/// Failed round trips by service and operation: refused, or without a response. A write that was
+/// refused because its condition did not hold is not counted.
 pub type Failures = BTreeMap<(Service, String), u64>;
 
 /// The calls made by this process's adapters.
@@ -64,7 +64,7 @@ pub struct Calls {
     failures: Mutex<Failures>,
 }
 
-/// Round trips at one moment.
+/// Round trips by service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallCounts {
     pub sqs: u64,
@@ -91,7 +91,7 @@ impl Calls {
         *self.lock().entry((service, operation.to_owned())).or_default() += usage;
     }
 
-    /// One of the round trips counted before came to nothing.
+    /// Marks one of the counted round trips as failed.
     pub fn failed(&self, service: Service, operation: &str) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         *failures.entry((service, operation.to_owned())).or_default() += 1;
@@ -101,7 +101,7 @@ impl Calls {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Round trips to each service so far.
+    /// Round trips by service since the start.
     pub fn counts(&self) -> CallCounts {
         CallCounts::of(&self.lock())
     }

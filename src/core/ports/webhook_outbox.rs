@@ -1,11 +1,11 @@
-//! WebhookOutbox: a shop is told of each decision, at least once, by a signed request to its URL
-//! (Standard WebhookOutbox 1.0).
+//! The webhook outbox: events that wait until the webhook endpoint has accepted them. Each decision
+//! is sent to the endpoint at least once, in a signed request (Standard Webhooks 1.0).
 //!
-//! The port is the outbox in which events wait until the shop has taken them. On the embedded
-//! store an event is written in the transaction that writes its decision, whoever decides. On AWS
-//! the worker puts it into a queue of its own after the commit and before the order's delivery is
-//! acknowledged: when it dies in between, the delivery comes again, the order is found decided,
-//! and its event is put then. So an event can be put and sent twice, and none is lost.
+//! The embedded store writes an event in the transaction of its decision, whichever process decides.
+//! On AWS the outbox is a queue of its own: the worker puts the event after the commit and before it
+//! acknowledges the order's delivery. If the worker is killed in between, the delivery is
+//! redelivered, the order is found decided, and its event is put then. So an event can be put and
+//! sent twice, and none is lost.
 
 use std::fmt::{Debug, Display};
 use std::time::Duration;
@@ -16,45 +16,45 @@ use serde::Serialize;
 use super::dead_letters::DlqFilter;
 use crate::core::model::{Decided, OrderId, Timestamp, as_rfc3339};
 
-/// What to do about a failed call. Each may be repeated: an event put or sent twice is one to the
-/// shop, which knows it by its id.
+/// Why a call failed, by what the caller can do about it. All calls may be repeated: the receiver
+/// recognises a repeated event by its id.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OutboxError {
-    /// The same call may be made again after a pause.
-    #[error("the outbox of webhooks is busy: {0}")]
+    /// Retry after a pause.
+    #[error("the webhook outbox is busy: {0}")]
     Busy(String),
-    /// Repeating will not help: no such queue, no permission, a broken file.
+    /// Retrying does not help: no such queue, no permission, a corrupt file.
     #[error("{0}")]
     Broken(String),
 }
 
-/// Names an event that was taken; the adapter's own text.
+/// Identifies an event while it is leased. The text is the adapter's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lease(pub String);
 
-/// An event that is to be sent now.
+/// An event to send now.
 #[derive(Debug, Clone)]
 pub struct DueEvent {
     pub lease: Lease,
     pub decided: Decided,
-    /// Attempts that failed before.
+    /// Failed attempts so far.
     pub attempts: u32,
 }
 
-/// What became of an event that was taken.
+/// The result of an attempt to send an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// The shop has it.
+    /// The endpoint accepted it.
     Sent,
-    /// An attempt failed; the next one not before this time.
+    /// The attempt failed. The next one is not before this time.
     RetryAt { until: Timestamp },
-    /// The shop will not take it: into the dead letters.
+    /// The endpoint does not accept it: it becomes a dead letter.
     Dead { reason: String },
-    /// Not tried; it is due as before.
+    /// There was no attempt; the event stays due.
     NotAttempted,
 }
 
-/// An event that the shop did not take.
+/// An event that the endpoint did not accept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Letter {
     pub order_id: OrderId,
@@ -65,36 +65,36 @@ pub struct Letter {
     pub at: Timestamp,
 }
 
-/// What the outbox holds; estimates where the service only estimates.
+/// The contents of the outbox; estimates if the service only estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 #[schemars(rename = "Outbox")]
 pub struct Waiting {
-    /// Events that the shop has not taken yet, those under way included.
+    /// Events that the endpoint has not accepted yet, including those being sent.
     pub waiting: u64,
     pub dead_letters: u64,
 }
 
-/// The outbox. Bounded only by its store: an event is small, and none may be lost.
+/// The outbox. Bounded only by its store: events are small, and none may be lost.
 #[async_trait]
 pub trait WebhookOutbox: Debug + Display + Send + Sync {
-    /// Before decisions are made whose events are to be put: checks that the outbox is there, and
-    /// on the embedded store lets the ledger put events from now on, in every process. Idempotent.
+    /// Called before orders are decided: checks that the outbox exists. On the embedded store, the
+    /// ledger puts events from now on, in all processes. Idempotent.
     async fn begin(&self) -> Result<(), OutboxError>;
 
-    /// Lets the ledger put no further events; those that wait stay. Idempotent.
+    /// Stops the ledger from putting further events; waiting events stay. Idempotent.
     async fn end(&self) -> Result<(), OutboxError>;
 
-    /// Whether the ledger itself puts each decision's event, in the same transaction. Else whoever
-    /// acknowledges orders must put theirs before.
+    /// True if the ledger itself puts each decision's event, in the same transaction. Otherwise the
+    /// worker must put the events before it acknowledges their orders.
     fn put_by_ledger(&self) -> bool;
 
-    /// Puts the events of these decisions, as far as the shop wants to know of them: durable when
-    /// it answers. Any number; an error leaves some of them put. Safe to repeat and to cancel.
+    /// Puts the events of these decisions, if their kinds are configured. They are durable when it
+    /// returns `Ok`; after an error, some may be. Any number. Safe to repeat and to cancel.
     async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError>;
 
-    /// Takes about `max` events that are due, oldest first where the store knows, waiting up to
-    /// `wait` for the first. They are nobody else's for the time of the lease, and due again after
-    /// it. Safe to cancel: what a cancelled call took comes back so.
+    /// Leases about `max` events that are due, oldest first if the store knows their age; waits up to
+    /// `wait` for the first. Nobody else gets them until the lease expires; then they are due again.
+    /// Safe to cancel: the events of a cancelled call are due again after the lease.
     async fn take(
         &self,
         max: usize,
@@ -102,25 +102,26 @@ pub trait WebhookOutbox: Debug + Display + Send + Sync {
         lease: Duration,
     ) -> Result<Vec<DueEvent>, OutboxError>;
 
-    /// Says what became of events that were taken. On an error some come again as they were.
+    /// Records the results of leased events. After an error, some may be due again as before.
     async fn record_results(
         &self,
         results: &[(DueEvent, AttemptResult)],
     ) -> Result<(), OutboxError>;
 
-    /// The dead letters, oldest first where the store knows, at most `max`.
+    /// At most `max` dead letters, oldest first if the store knows their age.
     async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError>;
 
-    /// Makes dead letters due again, as if never tried; returns how many. Safe to repeat.
+    /// Makes dead letters due again, with no attempts counted; returns how many. Safe to repeat.
     async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
 
-    /// Drops dead letters for good; returns how many there were.
+    /// Deletes dead letters; returns how many.
     async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
 
+    /// The contents of the outbox.
     async fn waiting(&self) -> Result<Waiting, OutboxError>;
 }
 
-/// Whether this order's letter is meant, whose reason is `why`.
+/// True if the filter includes the dead letter of this order, with the reason `why`.
 pub fn is_meant(which: &DlqFilter, order: &OrderId, why: &str) -> bool {
     match which {
         DlqFilter::All { reason } => reason.as_deref().is_none_or(|text| why.contains(text)),
