@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::model::{Decided, Decision, Reason, Timestamp};
 
-/// Upper bounds of the buckets for times, in microseconds: 0.1 ms to 100 s, five per decade at equal
-/// ratios (ISO 3, R5), so that a percentile is at most 60% off.
+/// Upper bounds of the buckets for times, in microseconds: 0.1 ms to 100 s, five per decade at
+/// equal ratios (ISO 3, R5), so that a percentile is at most 60% off.
 pub const TIMES_US: &[u64] = &[
     100,
     160,
@@ -194,8 +194,8 @@ struct LastDecisions {
 }
 
 impl LastDecisions {
-    /// Adds decisions, unless the lock is taken or [`LAST_UPDATES_PER_SECOND`] is reached. Two threads
-    /// may both reset the count of a second; that only allows a few more updates.
+    /// Adds decisions, unless the lock is taken or [`LAST_UPDATES_PER_SECOND`] is reached. Two
+    /// threads may both reset the count of a second; that only allows a few more updates.
     fn update(&self, decided: &[Decided], now: Timestamp) {
         let second = now.0 / 1_000;
         if self.second.swap(second, Ordering::Relaxed) != second {

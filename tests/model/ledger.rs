@@ -2,7 +2,7 @@
 //! everything.
 
 use flux::core::model::{
-    Decision, Item, ItemChange, ItemId, Order, Reason, Timestamp, Verdict, decide,
+    DecidedBatch, Decision, Item, ItemChange, ItemId, Order, Reason, Timestamp, decide,
 };
 
 /// Orders in a model, at most.
@@ -61,7 +61,7 @@ impl Row {
     /// The real [`decide`] on these of the orders.
     pub fn decide(self, all: &[Order], batch: Orders) -> (Row, Decisions) {
         let orders = members(batch).map(|order| all[order].clone()).collect();
-        let Verdict { item, decided } = decide(Some(&self.item()), orders, NOW);
+        let DecidedBatch { item, decided } = decide(Some(&self.item()), orders, NOW);
         let mut decisions = [None; ORDERS];
         for (order, decided) in members(batch).zip(decided) {
             decisions[order] = Some(decided.decision);

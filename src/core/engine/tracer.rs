@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::core::model::{IdSource, Order, TraceContext};
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
 
-/// The most traces per second that a process records, whoever began them (P8). The context of others
-/// is only passed on.
+/// The most traces per second that a process records, whoever began them (P8). The context of
+/// others is only passed on.
 const TRACES_PER_SECOND: u32 = 1_000;
 /// The most links of one span; the OpenTelemetry SDKs have the same bound.
 const LINKS_MAX: usize = 128;
@@ -66,8 +66,8 @@ impl Tracer {
         (Some(Box::new(context)), open)
     }
 
-    /// Opens the span of a step that handles many orders, if any of them is recorded. The span is in
-    /// the first one's trace and linked to the traces of all.
+    /// Opens the span of a step that handles many orders, if any of them is recorded. The span is
+    /// in the first one's trace and linked to the traces of all.
     pub fn batch<'a>(
         &self,
         name: &'static str,
@@ -82,8 +82,8 @@ impl Tracer {
         batch
     }
 
-    /// Opens the span of a step that handles one order, as a child of its request's span, if that is
-    /// recorded.
+    /// Opens the span of a step that handles one order, as a child of its request's span, if that
+    /// is recorded.
     pub fn decision(&self, name: &'static str, order: &Order) -> OpenSpan {
         let (Some(recorder), Some(context)) = (&self.0, recorded(order)) else {
             return OpenSpan::none();

@@ -1,22 +1,25 @@
+//! The decision of a batch of orders.
+
 use super::{DECISION_RETENTION, Decided, Decision, Item, Order, Reason, Timestamp};
 
-/// What [`decide`] made of a batch: the item after it and one decision per order.
+/// The result of [`decide`]: the item after the batch, and one decision per order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// `None` when there is no such item. Its version is one higher than the one read.
+pub struct DecidedBatch {
+    /// `None` if the item does not exist. Otherwise its version is one higher than that of the item
+    /// given.
     pub item: Option<Item>,
     pub decided: Vec<Decided>,
 }
 
 /// Decides a batch of one item's orders, first come, first served. Pure.
 ///
-/// `orders` must be distinct and undecided, oldest first. An item counts as sold out at
-/// `free` = 0 only; an order for more than is free is `not_enough` and leaves the units to the
-/// next. While an item's sale is closed, its orders are `closed`, sold out or not; orders for a
-/// removed item are `unknown_item`. An order older
-/// than [`DECISION_RETENTION`] is `expired`: its first answer, if it ever had one, may be
-/// forgotten, so it must not get units now.
-pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> Verdict {
+/// `orders` must be distinct and undecided, oldest first. An item is sold out only at `free` = 0.
+/// An order for more than `free` units is rejected as `not_enough` and leaves the units to later
+/// orders. While the sale is closed, all orders are rejected as `closed`, even if the item is sold
+/// out. Orders for a removed item are rejected as `unknown_item`. An order older than
+/// [`DECISION_RETENTION`] is `expired`: an earlier decision of it may have been deleted, so it must
+/// not get units.
+pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> DecidedBatch {
     let mut next = item.cloned();
     let decided = orders
         .into_iter()
@@ -28,7 +31,7 @@ pub fn decide(item: Option<&Item>, orders: Vec<Order>, now: Timestamp) -> Verdic
     if let Some(item) = &mut next {
         item.version += 1;
     }
-    Verdict { item: next, decided }
+    DecidedBatch { item: next, decided }
 }
 
 fn decide_one(item: Option<&mut Item>, order: &Order, now: Timestamp) -> Decision {
@@ -80,47 +83,47 @@ mod tests {
         }
     }
 
-    fn decisions(verdict: &Verdict) -> Vec<Decision> {
-        verdict.decided.iter().map(|d| d.decision).collect()
+    fn decisions(result: &DecidedBatch) -> Vec<Decision> {
+        result.decided.iter().map(|d| d.decision).collect()
     }
 
     #[test]
-    fn one_ticket_goes_to_the_first_and_is_sold_out_for_the_second() {
-        let verdict = decide(Some(&item(1)), vec![order(1, 1), order(2, 1)], NOW);
-        assert_eq!(decisions(&verdict), [Decision::Sold, Decision::Rejected(Reason::SoldOut)]);
-        let after = verdict.item.unwrap();
+    fn first_order_gets_the_last_unit() {
+        let result = decide(Some(&item(1)), vec![order(1, 1), order(2, 1)], NOW);
+        assert_eq!(decisions(&result), [Decision::Sold, Decision::Rejected(Reason::SoldOut)]);
+        let after = result.item.unwrap();
         assert_eq!((after.free, after.sold, after.version), (0, 1, 5));
         assert_eq!(after.owner.unwrap().as_str(), "user1");
     }
 
     #[test]
-    fn units_that_were_not_enough_for_one_are_left_to_the_next() {
-        let verdict = decide(Some(&item(3)), vec![order(1, 2), order(2, 2), order(3, 1)], NOW);
+    fn not_enough_leaves_units_to_the_next() {
+        let result = decide(Some(&item(3)), vec![order(1, 2), order(2, 2), order(3, 1)], NOW);
         let no = Decision::Rejected(Reason::NotEnough);
-        assert_eq!(decisions(&verdict), [Decision::Sold, no, Decision::Sold]);
+        assert_eq!(decisions(&result), [Decision::Sold, no, Decision::Sold]);
     }
 
     #[test]
-    fn an_order_older_than_the_retention_gets_no_units() {
+    fn expired_order_gets_no_units() {
         let old = Order { accepted_at: Timestamp(0), ..order(1, 1) };
-        let verdict = decide(Some(&item(1)), vec![old, order(2, 1)], NOW);
-        assert_eq!(decisions(&verdict), [Decision::Expired, Decision::Sold]);
+        let result = decide(Some(&item(1)), vec![old, order(2, 1)], NOW);
+        assert_eq!(decisions(&result), [Decision::Expired, Decision::Sold]);
     }
 
     #[test]
-    fn an_order_for_an_item_that_does_not_exist_is_rejected() {
-        let verdict = decide(None, vec![order(1, 1)], NOW);
-        assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::UnknownItem)]);
-        assert_eq!(verdict.item, None);
+    fn order_for_a_missing_item_is_rejected() {
+        let result = decide(None, vec![order(1, 1)], NOW);
+        assert_eq!(decisions(&result), [Decision::Rejected(Reason::UnknownItem)]);
+        assert_eq!(result.item, None);
     }
 
     #[test]
-    fn a_closed_item_is_closed_to_all_sold_out_or_not_and_keeps_its_units() {
+    fn closed_item_rejects_all_and_keeps_its_units() {
         for stock in [0, 5] {
             let closed = Item { closed_at: Some(NOW), ..item(stock) };
-            let verdict = decide(Some(&closed), vec![order(1, 1), order(2, 9)], NOW);
-            assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::Closed); 2]);
-            assert_eq!(verdict.item, Some(Item { version: 5, ..closed }));
+            let result = decide(Some(&closed), vec![order(1, 1), order(2, 9)], NOW);
+            assert_eq!(decisions(&result), [Decision::Rejected(Reason::Closed); 2]);
+            assert_eq!(result.item, Some(Item { version: 5, ..closed }));
         }
         let closed = Item { closed_at: Some(NOW), ..item(5) };
         let old = Order { accepted_at: Timestamp(0), ..order(1, 1) };
@@ -128,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn orders_for_a_removed_item_are_unknown_until_it_is_listed_again() {
+    fn removed_item_is_unknown_until_listed() {
         let removed = item(5).removed();
-        let verdict = decide(Some(&removed), vec![order(1, 1)], NOW);
-        assert_eq!(decisions(&verdict), [Decision::Rejected(Reason::UnknownItem)]);
+        let result = decide(Some(&removed), vec![order(1, 1)], NOW);
+        assert_eq!(decisions(&result), [Decision::Rejected(Reason::UnknownItem)]);
         let listed = removed.changed(ItemChange::stock(0), NOW).unwrap();
         assert_eq!((listed.status(), listed.version), ("sold_out", removed.version + 1));
         let listed = removed.changed(ItemChange::stock(2), NOW).unwrap();
@@ -140,17 +143,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn units_are_conserved_and_a_sold_out_is_said_only_at_zero(
+        fn units_are_conserved_and_sold_out_means_zero_free(
             stock in 0u64..400,
             quantities in proptest::collection::vec(1u64..=100, 0..60),
         ) {
             let before = item(stock);
             let orders = quantities.iter().enumerate().map(|(n, &q)| order(n as u8, q)).collect();
-            let verdict = decide(Some(&before), orders, NOW);
-            let after = verdict.item.unwrap();
+            let result = decide(Some(&before), orders, NOW);
+            let after = result.item.unwrap();
             prop_assert_eq!(after.free + after.held + after.sold, after.stock);
             let mut free = stock;
-            for decided in &verdict.decided {
+            for decided in &result.decided {
                 let units = decided.order.quantity.units();
                 match decided.decision {
                     Decision::Sold => free = free.checked_sub(units).expect("oversold"),

@@ -1,10 +1,10 @@
-//! What a shop is told: the decision of one order.
+//! The webhook event of a decision.
 
 use serde::Serialize;
 
 use super::{Decided, Decision, OrderId, Reason, rfc3339};
 
-/// Of which decisions the shop wants to know.
+/// The kinds of decisions that are sent as events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kinds {
     sold: bool,
@@ -16,7 +16,7 @@ pub struct Kinds {
 impl Kinds {
     pub const ALL: Kinds = Kinds { sold: true, rejected: true, expired: true, dropped: true };
 
-    /// Reads `sold,rejected,expired,dropped` or some of it; the error completes "must be ...".
+    /// Parses a subset of `sold,rejected,expired,dropped`. The error completes "must be ...".
     pub fn parse(text: &str) -> Result<Kinds, String> {
         let mut kinds = Kinds { sold: false, rejected: false, expired: false, dropped: false };
         for word in text.split(',').map(str::trim) {
@@ -45,7 +45,7 @@ impl Kinds {
     }
 }
 
-/// The `webhook-id`: the same at every attempt, and at every repeat.
+/// The `webhook-id` of an order's event: the same for every attempt and every repeat.
 pub fn webhook_id(order: OrderId) -> String {
     format!("msg_{order}")
 }
@@ -57,7 +57,7 @@ struct EventJson<'a> {
     data: OrderJson<'a>,
 }
 
-/// As `GET /orders/ID` has it, which a test holds.
+/// The same fields as `GET /orders/ID`, which a test checks.
 #[derive(Serialize)]
 struct OrderJson<'a> {
     order_id: String,
@@ -71,7 +71,7 @@ struct OrderJson<'a> {
     decided_at: String,
 }
 
-/// The request's body, the same at every attempt.
+/// The body of the request: the same for every attempt.
 pub fn body(decided: &Decided) -> Vec<u8> {
     let Decided { order, decision, decided_at } = decided;
     let event = EventJson {
@@ -114,7 +114,7 @@ pub mod tests {
     }
 
     #[test]
-    fn an_event_says_what_was_decided_and_when() {
+    fn body_contains_the_order_and_its_decision() {
         let text = String::from_utf8(body(&decided(Decision::Sold))).unwrap();
         let id = OrderId::from_bytes([7; 16]);
         assert_eq!(
@@ -127,7 +127,7 @@ pub mod tests {
     }
 
     #[test]
-    fn kinds_are_read_and_asked() {
+    fn kinds_parse_and_filter() {
         let some = Kinds::parse("sold, expired").unwrap();
         assert!(some.want(Decision::Sold) && some.want(Decision::Expired));
         assert!(!some.want(Decision::Rejected(Reason::SoldOut)) && !some.want(Decision::Dropped));

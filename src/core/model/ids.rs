@@ -1,4 +1,5 @@
-//! The names of things, checked once at the edge; past it nothing is a bare string.
+//! Validated ids. They are checked when a request or message is read; the rest of flux has no bare
+//! strings.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -12,12 +13,12 @@ use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24x128};
 use super::Timestamp;
 use super::text::{is_blank, is_hidden};
 
-/// What is wrong with an id, in words a buyer's engineer can act on.
+/// An invalid id. The text says what a valid one is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidId(pub &'static str);
 
-/// An item for sale: 1-128 of `[A-Za-z0-9._:-]`.
+/// The id of an item: 1-128 characters of `[A-Za-z0-9._:-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ItemId(Arc<str>);
@@ -38,16 +39,15 @@ impl ItemId {
     }
 }
 
-/// A buyer: 1-128 bytes of UTF-8. What a new order may call itself is narrower than what is read
-/// from a store, a queue or a dead letter, which may be of an older version.
+/// The id of a buyer: 1-128 bytes of UTF-8. New orders are checked more strictly than orders from a
+/// store, a queue or a dead letter, which an earlier version may have accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// The user of a new order, or a token's subject: no character that is invisible or reorders
-    /// text, and something to see. A name that cannot be told from another's is of use only to
-    /// somebody who wants to be taken for another.
+    /// Parses the user of a new order, or a token's subject: no characters that are invisible or
+    /// reorder text, and not blank. Otherwise one user could imitate another.
     pub fn parse_new(text: &str) -> Result<Self, InvalidId> {
         let user = Self::parse(text)?;
         if text.chars().any(is_hidden) {
@@ -61,7 +61,8 @@ impl UserId {
         Ok(user)
     }
 
-    /// The user of an order that was accepted before: from a store, a queue or a dead letter.
+    /// Parses the user of an order that was accepted before: from a store, a queue or a dead
+    /// letter.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let fits = (1..=128).contains(&text.len());
         if fits && !text.chars().any(char::is_control) {
@@ -76,7 +77,7 @@ impl UserId {
     }
 }
 
-/// Units wanted by one order: 1-100.
+/// The units of one order: 1-100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct Quantity(u8);
@@ -96,7 +97,8 @@ impl Quantity {
     }
 }
 
-/// What a buyer calls a request, so that its repeat is the same order: 1-255 visible ASCII.
+/// The Idempotency-Key of a request: 1-255 visible ASCII characters. A request with the same user
+/// and key is the same order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
 
@@ -162,10 +164,11 @@ impl fmt::Display for UserId {
     }
 }
 
-/// An order's name: 12 bytes of body and 4 bytes of keyed check, written as 32 hex digits.
+/// The id of an order: a body of 12 bytes and a keyed checksum of 4 bytes, written as 32 hex
+/// digits.
 ///
-/// The body of a fresh order begins with its time of acceptance, so that ids of one process
-/// ascend and an index over them is only ever appended to.
+/// The body of a generated id begins with the time of acceptance. So the ids of one process ascend,
+/// and an index of ids only grows at its end.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OrderId([u8; 16]);
@@ -214,13 +217,13 @@ impl From<OrderId> for String {
     }
 }
 
-/// The 128-bit key under which order ids are named and decisions are sealed. Every process of a
-/// sale must have the same one, and it must not change while a sale's orders are being repeated.
+/// The 128-bit key of order ids and of the MACs of stored rows. All processes of a sale must have
+/// the same key. It must not change while buyers may repeat requests.
 #[derive(Clone, Copy)]
 pub struct OrderKey(pub [u8; 16]);
 
 impl OrderKey {
-    /// A key out of any configured text.
+    /// Derives a key from a configured text.
     pub fn from_text(text: &str) -> Self {
         let mut hasher = SipHasher24x128::new_with_key(b"flux order key 1");
         hasher.write(text.as_bytes());
@@ -241,13 +244,13 @@ impl fmt::Debug for OrderKey {
     }
 }
 
-/// Names orders. One per process; two processes never give one fresh name twice, because each
-/// draws 32 bits of its own.
+/// Creates order ids. One per process. The ids of two processes differ, because each has 32 random
+/// bits of its own.
 #[derive(Debug)]
 pub struct OrderIds {
     key: OrderKey,
     process: u32,
-    /// Milliseconds << 16 | counter of the newest fresh name.
+    /// Milliseconds << 16 | counter of the last generated id.
     newest: AtomicU64,
 }
 
@@ -256,31 +259,35 @@ impl OrderIds {
         Self { key, process, newest: AtomicU64::new(0) }
     }
 
-    /// A name nobody has, later than every fresh name before it, even when the clock goes back.
+    /// A new id, greater than all that were generated before, even if the clock goes back.
+    ///
+    /// Threads race on `newest`: each sets it to the current time or to one more than it was,
+    /// whichever is greater, so no two get the same stamp.
     pub fn generate(&self, now: Timestamp) -> OrderId {
-        let floor = now.0 << 16;
+        let earliest = now.0 << 16;
         let before = self
             .newest
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(floor.max(n + 1)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(earliest.max(n + 1)))
             .unwrap_or_else(|n| n);
-        let stamp = floor.max(before + 1);
+        let stamp = earliest.max(before + 1);
         let mut body = [0; 12];
         body[..8].copy_from_slice(&stamp.to_be_bytes());
         body[8..].copy_from_slice(&self.process.to_be_bytes());
         self.checked(body)
     }
 
-    /// The name of this user's request with this key: the same every time.
+    /// The id of a user's request with an Idempotency-Key: always the same.
     pub fn from_idempotency_key(&self, user: &UserId, key: &IdempotencyKey) -> OrderId {
         self.derived("key", user.as_str(), key.0.as_bytes())
     }
 
-    /// The name of entry `index` of a message that another producer sent without naming it.
+    /// The id of entry `index` of another producer's message, if the entry has no id: always the
+    /// same.
     pub fn from_message(&self, message_id: &str, index: usize) -> OrderId {
         self.derived("message", message_id, &(index as u64).to_be_bytes())
     }
 
-    /// Whether flux, with this key, made the id.
+    /// True if the id was created by flux with this key.
     pub fn verify(&self, id: OrderId) -> bool {
         let mut body = [0; 12];
         body.copy_from_slice(&id.0[..12]);
@@ -310,44 +317,45 @@ impl OrderIds {
 mod tests {
     use super::*;
 
-    fn names() -> OrderIds {
+    fn ids() -> OrderIds {
         OrderIds::new(OrderKey::from_text("a"), 7)
     }
 
     #[test]
-    fn fresh_names_ascend_even_when_the_clock_goes_back() {
-        let names = names();
-        let mut last = names.generate(Timestamp(2_000));
+    fn generated_ids_ascend_even_if_the_clock_goes_back() {
+        let ids = ids();
+        let mut last = ids.generate(Timestamp(2_000));
         for now in [2_000, 1_000, 2_000, 3_000, 2_999] {
-            let next = names.generate(Timestamp(now));
+            let next = ids.generate(Timestamp(now));
             assert!(next > last);
             last = next;
         }
     }
 
     #[test]
-    fn a_key_names_one_order_of_one_user() {
-        let (names, user) = (names(), |u| UserId::parse(u).unwrap());
+    fn a_key_is_one_order_of_one_user() {
+        let ids = ids();
+        let user = |name| UserId::parse(name).unwrap();
         let key = |k: &str| IdempotencyKey::parse(k.as_bytes()).unwrap();
         assert_eq!(
-            names.from_idempotency_key(&user("ann"), &key("k1")),
-            names.from_idempotency_key(&user("ann"), &key("k1"))
+            ids.from_idempotency_key(&user("ann"), &key("k1")),
+            ids.from_idempotency_key(&user("ann"), &key("k1"))
         );
         assert_ne!(
-            names.from_idempotency_key(&user("ann"), &key("k1")),
-            names.from_idempotency_key(&user("bob"), &key("k1"))
+            ids.from_idempotency_key(&user("ann"), &key("k1")),
+            ids.from_idempotency_key(&user("bob"), &key("k1"))
         );
         assert_ne!(
-            names.from_idempotency_key(&user("ann"), &key("bk1")),
-            names.from_idempotency_key(&user("annb"), &key("k1"))
+            ids.from_idempotency_key(&user("ann"), &key("bk1")),
+            ids.from_idempotency_key(&user("annb"), &key("k1"))
         );
     }
 
     #[test]
-    fn a_guessed_id_does_not_pass_the_check() {
-        let names = names();
-        let id = names.generate(Timestamp(1));
-        assert!(names.verify(id));
+    fn guessed_id_fails_verification() {
+        let ids = ids();
+        let id = ids.generate(Timestamp(1));
+        assert!(ids.verify(id));
         let other = OrderIds::new(OrderKey::from_text("b"), 7);
         assert!(!other.verify(id));
         assert_eq!(OrderId::parse(&id.to_string()), Ok(id));
@@ -369,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn new_orders_have_visible_users_and_stored_ones_are_read_as_before() {
+    fn new_users_are_visible_and_stored_ones_stay_readable() {
         for old in ["ann\u{2028}", "\u{202e}nna", "an\u{200b}n", "\u{feff}ann", " ", "\u{3000}"] {
             assert!(UserId::parse(old).is_ok() && UserId::parse_new(old).is_err(), "{old:?}");
         }

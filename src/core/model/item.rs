@@ -1,9 +1,11 @@
+//! Items and their changes.
+
 use super::{ItemId, Timestamp, UserId};
 
 /// The most units an item can have.
 pub const MAX_STOCK: u64 = 1_000_000_000_000;
 
-/// What an organiser changes about an item; what is `None` stays as it is.
+/// An organiser's change to an item. `None` leaves a value unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ItemChange {
     pub stock: Option<u64>,
@@ -15,24 +17,25 @@ impl ItemChange {
         Self { stock: Some(stock), closed: None }
     }
 
-    /// Closes the sale, or opens it again.
+    /// Closes or reopens the sale.
     pub fn closed(closed: bool) -> Self {
         Self { stock: None, closed: Some(closed) }
     }
 }
 
-/// Whether an organiser listed an item.
+/// How an item came to be, and whether it is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listing {
+    /// Created by an organiser.
     Listed,
-    /// Made by its first order, with the setting `unlisted_stock`.
+    /// Created by its first order, with the setting `unlisted_stock`.
     Unlisted,
-    /// Taken away by the organiser before it had orders. Its row stays, so that an order that is
-    /// still on its way does not make the item again.
+    /// Removed by an organiser before it had orders. Its row stays, so that an order that arrives
+    /// later does not create the item again.
     Removed,
 }
 
-/// What the ledger knows of an item. `free + held + sold = stock`, always.
+/// An item in the ledger. Always `free + held + sold = stock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub id: ItemId,
@@ -40,23 +43,23 @@ pub struct Item {
     pub free: u64,
     pub held: u64,
     pub sold: u64,
-    /// Who bought a one-of-a-kind item (`stock` 1), once it is sold.
+    /// Buyer of a one-of-a-kind item (`stock` 1) that is sold.
     pub owner: Option<UserId>,
-    /// When its stock was last raised, if ever: a "sold out" from before it was right then.
+    /// Time of the last increase of the stock. A "sold out" from before that was correct at the
+    /// time.
     pub restocked_at: Option<Timestamp>,
-    /// Since when its sale is closed, if it is: all of its orders are rejected.
+    /// Time since which the sale is closed; `None` if it is open. A closed item rejects all orders.
     pub closed_at: Option<Timestamp>,
     pub listing: Listing,
-    /// Counts the writes to this item; 0 is an item the ledger has no row of yet.
+    /// Number of writes to this item; 0 if it has no row yet.
     pub version: u64,
-    /// True if the row that this was read from did not fit its MAC. Kept by all that is written
-    /// after it, so that the audit finds the change; a ledger that looks at the row when it writes
-    /// leaves it false.
+    /// True if the row of this item did not match its MAC. Later writes keep it, so that the audit
+    /// finds the change. Always false with a ledger that checks the row when it writes.
     pub altered: bool,
 }
 
 impl Item {
-    /// A listed item nobody bought from yet and the ledger does not know yet.
+    /// A listed item without sales and without a row.
     pub fn new(id: ItemId, stock: u64) -> Self {
         Self {
             id,
@@ -73,7 +76,7 @@ impl Item {
         }
     }
 
-    /// [`Item::new`], but nobody listed it.
+    /// Like [`Item::new`], but unlisted.
     pub fn unlisted(id: ItemId, stock: u64) -> Self {
         Self { listing: Listing::Unlisted, ..Self::new(id, stock) }
     }
@@ -82,7 +85,7 @@ impl Item {
         self.listing == Listing::Removed
     }
 
-    /// `closed` says more than `sold_out`: a restock alone changes nothing about it.
+    /// A closed item is `closed` even if it is sold out: a restock alone would not reopen it.
     pub fn status(&self) -> &'static str {
         match self.closed_at {
             _ if self.is_removed() => "removed",
@@ -98,8 +101,8 @@ impl Item {
         self.free == 0 || self.closed_at.is_some() || self.is_removed()
     }
 
-    /// The item after a change, under the next version if that makes a difference; or the least
-    /// stock that is possible when the one asked for is too low. Who gives a stock lists the item.
+    /// The item after a change. Its version is one higher if anything changed. Setting the stock
+    /// lists the item. The error is the least possible stock, if the requested one is lower.
     pub fn changed(&self, change: ItemChange, now: Timestamp) -> Result<Self, u64> {
         let mut item = match change.stock {
             Some(stock) if stock != self.stock => self.with_stock(stock, now)?,
@@ -118,15 +121,15 @@ impl Item {
         Ok(item)
     }
 
-    /// The item as it stays when it is removed. Without stock, so that a process of a version that
-    /// does not know removed items sells none of it either.
+    /// The item after its removal. It has no stock, so that a process of an earlier version, which
+    /// does not know removed items, does not sell it either.
     pub fn removed(&self) -> Self {
         let version = self.version + 1;
         let altered = self.altered;
         Self { listing: Listing::Removed, version, altered, ..Self::new(self.id.clone(), 0) }
     }
 
-    /// The item with another stock, or the least stock that is possible when it is too low.
+    /// The item with another stock. The error is the least possible stock, if `stock` is lower.
     pub fn with_stock(&self, stock: u64, now: Timestamp) -> Result<Self, u64> {
         let taken = self.held + self.sold;
         let free = stock.checked_sub(taken).ok_or(taken)?;

@@ -1,9 +1,10 @@
-//! Message authentication codes (MACs) over stored rows: by them the audit finds rows that were
+//! Message authentication codes (MACs) over stored rows. With them the audit finds rows that were
 //! changed by anything but flux.
 //!
-//! Rows of flux 0.x up to schema 6 carry a *seal* instead, which covers less
-//! ([`Decided::seal`](super::Decided::seal)): that is the old rule. The keys of the MACs are derived
-//! from the order key, one for each kind of row, so that no MAC of one kind fits another.
+//! Rows of flux 0.x up to schema 6 have a *seal* instead, which covers less
+//! ([`Decided::legacy_mac`](super::Decided::legacy_mac)): the old rule. The keys of the MACs are
+//! derived from the order key, one per kind of row, so that the MAC of one kind never matches
+//! another.
 
 use std::hash::Hasher;
 
@@ -15,29 +16,29 @@ use super::{Decision, Order, OrderKey, Reason, Timestamp};
 /// 64 bits of SipHash-2-4.
 pub type Mac = [u8; 8];
 
-/// Written in place of a MAC when the row did not fit its own before flux wrote to it: a change by
-/// somebody else stays a finding of the audit, whatever flux does to the row afterwards.
+/// Written instead of a MAC if the row did not match its own MAC before flux wrote to it. So a
+/// foreign change stays a finding of the audit, whatever flux writes to the row afterwards.
 pub const BROKEN: Mac = [0xff; 8];
 
-/// What a row's MAC says about the row.
+/// The result of checking a row against its MAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MacCheck {
     Fits,
-    /// The row is from before MACs, or was written by a process from before; it fits its seal, if
-    /// rows of that kind had one.
+    /// An earlier version wrote the row, without a MAC. The row matches its seal, if its kind had
+    /// one.
     OldRule,
-    /// Somebody else changed the row.
+    /// The row was changed by anything but flux.
     Wrong,
 }
 
 impl MacCheck {
-    /// `BROKEN` for a row that was changed by somebody else, else the new MAC.
+    /// The MAC to write next: [`BROKEN`] after `Wrong`, otherwise the new MAC.
     pub fn carry_on(self, mac: impl FnOnce() -> Mac) -> Mac {
         if self == MacCheck::Wrong { BROKEN } else { mac() }
     }
 }
 
-/// Where an order stands, as its MAC covers it.
+/// The state of an order, as covered by its MAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MacState {
     Queued,
@@ -88,18 +89,19 @@ impl MacKeys {
         }
     }
 
-    /// Over an order's row at `place`. `at` is the time of the decision, or of the acceptance.
+    /// The MAC of an order's row. `seq` is the row's key. `at` is the time of the decision, or of
+    /// the acceptance if there is none.
     pub fn order(
         &self,
         order: &Order,
-        place: i64,
+        seq: i64,
         state: MacState,
         at: Timestamp,
         trace: Option<&[u8]>,
     ) -> Mac {
         let (status, reason) = state.words();
         let mut mac = self.order_row();
-        mac.number(place).bytes(order.id.as_bytes()).text(order.item.as_str());
+        mac.number(seq).bytes(order.id.as_bytes()).text(order.item.as_str());
         mac.text(order.user.as_str()).number(order.quantity.units() as i64);
         mac.number(order.accepted_at.0 as i64).text(status).text(reason).number(at.0 as i64);
         match trace {
@@ -126,8 +128,8 @@ impl MacKeys {
     }
 }
 
-/// Takes a row's values one by one. Each is written with its type and length, so that no two rows
-/// are the same bytes.
+/// Computes a MAC from a row's values. Each value is written with its type and length, so that two
+/// different rows never give the same bytes.
 pub struct MacWriter(SipHasher24);
 
 impl MacWriter {
@@ -186,9 +188,8 @@ mod tests {
             accepted_at: Timestamp(5),
             trace: None,
         };
-        let queued = |order: &Order, place| {
-            keys.order(order, place, MacState::Queued, order.accepted_at, None)
-        };
+        let queued =
+            |order: &Order, seq| keys.order(order, seq, MacState::Queued, order.accepted_at, None);
         let sold = MacState::Decided(Decision::Sold);
         let user = |name: &str| Order { user: UserId::parse(name).unwrap(), ..order.clone() };
         let shifted = Order { item: ItemId::parse("xa").unwrap(), ..user("nn") };

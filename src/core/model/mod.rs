@@ -1,4 +1,4 @@
-//! Orders and how they travel: named, batched by the intake, decided by lanes.
+//! Orders, items, decisions, their ids and times. Imports nothing else of flux.
 
 mod decide;
 pub mod event;
@@ -15,14 +15,14 @@ use std::time::{Duration, SystemTime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use decide::{Verdict, decide};
+pub use decide::{DecidedBatch, decide};
 pub use ids::{IdempotencyKey, InvalidId, ItemId, OrderId, OrderIds, OrderKey, Quantity, UserId};
 pub use item::{Item, ItemChange, Listing, MAX_STOCK};
 pub use mac::{BROKEN, Mac, MacCheck, MacKeys, MacState, MacWriter};
 pub use timestamp::{as_rfc3339, rfc3339};
 pub use trace_context::TraceContext;
 
-/// How long a decision is remembered, and so the age past which an order is answered `expired`.
+/// How long decisions are kept at least. An order older than this is decided as `expired`.
 pub const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Wall-clock milliseconds since 1970-01-01 UTC.
@@ -31,7 +31,7 @@ pub const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// Time passed since `earlier`; zero when the clock went back.
+    /// Time since `earlier`; zero if the clock went back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -41,7 +41,7 @@ impl Timestamp {
     }
 }
 
-/// Where the time of day comes from: the system, or a simulation.
+/// The source of the time of day: the system, or a simulation.
 pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> Timestamp;
 }
@@ -57,9 +57,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// Where chance comes from: the system, or a simulation.
+/// The source of random numbers: the system, or a simulation.
 pub trait IdSource: fmt::Debug + Send + Sync {
-    /// A number that nobody draws twice. Its lowest 62 bits are random, and 60 others.
+    /// A number that is never returned twice. Its lowest 62 bits and 60 other bits are random.
     fn next_id(&self) -> u128;
 }
 
@@ -67,7 +67,7 @@ pub trait IdSource: fmt::Debug + Send + Sync {
 pub struct SystemIdSource;
 
 impl SystemIdSource {
-    /// Random bytes for an [`OrderKey`], 122 bits of them.
+    /// Bytes for an [`OrderKey`], with 122 random bits.
     pub fn key(&self) -> [u8; 16] {
         self.next_id().to_be_bytes()
     }
@@ -80,7 +80,7 @@ impl IdSource for SystemIdSource {
     }
 }
 
-/// A wish to buy, named and valid.
+/// A valid order with its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub id: OrderId,
@@ -88,23 +88,23 @@ pub struct Order {
     pub item: ItemId,
     pub quantity: Quantity,
     pub accepted_at: Timestamp,
-    /// Carried along; nothing that is decided depends on it.
+    /// Trace context. No decision depends on it.
     pub trace: Option<Box<TraceContext>>,
 }
 
 impl Order {
-    /// Its trace, as the log names it.
+    /// The trace id, for the log.
     pub fn trace_id(&self) -> Option<String> {
         self.trace.as_ref().map(|context| context.trace_id())
     }
 
-    /// Whether a repeat under the same name asks for the same thing.
+    /// True if two orders under the same id ask for the same thing.
     pub fn same_request(&self, other: &Order) -> bool {
         self.user == other.user && self.item == other.item && self.quantity == other.quantity
     }
 }
 
-/// Why an order got a "no".
+/// Why an order was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -129,12 +129,12 @@ impl Reason {
     }
 }
 
-/// What became of an order. Final: the first one recorded stays.
+/// The decision of an order. Final: the first one recorded stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Decision {
     Sold,
     Rejected(Reason),
-    /// The order is older than decisions are remembered, so nobody can say whether it had one.
+    /// The order is older than decisions are kept, so it may have had a decision that is deleted.
     Expired,
     /// The organiser dropped the order's dead letter.
     Dropped,
@@ -162,7 +162,7 @@ impl Decision {
         }
     }
 
-    /// Reads back what [`Decision::status`] and [`Decision::reason`] wrote.
+    /// The inverse of [`Decision::status`] and [`Decision::reason`].
     pub fn from_parts(status: &str, reason: Option<&str>) -> Option<Decision> {
         match status {
             "sold" => Some(Decision::Sold),
@@ -186,7 +186,7 @@ pub struct Decided {
 }
 
 impl Decided {
-    /// The old rule: the keyed digest in rows from before [`MacKeys`]. Nothing writes it any more.
+    /// The seal of rows from before [`MacKeys`], see [`MacCheck::OldRule`]. No longer written.
     pub fn legacy_mac(&self, key: &OrderKey) -> u64 {
         let mut bytes = Vec::with_capacity(160);
         bytes.extend_from_slice(self.order.id.as_bytes());

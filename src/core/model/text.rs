@@ -1,4 +1,4 @@
-//! Text from outside: which characters a reader cannot see, and how they are shown.
+//! Text from outside: detects characters that a reader cannot see, and makes them visible.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -57,8 +57,8 @@ const HIDDEN: &[(char, char)] = &[
     ('\u{e01f0}', '\u{10ffff}'),
 ];
 
-/// The bytes that percent-encoded text stands for (RFC 3986, 2.1); `+` is itself. `None` if an
-/// escape is broken, which the library leaves as it is.
+/// Decodes percent-encoded text (RFC 3986, 2.1); `+` stays `+`. `None` if an escape is invalid,
+/// which the library would leave unchanged.
 pub fn percent_decoded(text: &str) -> Option<PercentDecode<'_>> {
     let is_escape = |after: &str| {
         let digits = after.as_bytes().get(..2);
@@ -67,7 +67,7 @@ pub fn percent_decoded(text: &str) -> Option<PercentDecode<'_>> {
     text.split('%').skip(1).all(is_escape).then(|| percent_decode_str(text))
 }
 
-/// Whether a reader cannot see a character, or sees the text around it otherwise than it is.
+/// True if a character is invisible, or changes how the text around it is displayed.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -76,8 +76,8 @@ pub fn is_hidden(c: char) -> bool {
     after > 0 && c <= HIDDEN[after - 1].1
 }
 
-/// Whether there is nothing in a text that a reader sees: white space, joiners, variation selectors
-/// and the empty Braille pattern.
+/// True if a text shows nothing: it is empty, or contains only hidden characters, white space,
+/// joiners, variation selectors and the empty Braille pattern.
 pub fn is_blank(text: &str) -> bool {
     let empty = |c: char| {
         let selects = matches!(c, '\u{180b}'..='\u{180f}' | '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}');
@@ -86,13 +86,13 @@ pub fn is_blank(text: &str) -> bool {
     text.chars().all(|c| empty(c) || is_hidden(c))
 }
 
-/// A text as a terminal may print it, on one line: each hidden character is written as JSON
-/// escapes it (`\u202e`), so that JSON stays the same JSON.
+/// A text that is safe to print on one line of a terminal. Hidden characters are written as JSON
+/// escapes (`\u202e`), so that JSON keeps its meaning.
 pub fn visible(text: &str) -> Cow<'_, str> {
     visible_but(text, &[])
 }
 
-/// [`visible`], but for these characters.
+/// Like [`visible`], but keeps some characters.
 pub fn visible_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     let is_shown = |c: char| !is_hidden(c) || kept.contains(&c);
     if text.chars().all(is_shown) {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_characters_are_told_from_those_that_names_need() {
+    fn hidden_characters_exclude_those_that_names_need() {
         for c in "\0\u{1b}\n\u{85}\u{ad}\u{34f}\u{61c}\u{200b}\u{200e}\u{2028}\u{2029}\u{202e}\
                   \u{2066}\u{3164}\u{e000}\u{feff}\u{fffe}\u{1ffff}\u{e0041}\u{10fffd}\u{10ffff}"
             .chars()
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_without_anything_to_see_is_blank() {
+    fn text_without_visible_characters_is_blank() {
         for blank in ["", " ", "\u{a0}\u{3000}", "\u{200d}\u{200c}", "\u{fe0f}", "\u{2800}"] {
             assert!(is_blank(blank), "{blank:?}");
         }

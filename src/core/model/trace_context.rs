@@ -1,19 +1,20 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the two headers that say which trace
-//! a request belongs to, and which span of it is the caller.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): two headers with the trace of a
+//! request and the span of its caller.
 
 use std::fmt;
 
-/// The most bytes of a `tracestate` that travel with an order, as the JSON text that the queue's
-/// message has of them. Members that are over it stay behind.
+/// The most bytes of an order's `tracestate`, counted as JSON text in the queue's message. Members
+/// that do not fit are left out.
 const STATE_MAX: usize = 320;
-/// Members over this go first, as the specification has it.
+/// If the `tracestate` is too long, members longer than this are left out first, as the
+/// specification recommends.
 const LONG_MEMBER: usize = 128;
 const MEMBERS_MAX: usize = 32;
 const SAMPLED: u8 = 1;
-/// The flags that are known: sampled, and random-trace-id of level 2. The others are not passed on.
+/// The known flags: sampled, and random-trace-id of level 2. Others are not passed on.
 const FLAGS: u8 = 3;
 
-/// Which trace an order belongs to, and the span that its next one is a child of.
+/// The trace of an order, and the span that is the parent of its next span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
     /// Never 0.
@@ -21,31 +22,31 @@ pub struct TraceContext {
     /// Never 0.
     pub span: u64,
     flags: u8,
-    /// `tracestate`, valid and within its bound.
+    /// Valid `tracestate` of at most [`STATE_MAX`] bytes.
     state: Option<Box<str>>,
 }
 
 impl TraceContext {
-    /// A new trace that is recorded, at its first span. `None` if a number is 0, which names none.
+    /// A new, sampled trace at its first span. `None` if an id is 0, which is invalid.
     pub fn begin(trace: u128, span: u64) -> Option<Self> {
         (trace != 0 && span != 0).then_some(Self { trace, span, flags: SAMPLED, state: None })
     }
 
-    /// What the headers say; `None` when `traceparent` is not exactly as the specification has
-    /// it. A `tracestate` that is not is left out.
+    /// Parses the headers. `None` if `traceparent` is invalid. An invalid `tracestate` is left out.
     pub fn parse(traceparent: &[u8], tracestate: Option<&str>) -> Option<Self> {
         let (known, rest) = traceparent.split_at_checked(55)?;
         let [v0, v1, b'-', trace @ .., b'-', f0, f1] = known else { return None };
         let (trace, span) = trace.split_at_checked(33)?;
-        let (trace, span) = (trace.strip_suffix(b"-")?, hex(span)?);
+        let trace = hex(trace.strip_suffix(b"-")?)?;
+        let span = hex(span)?;
         match (hex(&[*v0, *v1])?, rest) {
             (0, []) => {}
             (0 | 0xff, _) => return None,
-            // Of a later version the first four fields are read, as of this one.
+            // Later versions begin with the same four fields.
             (_, [] | [b'-', ..]) => {}
             _ => return None,
         }
-        let (trace, flags) = (hex(trace)?, hex(&[*f0, *f1])? as u8 & FLAGS);
+        let flags = hex(&[*f0, *f1])? as u8 & FLAGS;
         if trace == 0 || span == 0 {
             return None;
         }
@@ -53,7 +54,7 @@ impl TraceContext {
         Some(Self { trace, span: span as u64, flags, state })
     }
 
-    /// Whether the caller records this trace, and asks that it be recorded on.
+    /// True if the caller records this trace and asks the callee to record it too.
     pub fn is_sampled(&self) -> bool {
         self.flags & SAMPLED != 0
     }
@@ -67,16 +68,17 @@ impl TraceContext {
         self.state.as_deref()
     }
 
-    /// The same trace at another of its spans, which is recorded or not. `span` must not be 0.
+    /// The same trace at another span. `span` must not be 0.
     pub fn at(&self, span: u64, sampled: bool) -> Self {
         let flags = self.flags & !SAMPLED | if sampled { SAMPLED } else { 0 };
         Self { span, flags, ..self.clone() }
     }
 
-    /// All of it as few bytes, for a row.
+    /// A compact form for a row.
     pub fn to_bytes(&self) -> Vec<u8> {
         let state = self.state.as_deref().unwrap_or_default().as_bytes();
-        let (trace, span) = (self.trace.to_be_bytes(), self.span.to_be_bytes());
+        let trace = self.trace.to_be_bytes();
+        let span = self.span.to_be_bytes();
         [trace.as_slice(), &span, &[self.flags], state].concat()
     }
 
@@ -85,8 +87,7 @@ impl TraceContext {
         let (trace, rest) = bytes.split_first_chunk()?;
         let (span, rest) = rest.split_first_chunk()?;
         let (flags, state) = rest.split_first()?;
-        let (trace, span) = (u128::from_be_bytes(*trace), u64::from_be_bytes(*span));
-        let context = Self::begin(trace, span)?;
+        let context = Self::begin(u128::from_be_bytes(*trace), u64::from_be_bytes(*span))?;
         let state = std::str::from_utf8(state).ok().and_then(bounded_state);
         Some(Self { flags: flags & FLAGS, state, ..context })
     }
@@ -99,7 +100,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// A number in lower-case hexadecimal digits, of which there are as many as are here.
+/// Parses lower-case hexadecimal digits.
 fn hex(digits: &[u8]) -> Option<u128> {
     digits.iter().try_fold(0, |number: u128, digit| {
         let value = match digit {
@@ -111,8 +112,8 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// The members that fit within [`STATE_MAX`], from the left, where the latest are. `None` when
-/// there are none, or when any is not as the specification has it.
+/// The members that fit into [`STATE_MAX`], from the left, where the newest are. `None` if there
+/// are none, or if any is invalid.
 fn bounded_state(state: &str) -> Option<Box<str>> {
     let members: Vec<&str> =
         state.split(',').map(|m| m.trim_matches([' ', '\t'])).filter(|m| !m.is_empty()).collect();
@@ -137,7 +138,7 @@ fn bounded_state(state: &str) -> Option<Box<str>> {
     (!kept.is_empty()).then(|| kept.join(",").into())
 }
 
-/// `key=value` as level 2 of the specification has it.
+/// True for a valid `key=value` by level 2 of the specification.
 fn is_member(member: &str) -> bool {
     let Some((key, value)) = member.split_once('=') else { return false };
     let key_char = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-*/@".contains(&b);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_is_read_and_written_and_comes_back_from_its_bytes() {
+    fn traceparent_round_trips_as_text_and_bytes() {
         let context = TraceContext::parse(PARENT.as_bytes(), Some("a=1, b@c=2")).unwrap();
         assert_eq!(context.trace, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
         assert_eq!(context.span, 0x00f0_67aa_0ba9_02b7);
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_that_is_not_as_the_specification_has_it_is_none() {
+    fn invalid_traceparent_is_none() {
         let zero_trace = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let zero_span = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01";
         let wrong = ["", "00", zero_trace, zero_span, &PARENT[..54], &format!("{PARENT}-")];
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tracestate_is_bounded_by_whole_members_and_none_of_a_wrong_one_is_kept() {
+    fn tracestate_is_bounded_by_whole_members_and_invalid_ones_are_dropped() {
         let long = format!("a=1,b={},c=3", "x".repeat(200));
         assert_eq!(state(&long).as_ref(), Some(&long));
         let longer = format!("{long},d={},e=5", "y".repeat(120));

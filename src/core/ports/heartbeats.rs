@@ -1,5 +1,6 @@
-//! Heartbeats: each process writes its state once a second, so that the dashboard of any process can
-//! show all of them. No decision depends on them: a lost heartbeat only makes the display older.
+//! Heartbeats: each process writes its state once a second, so that the dashboard of any process
+//! can show all of them. No decision depends on them: a lost heartbeat only makes the display
+//! older.
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};

@@ -1,5 +1,5 @@
-//! The idempotency store: remembers the fingerprint of each request with an Idempotency-Key, so that
-//! the same key with another request is refused (P5). Used only if the queue cannot compare a
+//! The idempotency store: remembers the fingerprint of each request with an Idempotency-Key, so
+//! that the same key with another request is refused (P5). Used only if the queue cannot compare a
 //! repeat with the first request; the embedded queue can.
 //!
 //! It is not relied on for safety: without it, the worker dead-letters the later request.

@@ -98,8 +98,8 @@ pub trait Queue: Debug + Display + Send + Sync {
     /// decision. Not safe to cancel: the orders of a cancelled send may be queued.
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>>;
 
-    /// Receives deliveries with about `max` orders in all; waits up to `wait` for the first. They are
-    /// invisible to other receivers until the visibility timeout. Not safe to cancel: the
+    /// Receives deliveries with about `max` orders in all; waits up to `wait` for the first. They
+    /// are invisible to other receivers until the visibility timeout. Not safe to cancel: the
     /// deliveries of a cancelled receive stay invisible until then.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
 
@@ -110,8 +110,8 @@ pub trait Queue: Debug + Display + Send + Sync {
     /// Restarts the visibility timeout of these deliveries. Best effort.
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
-    /// Makes these deliveries visible at once, and releases everything else that this receiver holds
-    /// without need. Any number of receipts, also none. Best effort.
+    /// Makes these deliveries visible at once, and releases everything else that this receiver
+    /// holds without need. Any number of receipts, also none. Best effort.
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError>;
 
     /// Puts letters into the dead-letter queue, durably. Only after that may the delivery that
@@ -148,8 +148,8 @@ pub trait Queue: Debug + Display + Send + Sync {
         Ok(listing.sorted())
     }
 
-    /// The position of a queued order; `None` if it is not queued, or the queue does not know. Takes
-    /// constant time, however many orders are queued.
+    /// The position of a queued order; `None` if it is not queued, or the queue does not know.
+    /// Takes constant time, however many orders are queued.
     async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError>;
 
     /// The contents of the queue.

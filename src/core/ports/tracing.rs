@@ -65,7 +65,7 @@ pub struct Span {
 
 /// The collector of spans.
 pub trait Spans: Debug + Send + Sync {
-    /// Records a span that ends now. Never blocks and never fails: if the buffer is full, the span is
-    /// discarded.
+    /// Records a span that ends now. Never blocks and never fails: if the buffer is full, the span
+    /// is discarded.
     fn record(&self, span: Span);
 }

@@ -1,9 +1,9 @@
 //! The webhook outbox: events that wait until the webhook endpoint has accepted them. Each decision
 //! is sent to the endpoint at least once, in a signed request (Standard Webhooks 1.0).
 //!
-//! The embedded store writes an event in the transaction of its decision, whichever process decides.
-//! On AWS the outbox is a queue of its own: the worker puts the event after the commit and before it
-//! acknowledges the order's delivery. If the worker is killed in between, the delivery is
+//! The embedded store writes an event in the transaction of its decision, whichever process
+//! decides. On AWS the outbox is a queue of its own: the worker puts the event after the commit and
+//! before it acknowledges the order's delivery. If the worker is killed in between, the delivery is
 //! redelivered, the order is found decided, and its event is put then. So an event can be put and
 //! sent twice, and none is lost.
 
@@ -92,9 +92,9 @@ pub trait WebhookOutbox: Debug + Display + Send + Sync {
     /// returns `Ok`; after an error, some may be. Any number. Safe to repeat and to cancel.
     async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError>;
 
-    /// Leases about `max` events that are due, oldest first if the store knows their age; waits up to
-    /// `wait` for the first. Nobody else gets them until the lease expires; then they are due again.
-    /// Safe to cancel: the events of a cancelled call are due again after the lease.
+    /// Leases about `max` events that are due, oldest first if the store knows their age; waits up
+    /// to `wait` for the first. Nobody else gets them until the lease expires; then they are due
+    /// again. Safe to cancel: the events of a cancelled call are due again after the lease.
     async fn take(
         &self,
         max: usize,

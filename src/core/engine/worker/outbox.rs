@@ -53,8 +53,8 @@ impl WorkerState {
         });
     }
 
-    /// Retries until the events are durable. Returns false if the worker halts first: the orders are
-    /// then not acknowledged, are redelivered and found decided, and their next worker puts the
+    /// Retries until the events are durable. Returns false if the worker halts first: the orders
+    /// are then not acknowledged, are redelivered and found decided, and their next worker puts the
     /// events.
     async fn put_events(&self, outbox: &dyn WebhookOutbox, decided: &[Decided]) -> bool {
         let mut pause = PAUSE_MIN;

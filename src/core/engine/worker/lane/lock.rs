@@ -63,8 +63,8 @@ impl Lane {
         }
     }
 
-    /// Renews the lease when a third of it has passed. Releases the lock if this lane's turn is over
-    /// and others want it.
+    /// Renews the lease when a third of it has passed. Releases the lock if this lane's turn is
+    /// over and others want it.
     async fn keep_lock(&mut self) {
         let Some(lock) = self.state.lock() else { return };
         let Some(held) = &self.held else { return };

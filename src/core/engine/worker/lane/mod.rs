@@ -256,7 +256,8 @@ impl Lane {
             }
             Ok(Committed::Refused { item_changed, decided_before }) => {
                 let count = decided_before.len();
-                tracing::debug!(item_id = %self.item, item_changed, decided_before = count, "commit refused");
+                let item_id = &self.item;
+                tracing::debug!(%item_id, item_changed, decided_before = count, "commit refused");
                 metrics.conflicts.add(1);
                 if item_changed {
                     self.cached = None;
@@ -265,7 +266,8 @@ impl Lane {
                 self.drop_closed(batch, &decided_before, found).await?;
             }
             Err(LedgerError::OutcomeUnknown(why)) => {
-                tracing::warn!(item_id = %self.item, "commit unconfirmed; reading its orders: {why}");
+                let item_id = &self.item;
+                tracing::warn!(%item_id, "commit unconfirmed; reading its orders: {why}");
                 metrics.unknown_commits.add(1);
                 self.cached = None;
                 let found = self.find_closed(&ids(batch)).await?;
