@@ -1,4 +1,4 @@
-//! A request's body, within bounds of size and time.
+//! Reads request bodies within bounds of size and time.
 
 use std::time::Duration;
 
@@ -12,34 +12,35 @@ use tokio::time::timeout;
 use super::access::Access;
 use super::problem::Problem;
 
-/// The most bytes that a body may have.
+/// Maximum body size in bytes, unless a handler allows more.
 const BODY_MAX: usize = 16 * 1024;
-/// The most bytes that are read of a body nobody wants, so that the client, which may not listen
-/// before it has sent everything, gets to read the answer.
+/// Maximum bytes of an unwanted body that are read and discarded. Some clients read the response
+/// only after they have sent the whole body.
 const DRAIN_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct RequestBody {
     incoming: Incoming,
     read_timeout: Duration,
-    seen: usize,
-    /// The rest will not come, or is not worth waiting for.
+    /// Bytes received so far.
+    received: usize,
+    /// True if the rest will not arrive or is not worth waiting for.
     given_up: bool,
 }
 
 impl RequestBody {
     pub fn new(incoming: Incoming, head: &request::Parts, read_timeout: Duration) -> Self {
-        // A client that waits for 100 Continue sends no body before somebody reads.
+        // A client that waits for 100 Continue sends no body until it is read.
         let given_up = head.headers.contains_key(header::EXPECT);
-        Self { incoming, read_timeout, seen: 0, given_up }
+        Self { incoming, read_timeout, received: 0, given_up }
     }
 
-    /// The whole body of at most 16 KiB.
+    /// Reads the whole body, at most 16 KiB.
     pub async fn read(&mut self) -> Result<Bytes, Problem> {
         self.read_at_most(BODY_MAX).await
     }
 
-    /// The whole body, of whole KiB at most.
+    /// Reads the whole body, at most `max` bytes, which must be whole KiB.
     pub async fn read_at_most(&mut self, max: usize) -> Result<Bytes, Problem> {
         if self.incoming.size_hint().lower() > max as u64 {
             return Err(too_large(max));
@@ -48,7 +49,7 @@ impl RequestBody {
         let timed = timeout(self.read_timeout, self.gather(max)).await;
         timed.unwrap_or_else(|_| {
             self.given_up = true;
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))
         })
     }
 
@@ -56,7 +57,7 @@ impl RequestBody {
         let mut first = Bytes::new();
         let mut joined = Vec::new();
         while let Some(data) = self.next().await? {
-            if self.seen > max {
+            if self.received > max {
                 return Err(too_large(max));
             }
             if first.is_empty() {
@@ -71,24 +72,24 @@ impl RequestBody {
         Ok(if joined.is_empty() { first } else { joined.into() })
     }
 
-    /// Whether some of it was not read.
-    pub fn is_coming(&self) -> bool {
+    /// Whether part of the body is unread.
+    pub fn is_unread(&self) -> bool {
         !self.incoming.is_end_stream()
     }
 
-    /// Reads and forgets what is left. False when there is too much of it, or it does not come:
-    /// then the connection is of no further use.
+    /// Reads and discards the rest. False if it is too long or does not arrive; then the connection
+    /// cannot be reused.
     pub async fn drain(mut self) -> bool {
         if self.incoming.is_end_stream() {
             return true;
         }
         let left = self.incoming.size_hint().lower();
-        if self.given_up || left > DRAIN_MAX.saturating_sub(self.seen) as u64 {
+        if self.given_up || left > DRAIN_MAX.saturating_sub(self.received) as u64 {
             return false;
         }
         let read_timeout = self.read_timeout;
         let to_end = async {
-            while self.seen <= DRAIN_MAX {
+            while self.received <= DRAIN_MAX {
                 match self.next().await {
                     Ok(Some(_)) => {}
                     Ok(None) => return true,
@@ -104,10 +105,10 @@ impl RequestBody {
         while let Some(frame) = self.incoming.frame().await {
             let frame = frame.map_err(|_| {
                 self.given_up = true;
-                Problem::bad_request("the body broke off, or its chunks are malformed")
+                Problem::bad_request("the body ended early, or its chunks are malformed")
             })?;
             if let Ok(data) = frame.into_data() {
-                self.seen += data.len();
+                self.received += data.len();
                 return Ok(Some(data));
             }
         }
@@ -115,11 +116,11 @@ impl RequestBody {
     }
 }
 
-/// Refuses a body that says it is something else than JSON. One that does not say is read as
-/// JSON where it came with a credential, so that a plain client need not say it.
+/// Refuses a body whose `Content-Type` is not JSON. Without that header a body is read as JSON if
+/// the request has a credential, so that simple clients may leave it out.
 pub(super) fn expect_json(head: &request::Parts, access: &Access) -> Result<(), Problem> {
     let is_json = match head.headers.get(header::CONTENT_TYPE) {
-        None => !access.wants_content_type(head),
+        None => !access.requires_content_type(head),
         Some(kind) => {
             let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
             essence.trim_ascii().eq_ignore_ascii_case(b"application/json")

@@ -24,7 +24,7 @@ use crate::core::model::TraceContext;
 use crate::core::model::{IdempotencyKey, ItemId, Order, Quantity, UserId};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Hex digits of an order's id.
+/// Hex digits of an order id.
 const ORDER_ID_LENGTH: usize = 32;
 
 pub(super) async fn buy(
@@ -91,7 +91,7 @@ impl From<Refused> for Problem {
     }
 }
 
-/// The 202: written by hand, because a struct would be no shorter and this runs for every order.
+/// The 202. Written by hand because it is on the hot path.
 fn accepted(access: &Access, order: &Order) -> Response {
     let location = access.location(format_args!("/orders/{}", order.id));
     let mut text = Vec::with_capacity(256);
@@ -116,12 +116,12 @@ fn idempotency_key(head: &request::Parts) -> Result<Option<IdempotencyKey>, Prob
     match (keys.next(), keys.next()) {
         (None, _) => Ok(None),
         (Some(key), None) => Ok(Some(IdempotencyKey::parse(key.as_bytes())?)),
-        (Some(_), Some(_)) => Err(Problem::bad_request("send one Idempotency-Key, not several")),
+        (Some(_), Some(_)) => Err(Problem::bad_request("send at most one Idempotency-Key header")),
     }
 }
 
-/// The body of `/buy`. A key of ours must not come twice; other keys are ignored, whatever they
-/// hold, as long as it is JSON and not nested deeper than serde_json's limit of 128.
+/// The body of `/buy`. A known key must not be repeated. Unknown keys are ignored if their values
+/// are JSON and nested no deeper than serde_json's limit of 128.
 #[derive(schemars::JsonSchema)]
 #[schemars(rename = "OrderRequest")]
 pub(super) struct BuyRequest<'a> {
@@ -194,12 +194,12 @@ fn once<T, E: de::Error>(
     }
 }
 
-/// A string, borrowed where it has no escapes.
+/// A string, borrowed if it has no escapes.
 #[derive(serde::Deserialize)]
 #[serde(transparent)]
 struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Any JSON, within the depth that serde_json allows; `IgnoredAny` has no such limit.
+/// Any JSON within serde_json's depth limit; `IgnoredAny` has no such limit.
 struct Ignored;
 
 impl<'de> Deserialize<'de> for Ignored {
@@ -258,7 +258,7 @@ mod tests {
     use crate::core::model::OrderId;
 
     #[tokio::test]
-    async fn a_503_after_a_send_was_tried_names_the_order() {
+    async fn unconfirmed_send_is_a_503_with_the_order_id() {
         let order = OrderId::from_bytes([7; 16]);
         let unconfirmed = Refused::Unconfirmed { order, cause: "no answer".to_owned() };
         let response = Problem::from(unconfirmed).into_response();

@@ -1,4 +1,4 @@
-//! The client of a request, and its connection.
+//! The client of a connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,29 +30,29 @@ impl Refusal {
 /// The client of a request, and its connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// The other end of the connection: the client, or a proxy before it.
+    /// Address of the client, or of a proxy in front of it.
     pub peer: IpAddr,
-    /// Why requests on this connection are refused, if they are.
+    /// Why requests on this connection are refused; `None` if they are served.
     pub refusal: Option<Refusal>,
     pub reader: Arc<OwnedReadHalf>,
     pub activity: Arc<Activity>,
     pub stop: CancellationToken,
-    /// True if part of a request was not read.
+    /// True if part of a request was left unread.
     pub unread: AtomicBool,
 }
 
 impl Client {
-    /// Resolves when the client has closed its side of the connection, or the connection broke.
+    /// Resolves when the client has closed its sending side, or the connection broke.
     pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
         stream::gone(self.reader.clone())
     }
 
-    /// Whether the connection ends after the present answer.
+    /// Whether the connection ends after the current response.
     pub fn is_ending(&self) -> bool {
         self.refusal.is_some() || self.stop.is_cancelled()
     }
 
-    /// The rest of the present request is not read: the connection has to end.
+    /// Records that the rest of the current request stays unread, so that the connection must end.
     pub fn leave_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end.
+//! The life of one connection.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use super::stream::{Activity, BoundedStream, SocketReader, Timeouts};
 
 /// The most bytes of a request's head, and of what is buffered per connection.
 const HEAD_MAX: usize = 16 * 1024;
-/// How long, and for how many bytes, a closed connection is still read from: closing with unread
-/// bytes resets it, and the client may lose the answer.
+/// How long, and for how many bytes, a connection is still read after its last response. Closing a
+/// socket with unread bytes resets the connection, and the client may lose the response.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 8 * 1024 * 1024;
-/// How long a refused connection may take for its request, its answer, and its end.
+/// Maximum duration of a refused connection.
 const REFUSAL_WITHIN: Duration = Duration::from_secs(3);
 
-/// Serves a connection, or refuses its requests, until it ends or is told to stop.
+/// Serves a connection, or refuses its requests, until it ends or `stop` is cancelled.
 pub(super) async fn run(
     stream: TcpStream,
     refusal: Option<Refusal>,
@@ -38,7 +38,7 @@ pub(super) async fn run(
     activity: Arc<Activity>,
     stop: CancellationToken,
 ) {
-    // Answers are small; one that waited for more to send with it would be late.
+    // Responses are small; Nagle's algorithm would delay them.
     let _ = stream.set_nodelay(true);
     let Ok(peer) = stream.peer_addr() else { return };
     let (reader, writer) = stream.into_split();
@@ -75,7 +75,7 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    // The stream keeps to the times.
+    // `BoundedStream` has the timeouts.
     http.header_read_timeout(None).half_close(true).max_buf_size(HEAD_MAX);
     let service = service_fn(|request| {
         let client = client.clone();
@@ -96,11 +96,11 @@ async fn serve(
         }
     };
     let parts = running.into_parts();
-    let problem = if let Some(status) = parts.io.bare_answer() {
+    let problem = if let Some(status) = parts.io.suppressed_status() {
         Some(not_http(status))
     } else if parts.io.is_late() {
         let slow = || {
-            let what = "the request's head did not come in time";
+            let what = "the request head did not arrive in time";
             Problem::new(StatusCode::REQUEST_TIMEOUT, what)
         };
         let begun = !parts.read_buf.is_empty();
@@ -117,19 +117,20 @@ async fn serve(
     }
 }
 
-/// In place of hyper's own answer, which is a bare status.
+/// The problem that replaces hyper's own response, which is a bare status.
 fn not_http(status: StatusCode) -> Problem {
     let what = match status {
-        StatusCode::URI_TOO_LONG => "the request's URL is too long",
+        StatusCode::URI_TOO_LONG => "the request URL is too long",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-            "the request's head is too large: at most 16 KiB, and 100 headers"
+            "the request head is too large: at most 16 KiB and 100 headers"
         }
         _ => "the request is not valid HTTP/1.1",
     };
     Problem::new(status, what)
 }
 
-/// Sends a last response, then reads on for a moment, so that the client gets to read it.
+/// Sends the last response, then discards what the client sends for up to [`LINGER`], so that the
+/// client can read the response.
 async fn send_last(reader: SocketReader, mut writer: OwnedWriteHalf, response: Bytes) {
     let send = async {
         writer.write_all(&response).await?;

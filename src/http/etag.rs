@@ -1,4 +1,4 @@
-//! Entity tags, by which a client that has an answer already is spared it (RFC 9110, 8.8.3, 13.1.2).
+//! Entity tags (RFC 9110, 8.8.3 and 13.1.2), so that clients do not download what they have.
 
 use std::hash::Hasher;
 
@@ -10,7 +10,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::response::{Response, ResponseBody};
 
-/// A strong one. The same on every server, so that a client may ask another next time.
+/// A strong entity tag. The same content has the same tag on every server.
 pub(super) fn of(content: &[u8]) -> HeaderValue {
     let mut hasher = SipHasher24::new();
     hasher.write(content);
@@ -18,7 +18,7 @@ pub(super) fn of(content: &[u8]) -> HeaderValue {
     HeaderValue::try_from(tag).expect("hex digits are visible ASCII")
 }
 
-/// The response with its tag; a 304 without its content for a client that has it.
+/// Adds the tag; if the client has the content, the response becomes a 304 without a body.
 pub(super) fn with_etag(
     mut response: Response,
     etag: HeaderValue,
@@ -33,7 +33,7 @@ pub(super) fn with_etag(
     response
 }
 
-/// Whether `If-None-Match` names it: a list, or `*`, compared weakly.
+/// Whether `If-None-Match` contains the tag or `*`, by weak comparison.
 fn has(head: &request::Parts, tag: &HeaderValue) -> bool {
     let given = head.headers.get_all(header::IF_NONE_MATCH).iter();
     let mut tags = given.flat_map(|line| line.as_bytes().split(|b| *b == b','));

@@ -1,4 +1,4 @@
-//! Whether the parts of a sale can be used, and what waits in its stores.
+//! Health checks of the services, and counts of what is queued.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::core::ports::ledger::LedgerError;
 use crate::core::ports::queue::{Backlog, QueueError};
 use crate::core::ports::webhook_outbox::Waiting;
 
-/// A store that takes longer than this to say that it is there counts as away.
+/// A service that takes longer to answer counts as unavailable.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const OK: &str = "ok";
 
-/// What the parts of a sale say of themselves; an error says why one that is needed cannot be used.
+/// The state of each service. For a required service the error is the cause, in words for clients.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Health {
     pub ledger: Result<(), &'static str>,
@@ -23,11 +23,11 @@ pub(super) struct Health {
     pub notifier: &'static str,
 }
 
-/// What waits in the stores; `None` where a store does not say.
+/// What is queued; `None` where the store did not answer.
 #[derive(Debug, Clone)]
 pub(super) struct StoreCounts {
     pub backlog: Option<Backlog>,
-    /// `None` without an outbox.
+    /// `None` without an outbox; `Some(None)` if the outbox did not answer.
     pub webhooks: Option<Option<Waiting>>,
 }
 
@@ -45,8 +45,8 @@ pub(super) async fn count_stores(ports: &Ports) -> StoreCounts {
 pub(super) async fn check(ports: &Ports) -> Health {
     let lock = async {
         match &ports.lock {
-            None => "none: the sale goes on without",
-            Some(lock) => besides(timeout(CHECK_TIMEOUT, lock.check()).await),
+            None => "not configured: sales continue without it",
+            Some(lock) => optional_service(timeout(CHECK_TIMEOUT, lock.check()).await),
         }
     };
     let (ledger, queue, lock, notifier) = tokio::join!(
@@ -58,37 +58,40 @@ pub(super) async fn check(ports: &Ports) -> Health {
     let ledger = ledger.map(|checked| checked.map_err(|e| ledger_cause(&e)));
     let queue = queue.map(|checked| checked.map_err(|e| queue_cause(&e)));
     Health {
-        ledger: needed("ledger", ledger),
-        queue: needed("queue", queue),
+        ledger: required_service("ledger", ledger),
+        queue: required_service("queue", queue),
         lock,
-        notifier: besides(notifier),
+        notifier: optional_service(notifier),
     }
 }
 
 type InTime<E> = Result<Result<(), E>, tokio::time::error::Elapsed>;
 
-/// What a part is that a sale can go on without.
-fn besides<E>(checked: InTime<E>) -> &'static str {
-    let well = matches!(checked, Ok(Ok(())));
-    if well { OK } else { "not available: the sale goes on without, slower" }
+fn optional_service<E>(checked: InTime<E>) -> &'static str {
+    let is_available = matches!(checked, Ok(Ok(())));
+    if is_available { OK } else { "unavailable: sales continue without it, slower" }
 }
 
-/// Why a part that is needed cannot be used. The log says more than the caller may know.
-fn needed(part: &'static str, checked: InTime<(&'static str, String)>) -> Result<(), &'static str> {
-    let (cause, more) = match checked {
+/// Logs the whole error and returns the part of it that clients may know.
+fn required_service(
+    service: &'static str,
+    checked: InTime<(&'static str, String)>,
+) -> Result<(), &'static str> {
+    let (cause, error) = match checked {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(told)) => told,
+        Ok(Err(causes)) => causes,
         Err(_) => ("does not answer", "no answer in time".to_owned()),
     };
-    tracing::warn!(request_id = request_id::current(), "not ready: {part}: {more}");
+    tracing::warn!(request_id = request_id::current(), "not ready: {service}: {error}");
     Err(cause)
 }
 
+/// The cause in words for clients, and the whole error for the log.
 fn ledger_cause(error: &LedgerError) -> (&'static str, String) {
     let cause = match error {
         LedgerError::Busy(_) => "is busy",
         LedgerError::OutcomeUnknown(_) => "does not answer",
-        LedgerError::Broken(said) => broken(said),
+        LedgerError::Broken(text) => broken(text),
     };
     (cause, error.to_string())
 }
@@ -97,14 +100,14 @@ fn queue_cause(error: &QueueError) -> (&'static str, String) {
     let cause = match error {
         QueueError::Busy(_) | QueueError::Full(_) => "is busy",
         QueueError::OutcomeUnknown(_) => "does not answer",
-        QueueError::Broken(said) => broken(said),
+        QueueError::Broken(text) => broken(text),
     };
     (cause, error.to_string())
 }
 
-fn broken(said: &str) -> &'static str {
-    match said.contains("flux provision") {
+fn broken(text: &str) -> &'static str {
+    match text.contains("flux provision") {
         true => "does not exist: run `flux provision`",
-        false => "cannot be used: the log says why",
+        false => "unusable: see the log of this process",
     }
 }

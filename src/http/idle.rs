@@ -1,4 +1,4 @@
-//! The open connections, so that those which are idle make room for those that come.
+//! Closes idle connections to make room for new ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,32 +10,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::Activity;
 
-/// Idle connections make room while fewer than one place of so many is free.
-const SPARE_PART: usize = 10;
-/// A connection that has been idle for less is not closed to make room.
-pub(super) const IDLE_LEAST: Duration = Duration::from_secs(5);
-/// All connections are looked at once in this time, or once a hundredth of the places was taken.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
-const LOOK_PART: usize = 100;
+/// Idle connections are closed while less than a tenth of the connections is free.
+const RESERVE_DIVISOR: usize = 10;
+/// Minimum idle time of a connection that is closed to make room.
+pub(super) const IDLE_MIN: Duration = Duration::from_secs(5);
+/// All connections are scanned at most once in this time, or after so many new ones: a hundredth of
+/// the maximum.
+const SCAN_EVERY: Duration = Duration::from_millis(100);
+const SCAN_DIVISOR: usize = 100;
 
-/// So many places are to be free of `connections`, before idle connections are left alone.
-pub(super) fn spare(connections: usize) -> usize {
-    connections.div_ceil(SPARE_PART)
+/// How many of `connections_max` connections are to be free.
+pub(super) fn reserve(connections_max: usize) -> usize {
+    connections_max.div_ceil(RESERVE_DIVISOR)
 }
 
 #[derive(Debug)]
 pub(super) struct OpenConnections {
     open: HashMap<Id, (Arc<Activity>, CancellationToken)>,
-    looked: Instant,
+    scanned_at: Instant,
+    /// Connections added since the last scan.
     added: usize,
 }
 
 impl OpenConnections {
     pub fn new() -> Self {
-        Self { open: HashMap::new(), looked: Instant::now(), added: usize::MAX }
+        Self { open: HashMap::new(), scanned_at: Instant::now(), added: usize::MAX }
     }
 
-    /// `stop` ends the connection once its request is answered.
+    /// Adds a connection. Cancelling `stop` closes it once its current request is answered.
     pub fn add(&mut self, id: Id, activity: Arc<Activity>, stop: CancellationToken) {
         self.open.insert(id, (activity, stop));
         self.added = self.added.saturating_add(1);
@@ -45,23 +47,23 @@ impl OpenConnections {
         self.open.remove(&id);
     }
 
-    /// Ends those that have been idle longest, until a tenth of the places is free. Safe for a
-    /// connection on which a request arrives in this moment: that request is answered first.
-    pub fn make_room(&mut self, places: usize) {
-        let free = places.saturating_sub(self.open.len());
-        let wanted = spare(places).saturating_sub(free);
+    /// Closes the connections that have been idle longest, until a tenth is free. A request may
+    /// arrive on one of them at this moment; it is answered before the connection closes.
+    pub fn make_room(&mut self, connections_max: usize) {
+        let free = connections_max.saturating_sub(self.open.len());
+        let wanted = reserve(connections_max).saturating_sub(free);
         let now = Instant::now();
-        let soon = now.duration_since(self.looked) < LOOK_PAUSE;
-        if wanted == 0 || (soon && self.added < places.div_ceil(LOOK_PART)) {
+        let is_early = now.duration_since(self.scanned_at) < SCAN_EVERY;
+        if wanted == 0 || (is_early && self.added < connections_max.div_ceil(SCAN_DIVISOR)) {
             return;
         }
-        self.looked = now;
+        self.scanned_at = now;
         self.added = 0;
-        let old = |(activity, stop): &(Arc<Activity>, CancellationToken)| {
+        let closable = |(activity, stop): &(Arc<Activity>, CancellationToken)| {
             let since = activity.idle_since()?;
-            (now.duration_since(since) >= IDLE_LEAST).then(|| (since, stop.clone()))
+            (now.duration_since(since) >= IDLE_MIN).then(|| (since, stop.clone()))
         };
-        let mut idle: Vec<_> = self.open.values().filter_map(old).collect();
+        let mut idle: Vec<_> = self.open.values().filter_map(closable).collect();
         if idle.len() > wanted {
             idle.select_nth_unstable_by_key(wanted, |(since, _)| *since);
             idle.truncate(wanted);

@@ -18,11 +18,11 @@ use super::state::AppState;
 use crate::core::model::{ItemId, UserId};
 use crate::core::ports::ledger::LedgerError;
 
-/// Where everybody may see names, what stands in between may keep the page for all.
+/// `PUBLIC` if names are public: then shared caches may store the page.
 const PRIVATE: &str = "private, max-age=1";
 const PUBLIC: &str = "public, max-age=1";
 
-/// A one-of-a-kind item that is sold.
+/// A sold one-of-a-kind item.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Sold")]
 pub(super) struct SoldJson<'a> {
@@ -32,17 +32,17 @@ pub(super) struct SoldJson<'a> {
     owner: &'a str,
 }
 
-/// `[{"id","owner"}]` of sold one-of-a-kind items, 1,000 to a page; a Link header with
-/// `rel="next"` names the next page. 304 to those who have it.
+/// Returns `[{"id","owner"}]` of sold one-of-a-kind items, 1,000 per page. A Link header with
+/// `rel="next"` has the next page. 304 if the client has the current page.
 pub(super) async fn get(state: &AppState, head: &request::Parts) -> Result<Response, Problem> {
     state.access.admit_to_names(head)?;
     let after = query::after(head.uri.query())?.unwrap_or_default();
-    let read = |place| read_inventory(state, &after, place);
+    let read = |permit| read_inventory(state, &after, permit);
     let page = state.lists.page(&state.lists.inventory, after.clone(), read).await?;
     let mut response = with_etag(json_text(StatusCode::OK, page.text), page.etag, head);
     let headers = response.headers_mut();
-    let kept = if state.access.names_are_public() { PUBLIC } else { PRIVATE };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
+    let cached = if state.access.names_are_public() { PUBLIC } else { PRIVATE };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cached));
     if let Some(next) = page.next {
         headers.insert(header::LINK, next);
     }
@@ -52,14 +52,14 @@ pub(super) async fn get(state: &AppState, head: &request::Parts) -> Result<Respo
 async fn read_inventory(
     state: &AppState,
     after: &str,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<ListPage, LedgerError> {
     let after = Some(after).filter(|after| !after.is_empty());
     let page = state.api.ports.ledger.inventory(after, PAGE_MAX).await?;
     let rows = page.rows.iter();
     let sold: Vec<_> =
         rows.map(|(id, owner)| SoldJson { id: id.as_str(), owner: owner.as_str() }).collect();
-    let text = lists::hold(place, &sold);
+    let text = lists::page_text(permit, &sold);
     let next = page.next.map(|next| {
         let next = state.access.location(format_args!("/inventory?after={}", query::encode(&next)));
         let link = [b"<", next.as_bytes(), b">; rel=\"next\""].concat();

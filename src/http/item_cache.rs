@@ -1,4 +1,4 @@
-//! Which items may be ordered, so that the hot path need not ask the ledger for each order.
+//! Caches which items can be ordered, so that the hot path does not read the ledger for each order.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
@@ -11,11 +11,11 @@ use super::request_id;
 use crate::core::model::{ItemId, Listing};
 use crate::core::ports::ledger::Ledger;
 
-/// How many listed items are remembered, those that were listed or looked up last.
+/// Maximum cached listed items; the least recently inserted is evicted.
 const ITEMS_MAX: NonZeroUsize = NonZeroUsize::new(65_536).unwrap();
-/// Items that nobody listed and that are sold all the same, where that is allowed: of the whole
-/// store if it counts them, and of those that this process took orders for. Several processes that
-/// take first orders at the same moment may go past it, each by what is on its way.
+/// Maximum unlisted items that orders may create, where that is allowed: in the whole store if it
+/// counts them, and among those for which this process accepted orders. Several processes that
+/// accept first orders at the same moment can exceed it, each by its orders in flight.
 const UNLISTED_MAX: usize = 1_000;
 
 /// Why an order for an item is not accepted.
@@ -23,16 +23,16 @@ const UNLISTED_MAX: usize = 1_000;
 pub(super) enum NotForSale {
     Unlisted,
     TooManyUnlisted,
-    /// The ledger does not say whether there is such an item.
+    /// The ledger did not answer.
     Unknown,
 }
 
-/// Remembers items that may be ordered. One that is removed from the command line is remembered on:
-/// the decision knows.
+/// The cached items. An item that is removed from the command line stays cached, which is harmless:
+/// its orders are rejected when they are decided.
 #[derive(Debug)]
 pub(super) struct ItemCache {
     ledger: Arc<dyn Ledger>,
-    /// Reads do not touch its order, so that they share the lock.
+    /// Lookups use `contains`, which needs only the read lock and does not count as a use.
     listed: RwLock<LruCache<ItemId, ()>>,
     unlisted: Mutex<HashSet<ItemId>>,
 }
@@ -43,7 +43,9 @@ impl ItemCache {
         Self { ledger, listed, unlisted: Mutex::default() }
     }
 
-    /// Whether an order for the item may be accepted; `any`: also if nobody listed it.
+    /// Checks whether an order for the item is accepted; with `any`, also for an unlisted item.
+    /// Reads the ledger if the item is not cached. With `any`, an order for an item that cannot be
+    /// read is accepted: the decision checks the item again.
     pub async fn admit(&self, item: &ItemId, any: bool) -> Result<(), NotForSale> {
         if self.listed.read().unwrap_or_else(PoisonError::into_inner).contains(item) {
             return Ok(());
@@ -73,12 +75,12 @@ impl ItemCache {
         }
     }
 
-    /// An order for an item without a row.
+    /// Accepts an order for an item without a row in the ledger, up to [`UNLISTED_MAX`] items.
     async fn admit_unlisted(&self, item: &ItemId) -> Result<(), NotForSale> {
-        // A store that does not answer does not count.
+        // Without an answer only this process's own count limits them.
         let stored = self.ledger.unlisted_items().await.ok().flatten().unwrap_or(0);
         let mut unlisted = self.unlisted();
-        // Those whose first order is on its way have no row yet.
+        // Items whose first order is in flight have no row yet.
         let count = stored.max(unlisted.len() as u64);
         if count >= UNLISTED_MAX as u64 && !unlisted.contains(item) {
             return Err(NotForSale::TooManyUnlisted);
@@ -87,7 +89,7 @@ impl ItemCache {
         Ok(())
     }
 
-    /// Saves the next order a look, while there is room.
+    /// Caches an unlisted item that has a row, while there is room.
     fn remember_unlisted(&self, item: &ItemId) {
         let mut unlisted = self.unlisted();
         if unlisted.len() < UNLISTED_MAX {
@@ -95,13 +97,13 @@ impl ItemCache {
         }
     }
 
-    /// The item was listed.
+    /// Records that the item was listed.
     pub fn list(&self, item: &ItemId) {
         self.unlisted().remove(item);
         self.listed.write().unwrap_or_else(PoisonError::into_inner).put(item.clone(), ());
     }
 
-    /// The item was removed.
+    /// Records that the item was removed.
     pub fn forget(&self, item: &ItemId) {
         self.listed.write().unwrap_or_else(PoisonError::into_inner).pop(item);
         self.unlisted().remove(item);
@@ -116,13 +118,13 @@ impl From<NotForSale> for Problem {
     fn from(why: NotForSale) -> Self {
         const LIST_IT: &str = "list it with flux provision --item ID --stock N, or PUT /items/ID";
         match why {
-            NotForSale::Unlisted => Problem::not_found(format!("there is no such item: {LIST_IT}")),
+            NotForSale::Unlisted => Problem::not_found(format!("item not found: {LIST_IT}")),
             NotForSale::TooManyUnlisted => Problem::not_found(format!(
-                "there is no such item, and orders have made {UNLISTED_MAX} items already that \
-                 nobody listed: {LIST_IT}"
+                "item not found, and orders have already created {UNLISTED_MAX} unlisted items: \
+                 {LIST_IT}"
             )),
             NotForSale::Unknown => Problem::unavailable(
-                "the ledger does not say whether there is such an item; try again",
+                "the ledger is unavailable, so the item cannot be checked; try again",
             ),
         }
     }

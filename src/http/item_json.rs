@@ -1,11 +1,11 @@
-//! An item as the API shows it.
+//! An item in API responses.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::core::model::{Item, ItemId, Listing};
 
-/// `free + held + sold = stock`, always.
+/// An item. `free + held + sold = stock` always holds.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Item")]
 pub(super) struct ItemJson<'a> {
@@ -16,7 +16,7 @@ pub(super) struct ItemJson<'a> {
     sold: u64,
     #[schemars(extend("enum" = ["open", "sold_out", "closed"]))]
     status: &'static str,
-    /// True where an order made the item, and nobody listed it; else absent.
+    /// True if an order created the item and it was never listed; otherwise absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schemars(extend("const" = true))]
     unlisted: bool,

@@ -22,20 +22,20 @@ use crate::core::model::{ItemChange, ItemId, Listing, MAX_STOCK};
 use crate::core::ports::ledger::{ItemRemoved, ItemSet, LedgerError};
 
 const ITEMS_PAGE: usize = 100;
-/// What changes an item.
+/// The accepted bodies of `PUT /items/ID`.
 const CHANGE: &str = r#"{"stock":N}, {"status":"open"|"closed"} or both"#;
 
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Items")]
 pub(super) struct ItemsJson<'a> {
     items: Vec<ItemJson<'a>>,
-    /// What `after` is to be for the next page.
+    /// Value of `after` for the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     next: Option<String>,
 }
 
-/// What is to change; what is left out stays as it is.
+/// The change of an item; fields that are left out stay unchanged.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "ItemChange", extend("anyOf" = [
     {"required": ["stock"], "properties": {"stock": {"type": "integer"}}},
@@ -55,17 +55,17 @@ enum SaleJson {
     Closed,
 }
 
-/// The admin sees what is there; others may see what was there within the last second.
+/// Requests with the admin key read the ledger. Other responses may be a second old.
 pub(super) async fn list(state: &AppState, head: &request::Parts) -> Result<Response, Problem> {
     let query = head.uri.query();
     let after = query::after(query)?;
     let limit = query::limit(query, ITEMS_PAGE, PAGE_MAX)?;
     let page = if access::is_admin(head) {
-        read_items(state, after.as_deref(), limit, state.lists.place()?).await?
+        read_items(state, after.as_deref(), limit, state.lists.permit()?).await?
     } else {
-        let name = format!("{limit} {}", after.as_deref().unwrap_or_default());
-        let read = |place| read_items(state, after.as_deref(), limit, place);
-        state.lists.page(&state.lists.items, name, read).await?
+        let key = format!("{limit} {}", after.as_deref().unwrap_or_default());
+        let read = |permit| read_items(state, after.as_deref(), limit, permit);
+        state.lists.page(&state.lists.items, key, read).await?
     };
     Ok(json_text(StatusCode::OK, page.text))
 }
@@ -74,11 +74,11 @@ async fn read_items(
     state: &AppState,
     after: Option<&str>,
     limit: usize,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<ListPage, LedgerError> {
     let page = state.api.ports.ledger.items(after, limit).await?;
     let items = page.rows.iter().map(ItemJson::from).collect();
-    let text = lists::hold(place, &ItemsJson { items, next: page.next });
+    let text = lists::page_text(permit, &ItemsJson { items, next: page.next });
     Ok(ListPage { etag: etag::of(&text), text, next: None })
 }
 
@@ -94,18 +94,18 @@ pub(super) async fn get(
         false => state.item_reads.get(&id, None, read).await,
     };
     let item = item?.filter(|item| !item.is_removed());
-    let item = item.ok_or_else(|| Problem::not_found("there is no such item"))?;
+    let item = item.ok_or_else(|| Problem::not_found("item not found"))?;
     Ok(json(StatusCode::OK, &ItemJson::from(&item)))
 }
 
-/// Whoever asks from now on sees the items as they are written by now.
-fn forget_items(state: &AppState) {
-    state.lists.items.forget();
-    state.item_reads.forget();
+/// Discards cached reads, so that later requests see what is committed now.
+fn clear_cached_reads(state: &AppState) {
+    state.lists.items.clear();
+    state.item_reads.clear();
 }
 
-/// Creates the item, sets its stock, which goes no lower than what is held and sold, closes its
-/// sale or opens it again. Once that is answered, nothing more is sold by how it was before.
+/// Creates an item, sets its stock, or closes or reopens its sale. Stock below the held and sold
+/// units is refused. After the response no order is decided by the previous state.
 pub(super) async fn put(
     state: &AppState,
     id: &str,
@@ -116,15 +116,15 @@ pub(super) async fn put(
     let id = ItemId::parse(id)?;
     body::expect_json(head, &state.access)?;
     let bytes = body.read().await?;
-    // serde would read a list of the fields' values too.
+    // serde also accepts a list of the field values in place of an object.
     if bytes.trim_ascii_start().starts_with(b"[") {
         return Err(Problem::bad_request(format!("the body is not {CHANGE} but a list")));
     }
     let change = serde_json::from_slice(&bytes)
         .map_err(|e| Problem::bad_request(format!("the body is not {CHANGE}: {e}")))?;
     let set = state.api.ports.ledger.set_item(&id, checked(change)?).await;
-    // A write that was not answered may have been made.
-    forget_items(state);
+    // A write without an answer may have been applied.
+    clear_cached_reads(state);
     let (status, item) = match set? {
         ItemSet::Created(item) => (StatusCode::CREATED, item),
         ItemSet::Changed(item) | ItemSet::Unchanged(item) => (StatusCode::OK, item),
@@ -133,7 +133,7 @@ pub(super) async fn put(
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
         ItemSet::Unlisted => {
-            let detail = "there is no such item: give its stock too, to list it";
+            let detail = "item not found: to list it, send its stock too";
             return Err(Problem::not_found(detail));
         }
     };
@@ -143,7 +143,7 @@ pub(super) async fn put(
     Ok(json(status, &ItemJson::from(&item)))
 }
 
-/// Takes an item without orders out of the sale. Idempotent.
+/// Removes an item that has no orders. Idempotent.
 pub(super) async fn remove(
     state: &AppState,
     id: &str,
@@ -152,15 +152,15 @@ pub(super) async fn remove(
     state.access.admit_admin(head)?;
     let id = ItemId::parse(id)?;
     let removed = state.api.ports.ledger.remove_item(&id).await;
-    // A write that was not answered may have been made.
-    forget_items(state);
+    // A write without an answer may have been applied.
+    clear_cached_reads(state);
     match removed? {
         ItemRemoved::Removed(_) | ItemRemoved::Already => {}
         ItemRemoved::HasOrders => {
-            let detail = "an item that has orders stays: close its sale instead";
+            let detail = "an item with orders cannot be removed; close its sale instead";
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        ItemRemoved::Unlisted => return Err(Problem::not_found("there is no such item")),
+        ItemRemoved::Unlisted => return Err(Problem::not_found("item not found")),
     }
     state.item_cache.forget(&id);
     Ok(response::empty(StatusCode::NO_CONTENT))
@@ -169,7 +169,7 @@ pub(super) async fn remove(
 fn checked(change: ChangeJson) -> Result<ItemChange, Problem> {
     match change {
         ChangeJson { stock: None, status: None } => {
-            Err(Problem::bad_request(format!("there is nothing to change: send {CHANGE}")))
+            Err(Problem::bad_request(format!("nothing to change: send {CHANGE}")))
         }
         ChangeJson { stock: Some(stock), .. } if stock > MAX_STOCK => {
             Err(Problem::bad_request(format!("stock must be at most {MAX_STOCK}")))

@@ -1,7 +1,7 @@
-//! The HTTP API: reads requests, asks the intake and the ledger, answers JSON.
+//! The HTTP API over the intake and the ledger.
 //!
-//! Answers are `application/json`, errors `application/problem+json` (RFC 9457), to what cannot be
-//! read as HTTP too.
+//! Responses are `application/json`; errors, also those to malformed HTTP, are
+//! `application/problem+json` (RFC 9457).
 
 mod access;
 mod body;

@@ -25,20 +25,20 @@ use crate::core::model::{ItemId, OrderId, Quantity, Reason, UserId, rfc3339};
 use crate::core::ports::ledger::{LedgerError, OrderRecord, OrderState};
 
 const WAIT_MAX_S: u64 = 30;
-/// When a client that got no place to wait is to ask again.
-const ASK_AGAIN_S: u64 = 2;
-/// Notifications can be lost, so a waiting buyer's order is looked at this often anyway.
+/// `Retry-After` for a client without a permit to wait.
+const RETRY_AFTER_S: u64 = 2;
+/// Notifications can be lost, so a wait also polls the store.
 const POLL_EVERY: Duration = Duration::from_secs(1);
-/// How long an order is followed at most; who still wants to know asks again.
+/// Maximum duration of an event stream; the client can reconnect.
 const FOLLOW_MAX: Duration = Duration::from_secs(300);
-/// With n streams open, each looks n times this later: together they read the store at most
-/// 1,000 times a second, the looks at a decision apart.
+/// The poll interval grows by this much per open stream, so that all streams together poll the store
+/// at most 1,000 times a second; reads after a notification are not counted.
 const POLL_DELAY_PER_STREAM: Duration = Duration::from_millis(1);
-/// The id of an order's last event. A client that names it asks again after the end.
+/// The id of an order's last event. A client that sends it reconnects after the end.
 const END: &str = "end";
 
-/// An order as buyers see it: `queued`, `sold`, `rejected` with a reason, `expired`,
-/// `dead_lettered` (it could not be decided, and waits for the seller to send it again) or
+/// An order. `status` is `queued`, `sold`, `rejected` with a reason, `expired` (older than decisions
+/// are kept), `dead_lettered` (it could not be decided, and the seller can send it again) or
 /// `dropped` (the seller dropped it; it is never sold).
 #[derive(Serialize, Default, JsonSchema)]
 #[schemars(rename = "Order")]
@@ -56,7 +56,7 @@ pub(super) struct OrderJson<'a> {
     quantity: Option<u64>,
     #[schemars(extend("enum" = ["queued", "sold", "rejected", "expired", "dropped", "dead_lettered"]))]
     status: &'static str,
-    /// Of a rejected order.
+    /// Why the order was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Reason")]
     reason: Option<Reason>,
@@ -67,52 +67,52 @@ pub(super) struct OrderJson<'a> {
     #[schemars(with = "String", extend("format" = "date-time"))]
     decided_at: Option<String>,
     #[serde(flatten)]
-    line: Option<LineJson>,
+    position: Option<PositionJson>,
 }
 
-/// Of a queued order.
+/// The queue position of a queued order.
 #[derive(Debug, Clone, Copy, Serialize, Default, JsonSchema)]
-struct LineJson {
-    /// 1 is next; null where the queue cannot tell.
+struct PositionJson {
+    /// Place in the queue of the item; 1 is next. Null where the queue does not report it.
     place: Option<u64>,
-    /// Null until it is known how fast the line moves.
+    /// Null while the rate of decisions is unknown.
     estimated_wait_s: Option<u64>,
 }
 
-/// What is known of an order that somebody asked for.
+/// An order as last read.
 struct ObservedOrder {
     id: OrderId,
-    /// `None` where only the queue knows the order.
+    /// `None` if the order is only in the queue.
     record: Option<OrderRecord>,
-    line: LineJson,
+    position: PositionJson,
 }
 
 impl ObservedOrder {
-    /// Whether there is no decision yet, and so something to wait for.
-    fn is_open(&self) -> bool {
+    /// Whether the order is still undecided, so that waiting for it makes sense.
+    fn is_undecided(&self) -> bool {
         self.record.as_ref().is_none_or(|record| record.state == OrderState::Queued)
     }
 
-    fn shown(&self) -> OrderJson<'_> {
-        let known = match &self.record {
-            Some(record) => shown(record),
+    fn json(&self) -> OrderJson<'_> {
+        let order = match &self.record {
+            Some(record) => order_json(record),
             None => OrderJson {
                 order_id: self.id.to_string(),
                 status: "queued",
                 ..OrderJson::default()
             },
         };
-        OrderJson { line: self.is_open().then_some(self.line), ..known }
+        OrderJson { position: self.is_undecided().then_some(self.position), ..order }
     }
 
     fn event(&self) -> Bytes {
-        let id = (!self.is_open()).then_some(END);
-        event_stream::event("order", id, &json_bytes(&self.shown()))
+        let id = (!self.is_undecided()).then_some(END);
+        event_stream::event("order", id, &json_bytes(&self.json()))
     }
 }
 
-/// With keys on, a caller without a good credential is answered 401 whatever the id, and one who
-/// may not see the order as if there were none.
+/// If keys are required, a caller without a valid credential gets 401 for every id, and a caller who
+/// may not see the order gets the same 404 as for an order that does not exist.
 pub(super) async fn get(
     state: &AppState,
     id: &str,
@@ -125,24 +125,22 @@ pub(super) async fn get(
     let mut session = Session::of(head);
     if wait.is_zero() {
         let observed = observe(state, id, &mut session, None).await?;
-        return Ok(json(StatusCode::OK, &observed.shown()));
+        return Ok(json(StatusCode::OK, &observed.json()));
     }
-    let Some(_place) = state.place_to_wait(head, client) else {
+    let Some(_permit) = state.wait_permit(head, client) else {
         let observed = observe(state, id, &mut session, None).await?;
-        let mut response = json(StatusCode::OK, &observed.shown());
-        if observed.is_open() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ASK_AGAIN_S));
+        let mut response = json(StatusCode::OK, &observed.json());
+        if observed.is_undecided() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
         return Ok(response);
     };
-    // An answer nobody waits for any more is the one that is there.
-    let gone = client.gone();
-    let observed = wait_for_decision(state, id, session, wait, gone).await?;
-    Ok(json(StatusCode::OK, &observed.shown()))
+    let observed = wait_for_decision(state, id, session, wait, client.gone()).await?;
+    Ok(json(StatusCode::OK, &observed.json()))
 }
 
-/// The order as an event each time that it changes, until it is decided, or the caller may no
-/// longer see it.
+/// Sends the order as an event at each change, until it is decided or the caller may no longer see
+/// it.
 pub(super) async fn events(
     state: &Arc<AppState>,
     id: &str,
@@ -155,15 +153,15 @@ pub(super) async fn events(
     if head.method == Method::HEAD {
         return Ok(event_stream::head_only());
     }
-    let heard = head.headers.get("last-event-id");
-    if !observed.is_open() && heard.is_some_and(|heard| heard == END) {
-        // An EventSource asks again after the end, unless it is told so.
+    let last_event_id = head.headers.get("last-event-id");
+    if !observed.is_undecided() && last_event_id.is_some_and(|id| id == END) {
+        // An EventSource reconnects after the end of a stream, until it gets a 204.
         return Ok(response::empty(StatusCode::NO_CONTENT));
     }
-    let Some(place) = state.place_to_wait(head, client) else {
-        return Ok(event_stream::only(&observed.event()));
+    let Some(permit) = state.wait_permit(head, client) else {
+        return Ok(event_stream::single(&observed.event()));
     };
-    let (events, response) = EventStream::open(place, client);
+    let (events, response) = EventStream::open(permit, client);
     let owned = state.clone();
     state.streams.spawn(async move {
         tokio::select! {
@@ -177,17 +175,22 @@ pub(super) async fn events(
     Ok(response)
 }
 
+/// Sends events until the order is decided, or the client is gone.
+///
+/// `notification()` is created before the read: it resolves for every notification after that, so a
+/// decision between the read and the wait is not missed. A notification that is lost is made up for
+/// by the next poll.
 async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &EventStream) {
-    let waiting = state.api.subscribers.subscribe(id);
+    let subscription = state.api.subscribers.subscribe(id);
     let mut sent = Vec::new();
     let mut sent_at = Instant::now();
     loop {
-        let notification = waiting.notification();
-        let mut open = true;
-        match observe(state, id, &mut session, waiting.notified_at()).await {
+        let notification = subscription.notification();
+        let mut is_undecided = true;
+        match observe(state, id, &mut session, subscription.notified_at()).await {
             Ok(observed) => {
-                open = observed.is_open();
-                let now = json_bytes(&observed.shown());
+                is_undecided = observed.is_undecided();
+                let now = json_bytes(&observed.json());
                 if now != sent {
                     let mut event = observed.event();
                     if sent.is_empty() {
@@ -202,10 +205,10 @@ async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &Ev
             }
             // The key was withdrawn or the token has expired.
             Err(problem) if problem.status().is_client_error() => return,
-            // The cause is in the log; the next look may do better.
+            // Already logged; the next read may succeed.
             Err(_) => {}
         }
-        if !open {
+        if !is_undecided {
             return;
         }
         if sent_at.elapsed() >= SILENCE_MAX {
@@ -220,9 +223,9 @@ async fn follow(state: &AppState, id: OrderId, mut session: Session, events: &Ev
     }
 }
 
-/// What there is to show of an order, to who may see it now; 404 when there is no such order.
-/// An order of somebody else costs the same look, and is answered the same. On AWS the look may
-/// have been somebody's within the last second, but not one from before `since`.
+/// Reads an order for a caller who may see it; otherwise 404. The order of another user is read and
+/// answered like one that does not exist, so neither the response nor its time reveals it. On AWS
+/// the read may be a cached one of the last second, but not one from before `since`.
 async fn observe(
     state: &AppState,
     id: OrderId,
@@ -235,39 +238,40 @@ async fn observe(
     };
     let caller = state.access.current_caller(session).await;
     state.access.admit_to_orders(caller)?;
-    let there = match &record {
-        Some(record) => state.access.sees_order_of(&record.order.user, caller),
+    let is_visible = match &record {
+        Some(record) => state.access.can_see_order_of(&record.order.user, caller),
         None => may_be_queued(state, id),
     };
-    if !there {
-        return Err(Problem::not_found("there is no such order"));
+    if !is_visible {
+        return Err(Problem::not_found("order not found"));
     }
-    let observed = ObservedOrder { id, record, line: LineJson::default() };
-    Ok(if observed.is_open() { in_line(state, observed).await } else { observed })
+    let observed = ObservedOrder { id, record, position: PositionJson::default() };
+    Ok(if observed.is_undecided() { with_position(state, observed).await } else { observed })
 }
 
 async fn read_order(state: &AppState, id: OrderId) -> Result<Option<OrderRecord>, LedgerError> {
     Ok(state.api.ports.ledger.find(&[id]).await?.pop().flatten())
 }
 
-/// Where it stands. That need not be known, so a queue that does not say is no fault.
-async fn in_line(state: &AppState, observed: ObservedOrder) -> ObservedOrder {
+/// Adds the queue position. It is optional, so a failed read leaves it out.
+async fn with_position(state: &AppState, observed: ObservedOrder) -> ObservedOrder {
     let Some(record) = &observed.record else { return observed };
-    let line = match state.api.ports.queue.position(observed.id).await {
-        Ok(Some(line)) => line,
+    let position = match state.api.ports.queue.position(observed.id).await {
+        Ok(Some(position)) => position,
         Ok(None) => return observed,
         Err(e) => {
-            tracing::debug!("no place in line: {e}");
+            tracing::debug!("queue position unavailable: {e}");
             return observed;
         }
     };
-    let estimated_wait_s = state.wait_estimator.wait_s(&record.order.item, line, Instant::now());
-    let line = LineJson { place: Some(line.ahead + 1), estimated_wait_s };
-    ObservedOrder { line, ..observed }
+    let item = &record.order.item;
+    let estimated_wait_s = state.wait_estimator.wait_s(item, position, Instant::now());
+    let position = PositionJson { place: Some(position.ahead + 1), estimated_wait_s };
+    ObservedOrder { position, ..observed }
 }
 
-/// What there is to show once the order is decided, or the time is over, or the client has gone,
-/// or the server stops.
+/// The order once it is decided, the time is over, the client is gone, or the server stops. See
+/// [`follow`] for why the notification is created before the read.
 async fn wait_for_decision(
     state: &AppState,
     id: OrderId,
@@ -277,12 +281,12 @@ async fn wait_for_decision(
 ) -> Result<ObservedOrder, Problem> {
     let mut gone = std::pin::pin!(gone);
     let deadline = Instant::now() + wait;
-    let waiting = state.api.subscribers.subscribe(id);
+    let subscription = state.api.subscribers.subscribe(id);
     loop {
-        let notification = waiting.notification();
-        let observed = observe(state, id, &mut session, waiting.notified_at()).await?;
+        let notification = subscription.notification();
+        let observed = observe(state, id, &mut session, subscription.notified_at()).await?;
         let now = Instant::now();
-        if !observed.is_open() || now >= deadline || state.stop.is_cancelled() {
+        if !observed.is_undecided() || now >= deadline || state.stop.is_cancelled() {
             return Ok(observed);
         }
         tokio::select! {
@@ -294,8 +298,8 @@ async fn wait_for_decision(
     }
 }
 
-/// Whether an order that the ledger does not know may still be in the queue: only where the
-/// two share no store, and only under a name that flux made.
+/// Whether an order that is not in the ledger may be in the queue: only on AWS, where they are
+/// separate stores, and only if flux generated the id.
 fn may_be_queued(state: &AppState, id: OrderId) -> bool {
     state.api.backend == "aws" && state.api.ports.order_ids.verify(id)
 }
@@ -313,7 +317,7 @@ fn wait(query: Option<&str>) -> Result<Duration, Problem> {
     }
 }
 
-fn shown(record: &OrderRecord) -> OrderJson<'_> {
+fn order_json(record: &OrderRecord) -> OrderJson<'_> {
     let order = &record.order;
     let (status, reason, decided_at) = match record.state {
         OrderState::Queued => ("queued", None, None),
@@ -331,6 +335,6 @@ fn shown(record: &OrderRecord) -> OrderJson<'_> {
         reason,
         accepted_at: Some(rfc3339(order.accepted_at)),
         decided_at,
-        line: None,
+        position: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Pages for browsers: HTML, and the files that it names.
+//! Responses with pages for browsers and their files.
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
@@ -6,13 +6,13 @@ use hyper::header::{self, HeaderName, HeaderValue};
 
 use super::response::{Response, ResponseBody};
 
-/// A page runs only the scripts and shows only the styles and pictures that this server gives out
-/// as files of their own, talks to this server alone, and stands in nobody's frame.
+/// A page uses only scripts, styles and images that are files of this server, connects only to this
+/// server, and cannot be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; font-src 'self'; connect-src 'self'; manifest-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// An HTML page. Its scripts and styles are [`asset`]s: what is written inline does not run.
+/// An HTML page. Its scripts and styles are [`asset`]s; [`POLICY`] blocks inline ones.
 pub(super) fn html(text: impl Into<Bytes>) -> Response {
     let mut response = asset("text/html; charset=utf-8", text);
     for (name, value) in [
@@ -29,7 +29,7 @@ pub(super) fn html(text: impl Into<Bytes>) -> Response {
     response
 }
 
-/// A file that a page names; taken for nothing but what `kind` says, and by no other site.
+/// A file of a page. Browsers treat it only as `kind`, and other sites cannot embed it.
 pub(super) fn asset(kind: &'static str, content: impl Into<Bytes>) -> Response {
     let mut response = Response::new(ResponseBody::whole(content));
     *response.status_mut() = StatusCode::OK;

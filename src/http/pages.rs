@@ -1,4 +1,4 @@
-//! The pages and the files that they name, in the binary.
+//! The pages and their files, compiled into the binary.
 
 use std::sync::LazyLock;
 
@@ -53,13 +53,13 @@ static ASSETS: [File; 12] = [
     file!("inter.woff2", "font/woff2"),
 ];
 
-/// `/`: the sale as it runs, for the organiser and for a wall.
+/// `/`: the dashboard.
 pub(super) fn dashboard(head: &request::Parts) -> Response {
     with_etag(page::html(DASHBOARD.content), DASHBOARD.etag.clone(), head)
 }
 
-/// `/buy/ITEM`: buys, and follows the order. Whether the item is sold is for the order to find
-/// out.
+/// `/buy/ITEM`: the page for buyers. It is served for every valid item id; whether the item is for
+/// sale is checked with the order.
 pub(super) fn buy(item: &str, head: &request::Parts) -> Result<Response, Problem> {
     ItemId::parse(item).map_err(|e| Problem::not_found(e.0))?;
     Ok(with_etag(page::html(BUY.content), BUY.etag.clone(), head))
@@ -67,6 +67,6 @@ pub(super) fn buy(item: &str, head: &request::Parts) -> Result<Response, Problem
 
 pub(super) fn asset(name: &str, head: &request::Parts) -> Result<Response, Problem> {
     let file = ASSETS.iter().find(|file| file.name == name);
-    let file = file.ok_or_else(|| Problem::not_found("there is no such file"))?;
+    let file = file.ok_or_else(|| Problem::not_found("file not found"))?;
     Ok(with_etag(page::asset(file.kind, file.content), file.etag.clone(), head))
 }

@@ -1,4 +1,4 @@
-//! What every answer is made of: JSON, or a problem as RFC 9457 has it.
+//! Response bodies: JSON, and problems as defined by RFC 9457.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,25 +14,26 @@ use super::response::{Response, ResponseBody};
 use crate::core::model::{InvalidId, OrderId};
 use crate::core::ports::ledger::LedgerError;
 
+pub(super) const LEDGER_UNAVAILABLE: &str = "the ledger is unavailable; try again";
 const PROBLEM_JSON: &str = "application/problem+json";
-const ALWAYS_JSON: &str = "our own types always have a JSON form";
+const ALWAYS_JSON: &str = "response types serialize to JSON";
 
-/// An answer other than success. Its detail says what to do, and holds nothing that the client
-/// may not know.
+/// An error response. The detail describes what is wrong and what to do, and reveals nothing that
+/// the client may not know.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
-    /// The order that may have been taken all the same.
+    /// The order that may have been accepted despite the error.
     order: Option<OrderId>,
     header: Option<Box<(HeaderName, HeaderValue)>>,
-    /// More to say, by name.
+    /// Extension members (RFC 9457, 3.2).
     members: Option<Box<Members>>,
 }
 
 type Members = serde_json::Map<String, serde_json::Value>;
 
-/// What went wrong, as RFC 9457 has it. A 503 after a send was tried carries the order's id.
+/// An error as defined by RFC 9457. A 503 has `order_id` if the order may have been accepted.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub(super) struct ProblemJson<'a> {
@@ -40,7 +41,7 @@ pub(super) struct ProblemJson<'a> {
     r#type: &'static str,
     title: &'a str,
     status: u16,
-    /// In one line: what was wrong, and what to do.
+    /// What is wrong and what to do, in one line.
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "OrderId")]
@@ -66,15 +67,15 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// `allow`: the methods that the path takes.
+    /// `allow`: the methods that the path supports.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        let what = "this path does not take this method; Allow says which it takes";
+        let what = "this path does not support this method; Allow lists the methods it supports";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, what).with_header(header::ALLOW, allow)
     }
 
-    /// The answer of a process that is stopping.
+    /// The response of a process that is stopping.
     pub fn stopping() -> Self {
-        Self::unavailable("stopping: ask another process")
+        Self::unavailable("stopping: this process accepts no more requests; try again")
     }
 
     pub fn status(&self) -> StatusCode {
@@ -85,7 +86,7 @@ impl Problem {
         &self.detail
     }
 
-    /// The order that may have been taken all the same.
+    /// The order that may have been accepted despite the error.
     pub fn order(&self) -> Option<OrderId> {
         self.order
     }
@@ -103,7 +104,7 @@ impl Problem {
         self
     }
 
-    /// Says when to come again: the next whole second after `wait`.
+    /// Adds `Retry-After`: `wait`, rounded up to whole seconds.
     pub fn with_retry_after(self, wait: Duration) -> Self {
         let seconds = wait.as_millis().div_ceil(1000).max(1) as u64;
         Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(seconds)))), ..self }
@@ -129,7 +130,7 @@ impl Problem {
             order_id: self.order,
             members: self.members.as_deref(),
         };
-        lined(&problem)
+        json_line(&problem)
     }
 }
 
@@ -140,30 +141,30 @@ impl From<InvalidId> for Problem {
 }
 
 impl From<LedgerError> for Problem {
-    /// Logs the cause, which is not for the client.
+    /// Logs the cause, which the client may not know.
     fn from(error: LedgerError) -> Self {
-        tracing::warn!(request_id = request_id::current(), "answered 503: {error}");
-        Self::unavailable("the ledger does not answer; try again")
+        tracing::warn!(request_id = request_id::current(), "ledger unavailable: {error}");
+        Self::unavailable(LEDGER_UNAVAILABLE)
     }
 }
 
 pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    json_text(status, lined(body))
+    json_text(status, json_line(body))
 }
 
-/// Ends in a line feed, so that a terminal's prompt stands on a line of its own.
-pub(super) fn lined(body: &impl Serialize) -> Vec<u8> {
+/// JSON and a line feed, so that a terminal's prompt starts on a new line.
+pub(super) fn json_line(body: &impl Serialize) -> Vec<u8> {
     let mut text = json_bytes(body);
     text.push(b'\n');
     text
 }
 
-/// On one line, without its end: for event streams.
+/// JSON on one line, without a line feed: for event streams.
 pub(super) fn json_bytes(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect(ALWAYS_JSON)
 }
 
-/// [`json`] of a text that is JSON already.
+/// A response whose body is already JSON.
 pub(super) fn json_text(status: StatusCode, text: impl Into<Bytes>) -> Response {
     let mut response = Response::new(ResponseBody::whole(text));
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! Percent-decoding of path segments and query values (RFC 3986, 2.1).
+//! Query parameters, and percent-encoding of path segments and query values (RFC 3986, 2.1).
 
 use std::borrow::Cow;
 
@@ -7,37 +7,37 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::problem::Problem;
 use crate::core::model::text::percent_decoded;
 
-/// All but what stands for itself (RFC 3986, 2.3).
+/// All but the unreserved characters (RFC 3986, 2.3).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The text that a path segment or query value stands for; `None` when it is not UTF-8 or an
-/// escape is broken. `+` is itself.
+/// Decodes a path segment or query value; `None` if an escape is broken or the result is not UTF-8.
+/// `+` stays `+`.
 pub(super) fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decoded(text)?.decode_utf8().ok()
 }
 
-/// Makes any text fit for a query value.
+/// Encodes any text as a query value.
 pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The first value of `name` in a query, decoded; `Some(None)` when it cannot be decoded.
+/// The first value of `name` in a query, decoded; `Some(None)` if it cannot be decoded.
 pub(super) fn value<'a>(query: Option<&'a str>, name: &str) -> Option<Option<Cow<'a, str>>> {
     let pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let (_, value) = pairs.into_iter().find(|(n, _)| *n == name)?;
     Some(decode(value))
 }
 
-/// `limit`, from 1 to `most`.
-pub(super) fn limit(query: Option<&str>, default: usize, most: usize) -> Result<usize, Problem> {
+/// The parameter `limit`, from 1 to `max`.
+pub(super) fn limit(query: Option<&str>, default: usize, max: usize) -> Result<usize, Problem> {
     let Some(value) = value(query, "limit") else { return Ok(default) };
     value
         .and_then(|text| text.parse().ok())
-        .filter(|limit| (1..=most).contains(limit))
-        .ok_or_else(|| Problem::bad_request(format!("limit must be from 1 to {most}")))
+        .filter(|limit| (1..=max).contains(limit))
+        .ok_or_else(|| Problem::bad_request(format!("limit must be from 1 to {max}")))
 }
 
-/// `after`, decoded: where a page begins.
+/// The parameter `after`, decoded: the end of the previous page.
 pub(super) fn after(query: Option<&str>) -> Result<Option<String>, Problem> {
     match value(query, "after") {
         None => Ok(None),
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_encoded_is_decoded_and_broken_escapes_are_nothing() {
+    fn encoding_round_trips_and_broken_escapes_are_refused() {
         let odd = "a b&c=d/é%🎟+";
         assert_eq!(decode(&encode(odd)).as_deref(), Some(odd));
         assert_eq!(decode("a%3Ab").as_deref(), Some("a:b"));

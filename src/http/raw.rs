@@ -1,4 +1,4 @@
-//! Requests that could not be read as HTTP, and the answers to them.
+//! Malformed or incomplete request heads, and the bytes of the responses to them.
 
 use std::time::SystemTime;
 
@@ -9,13 +9,13 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::request_id::X_REQUEST_ID;
 use super::response::Response;
 
-/// Headers that an answer depends on, whatever the request is.
+/// Request headers that the error response depends on.
 static WANTED: [HeaderName; 2] = [header::ORIGIN, X_REQUEST_ID];
 
-/// What can be found of the headers of a request's head that is cut or malformed.
+/// The wanted headers in an incomplete or malformed request head.
 pub(super) fn headers(head: &[u8]) -> HeaderMap {
     let mut found = HeaderMap::new();
-    // What stands after the last line end may be half of a line.
+    // The text after the last line feed may be an incomplete line.
     let mut lines: Vec<_> = head.split(|byte| *byte == b'\n').collect();
     lines.pop();
     for line in lines.iter().skip(1).take_while(|line| !line.trim_ascii().is_empty()) {
@@ -30,7 +30,7 @@ pub(super) fn headers(head: &[u8]) -> HeaderMap {
     found
 }
 
-/// A whole answer to this request as it goes over a connection that ends after it.
+/// The bytes of a response after which the connection ends.
 #[expect(
     clippy::disallowed_methods,
     reason = "the Date header, which hyper too takes from the system"
@@ -49,7 +49,7 @@ pub(super) fn bytes(response: Response, request: &[u8]) -> Bytes {
         text.extend_from_slice(b"\r\n");
     }
     text.extend_from_slice(b"\r\n");
-    // Of a request that could not be parsed, not even the method is known for sure.
+    // The method of a request that could not be parsed is unreliable.
     let is_head = head.status != StatusCode::BAD_REQUEST && request.starts_with(b"HEAD ");
     if !is_head {
         text.extend_from_slice(&body);

@@ -1,5 +1,5 @@
-//! What a request is called: by its client, or else by us. The answer says it, and so do the log
-//! lines of the request.
+//! Request ids: chosen by the client, or else generated. The response and the request's log lines
+//! contain the id.
 
 use std::future::Future;
 
@@ -11,25 +11,26 @@ tokio::task_local! {
     static CURRENT: HeaderValue;
 }
 
-/// The client's name for it, if it is 1-128 visible ASCII characters; else one made of the
-/// process's name and the request's number, which costs no chance to draw.
+/// The client's `X-Request-Id`, if it is 1-128 visible ASCII characters; otherwise an id made of the
+/// process number and the request number, which needs no random number per request.
 pub(super) fn of(headers: &HeaderMap, process: u32, number: u64) -> HeaderValue {
-    let sane = |id: &&HeaderValue| {
+    let is_valid = |id: &&HeaderValue| {
         (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    let given = headers.get(X_REQUEST_ID).filter(sane).cloned();
+    let given = headers.get(X_REQUEST_ID).filter(is_valid).cloned();
     given.unwrap_or_else(|| {
-        let made = HeaderValue::try_from(format!("{process:08x}-{number:x}"));
-        made.expect("hex digits are visible ASCII")
+        let generated = HeaderValue::try_from(format!("{process:08x}-{number:x}"));
+        generated.expect("hex digits are visible ASCII")
     })
 }
 
-/// Runs what answers the request.
+/// Runs the handler of a request with this id as the current one.
 pub(super) async fn scope<F: Future>(id: HeaderValue, answering: F) -> F::Output {
     CURRENT.scope(id, answering).await
 }
 
-/// For log lines: the request that this task is answering, if it is.
+/// The id of the request that this task is handling, for log lines; `None` outside of one.
+
 pub(super) fn current() -> Option<String> {
     CURRENT.try_with(|id| id.to_str().unwrap_or_default().to_owned()).ok()
 }

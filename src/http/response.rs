@@ -1,4 +1,4 @@
-//! What an answer is made of: bytes that are there, or a stream of those that come.
+//! Response bodies: complete bytes, or a stream of events.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -33,32 +33,33 @@ enum Content {
     Stream(EventBody),
 }
 
-/// Events as they come, until their sender is dropped or the client has gone. A client that cannot
-/// keep up holds up the sender, or is skipped by it, as the sender likes.
+/// Events until their sender is dropped or the client has disconnected. If the client reads too
+/// slowly the channel fills up, and the sender decides whether to wait or to skip the client.
 struct EventBody {
-    coming: mpsc::Receiver<Bytes>,
-    /// Resolves when the client has gone.
+    events: mpsc::Receiver<Bytes>,
+    /// Resolves when the client has disconnected.
     gone: BoxFuture<'static, ()>,
-    /// True once the client was sent something.
-    begun: bool,
+    /// True once an event was sent.
+    has_sent: bool,
 }
 
 impl fmt::Debug for EventBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventBody").field("begun", &self.begun).finish_non_exhaustive()
+        f.debug_struct("EventBody").field("has_sent", &self.has_sent).finish_non_exhaustive()
     }
 }
 
 impl EventBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Poll::Ready(next) = self.coming.poll_recv(cx) {
-            self.begun = true;
+        if let Poll::Ready(next) = self.events.poll_recv(cx) {
+            self.has_sent = true;
             return Poll::Ready(next);
         }
-        // A client that only stopped sending is told the present state before the end.
-        if self.begun {
+        // A client that only closed its sending side looks disconnected, but still gets the first
+        // event.
+        if self.has_sent {
             ready!(self.gone.as_mut().poll(cx));
-            self.coming.close();
+            self.events.close();
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -71,17 +72,18 @@ impl ResponseBody {
         Self { content, end: None }
     }
 
-    /// Ends when the events' sender is dropped, or after an event when `gone` resolves.
-    pub fn stream(coming: mpsc::Receiver<Bytes>, gone: BoxFuture<'static, ()>) -> Self {
-        Self { content: Content::Stream(EventBody { coming, gone, begun: false }), end: None }
+    /// A stream that ends when the sender of the events is dropped, or once an event was sent and
+    /// `gone` has resolved.
+    pub fn stream(events: mpsc::Receiver<Bytes>, gone: BoxFuture<'static, ()>) -> Self {
+        Self { content: Content::Stream(EventBody { events, gone, has_sent: false }), end: None }
     }
 
-    /// Drops `end` when all of this was sent or is not needed any more.
+    /// Drops `end` together with this body: hyper has sent all of it, or does not need it any more.
     pub fn end_with(&mut self, end: ResponseEnd) {
         self.end = Some(end);
     }
 
-    /// All of it that is there.
+    /// The bytes of a complete body; empty for a stream.
     pub fn into_bytes(self) -> Bytes {
         match self.content {
             Content::Whole(bytes) => bytes.unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The paths of the API, and the methods that each takes.
+//! The paths of the API and their methods.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ pub(super) static ROUTES: [(&str, Route); 19] = [
     ("/inventory", Route::Inventory),
     ("/dead-letters", Route::DeadLetters),
     ("/dead-letters/redrive", Route::Redrive),
-    ("/dead-letters/drop", Route::DropLetters),
+    ("/dead-letters/drop", Route::DropDeadLetters),
     ("/stats", Route::Stats),
     ("/openapi.json", Route::Openapi),
     ("/docs", Route::Docs),
@@ -29,7 +29,7 @@ pub(super) static ROUTES: [(&str, Route); 19] = [
 pub(super) static TABLE: LazyLock<matchit::Router<Route>> = LazyLock::new(|| {
     let mut table = matchit::Router::new();
     for (path, route) in ROUTES {
-        table.insert(path, route).expect("no two paths are alike");
+        table.insert(path, route).expect("the paths are distinct");
     }
     table
 });
@@ -47,7 +47,7 @@ pub(super) enum Route {
     Inventory,
     DeadLetters,
     Redrive,
-    DropLetters,
+    DropDeadLetters,
     Stats,
     Events,
     Metrics,
@@ -60,13 +60,13 @@ pub(super) enum Route {
 impl Route {
     pub fn allow(self) -> &'static str {
         match self {
-            Route::Buy | Route::Redrive | Route::DropLetters => "POST",
+            Route::Buy | Route::Redrive | Route::DropDeadLetters => "POST",
             Route::Item => "GET, HEAD, PUT, DELETE",
             _ => "GET, HEAD",
         }
     }
 
-    /// Whether it only says how the process is, which health checks ask for under any `Host`.
+    /// Whether it only reports on the process. Health checks request these under any `Host`.
     pub fn is_health(self) -> bool {
         matches!(self, Route::Healthz | Route::Readyz | Route::Metrics)
     }

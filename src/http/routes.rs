@@ -1,4 +1,4 @@
-//! Which request goes where.
+//! Passes each request to its handler.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ use super::{
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Answers one request.
+/// Handles one request.
 pub(super) async fn respond(
     state: &Arc<AppState>,
     request: Request<Incoming>,
@@ -38,7 +38,7 @@ pub(super) async fn respond(
     let mut body = RequestBody::new(incoming, &head, state.api.limits.read_timeout);
     let answering = async {
         if let Some(refusal) = client.refusal
-            && !is_answered_always(&state.access, refusal, &head)
+            && !is_exempt(&state.access, refusal, &head)
         {
             return Err(refusal.problem());
         }
@@ -48,7 +48,7 @@ pub(super) async fn respond(
     let answered = request_id::scope(id.clone(), answering).await;
     let mut response = answered.unwrap_or_else(Problem::into_response);
     let unread = match client.refusal {
-        Some(_) => body.is_coming(),
+        Some(_) => body.is_unread(),
         None => !body.drain().await,
     };
     if unread {
@@ -67,8 +67,8 @@ pub(super) async fn respond(
     response
 }
 
-/// An answer, as it goes over the wire, to a request of which only the beginning of the head is
-/// known. The connection ends after it.
+/// The bytes of the error response to a request whose head is incomplete or malformed. The
+/// connection ends after it.
 pub(super) fn respond_unread(state: &AppState, problem: Problem, head: &[u8]) -> Bytes {
     let number = state.requests.fetch_add(1, Ordering::Relaxed);
     let asked = raw::headers(head);
@@ -79,14 +79,14 @@ pub(super) fn respond_unread(state: &AppState, problem: Problem, head: &[u8]) ->
     raw::bytes(response, head)
 }
 
-/// Whether a connection that is refused gets this answer all the same: a browser asks first
-/// whether its page may read the refusal, and a full process is not a dead one.
-fn is_answered_always(access: &Access, refusal: Refusal, head: &request::Parts) -> bool {
+/// Whether a request is answered even though its connection is refused. Without an answer to its
+/// `OPTIONS`, a browser does not let the page read the refusal; and a full process is alive.
+fn is_exempt(access: &Access, refusal: Refusal, head: &request::Parts) -> bool {
     let is_alive = refusal == Refusal::Full && access.path(head) == "/healthz";
     is_alive || head.method == Method::OPTIONS
 }
 
-/// What every answer carries.
+/// Adds the headers that every response has.
 fn finish(access: &Access, asked: &HeaderMap, id: HeaderValue, answered: &mut HeaderMap) {
     access.allow_origin(asked, answered);
     answered.insert(X_REQUEST_ID, id);
@@ -100,13 +100,13 @@ async fn dispatch(
     body: &mut RequestBody,
 ) -> Result<Response, Problem> {
     if let Some(location) = state.access.base_without_slash(head) {
-        return Ok(moved(location));
+        return Ok(permanent_redirect(location));
     }
     let path = state.access.path(head);
-    let nothing = || Problem::not_found("there is nothing at this path");
-    let found = TABLE.at(path).map_err(|_| nothing())?;
+    let not_found = || Problem::not_found("path not found; /docs lists the paths");
+    let found = TABLE.at(path).map_err(|_| not_found())?;
     let id = found.params.get("id").unwrap_or_default();
-    let id = query::decode(id).ok_or_else(nothing)?;
+    let id = query::decode(id).ok_or_else(not_found)?;
     let read = matches!(head.method, Method::GET | Method::HEAD);
     let post = head.method == Method::POST;
     if !found.value.is_health() {
@@ -126,7 +126,7 @@ async fn dispatch(
         Route::Inventory if read => inventory::get(state, head).await,
         Route::DeadLetters if read => dead_letters::list(state, head).await,
         Route::Redrive if post => dead_letters::redrive(state, head, body).await,
-        Route::DropLetters if post => dead_letters::discard(state, head, body).await,
+        Route::DropDeadLetters if post => dead_letters::discard(state, head, body).await,
         Route::Openapi if read => Ok(openapi::document(state, head)),
         Route::Docs if read => Ok(openapi::docs(head)),
         Route::Stats if read => Ok(status::stats(state).await),
@@ -139,14 +139,14 @@ async fn dispatch(
     }
 }
 
-/// For any method, which the client keeps.
-fn moved(location: HeaderValue) -> Response {
+/// A redirect that keeps the method.
+fn permanent_redirect(location: HeaderValue) -> Response {
     let mut response = response::empty(StatusCode::PERMANENT_REDIRECT);
     response.headers_mut().insert(header::LOCATION, location);
     response
 }
 
-/// Whether the client wants the connection to go on after this request (RFC 9112, 9.3).
+/// Whether the client keeps the connection open after this request (RFC 9112, 9.3).
 fn is_kept_alive(head: &request::Parts) -> bool {
     let lines = head.headers.get_all(header::CONNECTION).iter();
     let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
@@ -157,7 +157,7 @@ fn is_kept_alive(head: &request::Parts) -> bool {
     }
 }
 
-/// What a path takes; [`Access::allow_origin`] adds what other sites' pages may do there.
+/// The methods of a path; [`Access::allow_origin`] adds what pages of other sites may send.
 fn options(route: Route) -> Response {
     let mut response = response::empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));

@@ -1,4 +1,4 @@
-//! Accepts connections, within bounds, and runs them.
+//! Accepts connections within bounds.
 
 use std::io;
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use super::idle::OpenConnections;
 use super::state::{Api, AppState};
 use super::stream::Activity;
 
-/// Connections that are being refused; the next is closed without an answer.
+/// Maximum connections being refused; further ones are closed without a response.
 const REFUSALS_MAX: usize = 64;
-/// Connections that wait in the kernel to be accepted: what Linux allows (`net.core.somaxconn`,
-/// listen(2)), not the 1,024 of a plain bind, so that a burst loses no packets.
+/// Length of the kernel's accept queue: the maximum of Linux (`net.core.somaxconn`, listen(2)) in
+/// place of tokio's 1,024, so that a burst of connections loses no packets.
 const LISTEN_MAX: u32 = 4_096;
-/// Pause after a failed accept: out of file descriptors, most likely.
+/// Pause after a failed accept, whose usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens on `HOST:PORT`; with port 0, on a free one.
+/// Listens on `HOST:PORT`; port 0 selects a free port.
 pub async fn listen(address: &str) -> io::Result<TcpListener> {
-    let mut refused = None;
+    let mut last_error = None;
     for address in tokio::net::lookup_host(address).await? {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         match socket.bind(address).and_then(|()| socket.listen(LISTEN_MAX)) {
             Ok(listener) => return Ok(listener),
-            Err(e) => refused = Some(e),
+            Err(e) => last_error = Some(e),
         }
     }
-    Err(refused.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+    Err(last_error.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
-/// Serves until stopped, then lets the requests that are here finish, for at most
-/// [`Limits::drain`](super::Limits::drain), and ends. When it returns, nothing of it holds `api` any
-/// more.
+/// Serves until stopped. Then requests in progress may finish within
+/// [`Limits::drain`](super::Limits::drain). When it returns, all its tasks have ended and none holds
+/// `api`.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
     let state = Arc::new(AppState::new(api, listener.local_addr().ok(), stop.clone()));
     let sampling = {
@@ -53,15 +53,15 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
             () = stop.cancelled() => break,
             Some(()) = connections.ended() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.take(stream, &stop),
+                Ok((stream, _)) => connections.accept(stream, &stop),
                 Err(e) => {
-                    tracing::warn!("cannot accept a connection: {e}");
+                    tracing::warn!("accept failed: {e}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
     }
-    // Who comes now is told so, until the last request that is here is done.
+    // New connections are answered that the server is stopping, until the last request ends.
     let drained = async {
         while !connections.served.is_empty() {
             tokio::select! {
@@ -74,7 +74,8 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
         }
     };
     if timeout(state.api.limits.drain, drained).await.is_err() {
-        tracing::warn!("cut {} connections that did not end in time", connections.served.len());
+        let count = connections.served.len();
+        tracing::warn!(count, "drain time is over; closing the open connections");
     }
     drop(listener);
     connections.served.shutdown().await;
@@ -84,7 +85,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken
     state.streams.wait().await;
 }
 
-/// The connections of a server, which end with this.
+/// The connections of a server. Dropping it ends them.
 struct Connections {
     state: Arc<AppState>,
     served: JoinSet<()>,
@@ -102,21 +103,21 @@ impl Connections {
         }
     }
 
-    /// Serves a new connection, or refuses it if all places are taken.
-    fn take(&mut self, stream: TcpStream, stop: &CancellationToken) {
-        let places = self.state.connections_max();
-        self.open.make_room(places);
-        if self.state.connections() >= places {
+    /// Serves a new connection, or refuses it if the server is full.
+    fn accept(&mut self, stream: TcpStream, stop: &CancellationToken) {
+        let max = self.state.connections_max();
+        self.open.make_room(max);
+        if self.state.connections() >= max {
             return self.refuse(stream, Refusal::Full);
         }
-        let place = self.state.open.clone();
+        let counted = self.state.open.clone();
         let activity = Activity::new();
         let stop = stop.child_token();
         let state = self.state.clone();
         let running = connection::run(stream, None, state, activity.clone(), stop.clone());
         let task = self.served.spawn(async move {
             running.await;
-            drop(place);
+            drop(counted);
         });
         self.open.add(task.id(), activity, stop);
     }
@@ -130,7 +131,7 @@ impl Connections {
         }
     }
 
-    /// Resolves when a connection has ended; `None` while there is none. Safe to cancel.
+    /// Waits until a connection has ended; `None` if there is none. Cancel-safe.
     async fn ended(&mut self) -> Option<()> {
         tokio::select! {
             Some(ended) = self.served.join_next_with_id() => {

@@ -1,4 +1,4 @@
-//! What the handlers of one server share. Imports no handler.
+//! The state shared by the handlers of one server. Imports no handler.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -17,12 +17,12 @@ use super::access::{Access, Caller, caller};
 use super::client::Client;
 use super::dashboard::Dashboard;
 use super::health::{Health, StoreCounts};
-use super::idle::{IDLE_LEAST, spare};
+use super::idle::{IDLE_MIN, reserve};
 use super::item_cache::ItemCache;
 use super::lists::Lists;
 use super::shared_reads::SharedReads;
 use super::wait_estimate::WaitEstimator;
-use super::waits::{WaitPlace, Waits};
+use super::waits::{WaitPermit, Waits};
 use crate::core::engine::Ports;
 use crate::core::engine::intake::Intake;
 use crate::core::model::{Item, ItemId, OrderId};
@@ -32,57 +32,57 @@ use crate::core::ports::notifier::Subscribers;
 /// Bounds of the server (P8).
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Open connections; the next is answered 503 and closed.
+    /// Maximum open connections; further ones are answered 503 and closed.
     pub connections: usize,
-    /// Time to send a whole request head, from its first byte, and again its body. Also how long an
-    /// answer may wait for the client to read on.
+    /// Maximum time to receive a request head, from its first byte, and again its body. Also how
+    /// long a response waits for a client that does not read.
     pub read_timeout: Duration,
-    /// How long a connection may be idle: before its first request, and between two. Shorter while
+    /// Maximum idle time of a connection before its first request and between two. Shorter while
     /// fewer than a tenth of the connections are free.
     pub idle_timeout: Duration,
-    /// Pages of items or of the inventory on their way at once, until the client has read them; the
-    /// next is answered 503. A page is up to some 400 KB, and while the ledger reads it, workers
-    /// and buyers wait.
+    /// Maximum list pages (of items or the inventory) in memory until their clients have read them;
+    /// further ones are answered 503. A page is up to 400 KB, and reading it delays workers and
+    /// buyers.
     pub pages: usize,
-    /// Time that requests which are here may still take once the server is told to stop.
+    /// Maximum time for requests in progress after the server is told to stop.
     pub drain: Duration,
 }
 
-/// What the routes need.
+/// The dependencies of the routes.
 #[derive(Debug)]
 pub struct Api {
     pub ports: Ports,
     pub intake: Intake,
     pub subscribers: Arc<Subscribers>,
-    /// Units of an item that nobody listed; 0 refuses orders for it. `None`: none where keys are on
-    /// or others reach the server.
+    /// Stock of an unlisted item; 0 refuses orders for it. `None`: refused if keys are required or
+    /// other machines can reach the server.
     pub unlisted_stock: Option<u64>,
     pub access: Arc<Access>,
-    /// `embedded` or `aws`, for `/stats`; on `aws` only the queue knows an undecided order.
+    /// `embedded` or `aws`. On `aws` an undecided order is only in the queue.
     pub backend: &'static str,
     pub limits: Limits,
 }
 
-/// Clients are told to keep an idle connection for this much less than the server does, so that no
-/// request is on its way to a connection that is being closed.
-const KEEP_LESS: Duration = Duration::from_secs(1);
+/// `Keep-Alive` is this much shorter than the server's own timeout, so that clients do not send on a
+/// connection that the server is closing.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Single items that were read lately. Kept only for a moment, because a buyer looks before and
-/// after buying.
+/// Recent reads of single items. Kept only briefly, because buyers read an item before and after
+/// buying.
 type ItemReads = SharedReads<ItemId, Result<Option<Item>, LedgerError>>;
 const ITEM_READS_MAX: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
-const ITEM_FRESH: Duration = Duration::from_millis(100);
+const ITEM_MAX_AGE: Duration = Duration::from_millis(100);
 
-/// Orders that were read within the last second. Used on AWS only, where each read costs money, also
-/// the read of a queued order that the ledger does not have yet.
+/// Recent reads of orders. Used only on AWS, where each read costs money, also that of a queued order
+/// that the ledger does not have yet.
 type OrderReads = SharedReads<OrderId, Result<Option<OrderRecord>, LedgerError>>;
-/// Orders whose last read is kept: some 5 MB.
+/// Maximum cached orders: about 5 MB.
 const ORDER_READS_MAX: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
-const ORDER_FRESH: Duration = Duration::from_secs(1);
-/// Anybody may ask for the health and the counts of the stores.
-const STATUS_FRESH: Duration = Duration::from_secs(1);
+const ORDER_MAX_AGE: Duration = Duration::from_secs(1);
+/// Health and store counts are public, so they are cached.
+const STATUS_MAX_AGE: Duration = Duration::from_secs(1);
 
-/// What the connections and handlers of one server share.
+/// The state shared by the connections and handlers of one server.
 #[derive(Debug)]
 pub(super) struct AppState {
     pub api: Arc<Api>,
@@ -98,19 +98,19 @@ pub(super) struct AppState {
     pub started: Instant,
     pub requests: AtomicU64,
     pub dashboard: Dashboard,
-    /// Tells this process's requests from those of another.
+    /// Random number of this process, for request ids.
     pub process: u32,
-    /// The address on which the server listens.
+    /// The listening address of the server.
     pub address: Option<SocketAddr>,
-    /// Cloned by each open connection.
+    /// Cloned by each open connection, to count them.
     pub open: Arc<()>,
-    /// One permit: two requests at once would hide dead letters from each other.
+    /// One permit, because on SQS two concurrent requests would hide dead letters from each other.
     pub dead_letter_access: Arc<Semaphore>,
     /// Long polls and event streams.
     pub waits: Arc<Waits>,
-    /// For `Keep-Alive`: when there is room, and when idle connections make room.
+    /// Values of `Keep-Alive`: normally, and while idle connections are closed early.
     keep_alive: [Option<HeaderValue>; 2],
-    /// The tasks that send events; they end with the connections.
+    /// Tasks that send events. They end with their connections.
     pub streams: TaskTracker,
 }
 
@@ -123,13 +123,13 @@ impl AppState {
             item_cache: ItemCache::new(api.ports.ledger.clone()),
             wait_estimator: WaitEstimator::default(),
             lists: Lists::new(api.limits.pages),
-            // An item that is missing may be listed the next moment, in any process.
-            item_reads: SharedReads::new(ITEM_READS_MAX, ITEM_FRESH, |read| {
+            // A missing item is not cached, because any process may list it at any moment.
+            item_reads: SharedReads::new(ITEM_READS_MAX, ITEM_MAX_AGE, |read| {
                 !matches!(read, Ok(None))
             }),
-            order_reads: SharedReads::new(ORDER_READS_MAX, ORDER_FRESH, |_| true),
-            health_checks: SharedReads::new(NonZeroUsize::MIN, STATUS_FRESH, |_| true),
-            store_counts: SharedReads::new(NonZeroUsize::MIN, STATUS_FRESH, |_| true),
+            order_reads: SharedReads::new(ORDER_READS_MAX, ORDER_MAX_AGE, |_| true),
+            health_checks: SharedReads::new(NonZeroUsize::MIN, STATUS_MAX_AGE, |_| true),
+            store_counts: SharedReads::new(NonZeroUsize::MIN, STATUS_MAX_AGE, |_| true),
             stop,
             started,
             requests: AtomicU64::new(0),
@@ -139,7 +139,7 @@ impl AppState {
             open: Arc::default(),
             dead_letter_access: Arc::new(Semaphore::new(1)),
             waits: Arc::default(),
-            keep_alive: [keep_alive(idle), keep_alive(idle.min(IDLE_LEAST))],
+            keep_alive: [keep_alive(idle), keep_alive(idle.min(IDLE_MIN))],
             streams: TaskTracker::new(),
             api,
         }
@@ -149,39 +149,38 @@ impl AppState {
         self.access.connections_max().unwrap_or(self.api.limits.connections)
     }
 
-    /// How long an idle connection is kept, as its client is told; `None` if that is too short to
-    /// count on.
+    /// The value of `Keep-Alive`; `None` if idle connections are closed too soon to promise any time.
     pub fn keep_alive(&self) -> Option<HeaderValue> {
-        let places = self.connections_max();
-        let full = places.saturating_sub(self.connections()) < spare(places);
-        self.keep_alive[usize::from(full)].clone()
+        let max = self.connections_max();
+        let is_crowded = max.saturating_sub(self.connections()) < reserve(max);
+        self.keep_alive[usize::from(is_crowded)].clone()
     }
 
     pub fn connections(&self) -> usize {
         Arc::strong_count(&self.open) - 1
     }
 
-    /// Whether orders for items that nobody listed are accepted.
+    /// Whether orders for unlisted items are accepted.
     pub fn sells_unlisted(&self) -> bool {
         let by_default = || self.access.is_private(self.address);
         self.api.unlisted_stock.map_or_else(by_default, |stock| stock > 0)
     }
 
-    /// A place for a long poll or event stream; `None` if this client, or all clients together, have
-    /// as many as they may.
-    pub fn place_to_wait(&self, head: &request::Parts, client: &Client) -> Option<WaitPlace> {
+    /// A permit for a long poll or event stream; `None` if this client, or all clients together,
+    /// have reached their limit.
+    pub fn wait_permit(&self, head: &request::Parts, client: &Client) -> Option<WaitPermit> {
         let address = match caller(head) {
-            // A shop waits for many buyers.
+            // A shop waits on behalf of many buyers.
             Caller::Admin | Caller::Shop => None,
             _ => Some(self.access.counted_address(head, client.peer)),
         };
-        self.waits.take(address, self.connections_max())
+        self.waits.acquire(address, self.connections_max())
     }
 }
 
-/// The value of `Keep-Alive` for connections that are kept idle for so long.
+/// The value of `Keep-Alive` for this idle timeout.
 fn keep_alive(idle: Duration) -> Option<HeaderValue> {
-    let seconds = idle.saturating_sub(KEEP_LESS).as_secs();
+    let seconds = idle.saturating_sub(KEEP_ALIVE_MARGIN).as_secs();
     let value = HeaderValue::try_from(format!("timeout={seconds}"));
     value.ok().filter(|_| seconds > 0)
 }

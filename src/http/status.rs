@@ -18,33 +18,33 @@ use crate::core::metrics::Counter;
 use crate::core::ports::queue::Backlog;
 use crate::core::ports::webhook_outbox::Waiting;
 
-/// Counts of this process, except for the backlog, which is the queue's.
+/// Counts of this process, and of the queue (`backlog`, `oldest_ms`) and the outbox (`webhooks`).
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Stats")]
 pub(super) struct StatsJson {
     #[schemars(extend("enum" = ["embedded", "aws"]))]
     backend: &'static str,
     uptime_s: u64,
-    /// HTTP requests, these ones included.
+    /// HTTP requests, including this one.
     requests: u64,
-    /// Orders answered 202.
+    /// Orders accepted (202).
     accepted: u64,
-    /// Requests to `/buy` answered otherwise.
+    /// Requests to `/buy` that were refused.
     refused: u64,
-    /// Decided by this process.
+    /// Orders sold by this process; likewise the next three.
     sold: u64,
     rejected: u64,
     expired: u64,
-    /// Dead letters of undecided orders that were dropped through this process.
+    /// Undecided orders whose dead letters were dropped through this process.
     dropped: u64,
-    /// Received by this process and not yet decided.
+    /// Orders received by this process and not yet decided.
     in_hand: u64,
-    /// Null when the queue does not say.
+    /// Null if the queue did not answer.
     backlog: Option<Backlog>,
-    /// How long the oldest waiting order has waited; null when none waits, or the queue does not say.
+    /// Wait of the oldest queued order; null if none is queued, or the queue does not report it.
     oldest_ms: Option<u64>,
     connections: usize,
-    /// Where a shop is told of decisions: null when the outbox does not say.
+    /// Webhooks waiting to be sent, if webhooks are configured; null if the outbox did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     webhooks: Option<Option<Waiting>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,25 +86,30 @@ pub(super) fn healthz() -> Response {
     problem::json(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
-/// Ready when ledger and queue are. Without its lock or its notifications of notifier a sale is slower,
-/// but goes on; and buyers are served whether or not a worker is there.
+/// Ready if the ledger and the queue are. Without the lock or the notifier sales continue, slower.
+/// Workers are not checked, because orders are accepted without them.
 pub(super) async fn readyz(state: &AppState) -> Result<Response, Problem> {
     if state.stop.is_cancelled() {
         return Err(Problem::stopping());
     }
     let check = health::check(&state.api.ports);
     let Health { ledger, queue, lock, notifier } = state.health_checks.get(&(), None, check).await;
-    let parts = [("ledger", ledger.err().unwrap_or(OK)), ("queue", queue.err().unwrap_or(OK))];
-    let others = [("lock", lock), ("outcomes", notifier)];
-    let parts = parts.into_iter().chain(others);
+    let services = [
+        ("ledger", ledger.err().unwrap_or(OK)),
+        ("queue", queue.err().unwrap_or(OK)),
+        ("lock", lock),
+        ("outcomes", notifier),
+    ];
     if ledger.is_ok() && queue.is_ok() {
         let mut ready = json!({ "status": "ready" });
-        parts.for_each(|(part, says)| ready[part] = says.into());
+        services.into_iter().for_each(|(service, text)| ready[service] = text.into());
         if let Some(warning) = warning(state) {
             ready["warning"] = warning.into();
         }
         return Ok(problem::json(StatusCode::OK, &ready));
     }
     let problem = Problem::unavailable("not ready");
-    Err(parts.fold(problem, |problem, (part, says)| problem.with_member(part, says)))
+    Err(services
+        .into_iter()
+        .fold(problem, |problem, (service, text)| problem.with_member(service, text)))
 }

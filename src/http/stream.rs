@@ -1,6 +1,6 @@
-//! A connection's stream, within bounds of time, and what the connection is doing. hyper bounds
-//! neither how long a client takes to read, nor an idle connection apart from a slow head, and it
-//! does not notice a client that leaves while its answer is being made.
+//! A connection's stream with timeouts, and the connection's state. hyper has no timeout for clients
+//! that do not read, has one timeout for both idle connections and slow heads, and does not notice a
+//! client that disconnects while its response is being prepared.
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -16,36 +16,37 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-/// How often a connection with unread bytes is checked for its client having left.
+/// How often a connection with unread bytes is checked for a disconnected client.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the client of a connection may take.
+/// Timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    /// Before the first byte of a request.
+    /// Maximum wait for the first byte of a request.
     pub idle: Duration,
-    /// From the first byte of a request's head to the last.
+    /// Maximum time from the first to the last byte of a request head.
     pub head: Duration,
-    /// To read on in an answer.
+    /// Maximum wait for a client that does not read its response.
     pub write: Duration,
 }
 
-/// What a connection is doing. Shared by its stream, its requests and the server.
+/// The phase of a connection. Shared by its stream, its requests and the server.
 #[derive(Debug)]
 pub(super) struct Activity(Mutex<Phase>);
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// No byte of a next request is here.
+    /// No byte of the next request has arrived; since when.
     Idle(Instant),
-    /// Some of a request's head is here.
+    /// Part of a request head has arrived; since when.
     Head(Instant),
+    /// A request is being handled.
     Answering,
-    /// hyper has all of the answer, and writes it.
+    /// hyper has the whole response and is writing it.
     Ended,
 }
 
-/// IdempotencyStore, when dropped, that hyper has all of an answer.
+/// Records, when dropped, that hyper has the whole response.
 #[derive(Debug)]
 pub(super) struct ResponseEnd(Arc<Activity>);
 
@@ -60,13 +61,13 @@ impl Activity {
         Arc::new(Self(Mutex::new(Phase::Idle(Instant::now()))))
     }
 
-    /// A request's head was read. It is being answered until the result is dropped.
+    /// Records that a request head was read. The response lasts until the result is dropped.
     pub fn answering(self: &Arc<Self>) -> ResponseEnd {
         *self.phase() = Phase::Answering;
         ResponseEnd(self.clone())
     }
 
-    /// Since when the connection is idle, if it is.
+    /// Since when the connection is idle; `None` if it is not.
     pub fn idle_since(&self) -> Option<Instant> {
         match *self.phase() {
             Phase::Idle(since) => Some(since),
@@ -92,7 +93,7 @@ impl Activity {
         }
     }
 
-    /// Until when the client has to send.
+    /// Until when the client must send; `None` while a request is being handled.
     fn deadline(&self, timeouts: &Timeouts) -> Option<Instant> {
         match *self.phase() {
             Phase::Idle(since) => Some(since + timeouts.idle),
@@ -106,12 +107,12 @@ impl Activity {
     }
 }
 
-/// Resolves when the client has closed its side of the connection, or the connection broke. A
-/// client that closed only the side on which it sends cannot be told from one that left.
+/// Resolves when the client has closed its sending side, or the connection broke. TCP does not show
+/// whether such a client still reads.
 pub(super) async fn gone(reader: Arc<OwnedReadHalf>) {
     let stream: &TcpStream = (*reader).as_ref();
-    // Bytes of a next request hide the end behind them from a read.
-    while stream.peek(&mut [0]).await.is_ok_and(|there| there > 0) {
+    // Unread bytes of the next request hide the end of the stream from a read.
+    while stream.peek(&mut [0]).await.is_ok_and(|count| count > 0) {
         match stream.ready(Interest::READABLE).await {
             Ok(ready) if !ready.is_read_closed() => sleep(CHECK_EVERY).await,
             _ => return,
@@ -119,7 +120,7 @@ pub(super) async fn gone(reader: Arc<OwnedReadHalf>) {
     }
 }
 
-/// The side of a connection on which its client sends, shared with those who wait for [`gone`].
+/// The reading half of a connection, shared with the callers of [`gone`].
 #[derive(Debug)]
 pub(super) struct SocketReader(pub Arc<OwnedReadHalf>);
 
@@ -132,20 +133,20 @@ impl AsyncRead for SocketReader {
         let stream: &TcpStream = (*self.0).as_ref();
         loop {
             ready!(stream.poll_read_ready(cx))?;
-            let room = buffer.remaining();
-            let mut partly = false;
-            // A read that does not fill the buffer has emptied the socket. Reporting it as blocked
-            // spares the read that would find that out, as tokio's own reads do.
+            let capacity = buffer.remaining();
+            let mut is_partial = false;
+            // A read that does not fill the buffer has emptied the socket. Like tokio's own reads,
+            // this reports it as blocked, which saves a read that would return nothing.
             let read = stream.try_io(Interest::READABLE, || match stream.try_read_buf(buffer) {
-                Ok(count) if 0 < count && count < room => {
-                    partly = true;
+                Ok(count) if 0 < count && count < capacity => {
+                    is_partial = true;
                     Err(ErrorKind::WouldBlock.into())
                 }
                 read => read,
             });
             match read {
-                Err(e) if e.kind() == ErrorKind::WouldBlock && !partly => {}
-                Err(e) if !partly => return Poll::Ready(Err(e)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock && !is_partial => {}
+                Err(e) if !is_partial => return Poll::Ready(Err(e)),
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -158,19 +159,19 @@ pub(super) struct BoundedStream {
     writer: TokioIo<OwnedWriteHalf>,
     activity: Arc<Activity>,
     timeouts: Timeouts,
-    /// Runs while a write waits for the client to read.
-    stalled: Option<Pin<Box<Sleep>>>,
-    /// Fires no later than the client's time to send is over.
-    alarm: Option<Pin<Box<Sleep>>>,
-    /// The client's time to send was over.
-    late: bool,
-    /// Status of an answer that hyper made by itself, to what it could not read. It is not sent:
-    /// the server's own answer takes its place.
-    bare: Option<StatusCode>,
+    /// Timer of a write that waits for the client to read.
+    write_timer: Option<Pin<Box<Sleep>>>,
+    /// Timer that fires no later than the read deadline.
+    read_timer: Option<Pin<Box<Sleep>>>,
+    /// True if the client missed the read deadline.
+    is_late: bool,
+    /// Status of hyper's own response to malformed HTTP. It is not sent; the server sends a problem
+    /// in its place.
+    hyper_status: Option<StatusCode>,
 }
 
 impl BoundedStream {
-    /// A read or write for which the client takes longer than it may fails with `TimedOut`.
+    /// Reads and writes that exceed the timeouts fail with `TimedOut`.
     pub fn new(
         reader: Arc<OwnedReadHalf>,
         writer: OwnedWriteHalf,
@@ -182,64 +183,70 @@ impl BoundedStream {
             writer: TokioIo::new(writer),
             activity,
             timeouts,
-            stalled: None,
-            alarm: None,
-            late: false,
-            bare: None,
+            write_timer: None,
+            read_timer: None,
+            is_late: false,
+            hyper_status: None,
         }
     }
 
-    /// Whether the client's time to send was over.
+    /// Whether the client missed the read deadline.
     pub fn is_late(&self) -> bool {
-        self.late
+        self.is_late
     }
 
-    /// What hyper would have answered to something that is not HTTP.
-    pub fn bare_answer(&self) -> Option<StatusCode> {
-        self.bare
+    /// The status of hyper's own response to malformed HTTP, which was not sent.
+    pub fn suppressed_status(&self) -> Option<StatusCode> {
+        self.hyper_status
     }
 
     pub fn into_inner(self) -> (SocketReader, OwnedWriteHalf) {
         (self.reader.into_inner(), self.writer.into_inner())
     }
 
-    /// Bounds a read that found nothing.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    /// Fails a read that found nothing once the deadline has passed.
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let Some(deadline) = self.activity.deadline(&self.timeouts) else { return Poll::Pending };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if deadline < alarm.deadline() {
-            alarm.as_mut().reset(deadline);
+        let timer = self.read_timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < timer.deadline() {
+            timer.as_mut().reset(deadline);
         }
-        // One alarm serves many requests: it is set again only when it fires.
-        while alarm.as_mut().poll(cx).is_ready() {
+        // Deadlines mostly move later, so the timer is reset only when it fires, not per request.
+        while timer.as_mut().poll(cx).is_ready() {
             if deadline <= Instant::now() {
-                self.late = true;
+                self.is_late = true;
                 return Poll::Ready(Err(ErrorKind::TimedOut.into()));
             }
-            alarm.as_mut().reset(deadline);
+            timer.as_mut().reset(deadline);
         }
         Poll::Pending
     }
 
-    fn bounded<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
+    /// Fails a write that has been blocked for the write timeout.
+    fn with_timeout<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<Result<T>>,
+    ) -> Poll<Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
+            self.write_timer = None;
             return written;
         }
         let write_timeout = self.timeouts.write;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
-        ready!(stalled.as_mut().poll(cx));
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
+        ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(Error::from(ErrorKind::TimedOut)))
     }
 
-    /// Whether these bytes are an answer by hyper itself, where no request is being answered.
-    fn swallow(&mut self, bytes: &[u8]) -> bool {
-        if self.bare.is_none() && !self.activity.is_answering() {
+    /// Whether these bytes are hyper's own error response. hyper has no hook for it; but hyper is the
+    /// only writer while no request is being handled, so whatever is written then is that response.
+    fn is_suppressed(&mut self, bytes: &[u8]) -> bool {
+        if self.hyper_status.is_none() && !self.activity.is_answering() {
             // HTTP/1.1 400 Bad Request
             let status = bytes.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
-            self.bare = Some(status.unwrap_or(StatusCode::BAD_REQUEST));
+            self.hyper_status = Some(status.unwrap_or(StatusCode::BAD_REQUEST));
         }
-        self.bare.is_some()
+        self.hyper_status.is_some()
     }
 }
 
@@ -254,7 +261,7 @@ impl Read for BoundedStream {
                 self.activity.received();
                 Poll::Ready(read)
             }
-            Poll::Pending => self.poll_late(cx),
+            Poll::Pending => self.poll_read_deadline(cx),
         }
     }
 }
@@ -265,11 +272,11 @@ impl Write for BoundedStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize>> {
-        if self.swallow(bytes) {
+        if self.is_suppressed(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.writer).poll_write(cx, bytes);
-        self.bounded(cx, written)
+        self.with_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -277,11 +284,11 @@ impl Write for BoundedStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
-        if self.swallow(slices.first().map_or(&[], |first| first)) {
+        if self.is_suppressed(slices.first().map_or(&[], |first| first)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let written = Pin::new(&mut self.writer).poll_write_vectored(cx, slices);
-        self.bounded(cx, written)
+        self.with_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -295,8 +302,8 @@ impl Write for BoundedStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        // The server's own last answer is still to be written.
-        if self.bare.is_some() || self.late {
+        // The server still has to write its own last response.
+        if self.hyper_status.is_some() || self.is_late {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.writer).poll_shutdown(cx)

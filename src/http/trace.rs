@@ -1,4 +1,4 @@
-//! The trace that a request says it belongs to, and what is recorded of the request.
+//! The trace context of a request, and the attributes of its span.
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
@@ -9,21 +9,20 @@ use crate::core::engine::tracer::OpenSpan;
 use crate::core::model::Order;
 use crate::core::model::TraceContext;
 
-/// What the two headers of W3C Trace Context say; `None` without them, or when they are malformed
-/// or ambiguous.
+/// The W3C Trace Context of a request; `None` if `traceparent` is missing, malformed or repeated.
 pub(super) fn of(head: &request::Parts) -> Option<TraceContext> {
     let mut parents = head.headers.get_all("traceparent").iter();
     let (parent, None) = (parents.next()?, parents.next()) else { return None };
     TraceContext::parse(parent.as_bytes(), state(&head.headers).as_deref())
 }
 
-/// `tracestate` may come in several lines, which are one list (RFC 9110, section 5.3).
+/// `tracestate` may have several header lines, which form one list (RFC 9110, 5.3).
 fn state(headers: &HeaderMap) -> Option<String> {
     let lines = headers.get_all("tracestate").iter().map(HeaderValue::to_str);
     lines.collect::<Result<Vec<_>, _>>().ok().map(|lines| lines.join(","))
 }
 
-/// What became of a purchase, by the names that OpenTelemetry has for it where it has any.
+/// Records the outcome of a purchase, with OpenTelemetry's attribute names where there are any.
 pub(super) fn set_outcome(span: &mut OpenSpan, bought: &Result<Order, Problem>) {
     if !span.is_open() {
         return;

@@ -1,13 +1,13 @@
-//! Who waits on this server for something to happen: long polls and event streams. They have half
-//! of the places, so that those who wait keep nobody from buying.
+//! Limits long polls and event streams to half of the connections, so that waiting clients leave
+//! connections for buyers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Waits have one of so many parts of the connections, and one address one of so many parts of those.
-const PART_OF_CONNECTIONS: usize = 2;
-const PART_OF_WAITS: usize = 4;
+/// Waits may use one half of the connections, and one address a quarter of the waits.
+const WAITS_DIVISOR: usize = 2;
+const ADDRESS_DIVISOR: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Waits(Mutex<WaitCounts>);
@@ -18,35 +18,35 @@ struct WaitCounts {
     of_address: HashMap<IpAddr, usize>,
 }
 
-/// A place among those who wait; free again when dropped.
+/// Permits one wait. Released when dropped.
 #[derive(Debug)]
-pub(super) struct WaitPlace {
+pub(super) struct WaitPermit {
     waits: Arc<Waits>,
     address: Option<IpAddr>,
 }
 
 impl Waits {
-    /// A place for one more, on a server of so many connections; `None` when all are taken, or this
-    /// address has its share. Who has no address here is bounded by all places only.
-    pub fn take(
+    /// A permit for one more wait on a server with this limit of connections; `None` if all permits,
+    /// or all of this address, are in use. Without an address, only the first limit applies.
+    pub fn acquire(
         self: &Arc<Self>,
         address: Option<IpAddr>,
-        connections: usize,
-    ) -> Option<WaitPlace> {
-        let places = connections.div_ceil(PART_OF_CONNECTIONS);
+        connections_max: usize,
+    ) -> Option<WaitPermit> {
+        let waits_max = connections_max.div_ceil(WAITS_DIVISOR);
         let mut counts = self.counts();
-        if counts.all >= places {
+        if counts.all >= waits_max {
             return None;
         }
         if let Some(address) = address {
             let own = counts.of_address.entry(address).or_default();
-            if *own >= places.div_ceil(PART_OF_WAITS) {
+            if *own >= waits_max.div_ceil(ADDRESS_DIVISOR) {
                 return None;
             }
             *own += 1;
         }
         counts.all += 1;
-        Some(WaitPlace { waits: self.clone(), address })
+        Some(WaitPermit { waits: self.clone(), address })
     }
 
     fn counts(&self) -> MutexGuard<'_, WaitCounts> {
@@ -54,7 +54,7 @@ impl Waits {
     }
 }
 
-impl Drop for WaitPlace {
+impl Drop for WaitPermit {
     fn drop(&mut self) {
         let mut counts = self.waits.counts();
         counts.all -= 1;
@@ -73,19 +73,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_address_has_a_quarter_of_the_waits_and_all_have_half_of_the_connections() {
+    fn waits_have_half_of_the_connections_and_an_address_a_quarter_of_those() {
         let waits = Arc::new(Waits::default());
         let address = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
-        let mut places: Vec<_> = (0..100).map_while(|_| waits.take(address(1), 64)).collect();
-        assert_eq!(places.len(), 8);
-        places.extend((0..100).map_while(|_| waits.take(address(2), 64)));
-        assert_eq!(places.len(), 16);
-        places.extend((0..100).map_while(|_| waits.take(None, 64)));
-        assert_eq!(places.len(), 32);
-        places.remove(0);
-        assert!(waits.take(address(2), 64).is_none(), "its share is taken");
-        assert!(waits.take(address(1), 64).is_some());
-        drop(places);
+        let mut permits: Vec<_> = (0..100).map_while(|_| waits.acquire(address(1), 64)).collect();
+        assert_eq!(permits.len(), 8);
+        permits.extend((0..100).map_while(|_| waits.acquire(address(2), 64)));
+        assert_eq!(permits.len(), 16);
+        permits.extend((0..100).map_while(|_| waits.acquire(None, 64)));
+        assert_eq!(permits.len(), 32);
+        permits.remove(0);
+        assert!(waits.acquire(address(2), 64).is_none(), "the address has all its permits");
+        assert!(waits.acquire(address(1), 64).is_some());
+        drop(permits);
         assert!(waits.counts().of_address.is_empty() && waits.counts().all == 0);
     }
 }

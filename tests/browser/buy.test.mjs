@@ -131,7 +131,7 @@ test("a refused order can be mended and sent again", async (t) => {
   const shop = await Shop.open(t, { environment: { FLUX_UNLISTED_STOCK: "0" }, items: { hall_A: 1 } });
   const page = await visit(browser, shop, "/buy/hall_B");
   await buy(page, "ann");
-  await says(page, "#refused", "no such item");
+  await says(page, "#refused", "Item not found");
   await isAccessible(page, "refused");
   await shop.list("hall_B", 1);
   await page.getByRole("button", { name: "Buy" }).click();

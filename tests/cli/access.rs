@@ -25,7 +25,9 @@ fn serve_for_all(desk: &Desk) -> Process {
 
 #[test]
 fn who_sells_to_all_without_keys_is_told_so_whatever_is_logged() {
-    for (log, part) in [("error", "!!! "), ("off", "WITHOUT KEYS"), ("info", "WARN anybody who")] {
+    for (log, part) in
+        [("error", "!!! "), ("off", "WITHOUT KEYS"), ("info", "WARN no keys are configured")]
+    {
         let desk = Desk::new().with("FLUX_LOG", log);
         serve_for_all(&desk).log_line(part);
     }

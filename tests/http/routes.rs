@@ -306,7 +306,7 @@ async fn stats_and_readiness_tell_about_this_process() {
     let ready = shop.get("/readyz").await.json();
     assert_eq!((&ready["status"], &ready["ledger"]), (&json!("ready"), &json!("ok")));
     assert_eq!((&ready["queue"], &ready["outcomes"]), (&json!("ok"), &json!("ok")));
-    assert!(ready["lock"].as_str().unwrap().contains("goes on"));
+    assert!(ready["lock"].as_str().unwrap().contains("continue without"));
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Which address a request comes from.
+//! The client address of a request.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,17 +8,17 @@ use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Proxies of our own, whose word on where a request comes from is taken.
+/// Trusted proxies: their forwarding headers are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    /// Addresses and networks, separated by commas; the error names the one that is neither.
+    /// Parses addresses and networks separated by commas; the error names an invalid one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let network = |part: &str| {
             let network = part.parse().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| format!("{part} is no address or network, like 10.0.0.0/8"))
+            network.map_err(|_| format!("{part} is not an address or a network like 10.0.0.0/8"))
         };
         parts.map(network).collect::<Result<_, _>>().map(Self)
     }
@@ -27,8 +27,8 @@ impl Proxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The address that counts: the last one on the way here that is none of these. What a client
-    /// says of itself stands before that, and is never read.
+    /// The client address: the last hop that is not a trusted proxy. Hops before it come from the
+    /// client itself and are never read.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.contain(peer) {
@@ -39,7 +39,7 @@ impl Proxies {
         };
         match (before(&X_FORWARDED_FOR, address), before(&FORWARDED, forwarded)) {
             (Some(one), Some(other)) if one == other => one,
-            // One of the two came from the client, and there is no telling which.
+            // One of the two headers came from the client, and it is unknown which.
             (Some(_), Some(_)) => peer,
             (Some(one), None) | (None, Some(one)) => one,
             (None, None) => peer,
@@ -58,7 +58,7 @@ impl Proxies {
         let mut hops = lines.flat_map(|line| line.rsplit(',')).map(hop);
         let mut last = peer;
         while self.contain(last) {
-            // Without a hop that can be read, it is the proxy that did not say.
+            // A missing or unreadable hop: the proxy did not report its client.
             let Some(Some(before)) = hops.next() else { break };
             last = before;
         }
@@ -66,12 +66,13 @@ impl Proxies {
     }
 }
 
-/// Whether a request says that it came through a proxy.
+/// Whether a request has forwarding headers.
 pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED)
 }
 
-/// What is counted as one: an address, of IPv6 the network of 64 bits that a subscriber has all of.
+/// The address under which limits count a client. For IPv6 the /64 network, because a subscriber
+/// has all of its addresses.
 pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -79,7 +80,7 @@ pub(super) fn counted(address: IpAddr) -> IpAddr {
     }
 }
 
-/// `192.0.2.1`, `2001:db8::1`, and the same with a port.
+/// Parses `192.0.2.1` or `2001:db8::1`, with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn only_our_proxies_are_believed_and_only_the_last_stranger_counts() {
+    fn last_untrusted_hop_is_the_client() {
         let x = &X_FORWARDED_FOR;
         let f = &FORWARDED;
         for (peer, headers, expected) in [
@@ -118,7 +119,7 @@ mod tests {
             ("10.1.1.1", vec![], "10.1.1.1"),
             ("10.1.1.1", vec![(x, "203.0.113.9")], "203.0.113.9"),
             ("::ffff:10.1.1.1", vec![(x, "203.0.113.9")], "203.0.113.9"),
-            // What the client said of itself stands on the left.
+            // Hops on the left come from the client.
             ("10.1.1.1", vec![(x, "1.1.1.1, 203.0.113.9")], "203.0.113.9"),
             ("10.1.1.1", vec![(x, "1.1.1.1"), (x, "203.0.113.9")], "203.0.113.9"),
             ("10.1.1.1", vec![(x, "1.1.1.1, 203.0.113.9, 192.0.2.7, 10.2.2.2")], "203.0.113.9"),
@@ -135,7 +136,7 @@ mod tests {
             ),
             ("10.1.1.1", vec![(f, "for=1.1.1.1, proto=https;for=203.0.113.9")], "203.0.113.9"),
             ("10.1.1.1", vec![(f, "for=1.1.1.1, for=_hidden")], "10.1.1.1"),
-            // Of two that differ, one is the client's own.
+            // If the two headers differ, one comes from the client.
             ("10.1.1.1", vec![(x, "203.0.113.9"), (f, "for=203.0.113.9")], "203.0.113.9"),
             ("10.1.1.1", vec![(x, "203.0.113.9"), (f, "for=1.1.1.1")], "10.1.1.1"),
         ] {
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_with_many_addresses_counts_as_one() {
+    fn ipv6_network_counts_as_one_client() {
         let counted = |text: &str| counted(text.parse().unwrap()).to_string();
         assert_eq!(counted("192.0.2.1"), "192.0.2.1");
         assert_eq!(counted("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");

@@ -1,17 +1,18 @@
-//! Which other sites' pages may ask (CORS, as the Fetch standard has it).
+//! CORS (Fetch standard): which pages of other sites may call the API.
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-/// What a page may send along: what the API reads, and what common clients add by themselves.
-const SENT: &str = "accept, authorization, baggage, cache-control, content-type, idempotency-key, \
+/// Headers that a page may send: those that the API reads, and those that common clients add.
+const REQUEST_HEADERS: &str = "accept, authorization, baggage, cache-control, content-type, idempotency-key, \
                     if-none-match, last-event-id, pragma, traceparent, tracestate, x-request-id, \
                     x-requested-with";
-/// What a page may read of an answer, beyond what it always may.
-const READ: &str = "allow, date, etag, link, location, retry-after, www-authenticate, x-request-id";
-/// How long a browser need not ask again, in seconds: the most that Chromium takes.
+/// Response headers that a page may read, besides those that every page may.
+const RESPONSE_HEADERS: &str =
+    "allow, date, etag, link, location, retry-after, www-authenticate, x-request-id";
+/// How long a browser caches the preflight, in seconds: the maximum of Chromium.
 const MAX_AGE: &str = "7200";
 
-/// Origins whose pages may ask; none by default.
+/// Origins whose pages may call the API; none by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins {
     any: bool,
@@ -19,8 +20,8 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// `*`, or origins like `https://shop.example`, separated by commas; the error names the one
-    /// that is none.
+    /// Parses `*` or origins like `https://shop.example`, separated by commas; the error names an
+    /// invalid one.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut origins = Self::default();
         for origin in text.split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
@@ -29,48 +30,48 @@ impl Origins {
                 continue;
             }
             let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            let plain = |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase() && c != '/';
-            match host.filter(|host| !host.is_empty() && host.chars().all(plain)) {
+            let is_allowed = |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase() && c != '/';
+            match host.filter(|host| !host.is_empty() && host.chars().all(is_allowed)) {
                 Some(_) => origins.listed.extend(HeaderValue::from_str(origin)),
-                None => return Err(format!("{origin} is no origin, like https://shop.example")),
+                None => return Err(format!("{origin} is not an origin like https://shop.example")),
             }
         }
         Ok(origins)
     }
 
-    /// Whether a page of this origin may ask.
-    pub(super) fn list(&self, origin: &HeaderValue) -> bool {
+    /// Whether pages of this origin may call the API.
+    pub(super) fn contain(&self, origin: &HeaderValue) -> bool {
         self.any || self.listed.contains(origin)
     }
 
-    /// Adds to an answer what lets the page read it, if it may; to one that names the methods of its
-    /// path (Allow), for a browser that asks first, what else the page may do there.
-    pub(super) fn allow(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
+    /// Adds the headers that let a page of an allowed origin read the response. A preflight response,
+    /// which has the path's methods in `Allow`, also gets the methods and headers that the page may
+    /// send.
+    pub(super) fn allow(&self, request: &HeaderMap, response: &mut HeaderMap) {
         if !self.any && self.listed.is_empty() {
             return;
         }
         if !self.any {
-            // Caches must not give one site's answer to another, nor to nobody's.
-            answered.append(header::VARY, HeaderValue::from_static("Origin"));
+            // A cache must not use the response for one origin for another, or for none.
+            response.append(header::VARY, HeaderValue::from_static("Origin"));
         }
-        let Some(origin) = asked.get(header::ORIGIN) else { return };
+        let Some(origin) = request.get(header::ORIGIN) else { return };
         let allowed = match self.any {
             true => HeaderValue::from_static("*"),
-            false if self.list(origin) => origin.clone(),
+            false if self.contain(origin) => origin.clone(),
             false => return,
         };
-        answered.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-        let methods = answered.get(header::ALLOW).cloned();
-        match methods.filter(|_| asked.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)) {
+        response.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        let methods = response.get(header::ALLOW).cloned();
+        let mut set = |name, text| response.insert(name, HeaderValue::from_static(text));
+        match methods.filter(|_| request.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)) {
             Some(methods) => {
-                answered.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-                answered
-                    .insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(SENT));
-                answered.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
+                set(header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+                set(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+                response.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
             }
             None => {
-                let read = HeaderValue::from_static(READ);
-                answered.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, read);
+                set(header::ACCESS_CONTROL_EXPOSE_HEADERS, RESPONSE_HEADERS);
             }
         }
     }

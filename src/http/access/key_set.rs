@@ -13,26 +13,25 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// Keys that are used are looked up again after this time, so that one that was withdrawn is not
-/// trusted for ever.
+/// Maximum age of the keys before a use refreshes them, so that withdrawn keys stop being trusted.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
-/// The most keys that are kept of a set.
+/// Maximum keys of a set.
 const KEYS_MAX: usize = 100;
 
-/// Gets the text of the set, within a bounded time and size. The error says why not.
+/// Fetches the text of the set, within bounds of time and size.
 pub type KeySource = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
 
-/// The keys as they were when they were last got. While the source is away the old ones stay.
+/// The last fetched keys, which stay valid while the source is unavailable.
 pub struct KeySet {
     source: KeySource,
-    /// The least time between two looks at the source, whatever tokens come.
+    /// Minimum time between two fetches, whatever tokens arrive.
     pause: Duration,
     keys: ArcSwap<Vec<Arc<PublicKey>>>,
-    /// When the source was last asked; held while it is.
-    asked: Mutex<Option<Instant>>,
+    /// Start of the last fetch. Locked during a fetch, so that concurrent callers share it.
+    fetched_at: Mutex<Option<Instant>>,
 }
 
-/// Good for one algorithm only.
+/// A key, valid for one algorithm only.
 pub(super) struct PublicKey {
     id: Option<String>,
     algorithm: Algorithm,
@@ -45,28 +44,28 @@ struct SetJson {
 }
 
 impl KeySet {
-    /// Without keys, until [`KeySet::load`] or the first token.
+    /// A set without keys until [`KeySet::load`] or the first token.
     pub fn new(source: KeySource, pause: Duration) -> Arc<Self> {
-        Arc::new(Self { source, pause, keys: ArcSwap::default(), asked: Mutex::default() })
+        Arc::new(Self { source, pause, keys: ArcSwap::default(), fetched_at: Mutex::default() })
     }
 
-    /// Asks the source; how many keys there are now. After an error it is as before.
+    /// Fetches the keys and returns their number. After an error the keys are unchanged.
     pub async fn load(&self) -> Result<usize, String> {
-        let mut asked = self.asked.lock().await;
-        *asked = Some(Instant::now());
+        let mut fetched_at = self.fetched_at.lock().await;
+        *fetched_at = Some(Instant::now());
         let keys = parse(&(self.source)().await?)?;
         let count = keys.len();
         self.keys.store(Arc::new(keys));
         Ok(count)
     }
 
-    /// How many keys are known.
+    /// Number of known keys.
     pub fn count(&self) -> usize {
         self.keys.load().len()
     }
 
-    /// The key with this id; without an id, the only one for the algorithm. A key that is not known
-    /// may be new: then the source is asked, and all who wait for it get what it says.
+    /// The key with this id; without an id, the only key for the algorithm. An unknown key may be
+    /// new, so the keys are fetched again; all callers that wait for that fetch use its result.
     pub(super) async fn find(
         self: &Arc<Self>,
         algorithm: Algorithm,
@@ -74,12 +73,12 @@ impl KeySet {
     ) -> Option<Arc<PublicKey>> {
         let known = self.known(algorithm, id);
         if known.is_none() {
-            // In a task of its own: who hangs up must not leave the next without keys.
+            // In its own task, because a client that disconnects must not cancel a shared fetch.
             let _ = tokio::spawn(self.clone().refresh(self.pause)).await;
             return self.known(algorithm, id);
         }
-        let old = |asked: &Option<Instant>| asked.is_none_or(|at| at.elapsed() > REFRESH_EVERY);
-        if self.asked.try_lock().is_ok_and(|asked| old(&asked)) {
+        let is_old = |at: &Option<Instant>| at.is_none_or(|at| at.elapsed() > REFRESH_EVERY);
+        if self.fetched_at.try_lock().is_ok_and(|at| is_old(&at)) {
             tokio::spawn(self.clone().refresh(REFRESH_EVERY));
         }
         known
@@ -87,17 +86,17 @@ impl KeySet {
 
     fn known(&self, algorithm: Algorithm, id: Option<&str>) -> Option<Arc<PublicKey>> {
         let keys = self.keys.load();
-        let mut fitting = keys.iter().filter(|key| key.algorithm == algorithm);
+        let mut matching = keys.iter().filter(|key| key.algorithm == algorithm);
         match id {
-            Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)).cloned(),
-            None => fitting.next().filter(|_| fitting.next().is_none()).cloned(),
+            Some(id) => matching.find(|key| key.id.as_deref() == Some(id)).cloned(),
+            None => matching.next().filter(|_| matching.next().is_none()).cloned(),
         }
     }
 
-    /// Asks the source, unless that was done within `pause`.
+    /// Fetches the keys, unless a fetch began within the last `pause`.
     async fn refresh(self: Arc<Self>, pause: Duration) {
-        let asked = *self.asked.lock().await;
-        if asked.is_some_and(|at| at.elapsed() < pause) {
+        let fetched_at = *self.fetched_at.lock().await;
+        if fetched_at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         if let Err(e) = self.load().await {
@@ -113,7 +112,7 @@ impl fmt::Debug for KeySet {
     }
 }
 
-/// The keys that can be used; others, and those for other uses, are passed over.
+/// The usable keys of a set. Keys of other algorithms and for other uses are ignored.
 fn parse(text: &[u8]) -> Result<Vec<Arc<PublicKey>>, String> {
     let set: SetJson =
         serde_json::from_slice(text).map_err(|e| format!("no JSON Web Keys: {e}"))?;

@@ -1,15 +1,15 @@
-//! Secrets that callers hold.
+//! Configured API keys.
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::{Choice, ConstantTimeEq};
 
-/// Keys that are all as good, so that one can be changed during a sale: add the new one, hand it
-/// out, take the old one away.
+/// Keys with equal rights. A key can be replaced during a sale: add the new one, distribute it, then
+/// remove the old one.
 #[derive(Debug, Default)]
 pub struct Keys(Vec<SecretString>);
 
 impl Keys {
-    /// Separated by commas; spaces around a key are not the key's.
+    /// Parses keys separated by commas; spaces around a key are ignored.
     pub fn parse(text: &SecretString) -> Self {
         let keys = text.expose_secret().split(',').map(str::trim).filter(|key| !key.is_empty());
         Self(keys.map(SecretString::from).collect())
@@ -23,7 +23,7 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Whether this is one of them, found out in a time that tells nothing but the keys' lengths.
+    /// Whether `given` is one of the keys, in a time that reveals only the lengths of the keys.
     pub(super) fn contain(&self, given: &[u8]) -> bool {
         let found =
             |found: Choice, key: &SecretString| found | key.expose_secret().as_bytes().ct_eq(given);

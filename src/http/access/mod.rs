@@ -1,4 +1,4 @@
-//! Who may do what, and how often.
+//! Access control: credentials, rate limits, and checks of where a request comes from.
 
 mod address;
 mod cors;
@@ -42,24 +42,24 @@ pub use rates::Rate;
 pub use rules::AccessRules;
 pub use tokens::TokenRules;
 
-/// Credentials of one address that may be no good: so many a second, and at once after a pause.
+/// Limit on invalid credentials from one address.
 const FAILURES_PER_SECOND: u32 = 10;
 const FAILURES_BURST: u32 = 100;
 
-/// Signatures that are checked at once for addresses that are over that limit. A signature takes
-/// some 0.1 ms, so a flood of forged tokens takes one core at most, and a good token among them
-/// waits for its turn: at most one check for each open connection.
-const SUSPECTS_AT_ONCE: usize = 1;
+/// Concurrent signature checks for addresses that are over that limit. A check takes about 0.1 ms of
+/// CPU, so a flood of forged tokens uses at most one core. A valid token from such an address waits
+/// for at most one check per open connection.
+const SERIAL_CHECKS: usize = 1;
 
-/// The rules in force, which may be replaced while the server runs.
+/// The access rules, which can be replaced while the server runs.
 #[derive(Debug)]
 pub struct Access {
     rules: ArcSwap<ActiveRules>,
-    /// Credentials that were no good, by address.
+    /// Invalid credentials by address.
     failures: Limiter,
-    suspects: Semaphore,
-    /// Whether the log has named a proxy that is missing in `trusted_proxies`.
-    proxy_named: AtomicBool,
+    serial_checks: Semaphore,
+    /// True once an untrusted proxy was logged.
+    proxy_warned: AtomicBool,
 }
 
 impl Access {
@@ -69,18 +69,18 @@ impl Access {
         Arc::new(Self {
             rules,
             failures: Limiter::new(failures),
-            suspects: Semaphore::new(SUSPECTS_AT_ONCE),
-            proxy_named: AtomicBool::new(false),
+            serial_checks: Semaphore::new(SERIAL_CHECKS),
+            proxy_warned: AtomicBool::new(false),
         })
     }
 
-    /// Nobody needs a key to buy, and nobody is the admin.
+    /// Buying requires no key, and the admin routes are closed.
     pub fn open() -> Arc<Self> {
         Self::new(AccessRules::default())
     }
 
-    /// Requests that come from now on are judged by these, and so are answers that are still going
-    /// on: see [`Access::current_caller`].
+    /// Applies new rules to all later requests, and to open streams and waits at their next check
+    /// ([`Access::current_caller`]).
     pub fn replace(&self, rules: AccessRules) {
         let before = self.rules.load_full();
         self.rules.store(Arc::new(ActiveRules::new(rules, Some(&before))));
@@ -90,60 +90,60 @@ impl Access {
         self.rules.load().connections
     }
 
-    /// Whether a server at this address is somebody's own: buying takes no key, and nobody else
-    /// reaches it.
+    /// Whether a server at this address is private: it listens on loopback only, and buying requires
+    /// no key.
     pub(super) fn is_private(&self, address: Option<SocketAddr>) -> bool {
-        is_alone(address) && !self.rules.load().keys_on()
+        is_loopback_only(address) && !self.rules.load().keys_on()
     }
 
-    /// What whoever runs a server at this address has to know: buying takes no key, and others
-    /// reach it.
+    /// A warning for the operator if buying requires no key and other machines can reach the server.
     pub fn warning(&self, address: Option<SocketAddr>) -> Option<&'static str> {
-        (!is_alone(address) && !self.rules.load().keys_on()).then_some(
-            "anybody who reaches this address may buy in anybody's name and see who bought what: \
-             set buy_key, jwt_secret or jwt_jwks, or listen on 127.0.0.1",
+        (!is_loopback_only(address) && !self.rules.load().keys_on()).then_some(
+            "no keys are configured: any client that can reach this address can buy as any user \
+             and see who bought what; set buy_key, jwt_secret or jwt_jwks, or listen on 127.0.0.1",
         )
     }
 }
 
-fn is_alone(address: Option<SocketAddr>) -> bool {
+fn is_loopback_only(address: Option<SocketAddr>) -> bool {
     address.is_none_or(|address| address.ip().to_canonical().is_loopback())
 }
 
 impl Access {
-    /// Whether names are shown to the sender of this credential, by the rules in force.
+    /// Whether the current rules show names to the sender of this credential.
     pub(super) fn shows_names_to(&self, credential: Option<&[u8]>) -> bool {
         let rules = self.rules.load();
         !rules.keys_on() || credential.is_some_and(|given| rules.admin_keys.contain(given))
     }
 
-    /// Logs once per process that a proxy is not trusted: its clients then share one address, and
-    /// with it every limit by address.
-    fn name_proxy(&self, rules: &ActiveRules, peer: IpAddr, headers: &HeaderMap) {
-        if self.proxy_named.load(Ordering::Relaxed)
+    /// Logs an untrusted proxy, once per process: its clients count as one address and so share
+    /// every limit by address.
+    fn warn_about_proxy(&self, rules: &ActiveRules, peer: IpAddr, headers: &HeaderMap) {
+        if self.proxy_warned.load(Ordering::Relaxed)
             || !address::is_forwarded(headers)
             || rules.trusted_proxies.contain(peer.to_canonical())
-            || self.proxy_named.swap(true, Ordering::Relaxed)
+            || self.proxy_warned.swap(true, Ordering::Relaxed)
         {
             return;
         }
         let peer = peer.to_canonical();
         tracing::warn!(
-            "{peer} sent X-Forwarded-For or Forwarded and is not in trusted_proxies: the header is \
-             ignored, and all clients behind {peer} count as one address; if it is your proxy, add \
-             it to trusted_proxies"
+            "X-Forwarded-For or Forwarded ignored: {peer} is not in trusted_proxies, so all clients \
+             behind it count as one address; if it is your proxy, add it to trusted_proxies"
         );
     }
 
-    /// Finds out who sent a request, once, for [`caller`]. A good credential always passes. Bad ones
-    /// of one address are limited: beyond the limit the request that carries one is answered 429.
+    /// Determines the caller of a request and records it for [`caller`]. Invalid credentials from one
+    /// address are limited: beyond the limit, requests with one are answered 429. Valid credentials
+    /// always pass, also from such an address, so the credential has to be checked before the limit;
+    /// [`SERIAL_CHECKS`] bounds what that costs.
     pub(super) async fn identify(
         &self,
         head: &mut request::Parts,
         peer: IpAddr,
     ) -> Result<(), Problem> {
         let rules = self.rules.load();
-        self.name_proxy(&rules, peer, &head.headers);
+        self.warn_about_proxy(&rules, peer, &head.headers);
         if rules.admin_keys.is_empty() && !rules.keys_on() {
             return Ok(());
         }
@@ -152,16 +152,16 @@ impl Access {
         let rules = Guard::into_inner(rules);
         let address = rules.address(peer, &head.headers);
         let check = match self.failures.wait(address) {
-            Some(_) => Check::InTurn(&self.suspects),
-            None => Check::AtOnce,
+            Some(_) => Check::Serialized(&self.serial_checks),
+            None => Check::Immediate,
         };
-        let judgement = rules.recognize(credential, check).await;
-        if matches!(judgement.caller, Caller::Refused(_)) {
-            let what = "too many keys or tokens from this address were no good; Retry-After says \
-                        when to come again";
+        let identity = rules.identify(credential, check).await;
+        if matches!(identity.caller, Caller::Refused(_)) {
+            let what =
+                "too many invalid keys or tokens from this address; wait for Retry-After seconds";
             self.failures.take(address).map_err(|wait| too_many(what, wait))?;
         }
-        let session = Session::new(authorization.clone(), judgement, rules.generation);
+        let session = Session::new(authorization.clone(), identity, rules.generation);
         head.extensions.insert(session);
         Ok(())
     }
@@ -174,33 +174,34 @@ impl Access {
             && let Some(authorization) = session.authorization.clone()
             && let Some(credential) = bearer(&authorization)
         {
-            let judgement = rules.recognize(credential, Check::AtOnce).await;
-            *session = Session::new(authorization, judgement, rules.generation);
+            let identity = rules.identify(credential, Check::Immediate).await;
+            *session = Session::new(authorization, identity, rules.generation);
         }
         &session.caller
     }
 
-    /// Lets the holder of the admin key in, and nobody while there is none.
+    /// Admits the holder of the admin key. Without a configured admin key, nobody.
     pub(super) fn admit_admin(&self, head: &request::Parts) -> Result<(), Problem> {
         if self.rules.load().admin_keys.is_empty() {
-            let what = "closed: no admin_key is configured";
+            let what = "admin requests are disabled: no admin_key is configured";
             return Err(Problem::new(StatusCode::FORBIDDEN, what));
         }
         match caller(head) {
             Caller::Admin => Ok(()),
             Caller::Shop | Caller::User(_) => {
-                let what = "this takes the admin key";
+                let what = "this request requires the admin key";
                 Err(Problem::new(StatusCode::FORBIDDEN, what))
             }
             Caller::Nobody | Caller::Refused(_) => {
-                Err(unauthorized("send the admin key: Authorization: Bearer ..."))
+                let what = "this request requires the admin key: send Authorization: Bearer KEY";
+                Err(unauthorized(what))
             }
         }
     }
 
-    /// Whether owners and buyers are shown by name: to anybody while no keys are needed to buy, and
-    /// else to the admin.
-    pub(super) fn sees_names(&self, head: &request::Parts) -> bool {
+    /// Whether owners and buyers are shown by name: to the admin, and to everybody if buying requires
+    /// no key.
+    pub(super) fn can_see_names(&self, head: &request::Parts) -> bool {
         self.names_are_public() || is_admin(head)
     }
 
@@ -208,12 +209,12 @@ impl Access {
         !self.rules.load().keys_on()
     }
 
-    /// Lets those in who see names.
+    /// Admits those to whom names are shown.
     pub(super) fn admit_to_names(&self, head: &request::Parts) -> Result<(), Problem> {
-        if self.sees_names(head) { Ok(()) } else { self.admit_admin(head) }
+        if self.can_see_names(head) { Ok(()) } else { self.admit_admin(head) }
     }
 
-    /// Lets those in who may buy for this user, as often as a user may.
+    /// Admits those who may buy for this user, within the rate limit of a user.
     pub(super) fn admit_buyer_for(
         &self,
         user: &UserId,
@@ -221,19 +222,19 @@ impl Access {
     ) -> Result<(), Problem> {
         match caller(head) {
             Caller::User(subject) if !same(subject, user) => {
-                let what = "user_id is not the token's subject: a user buys for themselves only";
+                let what = "user_id must be the subject of the token";
                 Err(Problem::new(StatusCode::FORBIDDEN, what))
             }
             _ => {
                 let rules = self.rules.load();
                 let Some(users) = &rules.users else { return Ok(()) };
-                let what = "too many orders of this user; Retry-After says when to come again";
+                let what = "too many orders for this user; wait for Retry-After seconds";
                 users.take(user).map_err(|wait| too_many(what, wait))
             }
         }
     }
 
-    /// Lets those in who may buy for somebody, as often as an address may.
+    /// Admits those who may buy at all, within the rate limit of an address.
     pub(super) fn admit_buyer(&self, head: &request::Parts, peer: IpAddr) -> Result<(), Problem> {
         let rules = self.rules.load();
         match caller(head) {
@@ -242,48 +243,48 @@ impl Access {
             Caller::Nobody | Caller::Refused(_) if !rules.keys_on() => {}
             Caller::Refused(why) => return Err(unauthorized(why)),
             Caller::Nobody => {
-                return Err(unauthorized("to buy, send a key: Authorization: Bearer ..."));
+                let what = "buying requires a key: send Authorization: Bearer KEY";
+                return Err(unauthorized(what));
             }
         }
         let Some(addresses) = &rules.addresses else { return Ok(()) };
-        let what = "too many orders from this address; Retry-After says when to come again";
+        let what = "too many orders from this address; wait for Retry-After seconds";
         addresses.take(rules.address(peer, &head.headers)).map_err(|wait| too_many(what, wait))
     }
 
-    /// The address that a client counts as, of IPv6 its network.
+    /// The address under which limits count a client; for IPv6, its network.
     pub(super) fn counted_address(&self, head: &request::Parts, peer: IpAddr) -> IpAddr {
         self.rules.load().address(peer, &head.headers)
     }
 
-    /// Tells pages of other sites' whether they may read an answer.
-    pub(super) fn allow_origin(&self, asked: &HeaderMap, answered: &mut HeaderMap) {
-        self.rules.load().origins.allow(asked, answered);
+    /// Adds the CORS headers for the origin of the request.
+    pub(super) fn allow_origin(&self, request: &HeaderMap, response: &mut HeaderMap) {
+        self.rules.load().origins.allow(request, response);
     }
 
-    /// Lets those in who may see some order, and tells the others at once that a key is needed:
-    /// what they hear is the same for every id.
+    /// Admits those who may see at least some orders. The others get the same 401 for every id,
+    /// which reveals no existing id.
     pub(super) fn admit_to_orders(&self, caller: &Caller) -> Result<(), Problem> {
         match caller {
             Caller::Refused(why) if !self.names_are_public() => Err(unauthorized(why)),
             Caller::Nobody if !self.names_are_public() => {
-                Err(unauthorized("to see an order, send a key: Authorization: Bearer ..."))
+                Err(unauthorized("reading an order requires a key: send Authorization: Bearer KEY"))
             }
             _ => Ok(()),
         }
     }
 
     /// Whether an order of this user may be shown.
-    pub(super) fn sees_order_of(&self, user: &UserId, caller: &Caller) -> bool {
-        let sees = match caller {
+    pub(super) fn can_see_order_of(&self, user: &UserId, caller: &Caller) -> bool {
+        let may_see = match caller {
             Caller::Admin | Caller::Shop => true,
             Caller::User(subject) => same(subject, user),
             Caller::Nobody | Caller::Refused(_) => false,
         };
-        sees || !self.rules.load().keys_on()
+        may_see || !self.rules.load().keys_on()
     }
 
-    /// The path of the API that a request asks for. A proxy may take the path of `public_url` away or
-    /// leave it.
+    /// The API path of a request. A proxy may or may not have removed the path of `public_url`.
     pub(super) fn path<'a>(&self, head: &'a request::Parts) -> &'a str {
         let path = head.uri.path();
         let rules = self.rules.load();
@@ -291,15 +292,15 @@ impl Access {
         below.unwrap_or(path)
     }
 
-    /// A path of the API as clients have to ask for it.
+    /// The path under which clients reach an API path.
     pub(super) fn location(&self, path: fmt::Arguments<'_>) -> HeaderValue {
         let rules = self.rules.load();
         let location = HeaderValue::try_from(format!("{}{path}", rules.prefix()));
         location.expect("paths of the API are visible ASCII")
     }
 
-    /// Where to go instead, for a request that asks for the path of `public_url` without the slash
-    /// that relative addresses need.
+    /// The redirect target if a request is for the path of `public_url` without its final slash,
+    /// which relative URLs need.
     pub(super) fn base_without_slash(&self, head: &request::Parts) -> Option<HeaderValue> {
         let rules = self.rules.load();
         let prefix = rules.prefix();
@@ -326,7 +327,7 @@ pub(super) fn is_admin(head: &request::Parts) -> bool {
     *caller(head) == Caller::Admin
 }
 
-/// Compares in a time that tells nothing but the names' lengths.
+/// Compares in a time that reveals only the lengths of the names.
 fn same(one: &UserId, other: &UserId) -> bool {
     one.as_str().as_bytes().ct_eq(other.as_str().as_bytes()).into()
 }

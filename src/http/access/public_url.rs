@@ -1,17 +1,17 @@
-//! Where clients find the server, when something stands in front of it.
+//! The public URL of a server behind a proxy.
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
 
 use crate::http::route::ROUTES;
 
-/// `https://HOST[:PORT][/PATH]`, as `public_url` has it.
+/// The setting `public_url`: `https://HOST[:PORT][/PATH]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
-    /// As a browser writes it in `Origin`.
+    /// The origin in the form of a browser's `Origin` header.
     origin: String,
     host: String,
-    /// Empty, or the path below which the server is, like `/flux`.
+    /// The path under which the server is reached, like `/flux`; empty for `/`.
     prefix: String,
 }
 
@@ -35,8 +35,8 @@ impl PublicUrl {
         let port = port.map_or_else(String::new, |port| format!(":{port}"));
         let scheme = uri.scheme_str().unwrap_or_default();
         let prefix = uri.path().trim_end_matches('/');
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
-        if !prefix.chars().all(plain) || prefix.contains("//") {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+        if !prefix.chars().all(is_allowed) || prefix.contains("//") {
             return Err(wrong());
         }
         let first = |path: &str| path.split('/').nth(1).unwrap_or_default().to_owned();
@@ -50,12 +50,12 @@ impl PublicUrl {
         origin == self.origin.as_str()
     }
 
-    /// `https://shop.example/flux`, without a slash at its end.
+    /// The URL without a final slash, like `https://shop.example/flux`.
     pub(super) fn base(&self) -> String {
         format!("{}{}", self.origin, self.prefix)
     }
 
-    /// Empty, or the path below which the server is.
+    /// The path under which the server is reached; empty for `/`.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -65,7 +65,7 @@ impl PublicUrl {
     }
 }
 
-/// Of `http` or `https`.
+/// The default port of an `http` or `https` URL.
 pub(super) fn default_port(uri: &Uri) -> Option<u16> {
     match uri.scheme_str() {
         Some("http") => Some(80),
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_public_url_is_an_origin_and_maybe_a_path() {
+    fn public_url_is_an_origin_and_a_path() {
         let parsed = |text| PublicUrl::parse(text).map(|url| (url.origin, url.prefix));
         for (text, origin, prefix) in [
             ("https://shop.example", "https://shop.example", ""),

@@ -1,4 +1,4 @@
-//! The rules by which a server lets callers in.
+//! The access rules of a server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,38 +11,38 @@ use super::cors::Origins;
 use super::keys::Keys;
 use super::public_url::PublicUrl;
 use super::rates::{Limiter, Rate};
-use super::session::{Caller, Judgement};
+use super::session::{Caller, Identity};
 use super::tokens::{Check, TokenRules, Tokens};
 
-/// By what a server lets callers in. The default asks nobody for a key.
+/// The access rules, as configured. By default no keys are required.
 #[derive(Debug, Default)]
 pub struct AccessRules {
-    /// Who holds one of these may do everything. Without any, what is the admin's is closed.
+    /// Keys that allow everything. Without any, admin requests are refused.
     pub admin_keys: Keys,
-    /// Who holds one of these may buy for any user and look at any order: a shop's own server.
+    /// Keys that allow buying for any user and reading any order, for a shop's own server.
     pub buy_keys: Keys,
-    /// Who sends one of these tokens may buy for its subject, and look at the subject's orders.
+    /// Tokens that allow buying for their subject and reading the subject's orders.
     pub tokens: TokenRules,
-    /// How often one user may send orders, repeats too.
+    /// Limit on orders of one user, including repeats.
     pub user_rate: Option<Rate>,
-    /// How often orders may come from one address. Holders of a buy key or admin key, who buy for
-    /// many, are free of it.
+    /// Limit on orders from one address. Requests with a buy key or admin key, which buy for many
+    /// users, are exempt.
     pub address_rate: Option<Rate>,
     pub trusted_proxies: Proxies,
     pub origins: Origins,
-    /// Where clients find the server, if that is not where it listens.
+    /// The URL under which clients reach the server, if it differs from where it listens.
     pub public_url: Option<PublicUrl>,
-    /// The host that the server was told to listen on. Without keys, a server on a loopback address
-    /// answers to this name too.
+    /// The configured host to listen on. Without keys, a server on a loopback address also accepts
+    /// this name as `Host`.
     pub listen_host: Option<String>,
-    /// Open connections; `None` for [`Limits::connections`](crate::http::Limits::connections).
+    /// Maximum open connections; `None` for [`Limits::connections`](crate::http::Limits::connections).
     pub connections: Option<usize>,
 }
 
-/// [`AccessRules`] made ready to judge by.
+/// [`AccessRules`] with the state that applying them needs.
 #[derive(Debug)]
 pub(super) struct ActiveRules {
-    /// Counts the replacements.
+    /// Number of replacements so far.
     pub generation: u64,
     pub admin_keys: Keys,
     pub buy_keys: Keys,
@@ -57,11 +57,11 @@ pub(super) struct ActiveRules {
 }
 
 impl ActiveRules {
-    /// Rates that are as they were go on where they are.
+    /// Limiters of `before` whose rate is unchanged keep their state.
     pub fn new(rules: AccessRules, before: Option<&ActiveRules>) -> Self {
         let limiter = |rate: Option<Rate>, before: Option<&Arc<Limiter>>| {
-            let same = before.filter(|before| Some(before.rate) == rate).cloned();
-            rate.map(|rate| same.unwrap_or_else(|| Arc::new(Limiter::new(rate))))
+            let unchanged = before.filter(|before| Some(before.rate) == rate).cloned();
+            rate.map(|rate| unchanged.unwrap_or_else(|| Arc::new(Limiter::new(rate))))
         };
         Self {
             generation: before.map_or(0, |before| before.generation + 1),
@@ -78,29 +78,31 @@ impl ActiveRules {
         }
     }
 
-    /// Whether buying takes a key. Then owners are the admin's to see, an order its user's.
+    /// Whether buying requires a key or token. If so, owners are shown only to the admin, and orders
+    /// only to their user.
     pub fn keys_on(&self) -> bool {
         !self.buy_keys.is_empty() || self.tokens.is_some()
     }
 
-    /// Keys are compared first, all of them, so that no flood of tokens is in a key's way.
-    pub async fn recognize(&self, credential: &[u8], check: Check<'_>) -> Judgement {
+    /// The sender of a credential. All keys are compared first, so that a flood of tokens does not
+    /// delay the holders of keys.
+    pub async fn identify(&self, credential: &[u8], check: Check<'_>) -> Identity {
         let is_admin = self.admin_keys.contain(credential);
         let is_shop = self.buy_keys.contain(credential);
         match &self.tokens {
-            _ if is_admin => Judgement::of(Caller::Admin),
-            _ if is_shop => Judgement::of(Caller::Shop),
-            Some(tokens) => tokens.judge(credential, check).await,
-            None => Judgement::of(Caller::Refused("this key is not known here")),
+            _ if is_admin => Identity::of(Caller::Admin),
+            _ if is_shop => Identity::of(Caller::Shop),
+            Some(tokens) => tokens.identify(credential, check).await,
+            None => Identity::of(Caller::Refused("the key is unknown to this server")),
         }
     }
 
-    /// The address that a request's sender is counted under.
+    /// The address under which limits count the sender of a request.
     pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         address::counted(self.trusted_proxies.client(peer, headers))
     }
 
-    /// The path below which the server is; empty if it has a host of its own.
+    /// The path of `public_url`; empty without one.
     pub fn prefix(&self) -> &str {
         self.public_url.as_ref().map_or("", PublicUrl::prefix)
     }

@@ -1,4 +1,4 @@
-//! Who sent a request, and whether that holds for as long as it is being answered.
+//! The caller of a request, which is checked again during long responses.
 
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use tokio::time::Instant;
 
 use crate::core::model::UserId;
 
-/// How long a caller of an answer that goes on is taken for who it was: keys are withdrawn at an
-/// identity provider without a word.
-const JUDGED_FOR: Duration = Duration::from_secs(30);
+/// How often the credential of an open stream or wait is checked again: identity providers withdraw
+/// keys without notice.
+const RECHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// Who sent a request, by the credential that came with it.
+/// The sender of a request, according to its credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Caller {
+    /// Sent no credential.
     Nobody,
-    /// Sent a credential that is no good; why.
+    /// Sent an invalid credential; with the reason.
     Refused(&'static str),
     /// Holds the buy key.
     Shop,
@@ -25,64 +26,65 @@ pub(in super::super) enum Caller {
     Admin,
 }
 
-/// A caller, and until when at most.
+/// A caller, as identified by a credential.
 #[derive(Debug)]
-pub(super) struct Judgement {
+pub(super) struct Identity {
     pub caller: Caller,
-    /// When the token expires.
-    pub until: Option<Instant>,
+    /// When the token expires; `None` for keys.
+    pub expires_at: Option<Instant>,
 }
 
-impl Judgement {
+impl Identity {
     pub fn of(caller: Caller) -> Self {
-        Self { caller, until: None }
+        Self { caller, expires_at: None }
     }
 }
 
-/// A caller with the credential, so that it can be judged again.
+/// A caller with its credential, so that the credential can be checked again.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Session {
     pub(super) caller: Caller,
-    /// The header `Authorization`, if it holds a key or token.
+    /// The `Authorization` header, if it has a key or token.
     pub(super) authorization: Option<HeaderValue>,
-    /// Of the rules that the caller was judged by.
+    /// Generation of the rules that identified the caller.
     generation: u64,
-    judge_at: Instant,
+    recheck_at: Instant,
 }
 
 impl Default for Session {
-    /// Of a request without a credential.
+    /// The session of a request without a credential.
     fn default() -> Self {
-        let judge_at = Instant::now();
-        Self { caller: Caller::Nobody, authorization: None, generation: 0, judge_at }
+        let recheck_at = Instant::now();
+        Self { caller: Caller::Nobody, authorization: None, generation: 0, recheck_at }
     }
 }
 
 impl Session {
-    pub(super) fn new(authorization: HeaderValue, judgement: Judgement, generation: u64) -> Self {
-        let later = Instant::now() + JUDGED_FOR;
-        let judge_at = judgement.until.map_or(later, |until| until.min(later));
+    pub(super) fn new(authorization: HeaderValue, identity: Identity, generation: u64) -> Self {
+        let next = Instant::now() + RECHECK_EVERY;
+        let recheck_at = identity.expires_at.map_or(next, |expires_at| expires_at.min(next));
         let authorization = Some(authorization);
-        Self { caller: judgement.caller, authorization, generation, judge_at }
+        Self { caller: identity.caller, authorization, generation, recheck_at }
     }
 
-    /// The session of a request, for an answer that takes long.
+    /// The session of a request, for a stream or a wait.
     pub fn of(head: &request::Parts) -> Self {
         head.extensions.get().cloned().unwrap_or_default()
     }
 
-    /// Whether the credential must be checked again, by the rules of this generation.
+    /// Whether the credential must be checked again; `generation` is that of the current rules.
     pub(super) fn is_stale(&self, generation: u64) -> bool {
-        generation != self.generation || Instant::now() >= self.judge_at
+        generation != self.generation || Instant::now() >= self.recheck_at
     }
 
-    /// The key or token.
+    /// The key or token of the request.
     pub fn credential(&self) -> Option<&[u8]> {
         self.authorization.as_ref().and_then(bearer)
     }
 }
 
-/// What an `Authorization: Bearer ...` holds.
+/// The credential of `Authorization: Bearer ...`.
+
 pub(super) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, credential) = authorization.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(credential)

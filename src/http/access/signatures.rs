@@ -1,5 +1,5 @@
-//! What the checks of tokens' signatures are made of: ring, which TLS is made of too. Only what is
-//! taken here is there, and nothing that signs.
+//! Signature checks of tokens with ring, which TLS uses too. It supports only the accepted
+//! algorithms, and only verification.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
@@ -11,7 +11,7 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 
-/// Once for the process; again is no harm.
+/// Installs the provider for the process. Idempotent.
 pub(super) fn install() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),

@@ -1,5 +1,5 @@
-//! Requests that pages of other sites make a browser send. Where buying takes a credential they are
-//! no danger, because a browser adds none by itself; where it takes none, they are refused.
+//! Refuses requests that a browser sends for a page of another site. They are harmless where buying
+//! requires a credential, because a browser does not add one by itself.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,26 +17,25 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 impl Access {
-    /// Refuses a request that a page of another site may have sent: for whatever changes something
-    /// without a credential. A program like curl sends neither `Sec-Fetch-Site` nor `Origin`, and
-    /// passes.
+    /// Refuses a request that may come from a page of another site, where no credential is required.
+    /// Call it for every request that changes something. Programs like curl send neither
+    /// `Sec-Fetch-Site` nor `Origin` and pass.
     pub(in crate::http) fn admit_site(
         &self,
         head: &request::Parts,
         peer: IpAddr,
     ) -> Result<(), Problem> {
         let rules = self.rules.load();
-        if !takes_no_credential(&rules, head) || rules.is_own_site(&head.headers, peer) {
+        if requires_credential(&rules, head) || rules.is_own_site(&head.headers, peer) {
             return Ok(());
         }
-        let what = "a page of another site sent this: to allow it, add its origin to cors_origins; \
-                    if it is this server's own page, set public_url to its address";
+        let what = "request from a page of another site: to allow it, add the page's origin to \
+                    cors_origins; if the page is this server's own, set public_url to its address";
         Err(Problem::new(StatusCode::FORBIDDEN, what))
     }
 
-    /// If the server listens on a loopback address, refuses a request for a host that is not this
-    /// one: a page whose name was made to resolve to 127.0.0.1 counts as this server's own in a
-    /// browser.
+    /// On a loopback address without keys, refuses requests for a foreign `Host`: if the name of a
+    /// site resolves to 127.0.0.1 (DNS rebinding), a browser treats this server as that site.
     pub(in crate::http) fn admit_host(
         &self,
         head: &request::Parts,
@@ -45,26 +44,26 @@ impl Access {
     ) -> Result<(), Problem> {
         let rules = self.rules.load();
         let on_loopback = listening.is_some_and(|at| at.ip().to_canonical().is_loopback());
-        let judged = on_loopback && takes_no_credential(&rules, head);
-        if !judged || rules.is_proxy(peer) || rules.is_own_host(&head.headers) {
+        let is_checked = on_loopback && !requires_credential(&rules, head);
+        if !is_checked || rules.is_proxy(peer) || rules.is_own_host(&head.headers) {
             return Ok(());
         }
-        let what = "this Host is not answered on a loopback address without keys: ask for \
-                    localhost, set public_url to the address that you use, or name your proxy in \
-                    trusted_proxies";
+        let what = "Host not accepted: without keys, a server on a loopback address accepts only \
+                    local names; use localhost, set public_url to the address that you use, or add \
+                    your proxy to trusted_proxies";
         Err(Problem::new(StatusCode::FORBIDDEN, what))
     }
 
-    /// Whether a body must say that it is JSON, which a page of another site cannot say without
-    /// being allowed to.
-    pub(in crate::http) fn wants_content_type(&self, head: &request::Parts) -> bool {
-        takes_no_credential(&self.rules.load(), head)
+    /// Whether a body must have a `Content-Type` of JSON, which a page of another site cannot send
+    /// without a CORS preflight.
+    pub(in crate::http) fn requires_content_type(&self, head: &request::Parts) -> bool {
+        !requires_credential(&self.rules.load(), head)
     }
 }
 
-/// Whether this request is taken without a credential. The admin's carries one.
-fn takes_no_credential(rules: &ActiveRules, head: &request::Parts) -> bool {
-    !rules.keys_on() && *caller(head) != Caller::Admin
+/// Whether this request is accepted only with a credential, or has the admin's.
+fn requires_credential(rules: &ActiveRules, head: &request::Parts) -> bool {
+    rules.keys_on() || *caller(head) == Caller::Admin
 }
 
 impl ActiveRules {
@@ -79,26 +78,26 @@ impl ActiveRules {
             (Some(b"same-origin" | b"none"), _) | (None, None) => true,
             (Some(_), None) => false,
             (site, Some(origin)) => {
-                self.origins.list(origin)
+                self.origins.contain(origin)
                     || self.public_url.as_ref().is_some_and(|url| url.is_origin(origin))
-                    // A browser that says which site it is knows better than the headers.
-                    || site.is_none() && self.is_asked_host(origin, headers, peer)
+                    // `Sec-Fetch-Site`, where a browser sends it, is more reliable than the host.
+                    || site.is_none() && self.is_requested_host(origin, headers, peer)
             }
         }
     }
 
-    /// Whether this origin's host is the one that was asked.
-    fn is_asked_host(&self, origin: &HeaderValue, headers: &HeaderMap, peer: IpAddr) -> bool {
+    /// Whether the origin's host is the host that the request names.
+    fn is_requested_host(&self, origin: &HeaderValue, headers: &HeaderMap, peer: IpAddr) -> bool {
         let origin = Uri::try_from(origin.as_bytes());
         let Some((origin, port)) = origin.ok().and_then(|o| default_port(&o).map(|p| (o, p)))
         else {
             return false;
         };
         let forwarded = headers.get_all(X_FORWARDED_HOST).iter().filter(|_| self.is_proxy(peer));
-        let asked = headers.get_all(header::HOST).iter().chain(forwarded);
-        let mut asked =
-            asked.filter_map(|host| host.to_str().ok()).flat_map(|host| host.split(','));
-        asked.any(|host| {
+        let hosts = headers.get_all(header::HOST).iter().chain(forwarded);
+        let mut hosts =
+            hosts.filter_map(|host| host.to_str().ok()).flat_map(|host| host.split(','));
+        hosts.any(|host| {
             host.trim().parse::<Authority>().is_ok_and(|host| {
                 let same_port =
                     host.port_u16().unwrap_or(port) == origin.port_u16().unwrap_or(port);
@@ -108,8 +107,7 @@ impl ActiveRules {
         })
     }
 
-    /// Whether each `Host` is a name of this machine alone, or one that the settings name. No
-    /// browser leaves it out.
+    /// Whether each `Host` is a loopback name or a configured one. Every browser sends `Host`.
     fn is_own_host(&self, headers: &HeaderMap) -> bool {
         headers.get_all(header::HOST).iter().all(|host| {
             let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
@@ -123,7 +121,7 @@ impl ActiveRules {
     }
 }
 
-/// `localhost`, what ends in it (RFC 6761, 6.3), and addresses of this machine.
+/// Whether it is `localhost`, a name below it (RFC 6761, 6.3), or a loopback address.
 fn is_loopback(name: &str) -> bool {
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     match bare.parse::<IpAddr>() {

@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519), whose subject is the user.
+//! JSON Web Tokens (RFC 7519). The subject is the user.
 
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use jsonwebtoken::errors::{Error, ErrorKind};
@@ -11,61 +11,62 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::key_set::KeySet;
-use super::session::{Caller, Judgement};
+use super::session::{Caller, Identity};
 use super::signatures;
 use crate::core::model::UserId;
 
-/// How far the clocks of who signs and of who checks may be apart, in seconds.
+/// Tolerated difference, in seconds, between the issuer's clock and this one.
 const LEEWAY_S: u64 = 30;
 
-const EXPIRED: &str = "this token has expired";
+const EXPIRED: &str = "the token has expired";
+const ALGORITHM: &str = "the token's algorithm is not accepted by this server";
 
-/// Which tokens are good.
+/// Which tokens are valid.
 #[derive(Debug, Default)]
 pub struct TokenRules {
-    /// Signs tokens of HS256. At least 32 bytes (RFC 7518, 3.2).
+    /// Secret of HS256 tokens, at least 32 bytes (RFC 7518, 3.2).
     pub secret: Option<SecretString>,
-    /// Keys for tokens of RS256, ES256 and EdDSA.
+    /// Public keys of RS256, ES256 and EdDSA tokens.
     pub keys: Option<Arc<KeySet>>,
-    /// Must be the token's `iss`.
+    /// Required `iss`.
     pub issuer: Option<String>,
-    /// Must be the token's `aud`, or among them.
+    /// Required `aud`, or one of several.
     pub audience: Option<String>,
 }
 
-/// How a token's signature is checked.
+/// When a token's signature is checked.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Check<'a> {
-    AtOnce,
-    /// After all else about the token, and one at a time: its address has sent many bad ones.
-    InTurn(&'a Semaphore),
+    Immediate,
+    /// After its expiry, and one at a time: the token's address has sent many invalid ones.
+    Serialized(&'a Semaphore),
 }
 
 impl Check<'_> {
-    /// Waits for the turn, which lasts until this is dropped.
-    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until the check may run; the check must end before the permit is dropped.
+    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         match self {
-            Check::AtOnce => None,
-            Check::InTurn(turns) => turns.acquire().await.ok(),
+            Check::Immediate => None,
+            Check::Serialized(permits) => permits.acquire().await.ok(),
         }
     }
 }
 
-/// Checks tokens. The algorithm that a token names only chooses among those that there is a key
-/// for, and each key is good for one algorithm: a token of none, or one signed with a public key as
-/// if it were the secret, is not.
+/// Checks tokens. The algorithm in a token's header only selects among the configured keys, and each
+/// key is valid for one algorithm. So a token with the algorithm `none` is refused, and so is one
+/// signed with a public key as if that were the HS256 secret.
 #[derive(Debug)]
 pub(super) struct Tokens {
     secret: Option<DecodingKey>,
     keys: Option<Arc<KeySet>>,
-    /// But for the algorithm.
+    /// All rules except the algorithm.
     validation: Validation,
 }
 
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
-    /// In seconds since 1970, maybe with a fraction.
+    /// Seconds since 1970, possibly with a fraction.
     #[serde(default)]
     exp: Option<f64>,
 }
@@ -77,7 +78,7 @@ struct Expiry {
 }
 
 impl Tokens {
-    /// `None` when there is nothing to check tokens with.
+    /// `None` if neither a secret nor keys are configured.
     pub fn new(rules: TokenRules) -> Option<Self> {
         if rules.secret.is_none() && rules.keys.is_none() {
             return None;
@@ -101,49 +102,49 @@ impl Tokens {
         Some(Self { secret: secret.map(DecodingKey::from_secret), keys: rules.keys, validation })
     }
 
-    /// Whose token it is, until it expires; or why it is no good.
-    pub async fn judge(&self, token: &[u8], check: Check<'_>) -> Judgement {
-        match self.verified(token, check).await {
+    /// The user of a token and when the token expires, or why it is refused.
+    pub async fn identify(&self, token: &[u8], check: Check<'_>) -> Identity {
+        match self.verify(token, check).await {
             Ok((user, left)) => {
-                let until = left.and_then(|left| Instant::now().checked_add(left));
-                Judgement { caller: Caller::User(user), until }
+                let expires_at = left.and_then(|left| Instant::now().checked_add(left));
+                Identity { caller: Caller::User(user), expires_at }
             }
-            Err(why) => Judgement::of(Caller::Refused(why)),
+            Err(why) => Identity::of(Caller::Refused(why)),
         }
     }
 
-    async fn verified(
+    async fn verify(
         &self,
         token: &[u8],
         check: Check<'_>,
     ) -> Result<(UserId, Option<Duration>), &'static str> {
         let head = decode_header(token).map_err(|e| reason(&e))?;
         if head.crit.is_some() {
-            // RFC 7515, 4.1.11: what must be understood, and is not here.
-            return Err("this token asks for extensions that are not known here");
+            // RFC 7515, 4.1.11: a token with an unsupported critical extension must be refused.
+            return Err("the token requires extensions (crit) that this server does not support");
         }
-        if matches!(check, Check::InTurn(_)) {
+        if matches!(check, Check::Serialized(_)) {
             let expiry: Expiry = insecure_decode_claims(token).map_err(|e| reason(&e))?;
-            if left(expiry.exp).is_some_and(|left| left.is_zero()) {
+            if time_left(expiry.exp).is_some_and(|left| left.is_zero()) {
                 return Err(EXPIRED);
             }
         }
         let claims = match (head.alg, &self.secret, &self.keys) {
             (Algorithm::HS256, Some(secret), _) => {
-                let _turn = check.turn().await;
+                let _permit = check.permit().await;
                 self.claims(token, head.alg, secret)?
             }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(keys)) => {
                 let key = keys.find(head.alg, head.kid.as_deref()).await;
-                let key = key.ok_or("this token's key is not known here")?;
-                let _turn = check.turn().await;
+                let key = key.ok_or("the token's signing key is unknown to this server")?;
+                let _permit = check.permit().await;
                 self.claims(token, head.alg, &key.key)?
             }
-            _ => return Err("tokens of this algorithm are not taken here"),
+            _ => return Err(ALGORITHM),
         };
         let user = UserId::parse_new(&claims.sub);
-        let user = user.map_err(|_| "this token's subject cannot be a user_id")?;
-        Ok((user, left(claims.exp)))
+        let user = user.map_err(|_| "the token's subject is not a valid user_id")?;
+        Ok((user, time_left(claims.exp)))
     }
 
     fn claims(
@@ -158,27 +159,27 @@ impl Tokens {
     }
 }
 
-/// Time until a token with this `exp` is refused; `None` if never, or beyond what a clock holds.
+/// Time until a token with this `exp` is refused; `None` if it has no `exp`, or one too late for a
+/// `Duration`.
 #[expect(clippy::disallowed_methods, reason = "jsonwebtoken compares `exp` with this clock")]
-fn left(exp: Option<f64>) -> Option<Duration> {
+fn time_left(exp: Option<f64>) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let left = exp? + LEEWAY_S as f64 + 1.0 - now;
     Duration::try_from_secs_f64(left.max(0.0)).ok()
 }
 
-/// What to tell the client, who may not be who the token is for.
+/// The error text for the client, who need not be the token's subject.
 fn reason(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::ExpiredSignature => EXPIRED,
-        ErrorKind::ImmatureSignature => "this token is not yet valid",
-        ErrorKind::InvalidIssuer => "this token is of another issuer",
-        ErrorKind::InvalidAudience => "this token is for another audience",
+        ErrorKind::ImmatureSignature => "the token is not valid yet",
+        ErrorKind::InvalidIssuer => "the token's issuer is not accepted by this server",
+        ErrorKind::InvalidAudience => "the token's audience is not accepted by this server",
         ErrorKind::MissingRequiredClaim(_) => {
-            "this token lacks a claim: exp and sub are needed, \
-                                               and iss and aud where they are checked"
+            "the token lacks a required claim: exp and sub, and iss and aud if the server checks them"
         }
-        ErrorKind::InvalidSignature => "this token's signature is wrong",
-        ErrorKind::InvalidAlgorithm => "tokens of this algorithm are not taken here",
-        _ => "this is neither a key nor a token that is known here",
+        ErrorKind::InvalidSignature => "the token's signature is invalid",
+        ErrorKind::InvalidAlgorithm => ALGORITHM,
+        _ => "the credential is neither a known key nor a valid token",
     }
 }

@@ -11,8 +11,8 @@ use crate::http::problem::Problem;
 use crate::http::response::Response;
 use crate::http::state::AppState;
 
-/// `GET /events`: the state of the sale as server-sent events, each with names for those who may
-/// see them by then.
+/// Sends the state of the sale as server-sent events. Names are included only while the caller may
+/// see them.
 pub(in crate::http) fn subscribe(
     state: &AppState,
     head: &request::Parts,
@@ -21,10 +21,10 @@ pub(in crate::http) fn subscribe(
     if head.method == Method::HEAD {
         return Ok(event_stream::head_only());
     }
-    let place = state.place_to_wait(head, client).ok_or_else(|| {
-        Problem::unavailable("too many clients are waiting here; try again in a moment")
+    let permit = state.wait_permit(head, client).ok_or_else(|| {
+        Problem::unavailable("too many open streams and waits; try again in a moment")
     })?;
-    let (events, response) = EventStream::open(place, client);
+    let (events, response) = EventStream::open(permit, client);
     state.dashboard.subscribe(events, Session::of(head));
     Ok(response)
 }

@@ -1,5 +1,5 @@
-//! The dashboard: what can be seen of the sale while it runs. Once a second a sample is taken, kept
-//! for the plots, and sent to whoever watches (`GET /events`).
+//! The feed of the dashboard (`GET /events`). Once a second it takes a sample of the sale, keeps it
+//! for the plots, and sends it to all subscribers.
 
 pub(super) mod events;
 mod processes;
@@ -23,10 +23,10 @@ pub(super) use sample::Sample;
 use sample::Sampler;
 use text::PlotPoint;
 
-/// Samples that are kept for the plots: five minutes.
+/// Number of samples kept for the plots: five minutes.
 const HISTORY: usize = 300;
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
-/// How long after a scrape of the metrics the services are still asked for what costs money.
+/// How long after a scrape of `/metrics` the samples include reads that cost money.
 const SCRAPED_WITHIN: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
@@ -40,20 +40,19 @@ pub(super) struct Dashboard {
 
 #[derive(Debug, Default)]
 struct DashboardState {
-    watchers: Vec<Watcher>,
+    subscribers: Vec<Subscriber>,
     /// Oldest first.
     points: VecDeque<PlotPoint>,
-    /// The event `history` as it is now, once somebody has asked for it.
+    /// The event `history` with these points; `None` until it is requested.
     history: Option<Bytes>,
     latest: Option<Arc<Sample>>,
-    scraped: Option<Instant>,
-    closed: bool,
+    scraped_at: Option<Instant>,
+    is_closed: bool,
 }
 
 #[derive(Debug)]
-struct Watcher {
+struct Subscriber {
     events: EventStream,
-    /// Who it is may change while the stream is open.
     session: Session,
 }
 
@@ -62,7 +61,7 @@ impl Dashboard {
         Self { ports, access, backend, started, state: Mutex::default() }
     }
 
-    /// Takes samples until stopped; then every watcher's stream ends.
+    /// Takes samples until stopped, then ends all streams.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut sampler = Sampler::new(self.ports.clone(), self.backend == "embedded");
         let mut every = interval(SAMPLE_EVERY);
@@ -80,18 +79,18 @@ impl Dashboard {
             never = sampling => match never {},
         }
         let mut state = self.state();
-        state.closed = true;
-        state.watchers.clear();
+        state.is_closed = true;
+        state.subscribers.clear();
     }
 
-    /// A sample, with a sign of life to the watchers for as long as it takes.
+    /// Takes a sample. Keeps the streams alive while that takes long.
     async fn sample(&self, sampler: &mut Sampler) -> Sample {
-        let wanted = {
+        let is_watched = {
             let state = self.state();
-            let scraped = state.scraped.is_some_and(|at| at.elapsed() < SCRAPED_WITHIN);
-            scraped || !state.watchers.is_empty()
+            let is_scraped = state.scraped_at.is_some_and(|at| at.elapsed() < SCRAPED_WITHIN);
+            is_scraped || !state.subscribers.is_empty()
         };
-        let mut sampling = std::pin::pin!(sampler.sample(wanted));
+        let mut sampling = std::pin::pin!(sampler.sample(is_watched));
         loop {
             tokio::select! {
                 sample = &mut sampling => return sample,
@@ -110,12 +109,12 @@ impl Dashboard {
             state.history = None;
         }
         let uptime = self.started.elapsed();
-        let mut named = None;
-        let mut nameless = None;
-        self.send(|sees_names| {
-            let text = if sees_names { &mut named } else { &mut nameless };
+        let mut with_names = None;
+        let mut without_names = None;
+        self.send(|can_see_names| {
+            let text = if can_see_names { &mut with_names } else { &mut without_names };
             let text = text.get_or_insert_with(|| {
-                let text = text::dashboard(&sample, self.backend, uptime, sees_names);
+                let text = text::dashboard(&sample, self.backend, uptime, can_see_names);
                 event_stream::event("board", None, &text)
             });
             text.clone()
@@ -123,34 +122,35 @@ impl Dashboard {
         self.state().latest = Some(Arc::new(sample));
     }
 
-    /// Sends everybody an event, in texts that they share; whoever is gone is removed. Keys are
-    /// compared for each event, so a key that was withdrawn shows no more names.
+    /// Sends an event to all subscribers and removes those that are gone. Keys are compared for each
+    /// event, so a withdrawn key shows no more names.
     fn send(&self, mut event: impl FnMut(bool) -> Bytes) {
-        self.state().watchers.retain(|watcher| {
-            let sees_names = self.access.shows_names_to(watcher.session.credential());
-            watcher.events.offer(event(sees_names))
+        self.state().subscribers.retain(|subscriber| {
+            let can_see_names = self.access.shows_names_to(subscriber.session.credential());
+            subscriber.events.offer(event(can_see_names))
         });
     }
 
-    /// Sends a client first the history, then a sample once a second. At once over when the server
-    /// stops.
+    /// Sends a client the history, then a sample once a second. Ends the stream at once if the server
+    /// is stopping.
     fn subscribe(&self, events: EventStream, session: Session) {
         let mut state = self.state();
-        if state.closed {
+        if state.is_closed {
             return;
         }
         let DashboardState { points, history, .. } = &mut *state;
         let first = history
             .get_or_insert_with(|| event_stream::event("history", None, &text::history(points)));
         if events.offer(first.clone()) {
-            state.watchers.push(Watcher { events, session });
+            state.subscribers.push(Subscriber { events, session });
         }
     }
 
-    /// The latest sample, for the metrics; for a while after this, samples are complete.
-    pub fn scraped(&self) -> Option<Arc<Sample>> {
+    /// The latest sample, for `/metrics`. Also records the scrape, so that the next samples are
+    /// complete.
+    pub fn sample_for_metrics(&self) -> Option<Arc<Sample>> {
         let mut state = self.state();
-        state.scraped = Some(Instant::now());
+        state.scraped_at = Some(Instant::now());
         state.latest.clone()
     }
 

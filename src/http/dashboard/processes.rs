@@ -1,4 +1,4 @@
-//! What the processes' heartbeats say together: how much was done in all, and how fast it goes on.
+//! Sums up the heartbeats of all processes: total counts, current rates and times.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use crate::core::metrics::{TIMES_US, percentile};
 use crate::core::ports::heartbeats::{Counts, Heartbeat, LastDecision, ProcessStatus};
 
-/// Processes that are remembered, so that one that comes back is not counted twice; beyond it the
-/// one that was silent for longest is forgotten.
-const REMEMBERED_MAX: usize = 1_000;
-/// The rate of a process that has been silent for so long is not known.
-const RATE_LIFE: Duration = Duration::from_millis(2_500);
-/// Samples over which times are shown.
+/// Maximum known processes. A process stays known after its last heartbeat, so that it is not
+/// counted twice if it returns; beyond the maximum the one silent for longest is removed.
+const KNOWN_MAX: usize = 1_000;
+/// Maximum age of a heartbeat whose rate is still shown.
+const RATE_MAX_AGE: Duration = Duration::from_millis(2_500);
+/// Number of samples over which times are computed.
 const WINDOW: usize = 10;
 
-/// Orders a second.
+/// Orders per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OrderRates {
     pub accepted: f64,
@@ -39,12 +39,12 @@ impl OrderRates {
 #[derive(Debug)]
 struct Process {
     heartbeat: Heartbeat,
-    written: Instant,
-    /// Between its last two heartbeats; `None` while there was only one.
+    written_at: Instant,
+    /// Rates between its last two heartbeats; `None` after the first.
     rates: Option<OrderRates>,
 }
 
-/// A living process as it is shown.
+/// A process with a current heartbeat.
 #[derive(Debug, Clone)]
 pub struct LiveProcess {
     pub heartbeat: Heartbeat,
@@ -55,125 +55,127 @@ pub struct LiveProcess {
 #[derive(Debug, Default)]
 pub struct Processes {
     known: BTreeMap<String, Process>,
-    /// Of all that were ever seen.
+    /// Sum over all processes, also ended ones.
     pub counts: Counts,
     decision: TimeWindow,
     ack: TimeWindow,
 }
 
 impl Processes {
-    /// Takes in what the living say now; returns them, and how fast all of them together go on,
-    /// where that is known of each.
-    pub fn take(&mut self, living: Vec<ProcessStatus>) -> (Vec<LiveProcess>, Option<OrderRates>) {
-        let first = self.known.is_empty();
+    /// Adds the current heartbeats. Returns the live processes and their total rates; those are
+    /// `None` if the rate of any process is unknown.
+    pub fn update(
+        &mut self,
+        statuses: Vec<ProcessStatus>,
+    ) -> (Vec<LiveProcess>, Option<OrderRates>) {
+        let is_first = self.known.is_empty();
         let now = Instant::now();
         let mut all = Some(OrderRates::default());
-        let mut seen = Vec::with_capacity(living.len());
-        for ProcessStatus { heartbeat, age } in living {
-            let written = now.checked_sub(age).unwrap_or(now);
-            let rates = self.take_one(&heartbeat, written, first);
-            let rates = rates.filter(|_| age < RATE_LIFE);
+        let mut live = Vec::with_capacity(statuses.len());
+        for ProcessStatus { heartbeat, age } in statuses {
+            let written_at = now.checked_sub(age).unwrap_or(now);
+            let rates = self.update_one(&heartbeat, written_at, is_first);
+            let rates = rates.filter(|_| age < RATE_MAX_AGE);
             all = all.zip(rates).map(|(all, rates)| all.plus(rates));
-            seen.push(LiveProcess {
+            live.push(LiveProcess {
                 heartbeat,
                 age,
                 decided_per_s: rates.map(|rates| rates.decided),
             });
         }
-        self.decision.turn();
-        self.ack.turn();
-        self.forget();
-        (seen, all)
+        self.decision.next_sample();
+        self.ack.next_sample();
+        self.remove_oldest();
+        (live, all)
     }
 
-    /// What was done before the first sample is no part of the times of the last seconds.
-    fn take_one(
+    /// Adds one heartbeat and returns the rates since the process's last one. Heartbeats carry
+    /// totals since the start of their process, so only the difference to the last one is added.
+    /// The times of the very first sample are skipped: its decisions are of unknown age.
+    fn update_one(
         &mut self,
         heartbeat: &Heartbeat,
-        written: Instant,
-        first: bool,
+        written_at: Instant,
+        is_first: bool,
     ) -> Option<OrderRates> {
-        let nothing = Counts::default();
-        let (before, since) = match self.known.get(&heartbeat.id) {
-            Some(known) if known.is_repeated_by(heartbeat, written) => return known.rates,
-            Some(known) => (&known.heartbeat.counts, Some(known.until(heartbeat, written))),
-            // What it did since its start, if that was a moment ago.
-            None => (
-                &nothing,
-                heartbeat.at.map(|at| at.since(heartbeat.started_at)).filter(is_a_moment),
-            ),
+        let zero = Counts::default();
+        let (before, elapsed) = match self.known.get(&heartbeat.id) {
+            Some(known) if known.is_repeated_by(heartbeat, written_at) => return known.rates,
+            Some(known) => (&known.heartbeat.counts, Some(known.until(heartbeat, written_at))),
+            // Everything since its start, if the process started just before.
+            None => (&zero, heartbeat.at.map(|at| at.since(heartbeat.started_at)).filter(is_short)),
         };
         let new = difference(&heartbeat.counts, before);
-        let idle = heartbeat.counts == nothing;
-        let rates =
-            since.map(|since| OrderRates::of(&new, since)).or(idle.then(OrderRates::default));
+        let is_idle = heartbeat.counts == zero;
+        let rates = elapsed
+            .map(|elapsed| OrderRates::of(&new, elapsed))
+            .or(is_idle.then(OrderRates::default));
         let known = self.known.get(&heartbeat.id);
-        if !first || known.is_some() {
+        if !is_first || known.is_some() {
             self.decision.add(&heartbeat.decision, known.map(|k| &*k.heartbeat.decision));
             self.ack.add(&heartbeat.ack, known.map(|k| &*k.heartbeat.ack));
         }
         add(&mut self.counts, new);
-        let process = Process { heartbeat: heartbeat.clone(), written, rates };
+        let process = Process { heartbeat: heartbeat.clone(), written_at, rates };
         self.known.insert(heartbeat.id.clone(), process);
         rates
     }
 
-    fn forget(&mut self) {
-        while self.known.len() > REMEMBERED_MAX {
-            let silent = self.known.iter().min_by_key(|(_, process)| process.written);
-            let Some(id) = silent.map(|(id, _)| id.clone()) else { return };
+    fn remove_oldest(&mut self) {
+        while self.known.len() > KNOWN_MAX {
+            let oldest = self.known.iter().min_by_key(|(_, process)| process.written_at);
+            let Some(id) = oldest.map(|(id, _)| id.clone()) else { return };
             self.known.remove(&id);
         }
     }
 
-    /// The newest decisions of all of them, newest first, each once.
-    pub fn last(&self, most: usize) -> Vec<LastDecision> {
+    /// The newest `max` decisions of all processes, newest first, without duplicates.
+    pub fn last(&self, max: usize) -> Vec<LastDecision> {
         let mut last: Vec<&LastDecision> =
             self.known.values().flat_map(|process| &process.heartbeat.last).collect();
         last.sort_by_key(|one| (std::cmp::Reverse(one.decided_at), one.order_id));
         last.dedup_by_key(|one| one.order_id);
-        last.into_iter().take(most).cloned().collect()
+        last.into_iter().take(max).cloned().collect()
     }
 
-    /// Milliseconds within which half, and 99 of 100, were decided; over the last seconds.
+    /// 50th and 99th percentile of the time to a decision in the last samples, in milliseconds.
     pub fn decision_ms(&self) -> (Option<f64>, Option<f64>) {
         self.decision.p50_p99_ms()
     }
 
-    /// The same of the 202.
+    /// 50th and 99th percentile of the time to the 202 in the last samples, in milliseconds.
     pub fn ack_ms(&self) -> (Option<f64>, Option<f64>) {
         self.ack.p50_p99_ms()
     }
 }
 
 impl Process {
-    /// Whether this is the heartbeat that is known. The time at which it was written is only as exact as
-    /// the read of its age: it serves for heartbeats of older versions, which do not say when they were
-    /// made.
-    fn is_repeated_by(&self, heartbeat: &Heartbeat, written: Instant) -> bool {
+    /// Whether this is the known heartbeat again. Heartbeats of older versions have no timestamp; for
+    /// them the less exact write time is compared.
+    fn is_repeated_by(&self, heartbeat: &Heartbeat, written_at: Instant) -> bool {
         match (self.heartbeat.at, heartbeat.at) {
             (Some(before), Some(now)) => before == now,
-            _ => written <= self.written,
+            _ => written_at <= self.written_at,
         }
     }
 
     /// The time between the known heartbeat and this one.
-    fn until(&self, heartbeat: &Heartbeat, written: Instant) -> Duration {
+    fn until(&self, heartbeat: &Heartbeat, written_at: Instant) -> Duration {
         match (self.heartbeat.at, heartbeat.at) {
             (Some(before), Some(now)) if now > before => now.since(before),
-            _ => written.saturating_duration_since(self.written),
+            _ => written_at.saturating_duration_since(self.written_at),
         }
     }
 }
 
-fn is_a_moment(time: &Duration) -> bool {
-    *time < RATE_LIFE
+fn is_short(time: &Duration) -> bool {
+    *time < RATE_MAX_AGE
 }
 
 impl OrderRates {
-    fn of(new: &Counts, since: Duration) -> OrderRates {
-        // A process's first heartbeat is made at its start.
-        let per_s = |count: u64| count as f64 / since.as_secs_f64().max(0.001);
+    fn of(new: &Counts, elapsed: Duration) -> OrderRates {
+        // The first heartbeat of a process may be written at its start.
+        let per_s = |count: u64| count as f64 / elapsed.as_secs_f64().max(0.001);
         OrderRates {
             accepted: per_s(new.accepted),
             decided: per_s(new.decided()),
@@ -223,7 +225,7 @@ impl TimeWindow {
         }
     }
 
-    fn turn(&mut self) {
+    fn next_sample(&mut self) {
         self.samples.push_back(std::mem::take(&mut self.newest));
         if self.samples.len() > WINDOW {
             self.samples.pop_front();
@@ -246,7 +248,7 @@ mod tests {
     use crate::core::model::Timestamp;
     use crate::core::ports::heartbeats::Kind;
 
-    fn living(id: &str, sold: u64, age_ms: u64) -> ProcessStatus {
+    fn status(id: &str, sold: u64, age_ms: u64) -> ProcessStatus {
         let mut decision = vec![0; TIMES_US.len() + 1];
         decision[5] = sold;
         let heartbeat = Heartbeat {
@@ -267,52 +269,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_process_did_is_counted_once_whether_it_lives_on_dies_or_comes_back() {
+    async fn returning_process_is_counted_once() {
         let mut processes = Processes::default();
-        let (_, rates) = processes.take(vec![living("a", 100, 0), living("b", 5, 0)]);
-        assert_eq!((processes.counts.sold, rates), (105, None), "nobody knows when");
-        assert_eq!(processes.decision_ms(), (None, None), "done before anybody looked");
+        let (_, rates) = processes.update(vec![status("a", 100, 0), status("b", 5, 0)]);
+        assert_eq!((processes.counts.sold, rates), (105, None), "of unknown time");
+        assert_eq!(processes.decision_ms(), (None, None), "decided before the first sample");
         tokio::time::advance(Duration::from_secs(1)).await;
-        let (seen, rates) = processes.take(vec![living("a", 130, 0)]);
-        assert_eq!((seen.len(), processes.counts.sold), (1, 135));
+        let (live, rates) = processes.update(vec![status("a", 130, 0)]);
+        assert_eq!((live.len(), processes.counts.sold), (1, 135));
         assert_eq!(rates.map(|rates| rates.sold), Some(30.0));
         assert!(processes.decision_ms().0.is_some_and(|p50| (0.63..=1.0).contains(&p50)));
         tokio::time::advance(Duration::from_secs(9)).await;
-        let (_, rates) = processes.take(vec![living("b", 15, 0)]);
+        let (_, rates) = processes.update(vec![status("b", 15, 0)]);
         assert_eq!((processes.counts.sold, rates.map(|rates| rates.sold)), (145, Some(1.0)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pulse_that_is_read_twice_keeps_its_rate_and_a_late_one_has_none() {
+    async fn repeated_heartbeat_keeps_its_rate_and_an_old_one_has_none() {
         let mut processes = Processes::default();
-        let mut beat = |at, sold, age_ms| {
-            let mut living = living("a", sold, age_ms);
-            living.heartbeat.at = Some(Timestamp(at));
-            let (seen, rates) = processes.take(vec![living]);
-            assert_eq!(seen[0].decided_per_s, rates.map(|rates| rates.decided));
+        let mut sold_per_s = |at, sold, age_ms| {
+            let mut status = status("a", sold, age_ms);
+            status.heartbeat.at = Some(Timestamp(at));
+            let (live, rates) = processes.update(vec![status]);
+            assert_eq!(live[0].decided_per_s, rates.map(|rates| rates.decided));
             rates.map(|rates| rates.sold)
         };
-        assert_eq!(beat(500, 10, 0), Some(20.0), "since its start");
+        assert_eq!(sold_per_s(500, 10, 0), Some(20.0), "since its start");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(beat(1_500, 40, 0), Some(30.0));
+        assert_eq!(sold_per_s(1_500, 40, 0), Some(30.0));
         tokio::time::advance(Duration::from_millis(900)).await;
         // Its age was read some milliseconds before the time of day.
-        assert_eq!(beat(1_500, 40, 893), Some(30.0));
+        assert_eq!(sold_per_s(1_500, 40, 893), Some(30.0));
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(beat(1_500, 40, 2_900), None);
-        assert_eq!(beat(4_500, 40, 0), Some(0.0));
+        assert_eq!(sold_per_s(1_500, 40, 2_900), None);
+        assert_eq!(sold_per_s(4_500, 40, 0), Some(0.0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn times_are_those_of_the_last_seconds() {
+    async fn times_cover_the_last_samples() {
         let mut processes = Processes::default();
-        processes.take(vec![living("a", 0, 0)]);
+        processes.update(vec![status("a", 0, 0)]);
         tokio::time::advance(Duration::from_secs(1)).await;
-        processes.take(vec![living("a", 7, 0)]);
+        processes.update(vec![status("a", 7, 0)]);
         for _ in 0..WINDOW {
             assert!(processes.decision_ms().1.is_some());
             tokio::time::advance(Duration::from_secs(1)).await;
-            processes.take(vec![living("a", 7, 0)]);
+            processes.update(vec![status("a", 7, 0)]);
         }
         assert_eq!(processes.decision_ms(), (None, None));
     }

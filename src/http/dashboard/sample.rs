@@ -1,9 +1,9 @@
-//! One look at everything: the processes by their heartbeats, the queue and the ledger.
+//! Takes one sample of the sale: heartbeats, queue and ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::processes::{LiveProcess, OrderRates, Processes};
 use super::store;
@@ -14,30 +14,30 @@ use crate::core::model::{Decision, Timestamp};
 use crate::core::ports::heartbeats::{Counts, LastDecision};
 use crate::core::ports::ledger::StoreTotals;
 
-const PULSES_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the stores are asked that are paid by the request.
+/// How often stores that charge per request are read.
 const PAID_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(in crate::http) struct Sample {
     pub at: Timestamp,
-    /// Orders so far; `None` where nobody knows.
+    /// Orders accepted so far; `None` if unknown.
     pub accepted: Option<u64>,
+    /// Orders decided so far; `None` if unknown.
     pub decided: Option<DecisionCounts>,
-    /// `None` where nobody knows.
+    /// `None` if unknown.
     pub rates: Option<OrderRates>,
-    /// `None` where only this process is seen.
+    /// `None` if only this process is visible.
     pub processes: Option<Vec<LiveProcess>>,
     pub decision_ms: (Option<f64>, Option<f64>),
     pub ack_ms: (Option<f64>, Option<f64>),
     pub last: Vec<LastDecision>,
     pub store: StoreView,
-    /// Whether the queue tells the age of its oldest order; none is told when nothing waits.
-    pub tells_age: bool,
+    /// True if the queue reports the age of its oldest order. An empty queue has no such order.
+    pub reports_age: bool,
 }
 
 impl Sample {
-    /// How long the oldest waiting order has waited, where that is known.
+    /// How long the oldest queued order has waited; `None` if unknown or none is queued.
     pub fn oldest(&self) -> Option<Duration> {
         Some(self.at.since(self.store.backlog.as_ref()?.oldest?))
     }
@@ -61,8 +61,8 @@ pub struct Sampler {
     processes: Processes,
     sweep: Sweep,
     store: StoreView,
-    /// When the stores were last asked.
-    looked: Option<Instant>,
+    /// When the stores were last read.
+    read_at: Option<Instant>,
 }
 
 impl Sampler {
@@ -73,32 +73,27 @@ impl Sampler {
             processes: Processes::default(),
             sweep: Sweep::default(),
             store: StoreView::default(),
-            looked: None,
+            read_at: None,
         }
     }
 
-    /// `wanted`: whether anybody looks; if not, stores that are paid by the request are not asked.
-    /// Takes some seconds when they do not answer. What a cancelled sample found is lost.
-    pub async fn sample(&mut self, wanted: bool) -> Sample {
-        let living = timeout(PULSES_TIMEOUT, self.ports.heartbeats.processes()).await;
-        let living = living.map_err(|e| e.to_string()).and_then(|l| l.map_err(|e| e.to_string()));
-        let (seen, rates) = match living {
-            Ok(living) => {
-                let (seen, rates) = self.processes.take(living);
-                (Some(seen), rates)
+    /// Takes a sample. Unless `is_watched`, stores that charge per request are not read. Takes
+    /// several seconds if the services do not answer. Cancelling it loses the sample.
+    pub async fn sample(&mut self, is_watched: bool) -> Sample {
+        let (live, rates) = match store::within(self.ports.heartbeats.processes()).await {
+            Some(statuses) => {
+                let (live, rates) = self.processes.update(statuses);
+                (Some(live), rates)
             }
-            Err(e) => {
-                tracing::debug!("dashboard sample without pulses: {e}");
-                (None, None)
-            }
+            None => (None, None),
         };
-        self.look_at_stores(wanted).await;
+        self.read_stores(is_watched).await;
         let alone = !self.ports.heartbeats.reach_others();
-        // A process that sees no others knows what was decided only where it decides itself.
-        let decides = seen.iter().flatten().any(|process| process.heartbeat.concurrency > 0);
+        // A process that does not see the others knows decisions only if it makes them itself.
+        let decides = live.iter().flatten().any(|process| process.heartbeat.concurrency > 0);
         let counted = &self.processes.counts;
-        let (accepted, decided) = match &self.store.tally {
-            Some(tally) => (Some(tally.accepted), Some(DecisionCounts::from(tally))),
+        let (accepted, decided) = match &self.store.totals {
+            Some(totals) => (Some(totals.accepted), Some(DecisionCounts::from(totals))),
             None => {
                 (Some(counted.accepted), (!alone || decides).then(|| DecisionCounts::from(counted)))
             }
@@ -108,33 +103,33 @@ impl Sampler {
             accepted,
             decided,
             rates,
-            processes: seen.filter(|_| !alone),
+            processes: live.filter(|_| !alone),
             decision_ms: self.processes.decision_ms(),
             ack_ms: self.processes.ack_ms(),
             last: self.processes.last(LAST_MAX),
             store: self.store.clone(),
-            tells_age: self.embedded && self.store.backlog.is_some(),
+            reports_age: self.embedded && self.store.backlog.is_some(),
         }
     }
 
-    async fn look_at_stores(&mut self, wanted: bool) {
-        if !self.embedded && !wanted {
+    async fn read_stores(&mut self, is_watched: bool) {
+        if !self.embedded && !is_watched {
             self.store = StoreView::default();
-            self.looked = None;
+            self.read_at = None;
             return;
         }
-        if !self.embedded && self.looked.is_some_and(|at| at.elapsed() < PAID_EVERY) {
+        if !self.embedded && self.read_at.is_some_and(|at| at.elapsed() < PAID_EVERY) {
             return;
         }
-        self.looked = Some(Instant::now());
-        self.store = store::look(&self.ports, self.embedded, &mut self.sweep, &self.store).await;
+        self.read_at = Some(Instant::now());
+        self.store = store::read(&self.ports, self.embedded, &mut self.sweep, &self.store).await;
     }
 }
 
 impl From<&StoreTotals> for DecisionCounts {
-    fn from(tally: &StoreTotals) -> Self {
+    fn from(totals: &StoreTotals) -> Self {
         let mut decided = DecisionCounts::default();
-        for (decision, orders) in &tally.decided {
+        for (decision, orders) in &totals.decided {
             decided.all += orders;
             match decision {
                 Decision::Sold => decided.sold += orders,

@@ -1,4 +1,4 @@
-//! What the stores know of the sale, read in bounded pieces.
+//! Reads the queue and the ledger for the dashboard, in bounded pieces.
 
 use std::time::Duration;
 
@@ -10,86 +10,88 @@ use crate::core::ports::dead_letters::DeadLetter;
 use crate::core::ports::ledger::{Page, StoreTotals};
 use crate::core::ports::queue::Backlog;
 
-/// A store that takes longer than this to answer is shown as not known.
+/// Maximum time of one read; after it the value is unknown.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// Items that are shown.
+/// Maximum items shown.
 pub const ITEMS_SHOWN: usize = 100;
-/// Items whose counters are looked at in one sample, of the embedded store and of others.
+/// Items checked per sample, in the embedded store and in stores that charge per request.
 const SWEEP_EMBEDDED: usize = 1_000;
 const SWEEP_PAID: usize = ITEMS_SHOWN;
-/// Dead letters that are shown.
-const LETTERS_SHOWN: usize = 20;
+/// Maximum dead letters shown.
+const DEAD_LETTERS_SHOWN: usize = 20;
 
 #[derive(Debug, Clone, Default)]
 pub struct StoreView {
     pub backlog: Option<Backlog>,
-    /// Oldest first. Only the embedded queue shows them without touching them.
-    pub letters: Vec<DeadLetter>,
-    pub tally: Option<StoreTotals>,
-    /// `None` until they were read.
+    /// Oldest first. Always empty except on the embedded queue, which can list dead letters without
+    /// receiving them.
+    pub dead_letters: Vec<DeadLetter>,
+    pub totals: Option<StoreTotals>,
+    /// `None` until the items were read.
     pub items: Option<Vec<Item>>,
     pub items_more: bool,
-    /// `None` until all items were looked at, unless something is wrong.
-    pub wrong: Option<Wrong>,
+    /// `None` until all items were checked, unless an error was found.
+    pub unit_errors: Option<UnitErrors>,
 }
 
-/// Units that the items' own counters say are oversold, and lost.
+/// Oversold and stranded units, according to the counters of the items.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wrong {
+pub struct UnitErrors {
     pub oversold: u64,
     pub stranded: u64,
 }
 
-impl Wrong {
-    fn of(items: &[Item]) -> Wrong {
-        items.iter().fold(Wrong::default(), |sum, item| {
+impl UnitErrors {
+    fn of(items: &[Item]) -> UnitErrors {
+        items.iter().fold(UnitErrors::default(), |sum, item| {
             let taken = item.held.saturating_add(item.sold);
-            Wrong {
+            UnitErrors {
                 oversold: sum.oversold + taken.saturating_sub(item.stock),
                 stranded: sum.stranded + item.stock.abs_diff(item.free.saturating_add(taken)),
             }
         })
     }
 
-    fn plus(self, other: Wrong) -> Wrong {
+    fn plus(self, other: UnitErrors) -> UnitErrors {
         let oversold = self.oversold + other.oversold;
-        Wrong { oversold, stranded: self.stranded + other.stranded }
+        UnitErrors { oversold, stranded: self.stranded + other.stranded }
     }
 }
 
-/// Goes over all items, a page in each sample.
+/// Checks all items, one page per sample.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// Where the next page begins.
+    /// Start of the next page.
     next: Option<String>,
-    /// Of the items since the sweep began.
-    running: Wrong,
-    /// Of the last whole sweep, if there was one.
-    whole: Option<Wrong>,
+    /// Errors found since this sweep began.
+    current: UnitErrors,
+    /// Errors of the last complete sweep.
+    complete: Option<UnitErrors>,
 }
 
 impl Sweep {
-    fn take(&mut self, page: &Page<Item>) {
-        self.running = self.running.plus(Wrong::of(&page.rows));
+    fn add(&mut self, page: &Page<Item>) {
+        self.current = self.current.plus(UnitErrors::of(&page.rows));
         self.next.clone_from(&page.next);
         if page.next.is_none() {
-            self.whole = Some(std::mem::take(&mut self.running));
+            self.complete = Some(std::mem::take(&mut self.current));
         }
     }
 
-    fn wrong(&self) -> Option<Wrong> {
-        let running = Some(self.running).filter(|running| *running != Wrong::default());
-        let whole = self.whole.or(running)?;
-        Some(Wrong {
-            oversold: whole.oversold.max(self.running.oversold),
-            stranded: whole.stranded.max(self.running.stranded),
+    /// Errors of the last complete sweep, or of the current one if it has found more.
+    fn unit_errors(&self) -> Option<UnitErrors> {
+        let current = Some(self.current).filter(|current| *current != UnitErrors::default());
+        let complete = self.complete.or(current)?;
+        Some(UnitErrors {
+            oversold: complete.oversold.max(self.current.oversold),
+            stranded: complete.stranded.max(self.current.stranded),
         })
     }
 }
 
-/// Reads the stores, one thing after another, so that it never takes more than one of their
-/// readers. What is not answered in time stays as it was in `before`, or is not known.
-pub async fn look(
+/// Reads the stores one after another, so that it uses at most one of their readers. Values that are
+/// not read in time stay as in `before` or become unknown.
+pub async fn read(
     ports: &Ports,
     embedded: bool,
     sweep: &mut Sweep,
@@ -97,20 +99,20 @@ pub async fn look(
 ) -> StoreView {
     let backlog = within(ports.queue.backlog()).await;
     let count = |backlog: &Option<Backlog>| backlog.as_ref().map(|b| b.dead_letters);
-    let letters = match count(&backlog) {
+    let dead_letters = match count(&backlog) {
         Some(0) => Vec::new(),
         Some(_) if embedded && count(&backlog) != count(&before.backlog) => {
-            within(ports.queue.dead_letters(LETTERS_SHOWN)).await.unwrap_or_default()
+            within(ports.queue.dead_letters(DEAD_LETTERS_SHOWN)).await.unwrap_or_default()
         }
-        _ => before.letters.clone(),
+        _ => before.dead_letters.clone(),
     };
-    let tally = within(ports.ledger.totals()).await.flatten();
-    let mut view = StoreView { backlog, letters, tally, ..StoreView::default() };
-    let swept = if embedded { SWEEP_EMBEDDED } else { SWEEP_PAID };
+    let totals = within(ports.ledger.totals()).await.flatten();
+    let mut view = StoreView { backlog, dead_letters, totals, ..StoreView::default() };
+    let limit = if embedded { SWEEP_EMBEDDED } else { SWEEP_PAID };
     let from = sweep.next.clone();
-    let page = within(ports.ledger.items(from.as_deref(), swept)).await;
+    let page = within(ports.ledger.items(from.as_deref(), limit)).await;
     if let Some(page) = &page {
-        sweep.take(page);
+        sweep.add(page);
     }
     let first = match (from, page) {
         (None, page) => page,
@@ -127,16 +129,18 @@ pub async fn look(
             view.items.clone_from(&before.items);
         }
     }
-    view.wrong = sweep.wrong();
+    view.unit_errors = sweep.unit_errors();
     view
 }
 
-/// The answer, if it is a good one and comes in time.
-async fn within<T, E: std::fmt::Display>(answer: impl Future<Output = Result<T, E>>) -> Option<T> {
-    match timeout(READ_TIMEOUT, answer).await {
-        Ok(Ok(answer)) => Some(answer),
+/// The value, unless the read fails or takes longer than [`READ_TIMEOUT`].
+pub async fn within<T, E: std::fmt::Display>(
+    read: impl Future<Output = Result<T, E>>,
+) -> Option<T> {
+    match timeout(READ_TIMEOUT, read).await {
+        Ok(Ok(value)) => Some(value),
         Ok(Err(e)) => {
-            tracing::debug!("dashboard sample without a part: {e}");
+            tracing::debug!("dashboard read failed; value unknown: {e}");
             None
         }
         Err(_) => None,
@@ -154,18 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_sums_up_what_is_wrong_over_all_its_pages_and_shows_it_at_once() {
+    fn sweep_sums_errors_over_pages_and_reports_them_at_once() {
         let page =
             |item, next: Option<&str>| Page { rows: vec![item], next: next.map(str::to_owned) };
         let mut sweep = Sweep::default();
-        assert_eq!(sweep.wrong(), None);
-        sweep.take(&page(item(1, 1, 0), Some("a")));
-        assert_eq!(sweep.wrong(), None, "not all were looked at");
-        sweep.take(&page(item(1, 0, 2), Some("x")));
-        assert_eq!(sweep.wrong(), Some(Wrong { oversold: 1, stranded: 1 }));
-        sweep.take(&page(item(5, 1, 1), None));
-        assert_eq!(sweep.wrong(), Some(Wrong { oversold: 1, stranded: 4 }));
-        sweep.take(&page(item(5, 4, 1), None));
-        assert_eq!(sweep.wrong(), Some(Wrong::default()));
+        assert_eq!(sweep.unit_errors(), None);
+        sweep.add(&page(item(1, 1, 0), Some("a")));
+        assert_eq!(sweep.unit_errors(), None, "not all items were checked");
+        sweep.add(&page(item(1, 0, 2), Some("x")));
+        assert_eq!(sweep.unit_errors(), Some(UnitErrors { oversold: 1, stranded: 1 }));
+        sweep.add(&page(item(5, 1, 1), None));
+        assert_eq!(sweep.unit_errors(), Some(UnitErrors { oversold: 1, stranded: 4 }));
+        sweep.add(&page(item(5, 4, 1), None));
+        assert_eq!(sweep.unit_errors(), Some(UnitErrors::default()));
     }
 }

@@ -72,7 +72,7 @@ struct DashboardJson<'a> {
     items: Vec<ItemJson<'a>>,
     items_more: bool,
     last: Vec<LastJson<'a>>,
-    dead_letters: Vec<LetterSummaryJson<'a>>,
+    dead_letters: Vec<DeadLetterSummaryJson<'a>>,
     oversold_units: Option<u64>,
     stranded_units: Option<u64>,
 }
@@ -126,7 +126,7 @@ struct LastJson<'a> {
 }
 
 #[derive(Serialize)]
-struct LetterSummaryJson<'a> {
+struct DeadLetterSummaryJson<'a> {
     order_id: OrderId,
     reason: &'a str,
     at: String,
@@ -172,16 +172,16 @@ pub fn dashboard(sample: &Sample, backend: &'static str, uptime: Duration, names
         items_more: store.items_more,
         last: sample.last.iter().map(|one| last(one, names)).collect(),
         dead_letters: store
-            .letters
+            .dead_letters
             .iter()
-            .map(|letter| LetterSummaryJson {
+            .map(|letter| DeadLetterSummaryJson {
                 order_id: letter.order_id,
                 reason: &letter.reason,
                 at: rfc3339(letter.at),
             })
             .collect(),
-        oversold_units: store.wrong.map(|wrong| wrong.oversold),
-        stranded_units: store.wrong.map(|wrong| wrong.stranded),
+        oversold_units: store.unit_errors.map(|errors| errors.oversold),
+        stranded_units: store.unit_errors.map(|errors| errors.stranded),
     })
 }
 

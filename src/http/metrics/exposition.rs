@@ -1,4 +1,4 @@
-//! Prometheus' text format (Prometheus, "Exposition formats", version 0.0.4).
+//! The text format of Prometheus ("Exposition formats", version 0.0.4).
 
 use std::fmt::{Display, Write};
 
@@ -6,7 +6,7 @@ use crate::core::metrics::Histogram;
 
 const MICROSECONDS: f64 = 1e6;
 
-/// The metrics of one scrape. A family's values follow it at once.
+/// The metrics of one scrape. The values of a family must follow it directly.
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
@@ -17,13 +17,13 @@ impl Exposition {
         self.text
     }
 
-    /// `kind`: counter, gauge or histogram.
-    pub fn family(&mut self, name: &str, kind: &str, about: &str) {
-        self.line(format_args!("# HELP {name} {about}"));
+    /// Begins a family. `kind`: counter, gauge or histogram.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    /// One value of the family begun before.
+    /// Adds a value to the family.
     pub fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.text.push_str(name);
         for (number, (label, text)) in labels.iter().enumerate() {
@@ -47,12 +47,12 @@ impl Exposition {
         self.value(name, &[], value);
     }
 
-    /// A histogram of microseconds, in seconds.
+    /// Writes a histogram of microseconds in seconds.
     pub fn seconds(&mut self, name: &str, about: &str, histogram: &Histogram) {
         self.histogram(name, about, histogram, MICROSECONDS);
     }
 
-    /// A histogram of numbers.
+    /// Writes a histogram of plain numbers.
     pub fn sizes(&mut self, name: &str, about: &str, histogram: &Histogram) {
         self.histogram(name, about, histogram, 1.0);
     }

@@ -1,32 +1,36 @@
-//! What the system knows of this process, under the names that Prometheus' own clients use; nothing
-//! where there is no `/proc`.
+//! Process metrics from `/proc`, with the names of Prometheus' client libraries. Without `/proc`
+//! there are none.
 
 use super::exposition::Exposition;
 
-/// Per second; Linux tells user programs so on every machine (proc(5), `_SC_CLK_TCK`).
-const TICKS: f64 = 100.0;
+/// Linux reports 100 ticks per second to user programs on every architecture (proc(5)).
+const TICKS_PER_S: f64 = 100.0;
 
 pub fn write(text: &mut Exposition) {
     if let Some((cpu_ticks, started_ticks)) = stat() {
-        let about = "CPU time spent.";
-        text.counter("process_cpu_seconds_total", about, cpu_ticks as f64 / TICKS);
+        let seconds = cpu_ticks as f64 / TICKS_PER_S;
+        text.counter("process_cpu_seconds_total", "CPU time in seconds.", seconds);
         if let Some(booted) = boot_time() {
-            let started = booted as f64 + started_ticks as f64 / TICKS;
-            text.gauge("process_start_time_seconds", "Start, since 1970 in UTC.", started);
+            let started = booted as f64 + started_ticks as f64 / TICKS_PER_S;
+            text.gauge(
+                "process_start_time_seconds",
+                "Start time in seconds since 1970 in UTC.",
+                started,
+            );
         }
     }
     if let Some(bytes) = resident_bytes() {
-        text.gauge("process_resident_memory_bytes", "Memory in use.", bytes);
+        text.gauge("process_resident_memory_bytes", "Resident memory in bytes.", bytes);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         text.gauge("process_open_fds", "Open file descriptors.", open.count());
     }
 }
 
-/// CPU time and start, in ticks (proc(5), `/proc/PID/stat`: utime and stime, starttime).
+/// CPU time (utime and stime) and starttime, in ticks (proc(5), `/proc/PID/stat`).
 fn stat() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // What stands before is the name, which may hold anything.
+    // The fields after the process name, which may contain any characters.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some((field(14)? + field(15)?, field(22)?))

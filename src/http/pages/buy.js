@@ -204,7 +204,7 @@ function send() {
     if (answer.status === 202) return (await answer.json()).order_id;
     if (answer.status >= 500 || [408, 429].includes(answer.status)) return void refused(answer);
     if (answer.status === 401 || answer.status === 403) throw { final: await detail(answer), token: true };
-    if (answer.status === 404) throw { final: "There is no such item." };
+    if (answer.status === 404) throw { final: "Item not found. Check the address of this page." };
     throw { final: await detail(answer) };
   });
 }
