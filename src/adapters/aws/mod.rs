@@ -5,7 +5,7 @@ pub mod dynamodb;
 pub mod sqs;
 pub mod webhook_outbox;
 
-/// What setting up a resource did, or in a dry run would do.
+/// The change that setting up a resource made, or in a dry run would make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     Made,

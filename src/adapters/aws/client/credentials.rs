@@ -1,5 +1,5 @@
-//! Credentials, and what is said when they are not there or cannot be used. Nothing was sent then,
-//! whatever the call was.
+//! Credentials, and the errors for missing or unusable ones. In each of these cases the call was
+//! not sent.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use super::{Fault, chain};
 
 const FILES: &str = "check AWS_PROFILE, ~/.aws/config and ~/.aws/credentials";
-/// What the SDK says of each such failure.
+/// Phrases of the SDK's error texts that carry no information.
 const NOISE: [&str; 3] = [
     "the credentials provider was not properly configured: ",
     "ProfileFile provider could not be built: ",
@@ -23,7 +23,7 @@ fn profile() -> Option<String> {
     std::env::var("AWS_PROFILE").ok().filter(|name| !name.is_empty())
 }
 
-/// The failure, if it is one of credentials.
+/// The fault, if credentials caused the error.
 pub fn fault(error: &(dyn Error + 'static)) -> Option<Fault> {
     let mut cause = Some(error);
     let failed = loop {
@@ -34,7 +34,7 @@ pub fn fault(error: &(dyn Error + 'static)) -> Option<Fault> {
     };
     let why = NOISE.iter().fold(chain(failed), |why, noise| why.replace(noise, ""));
     Some(match failed {
-        CredentialsError::CredentialsNotLoaded(_) => Fault::Broken(match profile() {
+        CredentialsError::CredentialsNotLoaded(_) => Fault::refused(match profile() {
             None => "no AWS credentials were found: set AWS_ACCESS_KEY_ID and \
                      AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
                 .to_owned(),
@@ -43,9 +43,10 @@ pub fn fault(error: &(dyn Error + 'static)) -> Option<Fault> {
         CredentialsError::ProviderError(_) | CredentialsError::ProviderTimedOut(_) => Fault::Busy(
             format!("AWS credentials cannot be loaded ({why}): log in again, or check AWS_PROFILE"),
         ),
-        // The SDK gives the cause once only.
-        _ if why.contains("already taken") => Fault::Broken(cannot_be_used("see above")),
-        _ => Fault::Broken(cannot_be_used(&why)),
+        // The SDK reports the cause at the first call only, and later calls by this text. It has no
+        // type for either.
+        _ if why.contains("already taken") => Fault::refused(cannot_be_used("see above")),
+        _ => Fault::refused(cannot_be_used(&why)),
     })
 }
 
@@ -53,17 +54,19 @@ fn cannot_be_used(why: &str) -> String {
     format!("AWS credentials cannot be used ({why}): {FILES}")
 }
 
-/// What the SDK names as missing for a profile that signs in by `aws login`: reading such a session
-/// takes 19 crates more, an elliptic curve among them.
+/// The cargo feature that the SDK reports as missing for a profile that signs in by `aws login`. The
+/// feature would add 19 crates, so the AWS CLI reads the session instead. The SDK passes its typed
+/// error on as text, so the text is what can be matched.
 const LOGIN: &str = "credentials-login";
 
-/// Credentials as the SDK finds them; those of an `aws login` session from the AWS CLI, which made
-/// the session and keeps it fresh.
+/// The SDK's credentials chain, and the AWS CLI for an `aws login` session, which the CLI created
+/// and refreshes.
 #[derive(Debug)]
 pub struct WithLogin {
     found: SharedCredentialsProvider,
     session: CredentialProcessProvider,
-    /// The SDK names the cause of its failure once only.
+    /// True once the chain has reported an `aws login` session. It reports that at the first call
+    /// only.
     is_session: AtomicBool,
 }
 

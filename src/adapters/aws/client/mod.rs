@@ -1,7 +1,7 @@
-//! The AWS SDK: credentials, region, addresses, time limits, and what a failed call means.
+//! The AWS SDK: credentials, region, endpoints, timeouts, and the classification of errors.
 //!
-//! The SDK's own retries are switched off. Whether a call may be repeated, and what its outcome
-//! then is, depends on what it does; [`repeat`] and its callers say so.
+//! The SDK's own retries are disabled. Whether a call may be repeated, and what its outcome is
+//! then, depends on the operation: [`repeat`] and its callers decide that.
 
 mod credentials;
 mod proxy;
@@ -28,21 +28,21 @@ use credentials::WithLogin;
 use usage_meter::Meter;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// One HTTP attempt, from its begin to the last byte of its answer.
+/// One HTTP attempt, from its start to the last byte of the response.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
-/// The longest that SQS lets a receive wait (Amazon SQS Developer Guide, "Message quotas").
+/// The longest wait of one SQS receive (Amazon SQS Developer Guide, "Message quotas").
 pub const LONGEST_POLL: Duration = Duration::from_secs(20);
 
-/// How often [`repeat`] makes a call, and after how long it makes no further one.
+/// Attempts that [`repeat`] makes at most.
 const ATTEMPTS: u32 = 8;
+/// Time after which [`repeat`] starts no further attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The pause before the second attempt is drawn from 0 to this; doubled for each further one.
+/// The longest pause before the second attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is told instead of being read from the environment. What is `None` the SDK finds where it
-/// always does: `AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`,
-/// `AWS_ENDPOINT_URL_DYNAMODB`, profiles.
+/// Overrides of the SDK's configuration. For `None` the SDK reads its usual sources: `AWS_REGION`,
+/// `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_SQS`, `AWS_ENDPOINT_URL_DYNAMODB`, profiles.
 #[derive(Debug, Clone, Default)]
 pub struct AwsSettings {
     pub region: Option<String>,
@@ -52,7 +52,7 @@ pub struct AwsSettings {
     pub credentials: Option<Credentials>,
 }
 
-/// A loaded configuration from which clients are made; they share its connections.
+/// A loaded configuration. Clients made from it share its connections.
 #[derive(Debug, Clone)]
 pub struct Aws {
     sdk: SdkConfig,
@@ -61,8 +61,8 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Reads configuration and finds credentials lazily; calls no service of ours. The error is
-    /// one line that says what to set.
+    /// Reads the configuration. Credentials are loaded at the first call; no SQS or DynamoDB call
+    /// is made here. The error is one line that names what to set.
     pub async fn load(settings: AwsSettings, calls: Arc<Calls>) -> Result<Self, String> {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(proxy::http_client()?)
@@ -84,7 +84,9 @@ impl Aws {
                 "" => String::new(),
                 name => format!(", or a region for profile {name:?} in ~/.aws/config"),
             };
-            return Err(format!("no AWS region is set: set AWS_REGION, as to eu-central-1{or}"));
+            return Err(format!(
+                "no AWS region is set: set AWS_REGION, for example to eu-central-1{or}"
+            ));
         }
         let sdk = match sdk.credentials_provider() {
             Some(found) if settings.credentials.is_none() => {
@@ -96,7 +98,7 @@ impl Aws {
         Ok(Self { sdk, settings, calls })
     }
 
-    /// The region, as in the names of resources.
+    /// The region; empty if none is set.
     pub fn region(&self) -> &str {
         self.sdk.region().map_or("", Region::as_ref)
     }
@@ -105,7 +107,7 @@ impl Aws {
         self.sqs_within(ATTEMPT_TIMEOUT)
     }
 
-    /// For receiving: an answer may take as long as the longest poll.
+    /// A client for receives, whose responses may take as long as the longest poll.
     pub fn sqs_polling(&self) -> aws_sdk_sqs::Client {
         self.sqs_within(LONGEST_POLL + ATTEMPT_TIMEOUT)
     }
@@ -142,18 +144,46 @@ fn timeouts(attempt: Duration) -> TimeoutConfig {
         .build()
 }
 
-/// What a failed call means for what it was to do.
+/// A failed call, by what it means for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// Refused for now; it did nothing.
+    /// Rejected for now; nothing was done.
     Busy(String),
-    /// No answer, or one that does not say: it may have been done.
+    /// No response, or one that leaves it open: the call may have been applied.
     Unknown(String),
-    /// Refused for good.
-    Broken(String),
+    /// Rejected for good; nothing was done.
+    Refused(Refusal, String),
 }
 
-/// Codes by which SQS and DynamoDB refuse a call for now (Amazon DynamoDB Developer Guide, "Error
+/// Why a service rejected a call for good, by its error code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue or table does not exist.
+    NotFound,
+    /// The table exists already, or is being changed.
+    InUse,
+    ConditionFailed,
+    AccessDenied,
+    /// The request does not fit the table or queue.
+    Invalid,
+    Other,
+}
+
+impl Refusal {
+    pub(super) fn of(code: &str) -> Refusal {
+        match base_code(code) {
+            "ResourceNotFoundException" => Refusal::NotFound,
+            "NonExistentQueue" | "QueueDoesNotExist" => Refusal::NotFound,
+            "ResourceInUseException" => Refusal::InUse,
+            "ConditionalCheckFailedException" => Refusal::ConditionFailed,
+            "AccessDenied" | "AccessDeniedException" => Refusal::AccessDenied,
+            "ValidationException" => Refusal::Invalid,
+            _ => Refusal::Other,
+        }
+    }
+}
+
+/// Codes by which SQS and DynamoDB reject a call for now (Amazon DynamoDB Developer Guide, "Error
 /// handling with DynamoDB"; Amazon SQS API Reference, "Common Errors").
 const BUSY_CODES: [&str; 12] = [
     "ThrottlingException",
@@ -170,13 +200,18 @@ const BUSY_CODES: [&str; 12] = [
     "TransactionConflict",
 ];
 
-/// Whether a code says that the call was refused for now and did nothing.
+/// True for a code that means: rejected for now, nothing was done.
 pub fn is_busy_code(code: &str) -> bool {
-    // Some come with a name before them: `AWS.SimpleQueueService.OverLimit`.
-    BUSY_CODES.contains(&code.rsplit(['.', '#']).next().unwrap_or(code))
+    BUSY_CODES.contains(&base_code(code))
+}
+
+/// A code without its namespace: `OverLimit` of `AWS.SimpleQueueService.OverLimit`.
+fn base_code(code: &str) -> &str {
+    code.rsplit(['.', '#']).next().unwrap_or(code)
 }
 
 impl Fault {
+    /// Classifies an SDK error by the service's error code and HTTP status.
     pub fn of<E>(error: &SdkError<E, Response>) -> Fault
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -184,23 +219,32 @@ impl Fault {
         let SdkError::ServiceError(service) = error else {
             return Fault::before_the_service(error);
         };
-        let (code, status) = (service.err().code(), service.raw().status().as_u16());
-        let code = code.unwrap_or("an error without a code");
-        let said = match service.err().message() {
+        let code = service.err().code().unwrap_or("an error without a code");
+        let status = service.raw().status().as_u16();
+        let why = match service.err().message() {
             Some(message) => format!("{code}: {message}"),
             None => format!("{code} (HTTP status {status})"),
         };
         match status {
-            _ if is_busy_code(code) => Fault::Busy(said),
-            429 => Fault::Busy(said),
-            500.. => Fault::Unknown(said),
-            _ => Fault::Broken(said),
+            _ if is_busy_code(code) => Fault::Busy(why),
+            429 => Fault::Busy(why),
+            500.. => Fault::Unknown(why),
+            _ => Fault::Refused(Refusal::of(code), why),
         }
     }
-}
 
-impl Fault {
-    /// Of a call to which no service has answered.
+    /// A fault that no service has reported, such as missing credentials.
+    pub(super) fn refused(why: String) -> Fault {
+        Fault::Refused(Refusal::Other, why)
+    }
+
+    /// The text of the error, for a log line.
+    pub fn into_text(self) -> String {
+        let (Fault::Busy(why) | Fault::Unknown(why) | Fault::Refused(_, why)) = self;
+        why
+    }
+
+    /// Classifies an error that occurred before a service responded.
     fn before_the_service<E>(error: &SdkError<E, Response>) -> Fault
     where
         E: Error + Send + Sync + 'static,
@@ -209,7 +253,7 @@ impl Fault {
             return fault;
         }
         match error {
-            SdkError::ConstructionFailure(_) => Fault::Broken(chain(error)),
+            SdkError::ConstructionFailure(_) => Fault::refused(chain(error)),
             SdkError::DispatchFailure(_) => Fault::Unknown(format!(
                 "no connection ({}): check the network, HTTPS_PROXY, AWS_REGION and \
                  AWS_ENDPOINT_URL",
@@ -222,16 +266,16 @@ impl Fault {
 
 /// An error with its causes, in one line.
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut said = error.to_string();
+    let mut chain = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
+        if !chain.contains(&text) {
+            chain = format!("{chain}: {text}");
         }
         cause = error.source();
     }
-    said.replace('\n', " ")
+    chain.replace('\n', " ")
 }
 
 fn root_cause(error: &(dyn Error + 'static)) -> String {
@@ -242,10 +286,11 @@ fn root_cause(error: &(dyn Error + 'static)) -> String {
     cause.to_string().replace('\n', " ")
 }
 
-/// Makes a call that is safe to repeat until it is done or refused for good, at most [`ATTEMPTS`]
-/// times and no longer than [`PATIENCE`], with pauses drawn from the whole of a doubling span (M.
-/// Brooker, "Exponential Backoff And Jitter": full jitter). `Busy` only when no attempt can have
-/// been applied. Safe to cancel as far as the call is.
+/// Repeats an idempotent call until it succeeds or is rejected for good: at most [`ATTEMPTS`] times
+/// and for [`PATIENCE`], with full jitter (M. Brooker, "Exponential Backoff And Jitter").
+///
+/// Returns `Busy` only if no attempt can have been applied: after one lost response the outcome
+/// stays `Unknown`, even if the last attempt was throttled. Cancel safe if the call is.
 pub async fn repeat<T, Fut>(call: impl FnMut() -> Fut) -> Result<T, Fault>
 where
     Fut: Future<Output = Result<T, Fault>>,
@@ -253,7 +298,7 @@ where
     repeat_at_most(ATTEMPTS, call).await
 }
 
-/// As [`repeat`], with fewer attempts: for a caller who repeats as well.
+/// [`repeat`] with fewer attempts, for a caller that has its own retries.
 pub async fn repeat_at_most<T, Fut>(
     attempts: u32,
     mut call: impl FnMut() -> Fut,
@@ -270,18 +315,18 @@ where
             Err(fault) => fault,
         };
         unknown |= matches!(fault, Fault::Unknown(_));
-        let (Fault::Busy(said) | Fault::Unknown(said)) = fault else {
+        let (Fault::Busy(why) | Fault::Unknown(why)) = fault else {
             return Err(fault);
         };
         if attempt >= attempts || begun.elapsed() > PATIENCE {
-            return Err(if unknown { Fault::Unknown(said) } else { Fault::Busy(said) });
+            return Err(if unknown { Fault::Unknown(why) } else { Fault::Busy(why) });
         }
         pause(attempt).await;
         attempt += 1;
     }
 }
 
-/// Waits after the `attempt`th attempt (from 1) for a random part of its span.
+/// Sleeps after the `attempt`th attempt (from 1) for a random part of its backoff.
 pub async fn pause(attempt: u32) {
     let span = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(16)).min(LONGEST_PAUSE);
     let drawn = SystemIdSource.next_id() as u32;
@@ -293,7 +338,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_call_that_may_have_been_done_is_not_called_busy_later() {
+    async fn lost_response_stays_unknown_after_throttling() {
         let mut attempts = 0;
         let outcome: Result<(), Fault> = repeat(|| {
             attempts += 1;
@@ -308,13 +353,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_refused_for_good_is_not_repeated() {
+    async fn refused_call_is_not_repeated() {
         let mut attempts = 0;
         let outcome: Result<(), Fault> = repeat(|| {
             attempts += 1;
-            async { Err(Fault::Broken("no".into())) }
+            async { Err(Fault::refused("no".into())) }
         })
         .await;
-        assert_eq!((outcome, attempts), (Err(Fault::Broken("no".into())), 1));
+        assert_eq!((outcome, attempts), (Err(Fault::refused("no".into())), 1));
+    }
+
+    #[test]
+    fn error_codes_are_read_without_their_namespace() {
+        for (code, refusal) in [
+            ("ResourceNotFoundException", Refusal::NotFound),
+            ("AWS.SimpleQueueService.NonExistentQueue", Refusal::NotFound),
+            ("com.amazonaws.sqs#QueueDoesNotExist", Refusal::NotFound),
+            ("ResourceInUseException", Refusal::InUse),
+            ("ConditionalCheckFailedException", Refusal::ConditionFailed),
+            ("AccessDenied", Refusal::AccessDenied),
+            ("AccessDeniedException", Refusal::AccessDenied),
+            ("ValidationException", Refusal::Invalid),
+            ("TransactionCanceledException", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::of(code), refusal, "{code}");
+        }
+        assert!(is_busy_code("AWS.SimpleQueueService.OverLimit"));
     }
 }

@@ -1,19 +1,19 @@
-//! The HTTP client of the SDK, which goes through the proxy of the environment.
+//! The SDK's HTTP client, with the proxy that the environment names.
 
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_http_client::{Builder, Connector};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
-/// The first of these that is not empty wins.
+/// Variables for the proxy; the first one that is not empty is used.
 const PROXY: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
-/// Reached directly, whatever `NO_PROXY` says: this machine.
+/// Hosts of this machine, which are always reached directly.
 const DIRECT: &str = "localhost,127.0.0.0/8,::1";
 
-/// Calls over https go through `HTTPS_PROXY` but for the hosts of `NO_PROXY`; those over http
-/// (stand-ins, the metadata services that give credentials) go directly. The error is one line
-/// without the proxy's password.
+/// Sends https calls through `HTTPS_PROXY`, except to the hosts of `NO_PROXY`. Calls over http
+/// (stand-ins, the metadata services that provide credentials) are sent directly. The error is one
+/// line without the proxy's password.
 pub fn http_client() -> Result<SharedHttpClient, String> {
     let proxy = of_environment()?;
     Ok(Builder::new().build_with_connector_fn(move |settings, components| {
@@ -28,7 +28,7 @@ pub fn http_client() -> Result<SharedHttpClient, String> {
 
 fn of_environment() -> Result<Option<ProxyConfig>, String> {
     let Some((name, proxy)) = first_of(&PROXY)? else { return Ok(None) };
-    // As curl reads it.
+    // A proxy without a scheme is an HTTP proxy, as for curl.
     let url = if proxy.contains("://") { proxy } else { format!("http://{proxy}") };
     let wrong = |_| format!("{name} is not the URL of an HTTP proxy: set it to http://HOST:PORT");
     let config = ProxyConfig::https(url.as_str()).map_err(wrong)?;

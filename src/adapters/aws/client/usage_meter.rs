@@ -1,5 +1,4 @@
-//! What each call to SQS and DynamoDB costs, in the units that AWS bills, read from the requests
-//! and the answers that go by.
+//! Usage of SQS and DynamoDB in the units that AWS bills, computed from requests and responses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,32 +25,32 @@ use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
 use crate::core::ports::usage::{Calls, Service, Usage};
 
-/// SQS bills a request for each begun part of this size of its messages (Amazon SQS pricing, "How
-/// are Amazon SQS requests priced").
+/// SQS bills one request for each started chunk of this size (Amazon SQS pricing, "How are Amazon
+/// SQS requests priced").
 const BILLED_BYTES: usize = 64 * 1024;
-/// A write unit's size; and what a write in a transaction costs: one to prepare it, one to commit it
-/// (Amazon DynamoDB Developer Guide, "DynamoDB read and write operations" and "Amazon DynamoDB
-/// Transactions: How it works", "Capacity management for transactions"). The guide does not say
-/// what a cancelled one costs: it is counted as if it had been applied.
+/// Size of a write unit (Amazon DynamoDB Developer Guide, "DynamoDB read and write operations").
 const WRITE_UNIT_BYTES: usize = 1024;
+/// Write units of a write in a transaction: one to prepare it, one to commit it (the same guide,
+/// "Capacity management for transactions"). The guide does not say what a cancelled transaction
+/// costs: it is counted as if it had been applied.
 const UNITS_IN_TRANSACTION: f64 = 2.0;
 
-/// Counts every HTTP attempt as one round trip, and what it is billed as.
+/// Counts every HTTP attempt as one round trip, with its billed units.
 #[derive(Debug)]
 pub struct Meter {
     pub calls: Arc<Calls>,
     pub service: Service,
 }
 
-/// What a request is billed as, as far as it says so itself.
+/// Billed units that follow from the request alone.
 #[derive(Debug)]
-struct Asked {
+struct RequestCost {
     requests: u64,
-    /// If the answer does not tell.
+    /// Write units, used if the response does not contain them.
     write_units: f64,
 }
 
-impl Storable for Asked {
+impl Storable for RequestCost {
     type Storer = StoreReplace<Self>;
 }
 
@@ -72,7 +71,7 @@ impl Intercept for Meter {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        cfg.interceptor_state().store_put(asked(context.input()));
+        cfg.interceptor_state().store_put(request_cost(context.input()));
         Ok(())
     }
 
@@ -82,7 +81,7 @@ impl Intercept for Meter {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let requests = cfg.load::<Asked>().map_or(1, |asked| asked.requests);
+        let requests = cfg.load::<RequestCost>().map_or(1, |cost| cost.requests);
         self.count(cfg, Usage { round_trips: 1, requests, ..Usage::default() });
         Ok(())
     }
@@ -93,12 +92,12 @@ impl Intercept for Meter {
         _: &RuntimeComponents,
         cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let asked = cfg.load::<Asked>().map_or(0.0, |asked| asked.write_units);
+        let write_units = cfg.load::<RequestCost>().map_or(0.0, |cost| cost.write_units);
         match context.output_or_error() {
-            Some(Ok(output)) => self.count(cfg, answered(output, asked)),
+            Some(Ok(output)) => self.count(cfg, response_cost(output, write_units)),
             Some(Err(error)) => {
                 if may_have_cost(error) {
-                    self.count(cfg, Usage { write_units: asked, ..Usage::default() });
+                    self.count(cfg, Usage { write_units, ..Usage::default() });
                 }
                 if !is_cancelled(error) {
                     self.calls.failed(self.service, operation(cfg));
@@ -110,13 +109,13 @@ impl Intercept for Meter {
     }
 }
 
-fn asked(input: &Input) -> Asked {
+fn request_cost(input: &Input) -> RequestCost {
     if let Some(send) = input.downcast_ref::<SendMessageBatchInput>() {
         let size = |entry: &aws_sdk_sqs::types::SendMessageBatchRequestEntry| {
             entry.message_body().len() + attributes_size(entry.message_attributes())
         };
         let bytes = send.entries().iter().map(size).sum();
-        return Asked { requests: billed_requests(bytes), write_units: 0.0 };
+        return RequestCost { requests: billed_requests(bytes), write_units: 0.0 };
     }
     let write_units = match input.downcast_ref::<TransactWriteItemsInput>() {
         Some(transaction) => {
@@ -127,11 +126,11 @@ fn asked(input: &Input) -> Asked {
         }
         None => 0.0,
     };
-    Asked { requests: 1, write_units }
+    RequestCost { requests: 1, write_units }
 }
 
-/// What an answer adds to what was counted when its request went out.
-fn answered(output: &Output, asked: f64) -> Usage {
+/// Units that the response adds to those counted for its request.
+fn response_cost(output: &Output, requested_write_units: f64) -> Usage {
     if let Some(received) = output.downcast_ref::<ReceiveMessageOutput>() {
         let size = |message: &aws_sdk_sqs::types::Message| {
             message.body().map_or(0, str::len) + attributes_size(message.message_attributes())
@@ -142,7 +141,7 @@ fn answered(output: &Output, asked: f64) -> Usage {
     let mut usage = Usage::default();
     if let Some(written) = output.downcast_ref::<TransactWriteItemsOutput>() {
         for consumed in written.consumed_capacity() {
-            // A repeat of what was applied before reads only.
+            // A repeated token is billed as reads only.
             let read = consumed.read_capacity_units();
             usage.read_units += read.unwrap_or(0.0);
             let total = consumed.capacity_units().unwrap_or(0.0);
@@ -150,7 +149,7 @@ fn answered(output: &Output, asked: f64) -> Usage {
                 consumed.write_capacity_units().unwrap_or(total - read.unwrap_or(0.0));
         }
         if written.consumed_capacity().is_empty() {
-            usage.write_units = asked;
+            usage.write_units = requested_write_units;
         }
     }
     let single = output.downcast_ref::<GetItemOutput>().and_then(|got| got.consumed_capacity());
@@ -161,8 +160,7 @@ fn answered(output: &Output, asked: f64) -> Usage {
     usage
 }
 
-/// Whether an attempt without a good answer is counted as a write: it was cancelled, or it may
-/// have been applied.
+/// True if a failed attempt is counted as a write: it was cancelled, or may have been applied.
 fn may_have_cost(error: &OrchestratorError<Error>) -> bool {
     match error.as_operation_error() {
         Some(_) => is_cancelled(error),
@@ -170,7 +168,7 @@ fn may_have_cost(error: &OrchestratorError<Error>) -> bool {
     }
 }
 
-/// Whether a transaction was cancelled, mostly because its conditions did not hold.
+/// True if the transaction was cancelled, in most cases by its conditions.
 fn is_cancelled(error: &OrchestratorError<Error>) -> bool {
     let refused = error.as_operation_error().and_then(|e| e.downcast_ref());
     refused.is_some_and(TransactWriteItemsError::is_transaction_canceled_exception)
@@ -191,8 +189,8 @@ fn attributes_size(attributes: Option<&HashMap<String, MessageAttributeValue>>) 
     attributes.into_iter().flatten().map(size).sum()
 }
 
-/// About the size of an item of texts and numbers (Amazon DynamoDB Developer Guide, "DynamoDB item
-/// sizes and formats").
+/// Approximate size in bytes of an item of texts and numbers (Amazon DynamoDB Developer Guide,
+/// "DynamoDB item sizes and formats").
 fn item_size(item: &HashMap<String, AttributeValue>) -> usize {
     let size = |(name, value): (&String, &AttributeValue)| {
         name.len()
@@ -210,13 +208,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sqs_bills_each_begun_64_kib_and_at_least_one_request() {
+    fn sqs_bills_each_started_64_kib() {
         let sizes = [0, 1, 65_536, 65_537, 1_048_576];
         assert_eq!(sizes.map(billed_requests), [1, 1, 1, 2, 16]);
     }
 
     #[test]
-    fn an_items_size_has_its_names_in_it() {
+    fn item_size_includes_attribute_names() {
         let item = HashMap::from([
             ("order_id".to_owned(), AttributeValue::S("x".repeat(32))),
             ("quantity".to_owned(), AttributeValue::N("100".to_owned())),

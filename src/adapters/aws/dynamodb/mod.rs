@@ -1,9 +1,9 @@
 //! The ledger on Amazon DynamoDB: `TABLE` has a row per decided order, `TABLE_items` one per item,
 //! and `TABLE_meta` the order key.
 //!
-//! Every write is conditional, and a batch is one transaction with a client request token made
-//! from what it says: the same commit again is the same request again. (Amazon DynamoDB API
-//! Reference, `TransactWriteItems`: 100 actions, a token lives for 10 minutes.)
+//! Every write is conditional. A batch is one transaction whose client request token is a hash of
+//! its content, so repeating a commit repeats the same request. (Amazon DynamoDB API Reference,
+//! `TransactWriteItems`: 100 actions; a token is remembered for 10 minutes.)
 
 pub mod order_key;
 mod rows;
@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnConsumedCapacity};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::client::{Aws, Fault, pause, repeat, repeat_at_most};
+use super::client::{Aws, Fault, Refusal, pause, repeat, repeat_at_most};
 use crate::core::model::{
     Clock, Decided, Item, ItemChange, ItemId, Listing, MacKeys, OrderId, OrderKey, UserId,
 };
@@ -32,21 +32,22 @@ use transaction::Written;
 
 /// Actions in a transaction, and keys in a batch read (Amazon DynamoDB Developer Guide, "Quotas").
 const BATCH: usize = 100;
-/// Every answer says what it cost.
+/// Asks DynamoDB to report the consumed capacity with each response.
 const UNITS: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
-/// Requests of one call that are on their way at once.
+/// Requests of one call that are in flight at once.
 const REQUESTS_IN_FLIGHT: usize = 4;
-/// Rows that one page of a scan looks at.
+/// Rows that one page of a scan reads.
 const PAGE: usize = 1_000;
-/// Scans that one page of items takes at most: a table cannot be read by who listed what, so items
-/// that do not belong on the page are passed over.
+/// Scans per page of items, at most. Items cannot be queried by their listing, so a scan also reads
+/// items that do not belong on the page.
 const ITEM_SCANS: usize = 8;
-/// How often a commit draws a new token.
+/// New request tokens that one commit tries, at most.
 const ROUNDS: u32 = 8;
-/// How often a change of an item reads it again: an organiser who closes a hot item meets a commit of
-/// a worker in most rounds.
+/// Reads of an item during one change of it, at most. On a hot item a worker commits between the read
+/// and the write in most rounds.
 const CHANGE_ROUNDS: u32 = 64;
-/// The longest pause between two of them, as an attempt of [`pause`]: the next commit is near.
+/// Bounds the pause between two rounds, as an attempt of [`pause`]: a longer one would meet the next
+/// commit as well.
 const CHANGE_PAUSE: u32 = 2;
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct DynamoLedger {
     clock: Arc<dyn Clock>,
 }
 
-/// What a scan leaves out: an expression, its names and its values.
+/// A filter expression of a scan, with its names and values.
 struct Filter {
     expression: &'static str,
     names: &'static [(&'static str, &'static str)],
@@ -67,7 +68,7 @@ struct Filter {
 }
 
 impl DynamoLedger {
-    /// Calls nothing yet; [`Ledger::check`] does.
+    /// Makes no call; [`Ledger::check`] is the first.
     pub fn new(aws: &Aws, table: &str, key: OrderKey, clock: Arc<dyn Clock>) -> Self {
         Self {
             client: aws.dynamodb(),
@@ -79,8 +80,8 @@ impl DynamoLedger {
         }
     }
 
-    /// Which of these orders have a decision.
-    async fn seen(&self, decided: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
+    /// The ids of those orders that have a decision.
+    async fn decided_before(&self, decided: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
         let ids: Vec<OrderId> = decided.iter().map(|d| d.order.id).collect();
         let found = self.find(&ids).await?;
         Ok(ids.into_iter().zip(found).filter_map(|(id, row)| row.map(|_| id)).collect())
@@ -88,21 +89,21 @@ impl DynamoLedger {
 
     async fn record_batch(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
         let mut pending = rejected.to_vec();
-        let mut seen = Vec::new();
+        let mut decided_before = Vec::new();
         let mut round = 0;
         while !pending.is_empty() {
             let actions: Vec<_> = pending.iter().map(|d| self.put_order(d)).collect();
             let known = match self.write(&actions, &self.token(&pending, round)).await? {
                 Written::Done => break,
-                Written::Refused(places) => places.iter().map(|&n| pending[n].order.id).collect(),
+                Written::Refused(indices) => indices.iter().map(|&n| pending[n].order.id).collect(),
                 Written::TokenTaken if round == ROUNDS => return Err(token_taken()),
-                Written::TokenTaken => self.seen(&pending).await?,
+                Written::TokenTaken => self.decided_before(&pending).await?,
             };
             pending.retain(|d| !known.contains(&d.order.id));
-            seen.extend(known);
+            decided_before.extend(known);
             round += 1;
         }
-        Ok(seen)
+        Ok(decided_before)
     }
 
     async fn find_batch(&self, orders: &[OrderId]) -> Result<Vec<OrderRecord>, LedgerError> {
@@ -125,7 +126,8 @@ impl DynamoLedger {
             let left = answer.unprocessed_keys.as_mut().and_then(|all| all.remove(&self.orders));
             if let Some(left) = left {
                 if attempt == ROUNDS {
-                    return Err(LedgerError::Busy("keys were left unread again and again".into()));
+                    let why = format!("DynamoDB left keys unprocessed in {ROUNDS} reads");
+                    return Err(LedgerError::Busy(why));
                 }
                 pause(attempt).await;
                 attempt += 1;
@@ -135,7 +137,7 @@ impl DynamoLedger {
         Ok(found)
     }
 
-    /// Writes an item under its version; `false` when it has another by now.
+    /// Writes an item if its version is still `read`; `false` if it has changed.
     async fn replace_item(&self, item: &Item, read: u64, round: u32) -> Result<bool, LedgerError> {
         let action = self.put_item(item, Expect::Version(read));
         let content = (item, read);
@@ -145,7 +147,7 @@ impl DynamoLedger {
         }
     }
 
-    /// One page of a consistent scan: rows as `read` has them.
+    /// One page of a consistent scan, its rows converted by `read`.
     async fn scan<T>(
         &self,
         (table, key_name): (&str, &str),
@@ -186,15 +188,13 @@ impl DynamoLedger {
             async move { request.send().await.map_err(|e| Fault::of(&e)) }
         });
         match read.await {
-            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => {
+            Err(Fault::Refused(Refusal::NotFound, _)) => {
                 Err(LedgerError::Broken(format!("there is no table {table}: run `flux provision`")))
             }
-            Err(Fault::Broken(said)) if said.contains("ValidationException") => {
-                Err(LedgerError::Broken(format!(
-                    "table {table} must have the key {key_name} (S) ({said}): set dynamodb_table \
+            Err(Fault::Refused(Refusal::Invalid, why)) => Err(LedgerError::Broken(format!(
+                "table {table} must have the key {key_name} (S) ({why}): set dynamodb_table \
                      to a table that `flux provision` made"
-                )))
-            }
+            ))),
             Err(fault) => Err(self.error(fault)),
             Ok(_) => Ok(()),
         }
@@ -202,14 +202,13 @@ impl DynamoLedger {
 
     fn error(&self, fault: Fault) -> LedgerError {
         match fault {
-            Fault::Busy(said) => LedgerError::Busy(said),
-            Fault::Unknown(said) => LedgerError::OutcomeUnknown(said),
-            Fault::Broken(said) if said.contains("ResourceNotFound") => {
-                let (orders, items) = (&self.orders, &self.items);
-                let hint = "run `flux provision`";
-                LedgerError::Broken(format!("there is no table {orders} or {items}: {hint}"))
-            }
-            Fault::Broken(said) => LedgerError::Broken(format!("table {}: {said}", self.orders)),
+            Fault::Busy(why) => LedgerError::Busy(why),
+            Fault::Unknown(why) => LedgerError::OutcomeUnknown(why),
+            Fault::Refused(Refusal::NotFound, _) => LedgerError::Broken(format!(
+                "there is no table {} or {}: run `flux provision`",
+                self.orders, self.items
+            )),
+            Fault::Refused(_, why) => LedgerError::Broken(format!("table {}: {why}", self.orders)),
         }
     }
 
@@ -218,13 +217,19 @@ impl DynamoLedger {
     }
 }
 
-/// The items' table that goes with a table of orders.
+/// The name of the table of items beside a table of orders.
 pub fn items_table(table: &str) -> String {
     format!("{table}_items")
 }
 
+fn kept_changing(id: &ItemId) -> LedgerError {
+    LedgerError::Busy(format!(
+        "item {id} changed during each of {CHANGE_ROUNDS} attempts to write it"
+    ))
+}
+
 fn token_taken() -> LedgerError {
-    LedgerError::Busy("the request token is in use for another request".to_owned())
+    LedgerError::Busy("the request token was used for another request".to_owned())
 }
 
 impl fmt::Display for DynamoLedger {
@@ -262,6 +267,12 @@ impl Ledger for DynamoLedger {
         Ok(orders.iter().map(|id| by_id.get(id).cloned()).collect())
     }
 
+    /// Commits in one transaction. The token makes a repeat after a lost response safe, because
+    /// DynamoDB answers it without writing again. If the token is already taken by a request with other
+    /// bytes, an earlier attempt or another worker may have written part of this commit. Then the
+    /// ledger is read: the commit is refused if the item or an order has changed, and otherwise
+    /// repeated with a new token. A write between that read and the repeat is harmless, because the
+    /// repeat has the same conditions.
     async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
         let orders = commit.decided.iter().map(|decided| self.put_order(decided));
         let item = self.put_item(&commit.item, commit.expect);
@@ -269,21 +280,22 @@ impl Ledger for DynamoLedger {
         for round in 0..ROUNDS {
             match self.write(&actions, &self.token(commit, round)).await? {
                 Written::Done => return Ok(Committed::Written),
-                Written::Refused(places) => {
-                    let orders = places.iter().filter_map(|place| place.checked_sub(1));
-                    let seen = orders.map(|n| commit.decided[n].order.id).collect();
+                Written::Refused(indices) => {
+                    // Action 0 is the item, the others are the orders.
+                    let orders = indices.iter().filter_map(|index| index.checked_sub(1));
+                    let decided_before = orders.map(|n| commit.decided[n].order.id).collect();
                     return Ok(Committed::Refused {
-                        item_changed: places.contains(&0),
-                        decided_before: seen,
+                        item_changed: indices.contains(&0),
+                        decided_before,
                     });
                 }
                 Written::TokenTaken => {
-                    let seen = self.seen(&commit.decided).await?;
+                    let decided_before = self.decided_before(&commit.decided).await?;
                     let item = self.item(&commit.item.id).await?;
                     let version = Expect::Version(item.map_or(0, |item| item.version));
                     let item_changed = ![version, Expect::Anything].contains(&commit.expect);
-                    if item_changed || !seen.is_empty() {
-                        return Ok(Committed::Refused { item_changed, decided_before: seen });
+                    if item_changed || !decided_before.is_empty() {
+                        return Ok(Committed::Refused { item_changed, decided_before });
                     }
                 }
             }
@@ -293,8 +305,8 @@ impl Ledger for DynamoLedger {
 
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
         let batches: Vec<_> = rejected.chunks(BATCH).map(|b| self.record_batch(b)).collect();
-        let seen = stream::iter(batches).buffered(REQUESTS_IN_FLIGHT);
-        Ok(seen.try_collect::<Vec<_>>().await?.concat())
+        let decided_before = stream::iter(batches).buffered(REQUESTS_IN_FLIGHT);
+        Ok(decided_before.try_collect::<Vec<_>>().await?.concat())
     }
 
     async fn set_item(&self, id: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
@@ -308,7 +320,7 @@ impl Ledger for DynamoLedger {
             }
             pause(round.min(CHANGE_PAUSE)).await;
         }
-        Err(LedgerError::Busy(format!("item {id} changes all the time")))
+        Err(kept_changing(id))
     }
 
     async fn remove_item(&self, id: &ItemId) -> Result<ItemRemoved, LedgerError> {
@@ -322,7 +334,7 @@ impl Ledger for DynamoLedger {
             }
             pause(round.min(CHANGE_PAUSE)).await;
         }
-        Err(LedgerError::Busy(format!("item {id} changes all the time")))
+        Err(kept_changing(id))
     }
 
     async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
@@ -332,16 +344,17 @@ impl Ledger for DynamoLedger {
     async fn items(&self, after: Option<&str>, limit: usize) -> Result<Page<Item>, LedgerError> {
         let read = |row: &Row| rows::read_item(row, &self.keys);
         let mut from = ItemsFrom::parse(after);
-        let (mut items, mut others) = (Vec::new(), after.is_some());
+        let mut items = Vec::new();
+        let mut has_unlisted = after.is_some();
         for _ in 0..ITEM_SCANS {
             let table = (self.items.as_str(), ITEM_ID);
             let window = (from.after.as_deref(), limit - items.len());
             let page = self.scan(table, window, None, &read).await?;
-            others |= page.rows.iter().any(|item| item.listing == Listing::Unlisted);
+            has_unlisted |= page.rows.iter().any(|item| item.listing == Listing::Unlisted);
             items.extend(page.rows.into_iter().filter(|item| item.listing == from.listing));
             from = match (page.next, from.listing) {
                 (Some(next), listing) => ItemsFrom { listing, after: Some(next) },
-                (None, Listing::Listed) if others => {
+                (None, Listing::Listed) if has_unlisted => {
                     ItemsFrom { listing: Listing::Unlisted, after: None }
                 }
                 (None, _) => return Ok(Page { rows: items, next: None }),

@@ -1,13 +1,13 @@
 //! The order key of a sale on DynamoDB: one row in a table of its own, `TABLE_meta`.
 //!
-//! It is no row of the orders or items, because those are scanned: by lists and the audit, also of
-//! earlier versions, which refuse a row that they cannot read, and by whatever else people run on
-//! their orders. Whoever may read orders must not be able to forge one.
+//! It has its own table for two reasons. The tables of orders and items are scanned by lists and
+//! audits, and earlier versions fail on a row that they cannot read. And read access to orders must
+//! not include the key, with which orders can be forged.
 //!
-//! The first process that finds no key draws one and stores it if there still is none; all others
-//! read what was stored. Earlier versions derived the key from the table's name. Where one of them
-//! has sold (there are rows and no stored key) the derived key stays, and is stored as such: its
-//! orders may be repeated for weeks, and processes of both versions may run side by side.
+//! The first process that finds no key generates one and stores it with a condition; all others read
+//! the stored one. Earlier versions derived the key from the table's name. Where such a version has
+//! sold (there are rows, but no stored key), the derived key remains in use and is stored as
+//! `derived`: its orders may be repeated for weeks, and processes of both versions may run at once.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -15,42 +15,43 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::rows;
 use super::rows::{ITEM_ID, META_NAME, ORDER_ID, Row, text};
 use super::{UNITS, items_table};
-use crate::adapters::aws::client::{Aws, Fault, repeat};
+use crate::adapters::aws::client::{Aws, Fault, Refusal, repeat};
 use crate::core::model::OrderKey;
 use crate::core::ports::ledger::LedgerError;
 
 /// The name of the only row.
 const ROW: &str = "order_key";
-/// How the key came about: `drawn`, then it is in `key`, or `derived`.
+/// The origin of the key: `drawn` (then the row has `key`) or `derived`.
 const ORIGIN: &str = "origin";
 const DRAWN: &str = "drawn";
 const DERIVED: &str = "derived";
 /// 32 hex digits.
 const KEY: &str = "key";
 
-/// The table of the order key that goes with a table of orders.
+/// The name of the table of the order key beside a table of orders.
 pub fn meta_table(table: &str) -> String {
     format!("{table}_meta")
 }
 
-/// Where a sale's order key comes from.
+/// The origin of a sale's order key.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin {
+    /// Random.
     Drawn(OrderKey),
-    /// Made from the table's name, so anybody can make it.
+    /// Derived from the table's name, so anybody who knows the name can compute it.
     Derived,
 }
 
-/// What is stored.
+/// The content of the table of the order key.
 #[derive(Debug)]
 pub enum Stored {
     Key(Origin),
     Nothing,
-    /// Not even the table: it was provisioned by an earlier version.
+    /// No table: the sale was provisioned by an earlier version.
     NoTable,
 }
 
-/// The store of one sale's order key. Every method may be repeated.
+/// The store of one sale's order key. Every method is idempotent.
 #[derive(Debug)]
 pub struct OrderKeys {
     client: Client,
@@ -61,12 +62,16 @@ pub struct OrderKeys {
 
 impl OrderKeys {
     pub fn new(aws: &Aws, table: &str) -> Self {
-        let (items, meta) = (items_table(table), meta_table(table));
-        Self { client: aws.dynamodb(), orders: table.to_owned(), items, meta }
+        Self {
+            client: aws.dynamodb(),
+            orders: table.to_owned(),
+            items: items_table(table),
+            meta: meta_table(table),
+        }
     }
 
-    /// The key, where a process may only read it. Where none is stored, no process of this version
-    /// has named an order yet: whatever is there was named by the derived one.
+    /// The key, for a process that may only read it. If none is stored, no process of this version
+    /// has accepted an order, so all existing order ids were made with the derived key.
     pub async fn read(&self) -> Result<OrderKey, LedgerError> {
         Ok(match self.stored().await? {
             Stored::Key(origin) => self.key(origin),
@@ -74,8 +79,8 @@ impl OrderKeys {
         })
     }
 
-    /// The key under which orders are named from now on; stored if none is, made of `drawn` if
-    /// nothing was ever decided here. Processes that race for it all return the one that won.
+    /// The key for new order ids. If none is stored, this stores one: `drawn`, or the derived key if
+    /// the tables have rows. Processes that race here all return the key that was stored first.
     pub async fn read_or_store(&self, drawn: [u8; 16]) -> Result<(OrderKey, Origin), LedgerError> {
         let origin = match self.stored().await? {
             Stored::Key(origin) => origin,
@@ -89,7 +94,7 @@ impl OrderKeys {
                     }
                 }
             }
-            // Rows stay, so once the table is made, the same key is stored in it.
+            // The rows remain, so the same key is stored once the table exists.
             Stored::NoTable => match self.fitting(drawn).await? {
                 Origin::Derived => Origin::Derived,
                 Origin::Drawn(_) => {
@@ -101,6 +106,7 @@ impl OrderKeys {
         Ok((self.key(origin), origin))
     }
 
+    /// Reads the stored key.
     pub async fn stored(&self) -> Result<Stored, LedgerError> {
         let read = repeat(|| {
             let request = self.client.get_item().table_name(&self.meta).consistent_read(true);
@@ -113,12 +119,12 @@ impl OrderKeys {
                 Some(row) => Ok(Stored::Key(self.origin(row)?)),
                 None => Ok(Stored::Nothing),
             },
-            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => Ok(Stored::NoTable),
+            Err(Fault::Refused(Refusal::NotFound, _)) => Ok(Stored::NoTable),
             Err(fault) => Err(self.error(&self.meta, fault)),
         }
     }
 
-    /// What a key that is stored first has to be.
+    /// The key to store first: the derived one if the tables have rows, otherwise `drawn`.
     pub async fn fitting(&self, drawn: [u8; 16]) -> Result<Origin, LedgerError> {
         for (table, key_name) in [(&self.orders, ORDER_ID), (&self.items, ITEM_ID)] {
             if self.has_rows(table, key_name).await? {
@@ -135,7 +141,7 @@ impl OrderKeys {
         }
     }
 
-    /// Looks at one row at most. A table that is not there has none.
+    /// Reads one row at most. A missing table has no rows.
     async fn has_rows(&self, table: &str, key_name: &str) -> Result<bool, LedgerError> {
         let mut start = None;
         loop {
@@ -149,7 +155,7 @@ impl OrderKeys {
             });
             let page = match scanned.await {
                 Ok(page) => page,
-                Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => return Ok(false),
+                Err(Fault::Refused(Refusal::NotFound, _)) => return Ok(false),
                 Err(fault) => return Err(self.error(table, fault)),
             };
             if !page.items().is_empty() {
@@ -162,14 +168,15 @@ impl OrderKeys {
         }
     }
 
-    /// Stores a key if none is. Whether it was this one, only a read tells.
+    /// Stores a key if none is stored. The caller must read the key afterwards: another process may
+    /// have stored a different one first.
     async fn put(&self, origin: Origin) -> Result<(), LedgerError> {
         let mut row = rows::key(META_NAME, ROW);
-        let (made, key) = match origin {
+        let (label, key) = match origin {
             Origin::Drawn(key) => (DRAWN, Some(key)),
             Origin::Derived => (DERIVED, None),
         };
-        row.insert(ORIGIN.to_owned(), text(made));
+        row.insert(ORIGIN.to_owned(), text(label));
         if let Some(OrderKey(bytes)) = key {
             row.insert(KEY.to_owned(), text(format!("{:032x}", u128::from_be_bytes(bytes))));
         }
@@ -181,14 +188,14 @@ impl OrderKeys {
             let request = request.expression_attribute_names("#name", META_NAME);
             async move {
                 match request.send().await.map_err(|e| Fault::of(&e)) {
-                    // Another process, or this one by an attempt whose answer was lost.
-                    Err(Fault::Broken(said)) if said.contains("ConditionalCheckFailed") => Ok(()),
+                    // Stored by another process, or by an earlier attempt whose response was lost.
+                    Err(Fault::Refused(Refusal::ConditionFailed, _)) => Ok(()),
                     other => other.map(|_| ()),
                 }
             }
         });
         match put.await {
-            // It may be stored: the read that follows tells.
+            // It may have been stored: the caller's read decides.
             Ok(()) | Err(Fault::Unknown(_)) => Ok(()),
             Err(fault) => Err(self.error(&self.meta, fault)),
         }
@@ -207,21 +214,23 @@ impl OrderKeys {
             _ => None,
         };
         read.ok_or_else(|| {
-            let (meta, what) = (&self.meta, "restore it from a backup, or set order_key");
-            LedgerError::Broken(format!("table {meta}: row {ROW} cannot be read: {what}"))
+            LedgerError::Broken(format!(
+                "table {}: row {ROW} cannot be read: restore it from a backup, or set order_key",
+                self.meta
+            ))
         })
     }
 
     fn error(&self, table: &str, fault: Fault) -> LedgerError {
         match fault {
-            Fault::Busy(said) => LedgerError::Busy(said),
-            Fault::Unknown(said) => LedgerError::OutcomeUnknown(said),
-            Fault::Broken(said) if said.contains("AccessDenied") => {
-                let how = "attach the policy that `flux provision --print iam` prints, or set \
-                           order_key for all processes alike";
-                LedgerError::Broken(format!("no access to the order key ({said}): {how}"))
+            Fault::Busy(why) => LedgerError::Busy(why),
+            Fault::Unknown(why) => LedgerError::OutcomeUnknown(why),
+            Fault::Refused(Refusal::AccessDenied, why) => {
+                let hint = "attach the policy that `flux provision --print iam` prints, or set the \
+                            same order_key for all processes";
+                LedgerError::Broken(format!("no access to the order key ({why}): {hint}"))
             }
-            Fault::Broken(said) => LedgerError::Broken(format!("table {table}: {said}")),
+            Fault::Refused(_, why) => LedgerError::Broken(format!("table {table}: {why}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How items and decided orders look as rows.
+//! The rows of items and decided orders.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::core::ports::ledger::{AuditedItem, AuditedOrder, OrderRecord, OrderSt
 
 /// Key of the table of orders.
 pub const ORDER_ID: &str = "order_id";
-/// Key of the table of items; of which item an order is.
+/// Key of the table of items, and the item of an order.
 pub const ITEM_ID: &str = "item_id";
 /// Key of the table of the order key.
 pub const META_NAME: &str = "name";
@@ -22,12 +22,12 @@ pub const VERSION: &str = "version";
 /// "Using time to live (TTL) in DynamoDB").
 pub const EXPIRES_AT: &str = "expires_at";
 
-/// How long a row outlives the time for which its decision must be known.
+/// Time that a row is kept beyond the retention of its decision.
 const MARGIN: Duration = Duration::from_secs(24 * 3600);
 
 pub type Row = HashMap<String, AttributeValue>;
 
-/// What is before the digits of a MAC: the version of what it covers, and how.
+/// Prefix of a MAC: the version of the rule by which it is computed.
 const MAC_VERSION: &str = "2:";
 
 /// The names of the attributes that are not keys.
@@ -40,22 +40,22 @@ mod name {
     pub const DECIDED_AT: &str = "decided_at";
     /// `2:` and 16 hex digits: the MAC over all other attributes of the row.
     pub const MAC: &str = "mac";
-    /// In orders' rows from before there was `mac`.
-    pub const SEAL: &str = "seal";
+    /// The MAC of orders that were written before `mac` existed.
+    pub const LEGACY_MAC: &str = "seal";
     pub const STOCK: &str = "stock";
     pub const FREE: &str = "free";
     pub const HELD: &str = "held";
     pub const SOLD: &str = "sold";
     pub const OWNER: &str = "owner";
     pub const RESTOCKED_AT: &str = "restocked_at";
-    /// Absent while the sale is open, as in every row from before there was such a thing.
+    /// Absent while the sale is open, and in rows of versions that could not close a sale.
     pub const CLOSED_AT: &str = "closed_at";
-    /// Absent where an organiser listed the item, as in every row from before there was such a thing.
+    /// Absent if an organiser listed the item, and in rows of versions without listings.
     pub const LISTING: &str = "listing";
 }
 pub use name::{OWNER, STOCK};
 
-/// What [`name::LISTING`] says.
+/// Values of [`name::LISTING`].
 const UNLISTED: &str = "unlisted";
 const REMOVED: &str = "removed";
 
@@ -128,7 +128,7 @@ pub fn order_row(decided: &Decided, keys: &MacKeys) -> Row {
     row
 }
 
-/// Over every attribute but the MAC itself, those that a later version adds as well.
+/// The MAC over every attribute except the MAC itself, including attributes of later versions.
 fn mac_of(row: &Row, mut mac: MacWriter) -> Mac {
     let mut names: Vec<&String> = row.keys().filter(|name| *name != name::MAC).collect();
     names.sort_unstable();
@@ -137,7 +137,7 @@ fn mac_of(row: &Row, mut mac: MacWriter) -> Mac {
         match &row[name] {
             AttributeValue::S(text) => mac.text(text),
             AttributeValue::N(number) => mac.bytes(number.as_bytes()),
-            // flux writes no others.
+            // flux writes texts and numbers only.
             other => mac.text(&format!("{other:?}")),
         };
     }
@@ -157,12 +157,12 @@ fn check_mac(row: &Row, writer: MacWriter) -> Option<MacCheck> {
     })
 }
 
-/// A row without a MAC was written by a process of an older version, which drops it.
+/// Checks an item's MAC. A row without one was written by an older version, which drops the MAC.
 fn check_item(row: &Row, keys: &MacKeys) -> MacCheck {
     check_mac(row, keys.item_row()).unwrap_or(MacCheck::OldRule)
 }
 
-/// What is wrong with a row that flux did not write like this.
+/// A row that flux cannot have written.
 #[derive(Debug, thiserror::Error)]
 #[error("row {key} is damaged: {what}")]
 pub struct Damaged {
@@ -248,7 +248,7 @@ pub fn read_order(row: &Row) -> Result<OrderRecord, Damaged> {
     Ok(OrderRecord { order, state: OrderState::Decided { decision, decided_at } })
 }
 
-/// The order, and what its MAC says about the row; or the seal, where there is only that.
+/// The order, with the result of its MAC; rows without one are checked by their legacy MAC.
 pub fn audit_order(row: &Row, keys: &MacKeys, old: &OrderKey) -> AuditedOrder {
     let record = read_order(row);
     let mac = check_mac(row, keys.order_row()).unwrap_or_else(|| match &record {
@@ -260,7 +260,8 @@ pub fn audit_order(row: &Row, keys: &MacKeys, old: &OrderKey) -> AuditedOrder {
 
 fn has_legacy_mac(row: &Row, record: &OrderRecord, key: &OrderKey) -> bool {
     let Some(decided) = record.clone().decided() else { return false };
-    text_of(row, name::SEAL).is_ok_and(|found| found == format!("{:016x}", decided.legacy_mac(key)))
+    text_of(row, name::LEGACY_MAC)
+        .is_ok_and(|found| found == format!("{:016x}", decided.legacy_mac(key)))
 }
 
 fn parse<T, E: ToString>(

@@ -1,4 +1,4 @@
-//! Makes, mends and deletes the ledger's DynamoDB tables.
+//! Creates, updates and deletes the ledger's DynamoDB tables.
 
 use std::time::Duration;
 
@@ -12,27 +12,28 @@ use super::items_table;
 use super::order_key::meta_table;
 use super::rows::{EXPIRES_AT, ITEM_ID, META_NAME, ORDER_ID};
 use crate::adapters::aws::Change;
-use crate::adapters::aws::client::{Aws, Fault, repeat};
+use crate::adapters::aws::client::{Aws, Fault, Refusal, repeat};
 
-/// How long a table may take until it can be used, and how often is asked.
+/// The longest wait for a new table to become active.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// Pause between two checks of a new table.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// What a new on-demand table takes a second without being told (Amazon DynamoDB Developer Guide,
-/// "On-demand capacity mode").
+/// Initial throughput of a new on-demand table, in units per second (Amazon DynamoDB Developer
+/// Guide, "On-demand capacity mode").
 const WARM_READS: i64 = 12_000;
 const WARM_WRITES: i64 = 4_000;
-/// Write units of one order: up to 1 KB, doubled for being in a transaction (Amazon DynamoDB
-/// Developer Guide, "DynamoDB read and write operations").
+/// Write units of one order: up to 1 KB, doubled by the transaction (Amazon DynamoDB Developer Guide,
+/// "DynamoDB read and write operations").
 const WRITES_PER_ORDER: i64 = 2;
 
-/// Read and write units a second that the table of orders must be told to take from the start, for
-/// so many orders a second; `None` where a new table takes them anyway.
+/// Warm throughput of the table of orders for `expect` orders per second, as read and write units per
+/// second; `None` if a new table has enough by default.
 pub fn warm_throughput(expect: Option<u32>) -> Option<(i64, i64)> {
     let writes = i64::from(expect?) * WRITES_PER_ORDER;
     (writes > WARM_WRITES).then_some((WARM_READS, writes))
 }
 
-/// Sets up the ledger's three tables. Every method may be repeated; an error is one line.
+/// Sets up the ledger's three tables. Every method is idempotent; an error is one line.
 #[derive(Debug)]
 pub struct TableSetup {
     client: Client,
@@ -43,13 +44,17 @@ pub struct TableSetup {
 
 impl TableSetup {
     pub fn new(aws: &Aws, table: &str) -> Self {
-        let (items, meta) = (items_table(table), meta_table(table));
-        Self { client: aws.dynamodb(), orders: table.to_owned(), items, meta }
+        Self {
+            client: aws.dynamodb(),
+            orders: table.to_owned(),
+            items: items_table(table),
+            meta: meta_table(table),
+        }
     }
 
-    /// Makes the tables, or brings them up to date, ready for `expect` orders a second; only says
-    /// so unless told to `apply`. Tells of each table, by its name, once it is done. A table that
-    /// flux cannot use is an error, and stays as it is.
+    /// Creates or updates the tables for `expect` orders per second. Without `apply` it only reports
+    /// the changes. Calls `done` with the name of each finished table. A table that flux cannot use is
+    /// an error and is left unchanged.
     pub async fn ensure(
         &self,
         expect: Option<u32>,
@@ -68,23 +73,24 @@ impl TableSetup {
         Ok(())
     }
 
-    /// Deletes the tables with all that is in them, the order key last: what is left over by a
-    /// deletion that was cut short still fits it. Tells of each whether there was one.
+    /// Deletes the tables with their rows, or only checks for them without `apply`. The order key is
+    /// deleted last, so that after an interrupted deletion the remaining orders still match it. Calls
+    /// `done` with the name of each table and whether it existed.
     pub async fn delete(
         &self,
         apply: bool,
         done: &mut (dyn FnMut(&str, bool) + Send),
     ) -> Result<(), String> {
         for table in [&self.orders, &self.items, &self.meta] {
-            let there = self.describe(table).await?.is_some();
-            if there && apply {
+            let exists = self.describe(table).await?.is_some();
+            if exists && apply {
                 let deleted = repeat(|| {
                     let request = self.client.delete_table().table_name(table);
                     async move { request.send().await.map_err(|e| Fault::of(&e)) }
                 });
                 deleted.await.map_err(|fault| failed(table, fault))?;
             }
-            done(table, there);
+            done(table, exists);
         }
         Ok(())
     }
@@ -112,11 +118,13 @@ impl TableSetup {
         };
         check_key(table, key, &found)?;
         if found.table_status() == Some(&TableStatus::Deleting) {
-            return Err(format!("table {table} is being deleted: run the same again in a minute"));
+            return Err(format!(
+                "table {table} is being deleted: run the same command again in a minute"
+            ));
         }
-        // A stand-in that does not know of it says nothing.
-        let is_warm = found.warm_throughput().and_then(|w| w.write_units_per_second());
-        if warm.is_none() || is_warm.is_none_or(|is| is >= writes) {
+        // Stand-ins for DynamoDB may not report warm throughput.
+        let current = found.warm_throughput().and_then(|w| w.write_units_per_second());
+        if warm.is_none() || current.is_none_or(|current| current >= writes) {
             return Ok(Change::Unchanged);
         }
         if apply {
@@ -158,8 +166,8 @@ impl TableSetup {
                 .set_warm_throughput(warm.clone());
             async move {
                 match request.send().await.map_err(|e| Fault::of(&e)) {
-                    // A lost answer's repeat, or another process that makes it too.
-                    Err(Fault::Broken(said)) if said.contains("ResourceInUse") => Ok(()),
+                    // Created by an earlier attempt whose response was lost, or by another process.
+                    Err(Fault::Refused(Refusal::InUse, _)) => Ok(()),
                     other => other.map(|_| ()),
                 }
             }
@@ -167,10 +175,10 @@ impl TableSetup {
         created.await.map_err(|fault| failed(table, fault))
     }
 
-    /// Sees to it that DynamoDB deletes rows by their expiry; whether that was to do.
-    async fn ensure_expiry(&self, table_is: Change, apply: bool) -> Result<bool, String> {
+    /// Enables time to live on the table of orders; `true` if it was not enabled.
+    async fn ensure_expiry(&self, table_change: Change, apply: bool) -> Result<bool, String> {
         let table = &self.orders;
-        if table_is == Change::Made && !apply {
+        if table_change == Change::Made && !apply {
             return Ok(true);
         }
         let asked = repeat(|| {
@@ -183,8 +191,8 @@ impl TableSetup {
         if matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)) {
             return match by {
                 Some(by) if by != EXPIRES_AT => Err(format!(
-                    "table {table} expires rows by {by} and must do so by {EXPIRES_AT}: disable \
-                     its TTL, or choose another name by dynamodb_table"
+                    "the TTL of table {table} uses attribute {by} instead of {EXPIRES_AT}: disable \
+                     its TTL, or set another dynamodb_table"
                 )),
                 _ => Ok(false),
             };
@@ -212,7 +220,7 @@ impl TableSetup {
         });
         match asked.await {
             Ok(answer) => Ok(answer.table),
-            Err(Fault::Broken(said)) if said.contains("ResourceNotFound") => Ok(None),
+            Err(Fault::Refused(Refusal::NotFound, _)) => Ok(None),
             Err(fault) => Err(failed(table, fault)),
         }
     }
@@ -232,7 +240,7 @@ impl TableSetup {
     }
 }
 
-/// Whether the table's key is a text of this name, and nothing else.
+/// Checks that the table's key is one text attribute of this name.
 fn check_key(table: &str, wanted: &str, found: &TableDescription) -> Result<(), String> {
     let kind = |name: &str| {
         let mut attributes = found.attribute_definitions().iter();
@@ -248,11 +256,10 @@ fn check_key(table: &str, wanted: &str, found: &TableDescription) -> Result<(), 
     let found = keys.join(" with ");
     Err(format!(
         "table {table} has the key {found} and must have {wanted}: delete it if nobody needs it, \
-         or choose another name by dynamodb_table"
+         or set another dynamodb_table"
     ))
 }
 
 fn failed(table: &str, fault: Fault) -> String {
-    let (Fault::Busy(said) | Fault::Unknown(said) | Fault::Broken(said)) = fault;
-    format!("DynamoDB table {table}: {said}")
+    format!("DynamoDB table {table}: {}", fault.into_text())
 }

@@ -1,4 +1,4 @@
-//! One transaction: its actions, its token, and what its answer means.
+//! One transaction: its actions, its token, and its result.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -12,20 +12,21 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use super::rows;
 use super::rows::{ITEM_ID, ORDER_ID, VERSION, number};
 use super::{DynamoLedger, Expect, LedgerError, UNITS};
-use crate::adapters::aws::client::{Fault, is_busy_code, repeat};
+use crate::adapters::aws::client::{Fault, Refusal, is_busy_code, repeat};
 use crate::core::model::{Decided, Item};
 
-/// What became of a transaction.
+/// The result of a transaction.
 pub(super) enum Written {
     Done,
-    /// The conditions of these actions did not hold; nothing was written.
+    /// The conditions of the actions with these indices failed; nothing was written.
     Refused(Vec<usize>),
-    /// The token was used for something else; nothing was written now.
+    /// The token was used for another request; nothing was written.
     TokenTaken,
 }
 
 impl DynamoLedger {
-    /// Writes all or nothing, repeating the same bytes with the same token while it may help.
+    /// Writes all actions or none. Repeats use the same bytes and the same token, so a transaction
+    /// whose response was lost is applied once.
     pub(super) async fn write(
         &self,
         actions: &[TransactWriteItem],
@@ -73,7 +74,7 @@ impl DynamoLedger {
         TransactWriteItem::builder().put(put).build()
     }
 
-    /// A name for a request that is the same whenever the request is.
+    /// A hash of the request's content and round: equal requests have equal tokens.
     pub(super) fn token(&self, content: &impl fmt::Debug, round: u32) -> String {
         let mut hasher = SipHasher24::new_with_key(b"flux commit toke");
         hasher.write(format!("{round} {} {content:?}", self.orders).as_bytes());
@@ -81,7 +82,7 @@ impl DynamoLedger {
     }
 }
 
-/// What a transaction's error says, its reasons read entry by entry.
+/// Classifies a failed transaction by its error and the reasons of its actions.
 fn refusal(error: &SdkError<TransactWriteItemsError, Response>) -> Result<Written, Fault> {
     use TransactWriteItemsError as E;
     match error.as_service_error() {
@@ -100,14 +101,15 @@ fn cancellation(reasons: &[CancellationReason]) -> Result<Written, Fault> {
     let code = |reason: &CancellationReason| reason.code().unwrap_or("None").to_owned();
     let codes: Vec<String> = reasons.iter().map(code).collect();
     let unmet = codes.iter().enumerate().filter(|(_, code)| *code == "ConditionalCheckFailed");
-    let unmet: Vec<usize> = unmet.map(|(place, _)| place).collect();
+    let unmet: Vec<usize> = unmet.map(|(index, _)| index).collect();
     if !unmet.is_empty() {
         return Ok(Written::Refused(unmet));
     }
     match reasons.iter().find(|r| code(r) != "None" && !is_busy_code(&code(r))) {
         Some(other) => {
-            let said = other.message().unwrap_or_default();
-            Err(Fault::Broken(format!("{}: {said}", code(other))))
+            let code = code(other);
+            let why = format!("{code}: {}", other.message().unwrap_or_default());
+            Err(Fault::Refused(Refusal::of(&code), why))
         }
         None => {
             let cause = codes.iter().find(|code| *code != "None");

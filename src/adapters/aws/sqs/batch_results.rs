@@ -1,48 +1,48 @@
-//! What SQS's answers mean for what was asked.
+//! Results of SQS calls and of the entries of its batch requests.
 
 use aws_sdk_sqs::types::BatchResultErrorEntry;
 
 use super::queue_name;
-use crate::adapters::aws::client::{Fault, is_busy_code};
+use crate::adapters::aws::client::{Fault, Refusal, is_busy_code};
 use crate::core::ports::queue::QueueError;
 
 pub fn queue_error(url: &str, fault: Fault) -> QueueError {
     match fault {
-        Fault::Busy(said) => QueueError::Busy(said),
-        Fault::Unknown(said) => QueueError::OutcomeUnknown(said),
-        Fault::Broken(said)
-            if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
-        {
+        Fault::Busy(why) => QueueError::Busy(why),
+        Fault::Unknown(why) => QueueError::OutcomeUnknown(why),
+        Fault::Refused(Refusal::NotFound, _) => {
             QueueError::Broken(format!("there is no queue {url}: run `flux provision`"))
         }
-        Fault::Broken(said) => QueueError::Broken(format!("SQS queue {}: {said}", queue_name(url))),
+        Fault::Refused(_, why) => {
+            QueueError::Broken(format!("SQS queue {}: {why}", queue_name(url)))
+        }
     }
 }
 
 pub fn entry_error(failed: &BatchResultErrorEntry) -> QueueError {
-    let said = format!("{}: {}", failed.code(), failed.message().unwrap_or_default());
+    let why = format!("{}: {}", failed.code(), failed.message().unwrap_or_default());
     match failed.sender_fault() {
-        _ if is_busy_code(failed.code()) => QueueError::Busy(said),
-        true => QueueError::Broken(said),
-        false => QueueError::OutcomeUnknown(said),
+        _ if is_busy_code(failed.code()) => QueueError::Busy(why),
+        true => QueueError::Broken(why),
+        false => QueueError::OutcomeUnknown(why),
     }
 }
 
-/// The answers to a batch request's entries, whose ids are their places in it. What it does not
-/// mention may have been done.
+/// Results of a batch request's entries, whose ids are their indices. An entry that the response
+/// does not mention may have been applied: its outcome is unknown.
 pub fn batch_results<'a>(
     count: usize,
     done: impl Iterator<Item = &'a str>,
     failed: &[BatchResultErrorEntry],
 ) -> Vec<Result<(), QueueError>> {
-    let silent = QueueError::OutcomeUnknown("the answer does not mention it".to_owned());
-    let mut answers = vec![Err(silent); count];
+    let missing = QueueError::OutcomeUnknown("the response does not mention the entry".to_owned());
+    let mut results = vec![Err(missing); count];
     let done = done.map(|id| (id, Ok(())));
     let failed = failed.iter().map(|entry| (entry.id(), Err(entry_error(entry))));
-    for (id, answer) in done.chain(failed) {
-        if let Some(place) = id.parse().ok().and_then(|n: usize| answers.get_mut(n)) {
-            *place = answer;
+    for (id, result) in done.chain(failed) {
+        if let Some(slot) = id.parse().ok().and_then(|n: usize| results.get_mut(n)) {
+            *slot = result;
         }
     }
-    answers
+    results
 }

@@ -34,20 +34,22 @@ use batch_results::{batch_results, entry_error, queue_error};
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
 /// "Message quotas").
 const BATCH: usize = 10;
-/// Batch requests of one call that are on their way at once.
+/// Batch requests of one call that are in flight at once.
 const REQUESTS_IN_FLIGHT: usize = 8;
-/// Attempts at a send; the intake makes more. On a FIFO queue they share one de-duplication id.
+/// Attempts at a send, which the intake repeats. On a FIFO queue the attempts share one
+/// de-duplication id.
 const SEND_ATTEMPTS: u32 = 2;
 
-/// Which queue, and how long what was received stays invisible to others.
+/// The queue, and how its messages are sent and received.
 #[derive(Debug, Clone)]
 pub struct SqsSettings {
     pub queue_url: String,
-    /// `None`: the one that the queue's redrive policy names.
+    /// `None` for the queue that the redrive policy names.
     pub dead_letter_queue_url: Option<String>,
-    /// Whole seconds, 1 s to 12 h.
+    /// How long a received message stays invisible to others: whole seconds, 1 s to 12 h.
     pub visibility: Duration,
-    /// Orders that one message carries at most: 1 to [`message::MAX_ORDERS`]. Any number is read.
+    /// The most orders in a sent message, 1 to [`message::MAX_ORDERS`]. Received messages may have any
+    /// number.
     pub orders_per_message: usize,
 }
 
@@ -63,7 +65,7 @@ pub struct SqsQueue {
 }
 
 impl SqsQueue {
-    /// Calls nothing yet; [`Queue::check`] does.
+    /// Makes no call; [`Queue::check`] is the first.
     pub fn new(
         aws: &Aws,
         settings: SqsSettings,
@@ -90,7 +92,7 @@ impl SqsQueue {
         sent.map_or_else(|| self.clock.now(), |ms| Timestamp(ms as u64))
     }
 
-    /// Sends at most [`BATCH`] messages in one request, and answers for each.
+    /// Sends at most [`BATCH`] messages in one request; returns a result for each.
     async fn send_batch(
         &self,
         url: &str,
@@ -196,7 +198,12 @@ impl SqsQueue {
         Ok(answer.messages.unwrap_or_default())
     }
 
-    /// Reads a message; what is no order in it comes as dead letters.
+    /// Reads a message. Entries that are not orders are returned as dead letters.
+    ///
+    /// Orders get ascending arrival numbers. On a FIFO queue they follow SQS's sequence number and
+    /// the index in the message. A standard queue has no order of its own, so they follow the time of
+    /// acceptance; within a millisecond ids from an Idempotency-Key do not ascend, so the index in the
+    /// message decides.
     fn read(&self, message: &Message) -> (Delivery, Vec<DeadLetter>) {
         let message_id = message.message_id().unwrap_or_default();
         let origin = Origin { message_id, sent_at: self.sent_at(message) };
@@ -211,18 +218,17 @@ impl SqsQueue {
             });
         }
         let sequence = attribute(message, MessageSystemAttributeName::SequenceNumber);
-        let mut before = 0;
+        let mut previous = 0;
         let arrival = |(index, order): (usize, Order)| {
             let arrival = match sequence {
-                // 20 digits are under 2^67, and a body of 1 MiB has fewer than 2^20 orders.
+                // 20 digits fit into 67 bits, and a body of 1 MiB has fewer than 2^20 orders.
                 Some(number) => number << 20 | index as u128,
-                // Ids made of a key or a message's name do not ascend within their millisecond.
                 None => match arrival_by_age(&order) {
-                    age if age >> 64 == before >> 64 => age.max(before + 1),
+                    age if age >> 64 == previous >> 64 => age.max(previous + 1),
                     age => age,
                 },
             };
-            before = arrival;
+            previous = arrival;
             (Arrival(arrival), order)
         };
         let mut orders: Vec<_> = orders.into_iter().enumerate().map(arrival).collect();
@@ -284,19 +290,24 @@ impl Queue for SqsQueue {
             let entries = entries.map(|(n, indices)| self.entry(n, orders, indices)).collect();
             self.send_batch(self.url(), entries).boxed()
         });
-        // A FIFO queue's requests go one after another: an item's messages keep their order.
+        // On a FIFO queue requests are sent one by one, so that an item's messages keep their order.
         let at_once = if self.fifo { 1 } else { REQUESTS_IN_FLIGHT };
-        let answered = in_flight(at_once, requests.collect()).await.concat();
-        let mut answers = vec![Ok(Sent::Queued); orders.len()];
-        for (indices, answer) in messages.iter().zip(answered) {
+        let sent = in_flight(at_once, requests.collect()).await.concat();
+        let mut results = vec![Ok(Sent::Queued); orders.len()];
+        for (indices, result) in messages.iter().zip(sent) {
             for &index in indices {
-                answers[index] = answer.clone().map(|()| Sent::Queued);
+                results[index] = result.clone().map(|()| Sent::Queued);
             }
         }
-        answers
+        results
     }
 
-    /// Takes at most `max` messages, and at most [`BATCH`]: up to 99 orders each.
+    /// Receives at most `max` messages, and at most [`BATCH`]: up to 99 orders each.
+    ///
+    /// Entries that are not orders are dead-lettered before their message is acknowledged or
+    /// delivered. If that fails or the process is killed in between, the message stays in the queue
+    /// and is received again; an entry can then be dead-lettered twice, which readers of dead
+    /// letters expect.
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
         let messages =
             self.receive_messages(self.url(), self.settings.visibility, max, wait).await?;
@@ -307,16 +318,13 @@ impl Queue for SqsQueue {
             if !letters.is_empty()
                 && let Err(e) = self.dead_letter(&letters).await
             {
-                // It stays in the queue and comes again, its neighbours with it.
-                tracing::warn!("a message that is no order could not be dead-lettered: {e}");
+                tracing::warn!("dead-lettering failed; message will be redelivered: {e}");
                 if self.fifo {
-                    // What came after it must not overtake it, so it is given back.
+                    // Later messages must not overtake it, so they are returned to the queue.
                     let rest: Vec<Receipt> = messages[n + 1..].iter().map(receipt).collect();
                     if let Err(e) = self.release(&rest).await {
-                        tracing::warn!(
-                            "{} messages come only after their timeout: {e}",
-                            rest.len()
-                        );
+                        let count = rest.len();
+                        tracing::warn!(count, "release failed; redelivery after the timeout: {e}");
                     }
                     break;
                 }
@@ -328,9 +336,11 @@ impl Queue for SqsQueue {
                 deliveries.push(delivery);
             }
         }
-        for answer in self.ack(&done).await {
-            if let Err(e) = answer {
-                tracing::warn!("a dead-lettered message could not be acknowledged: {e}");
+        for result in self.ack(&done).await {
+            if let Err(e) = result {
+                tracing::warn!(
+                    "ack of a dead-lettered message failed; it will be redelivered: {e}"
+                );
             }
         }
         Ok(deliveries)
@@ -364,7 +374,7 @@ impl Queue for SqsQueue {
         self.walk(visitor).await
     }
 
-    /// SQS keeps no line that one could look at.
+    /// SQS does not report positions.
     async fn position(&self, _: OrderId) -> Result<Option<QueuePosition>, QueueError> {
         Ok(None)
     }
@@ -373,7 +383,7 @@ impl Queue for SqsQueue {
         let dead_letter_queue = self.dead_letter_queue().await?;
         let (waiting, dead_letters) =
             futures_util::join!(self.counts(self.url()), self.counts(dead_letter_queue));
-        // Only CloudWatch knows the age of the oldest message.
+        // The age of the oldest message is available from CloudWatch only.
         Ok(Backlog { waiting: waiting?, dead_letters: dead_letters?, oldest: None })
     }
 
@@ -402,7 +412,7 @@ impl SqsQueue {
     }
 }
 
-/// The answers of all requests, in their order; so many are on their way at once.
+/// The results of all requests, in their order; at most `at_once` are in flight.
 async fn in_flight<T>(at_once: usize, requests: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     stream::iter(requests).buffered(at_once).collect().await
 }
@@ -423,7 +433,7 @@ fn attribute(message: &Message, name: MessageSystemAttributeName) -> Option<u128
     message.attributes()?.get(&name)?.parse().ok()
 }
 
-/// By acceptance; within a millisecond by the order id, which ascends within a process.
+/// Orders by time of acceptance; within a millisecond by order id, which ascends within a process.
 fn arrival_by_age(order: &Order) -> u128 {
     let id = u128::from_be_bytes(*order.id.as_bytes());
     u128::from(order.accepted_at.0) << 64 | id >> 64

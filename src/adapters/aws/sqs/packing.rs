@@ -1,42 +1,42 @@
-//! How orders become messages.
+//! Packs orders into messages.
 
 use std::collections::HashMap;
 
 use crate::core::model::{ItemId, Order};
 
-/// Messages that fit one request; up to here every item gets messages of its own.
+/// Messages that fit into one request. Up to this number every item gets messages of its own.
 const FEW_MESSAGES: usize = 10;
-/// An item's share of a send that is worth a message of its own when there are many items.
+/// The fewest orders of an item that get a message of their own when there are many items.
 const ENOUGH: usize = 10;
 
-/// Which orders go into which message, by their indices: at most `most` each, of one item each on a
-/// FIFO queue. On a standard queue the leavings of many items share messages. An order
-/// takes less than 1,000 bytes, so ten full messages stay under the 1 MiB of a request.
+/// The messages for these orders, as indices: at most `most` orders each. On a FIFO queue a message
+/// has orders of one item only; on a standard queue items with few orders share messages. An order
+/// is smaller than 1,000 bytes, so ten full messages stay under the 1 MiB of a request.
 pub fn pack(orders: &[Order], most: usize, fifo: bool) -> Vec<Vec<usize>> {
-    let mut places: HashMap<&ItemId, usize> = HashMap::new();
+    let mut indices: HashMap<&ItemId, usize> = HashMap::new();
     let mut by_item: Vec<Vec<usize>> = Vec::new();
     for (index, order) in orders.iter().enumerate() {
-        let place = *places.entry(&order.item).or_insert_with(|| {
+        let item = *indices.entry(&order.item).or_insert_with(|| {
             by_item.push(Vec::new());
             by_item.len() - 1
         });
-        by_item[place].push(index);
+        by_item[item].push(index);
     }
     let messages: Vec<Vec<usize>> =
         by_item.iter().flat_map(|all| all.chunks(most)).map(<[usize]>::to_vec).collect();
     if fifo || messages.len() <= FEW_MESSAGES {
         return messages;
     }
-    let (mut packed, few): (Vec<_>, Vec<_>) =
+    let (mut packed, small): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| message.len() >= ENOUGH);
-    let mut leavings = few.concat();
-    leavings.sort_unstable();
-    packed.extend(leavings.chunks(most).map(<[usize]>::to_vec));
+    let mut shared = small.concat();
+    shared.sort_unstable();
+    packed.extend(shared.chunks(most).map(<[usize]>::to_vec));
     packed
 }
 
-/// The JSON text without the two characters that a user id may have and SQS does not take (Amazon
-/// SQS API Reference, `SendMessage`): as escapes, which are the same text to a JSON reader.
+/// Escapes the two characters that a user id may contain and SQS rejects (Amazon SQS API Reference,
+/// `SendMessage`). A JSON reader sees the same text.
 pub fn for_sqs(json: String) -> String {
     if !json.contains(['\u{fffe}', '\u{ffff}']) {
         return json;
@@ -44,14 +44,14 @@ pub fn for_sqs(json: String) -> String {
     json.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff")
 }
 
-/// Any text with what SQS does not take replaced.
+/// Any text, with the characters that SQS rejects replaced.
 pub fn plain(text: &str) -> String {
-    let taken = |c: char| match c {
+    let accepted = |c: char| match c {
         '\t' | '\n' | '\r' => true,
         '\u{fffe}' | '\u{ffff}' => false,
         c => c >= ' ',
     };
-    text.chars().map(|c| if taken(c) { c } else { '\u{fffd}' }).collect()
+    text.chars().map(|c| if accepted(c) { c } else { '\u{fffd}' }).collect()
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hot_item_fills_its_messages_and_keeps_its_order() {
+    fn hot_item_fills_messages_in_order() {
         let orders: Vec<_> = (0..200).map(|n| order(n, "hot")).collect();
         let packed = pack(&orders, MAX_ORDERS, false);
         assert_eq!(packed.iter().map(Vec::len).collect::<Vec<_>>(), [99, 99, 2]);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_full_messages_of_the_longest_orders_fit_a_request() {
+    fn ten_full_messages_fit_one_request() {
         let parent = format!("00-{}-{}-01", "f".repeat(32), "f".repeat(16));
         let state = format!("a={},b={}", "\"".repeat(128), "c".repeat(55));
         let trace = TraceContext::parse(parent.as_bytes(), Some(&state));
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leavings_of_many_items_share_messages_only_on_a_standard_queue() {
+    fn small_items_share_messages_on_standard_queues_only() {
         let orders: Vec<_> = (0..300).map(|n| order(n, &format!("item-{}", n % 150))).collect();
         assert_eq!(pack(&orders, MAX_ORDERS, false).len(), 4);
         let fifo = pack(&orders, MAX_ORDERS, true);
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn a_user_id_that_sqs_would_not_take_arrives_as_it_is() {
+    fn user_id_that_sqs_rejects_is_escaped() {
         let mut order = order(1, "x");
         order.user = UserId::parse("a\u{ffff}b").unwrap();
-        let text = for_sqs(crate::core::engine::message::encode(&[order]));
+        let text = for_sqs(message::encode(&[order]));
         assert!(!text.contains('\u{ffff}'));
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["user_id"], "a\u{ffff}b");

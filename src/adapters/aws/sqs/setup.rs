@@ -1,4 +1,4 @@
-//! Makes, mends and deletes SQS queues.
+//! Creates, updates and deletes SQS queues.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
 
 use crate::adapters::aws::Change;
-use crate::adapters::aws::client::{Aws, Fault, repeat};
+use crate::adapters::aws::client::{Aws, Fault, Refusal, repeat};
 
-/// A queue as it should be; FIFO if its name ends in `.fifo`.
+/// The desired state of a queue. It is FIFO if its name ends in `.fifo`.
 #[derive(Debug, Clone)]
 pub struct WantedQueue {
     pub name: String,
@@ -17,10 +17,12 @@ pub struct WantedQueue {
     pub visibility: Duration,
     /// From 1 minute to 14 days.
     pub retention: Duration,
-    /// Where a message goes after so many receives.
+    /// The redrive policy, if the queue has one.
     pub dead_letters: Option<DeadLetters>,
 }
 
+/// A redrive policy: after `max_receive_count` receives SQS moves a message to the dead-letter
+/// queue.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     pub queue_name: String,
@@ -28,7 +30,7 @@ pub struct DeadLetters {
     pub max_receive_count: u32,
 }
 
-/// Sets up queues. Every method may be repeated; an error is one line.
+/// Sets up queues. Every method is idempotent; an error is one line.
 #[derive(Debug)]
 pub struct QueueSetup {
     client: Client,
@@ -41,7 +43,7 @@ pub fn region_of(url: &str) -> Option<&str> {
     let (_, name) =
         aws.iter().filter_map(|end| Some((end.len(), host.strip_suffix(*end)?))).max()?;
     match name.split('.').collect::<Vec<_>>().as_slice() {
-        // `queue.amazonaws.com` and `REGION.queue.amazonaws.com`: as it was once.
+        // The legacy endpoints `queue.amazonaws.com` and `REGION.queue.amazonaws.com`.
         ["queue"] => Some("us-east-1"),
         [region, "queue"] => Some(*region),
         [.., "sqs" | "sqs-fips", region] => Some(*region),
@@ -56,7 +58,7 @@ impl QueueSetup {
         Self { client: aws.sqs() }
     }
 
-    /// The queue's URL, if there is such a queue.
+    /// The queue's URL; `None` if it does not exist.
     pub async fn url(&self, name: &str) -> Result<Option<String>, String> {
         let asked = repeat(|| {
             let request = self.client.get_queue_url().queue_name(name);
@@ -64,17 +66,13 @@ impl QueueSetup {
         });
         match asked.await {
             Ok(answer) => Ok(answer.queue_url),
-            Err(Fault::Broken(said))
-                if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
-            {
-                Ok(None)
-            }
+            Err(Fault::Refused(Refusal::NotFound, _)) => Ok(None),
             Err(fault) => Err(failed(name, fault)),
         }
     }
 
-    /// Makes the queue, or brings its attributes up to date; only says so unless told to `apply`.
-    /// The dead-letter queue must be there, unless it is a dry run.
+    /// Creates the queue or updates its attributes. Without `apply` it only reports the change. With
+    /// `apply` the dead-letter queue must exist.
     pub async fn ensure(&self, wanted: &WantedQueue, apply: bool) -> Result<Change, String> {
         let attributes = self.attributes(wanted).await?;
         let Some(url) = self.url(&wanted.name).await? else {
@@ -97,7 +95,8 @@ impl QueueSetup {
         Ok(Change::Changed)
     }
 
-    /// Deletes the queue with all that is in it; `false` if there is none.
+    /// Deletes the queue with its messages, or only checks for it without `apply`. `false` if it does
+    /// not exist.
     pub async fn delete(&self, name: &str, apply: bool) -> Result<bool, String> {
         let Some(url) = self.url(name).await? else { return Ok(false) };
         if apply {
@@ -117,8 +116,8 @@ impl QueueSetup {
             (QueueAttributeName::MessageRetentionPeriod, seconds(wanted.retention)),
         ]);
         if wanted.name.ends_with(".fifo") {
-            // High throughput: limits and de-duplication per item, not per queue (Amazon SQS
-            // Developer Guide, "High throughput for FIFO queues").
+            // Quotas and de-duplication per item, not per queue (Amazon SQS Developer Guide, "High
+            // throughput for FIFO queues").
             for (name, value) in [
                 (QueueAttributeName::FifoQueue, "true"),
                 (QueueAttributeName::DeduplicationScope, "messageGroup"),
@@ -173,7 +172,7 @@ impl QueueSetup {
     }
 }
 
-/// Compares two attributes; JSON ones by what they say, numbers in texts as numbers.
+/// Compares two attributes, JSON by its content; a number equals its text.
 fn same(found: &str, wanted: &str) -> bool {
     let read = |text: &str| {
         let value = serde_json::from_str::<HashMap<String, serde_json::Value>>(text).ok()?;
@@ -184,8 +183,7 @@ fn same(found: &str, wanted: &str) -> bool {
 }
 
 fn failed(name: &str, fault: Fault) -> String {
-    let (Fault::Busy(said) | Fault::Unknown(said) | Fault::Broken(said)) = fault;
-    format!("SQS queue {name}: {said}")
+    format!("SQS queue {name}: {}", fault.into_text())
 }
 
 #[cfg(test)]
@@ -193,7 +191,7 @@ mod tests {
     use super::region_of;
 
     #[test]
-    fn a_queue_url_names_its_region() {
+    fn queue_url_contains_its_region() {
         for (host, region) in [
             ("sqs.eu-central-1.amazonaws.com", Some("eu-central-1")),
             ("sqs.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),

@@ -1,9 +1,9 @@
 //! The outbox on Amazon SQS: a standard queue of its own, `NAME-webhooks`, and its dead-letter
 //! queue.
 //!
-//! A fresh message carries the events of up to [`TOGETHER`] orders. An event that is put off goes
-//! into a message of its own, which says when it is due; then its former message is deleted. So an
-//! event may come twice, and does not get lost.
+//! A new message carries the events of up to [`EVENTS_PER_MESSAGE`] orders. An event that is retried
+//! later is sent as a message of its own, which has the time at which it is due. Its former message
+//! is deleted after that, so a crash in between duplicates the event and does not lose it.
 
 mod dead_letters;
 #[cfg(feature = "aws")]
@@ -23,7 +23,7 @@ use aws_sdk_sqs::types::{
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Aws, Fault, LONGEST_POLL, repeat};
+use super::client::{Aws, Fault, LONGEST_POLL, Refusal, repeat};
 use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, Timestamp};
 use crate::core::ports::dead_letters::DlqFilter;
@@ -33,22 +33,22 @@ use crate::core::ports::webhook_outbox::{
 use stored::Stored;
 
 /// Events in one message: few, so that a lease is long enough for all of them.
-const TOGETHER: usize = 10;
+const EVENTS_PER_MESSAGE: usize = 10;
 /// Entries in one batch request, and messages in one receive (Amazon SQS Developer Guide,
 /// "Message quotas").
 const BATCH: usize = 10;
-/// Batch requests of one call that are on their way at once.
+/// Batch requests of one call that are in flight at once.
 const REQUESTS_IN_FLIGHT: usize = 8;
-/// How often the entries that failed are sent again.
+/// Attempts at the entries of a batch that SQS did not accept.
 const ROUNDS: u32 = 4;
-/// The longest that a message may be delayed, and then be hidden (Amazon SQS Developer Guide,
-/// "Message quotas").
+/// The longest delay of a new message, in seconds (Amazon SQS Developer Guide, "Message quotas").
 const DELAY_MAX_S: u64 = 900;
+/// The longest visibility timeout, in seconds (the same).
 const HIDE_MAX_S: u64 = 43_200;
-/// A message that is due within this is not hidden once more.
+/// A message that is due within this time is not hidden again.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The names of the outbox's queue and dead-letter queue beside a queue of orders.
+/// The names of the outbox's queue and its dead-letter queue, derived from the queue of orders.
 pub fn queue_names(orders: &str) -> [String; 2] {
     let name = orders.strip_suffix(".fifo").unwrap_or(orders);
     [format!("{name}-webhooks"), format!("{name}-webhooks-dlq")]
@@ -57,11 +57,11 @@ pub fn queue_names(orders: &str) -> [String; 2] {
 /// A message of either queue.
 #[derive(Serialize, Deserialize)]
 struct Envelope {
-    /// Failed so far.
+    /// Failed attempts so far.
     attempts: u32,
     due: Timestamp,
     events: Vec<Stored>,
-    /// Of a dead letter.
+    /// Why it is a dead letter; absent in the main queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -74,25 +74,28 @@ pub struct SqsOutbox {
     dead_letter_queue_url: String,
     kinds: Kinds,
     clock: Arc<dyn Clock>,
-    /// Messages some of whose events are not results, by their receipts.
+    /// Received messages that have events without a result, by receipt. A message is deleted only
+    /// after all its events have one.
     open: Mutex<HashMap<String, Open>>,
 }
 
-/// What came of a message's events so far.
+/// The results so far of the events of one message.
 #[derive(Debug, Default)]
 struct Open {
+    /// Events without a result.
     left: usize,
-    untried: Vec<DueEvent>,
-    put_off: Vec<(DueEvent, Timestamp)>,
+    not_attempted: Vec<DueEvent>,
+    retry_later: Vec<(DueEvent, Timestamp)>,
     dead: Vec<(DueEvent, String)>,
     sent: bool,
 }
 
 impl SqsOutbox {
-    /// Beside the queue of orders that has this URL. Calls nothing yet; [`WebhookOutbox::waiting`] does.
+    /// The outbox of the queue of orders with this URL. Makes no call; [`WebhookOutbox::begin`] is the
+    /// first.
     pub fn new(aws: &Aws, orders_url: &str, kinds: Kinds, clock: Arc<dyn Clock>) -> Self {
-        let (place, name) = orders_url.rsplit_once('/').unwrap_or(("", orders_url));
-        let [queue, dead] = queue_names(name).map(|name| format!("{place}/{name}"));
+        let (account_url, name) = orders_url.rsplit_once('/').unwrap_or(("", orders_url));
+        let [queue, dead] = queue_names(name).map(|name| format!("{account_url}/{name}"));
         Self {
             client: aws.sqs(),
             polling: aws.sqs_polling(),
@@ -104,7 +107,7 @@ impl SqsOutbox {
         }
     }
 
-    /// Sends envelopes to one of the queues; on an error some were.
+    /// Sends envelopes to one of the queues. After an error some of them may have been sent.
     async fn send(&self, url: &str, envelopes: &[Envelope]) -> Result<(), OutboxError> {
         let now = self.clock.now();
         let entries: Vec<_> = envelopes.iter().enumerate().map(|(n, e)| entry(n, e, now)).collect();
@@ -134,7 +137,7 @@ impl SqsOutbox {
             why = answer.failed().first().map_or_else(String::new, |e| e.code().to_owned());
         }
         Err(OutboxError::Busy(format!(
-            "{} did not take {} events: {why}",
+            "{} did not accept {} messages: {why}",
             name(url),
             entries.len()
         )))
@@ -157,8 +160,8 @@ impl SqsOutbox {
         Ok(answer.messages.unwrap_or_default())
     }
 
-    /// Hides messages for so many seconds each; 0 gives them back. Best effort: whatever is not
-    /// hidden comes again earlier or later.
+    /// Sets the visibility timeout of each message, in seconds; 0 returns it to the queue. Best
+    /// effort: a message that was not changed is delivered again after its old timeout.
     async fn hide(&self, url: &str, receipts: &[(String, u64)]) {
         for batch in receipts.chunks(BATCH) {
             let entries = batch.iter().enumerate().map(|(n, (receipt, seconds))| {
@@ -171,7 +174,8 @@ impl SqsOutbox {
             });
             let request = self.client.change_message_visibility_batch().queue_url(url);
             if let Err(e) = request.set_entries(Some(entries.collect())).send().await {
-                tracing::debug!("{}: {}", name(url), failed(url, Fault::of(&e)));
+                let error = failed(url, Fault::of(&e));
+                tracing::debug!(queue = name(url), %error, "change of visibility failed");
             }
         }
     }
@@ -196,20 +200,28 @@ impl SqsOutbox {
         Ok(())
     }
 
-    /// The events of a message that are due; the others are hidden until they are.
-    fn open_message(&self, message: &Message, now: Timestamp, later: &mut Later) -> Vec<DueEvent> {
+    /// The events of a message if it is due; a message that is not due is added to `not_due`.
+    fn open_message(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        not_due: &mut NotDue,
+    ) -> Vec<DueEvent> {
         let receipt = message.receipt_handle().unwrap_or_default().to_owned();
         let body = message.body().unwrap_or_default();
         let envelope = serde_json::from_str::<Envelope>(body).ok();
         let decided: Option<Vec<Decided>> =
             envelope.as_ref().and_then(|e| e.events.iter().map(Stored::decided).collect());
         let (Some(envelope), Some(decided)) = (envelope, decided) else {
-            // Nobody but flux should write here. It goes the queue's own way to the dead letters.
-            tracing::warn!("{}: a message that is no event of flux", name(&self.queue_url));
+            // Only flux should write to this queue. The redrive policy moves it to the dead letters.
+            tracing::warn!(
+                queue = name(&self.queue_url),
+                "message is not an event of flux; skipped"
+            );
             return Vec::new();
         };
         if envelope.due > now.plus(SOON) {
-            later.push((receipt, envelope.due.since(now).as_secs() + 1));
+            not_due.push((receipt, envelope.due.since(now).as_secs() + 1));
             return Vec::new();
         }
         let open = Open { left: decided.len(), ..Open::default() };
@@ -219,18 +231,18 @@ impl SqsOutbox {
         decided.into_iter().map(due).collect()
     }
 
-    /// Notes outcomes; the messages of which all events have one now.
+    /// Stores results; returns the messages whose events all have one now.
     fn close_messages(&self, results: &[(DueEvent, AttemptResult)]) -> Vec<(String, Open)> {
         let mut open = self.open();
         let mut closed = Vec::new();
-        for (due, outcome) in results {
+        for (due, result) in results {
             let receipt = &due.lease.0;
             let Some(message) = open.get_mut(receipt) else { continue };
-            match outcome {
+            match result {
                 AttemptResult::Sent => message.sent = true,
-                AttemptResult::RetryAt { until } => message.put_off.push((due.clone(), *until)),
+                AttemptResult::RetryAt { until } => message.retry_later.push((due.clone(), *until)),
                 AttemptResult::Dead { reason } => message.dead.push((due.clone(), reason.clone())),
-                AttemptResult::NotAttempted => message.untried.push(due.clone()),
+                AttemptResult::NotAttempted => message.not_attempted.push(due.clone()),
             }
             message.left = message.left.saturating_sub(1);
             if message.left == 0 {
@@ -261,19 +273,18 @@ impl SqsOutbox {
     }
 }
 
-/// Receipts of messages that are not due, and for how many seconds.
-type Later = Vec<(String, u64)>;
+/// Receipts of messages that are not due, with the seconds until then.
+type NotDue = Vec<(String, u64)>;
 
 impl Open {
     fn is_untouched(&self) -> bool {
-        !self.sent && self.put_off.is_empty() && self.dead.is_empty()
+        !self.sent && self.retry_later.is_empty() && self.dead.is_empty()
     }
 }
 
 fn entry(number: usize, envelope: &Envelope, now: Timestamp) -> SendMessageBatchRequestEntry {
     let body = serde_json::to_string(envelope).expect("strings and numbers have a JSON form");
-    // As escapes, because SQS does not take the characters themselves (Amazon SQS API Reference,
-    // `SendMessage`).
+    // As escapes, because SQS rejects these characters (Amazon SQS API Reference, `SendMessage`).
     let body = body.replace('\u{fffe}', "\\ufffe").replace('\u{ffff}', "\\uffff");
     let delay = envelope.due.since(now).as_secs().min(DELAY_MAX_S);
     SendMessageBatchRequestEntry::builder()
@@ -290,14 +301,12 @@ fn name(url: &str) -> &str {
 
 fn failed(url: &str, fault: Fault) -> OutboxError {
     match fault {
-        Fault::Busy(said) | Fault::Unknown(said) => OutboxError::Busy(said),
-        Fault::Broken(said)
-            if said.contains("NonExistentQueue") || said.contains("QueueDoesNotExist") =>
-        {
-            let what = "run `flux provision` with webhook_url set";
-            OutboxError::Broken(format!("there is no queue {}: {what}", name(url)))
-        }
-        Fault::Broken(said) => OutboxError::Broken(format!("SQS queue {}: {said}", name(url))),
+        Fault::Busy(why) | Fault::Unknown(why) => OutboxError::Busy(why),
+        Fault::Refused(Refusal::NotFound, _) => OutboxError::Broken(format!(
+            "there is no queue {}: run `flux provision` with webhook_url set",
+            name(url)
+        )),
+        Fault::Refused(_, why) => OutboxError::Broken(format!("SQS queue {}: {why}", name(url))),
     }
 }
 
@@ -314,8 +323,9 @@ impl WebhookOutbox for SqsOutbox {
     }
 
     async fn end(&self) -> Result<(), OutboxError> {
-        let what = "on AWS events are put by workers that have a webhook_url: take theirs away";
-        Err(OutboxError::Broken(what.to_owned()))
+        let why =
+            "on AWS each worker with a webhook_url adds events: remove it from their settings";
+        Err(OutboxError::Broken(why.to_owned()))
     }
 
     fn put_by_ledger(&self) -> bool {
@@ -325,13 +335,13 @@ impl WebhookOutbox for SqsOutbox {
     async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError> {
         let wanted = decided.iter().filter(|one| self.kinds.want(one.decision));
         let events: Vec<Stored> = wanted.map(Stored::from).collect();
-        let fresh = |events: &[Stored]| Envelope {
+        let envelope = |events: &[Stored]| Envelope {
             attempts: 0,
             due: Timestamp(0),
             events: events.to_vec(),
             reason: None,
         };
-        let envelopes: Vec<Envelope> = events.chunks(TOGETHER).map(fresh).collect();
+        let envelopes: Vec<Envelope> = events.chunks(EVENTS_PER_MESSAGE).map(envelope).collect();
         self.send(&self.queue_url, &envelopes).await
     }
 
@@ -342,30 +352,38 @@ impl WebhookOutbox for SqsOutbox {
         lease: Duration,
     ) -> Result<Vec<DueEvent>, OutboxError> {
         let messages = self.receive(&self.queue_url, wait, lease).await?;
-        let (mut due, mut later) = (Vec::new(), Later::new());
+        let mut due = Vec::new();
+        let mut not_due = NotDue::new();
         let now = self.clock.now();
         for message in &messages {
-            due.extend(self.open_message(message, now, &mut later));
+            due.extend(self.open_message(message, now, &mut not_due));
         }
-        self.hide(&self.queue_url, &later).await;
+        self.hide(&self.queue_url, &not_due).await;
         Ok(due)
     }
 
+    /// Records results in an order that loses no event: retries and dead letters are sent first, and
+    /// only then are the messages that contained them deleted. A failure or crash in between leaves the
+    /// old message in the queue, and its events are delivered twice. A message with no result but
+    /// `NotAttempted` is returned as it is, which costs nothing.
     async fn record_results(
         &self,
         results: &[(DueEvent, AttemptResult)],
     ) -> Result<(), OutboxError> {
-        let (mut again, mut dead) = (Vec::new(), Vec::new());
-        let (mut given_back, mut done) = (Vec::new(), Vec::new());
+        let mut retries = Vec::new();
+        let mut dead = Vec::new();
+        let mut returned = Vec::new();
+        let mut done = Vec::new();
         for (receipt, message) in self.close_messages(results) {
             if message.is_untouched() {
-                given_back.push((receipt, 0));
+                returned.push((receipt, 0));
                 continue;
             }
-            let put_off =
-                message.put_off.iter().map(|(due, until)| (due, due.attempts + 1, *until));
-            let untried = message.untried.iter().map(|due| (due, due.attempts, Timestamp(0)));
-            again.extend(put_off.chain(untried).map(|(due, attempts, until)| Envelope {
+            let later =
+                message.retry_later.iter().map(|(due, until)| (due, due.attempts + 1, *until));
+            let unchanged =
+                message.not_attempted.iter().map(|due| (due, due.attempts, Timestamp(0)));
+            retries.extend(later.chain(unchanged).map(|(due, attempts, until)| Envelope {
                 attempts,
                 due: until,
                 events: vec![Stored::from(&due.decided)],
@@ -379,8 +397,8 @@ impl WebhookOutbox for SqsOutbox {
             }));
             done.push(receipt);
         }
-        self.hide(&self.queue_url, &given_back).await;
-        self.send(&self.queue_url, &again).await?;
+        self.hide(&self.queue_url, &returned).await;
+        self.send(&self.queue_url, &retries).await?;
         self.send(&self.dead_letter_queue_url, &dead).await?;
         self.delete(&self.queue_url, &done).await
     }
@@ -397,7 +415,7 @@ impl WebhookOutbox for SqsOutbox {
         self.take_letters(which, false).await
     }
 
-    /// Counts messages, each of which has up to [`TOGETHER`] events.
+    /// Counts messages, each of which has up to [`EVENTS_PER_MESSAGE`] events.
     async fn waiting(&self) -> Result<Waiting, OutboxError> {
         let (waiting, dead_letters) = futures_util::join!(
             self.count(&self.queue_url),

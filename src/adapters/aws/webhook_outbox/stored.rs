@@ -1,10 +1,10 @@
-//! How a decision waits in a queue for its event to be sent.
+//! The stored form of a decision whose event is to be sent.
 
 use serde::{Deserialize, Serialize};
 
 use crate::core::model::{Decided, Decision, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 
-/// A decision as it waits in a queue.
+/// A decision in a message of the outbox.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stored {
     order_id: String,
@@ -35,7 +35,7 @@ impl From<&Decided> for Stored {
 }
 
 impl Stored {
-    /// `None` for what flux did not write.
+    /// The decision; `None` if flux cannot have written it.
     pub fn decided(&self) -> Option<Decided> {
         let order = Order {
             id: OrderId::parse(&self.order_id).ok()?,
@@ -56,7 +56,7 @@ mod tests {
     use crate::core::model::event::tests::decided;
 
     #[test]
-    fn what_waits_in_a_queue_comes_back_as_it_was() {
+    fn stored_decision_is_read_back_unchanged() {
         for decision in Decision::all() {
             let text = serde_json::to_string(&Stored::from(&decided(decision))).unwrap();
             let read: Stored = serde_json::from_str(&text).unwrap();
