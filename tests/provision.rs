@@ -50,20 +50,24 @@ async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
     let aws = stand_ins().await;
     for suffix in ["", ".fifo"] {
         let plan = plan(suffix);
-        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 6]);
-        assert_eq!(said(&aws, &plan, true).await, ["would be made"; 6], "a dry run made something");
-        assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
-        assert_eq!(said(&aws, &plan, false).await, ["is there already"; 6]);
+        assert_eq!(said(&aws, &plan, true).await, ["would be created"; 6]);
+        assert_eq!(
+            said(&aws, &plan, true).await,
+            ["would be created"; 6],
+            "a dry run created something"
+        );
+        assert_eq!(said(&aws, &plan, false).await, ["created"; 6]);
+        assert_eq!(said(&aws, &plan, false).await, ["already exists"; 6]);
         let environment = steps(&aws, &plan, false).await.1.unwrap();
         let names: Vec<&str> = environment.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["AWS_REGION", "SQS_QUEUE_URL", "DYNAMODB_TABLE"]);
         assert!(environment[1].1.ends_with(&plan.queue));
 
         assert!(destroyed(&aws, &plan, true).await[0].contains("would be deleted"));
-        assert_eq!(said(&aws, &plan, true).await, ["is there already"; 6]);
+        assert_eq!(said(&aws, &plan, true).await, ["already exists"; 6]);
         destroyed(&aws, &plan, false).await;
         let left = destroyed(&aws, &plan, false).await;
-        assert!(left.iter().all(|line| line.ends_with("is not there")), "{left:?}");
+        assert!(left.iter().all(|line| line.ends_with("does not exist")), "{left:?}");
     }
 }
 
@@ -73,8 +77,8 @@ async fn what_differs_is_brought_up_to_date() {
     let plan = plan("");
     said(&aws, &plan, false).await;
     let longer = Plan { visibility: Duration::from_secs(60), ..plan.clone() };
-    let mended = "brought up to date";
-    let same = "is there already";
+    let mended = "updated";
+    let same = "already exists";
     assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same, same, same]);
     assert_eq!(said(&aws, &longer, false).await, [same; 6]);
     destroyed(&aws, &plan, false).await;
@@ -87,8 +91,8 @@ async fn the_addresses_in_the_environment_are_used() {
     }
     let aws = Aws::load(AwsSettings::default(), Arc::default()).await.unwrap();
     let plan = plan("");
-    assert_eq!(said(&aws, &plan, false).await, ["made"; 6]);
-    assert_eq!(said(&stand_ins().await, &plan, false).await, ["is there already"; 6]);
+    assert_eq!(said(&aws, &plan, false).await, ["created"; 6]);
+    assert_eq!(said(&stand_ins().await, &plan, false).await, ["already exists"; 6]);
     destroyed(&aws, &plan, false).await;
 }
 

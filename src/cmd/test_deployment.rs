@@ -54,7 +54,7 @@ impl TestDeployment {
             Backend::Aws => "aws",
         };
         let prices = (settings.backend() == Backend::Aws).then(Prices::built_in);
-        let store = TemporaryStore::make(&mut settings).await?;
+        let store = TemporaryStore::create(&mut settings).await?;
         let fifo = is_fifo(&settings);
         let connections = topology.connections + OTHER_CONNECTIONS;
         settings.connections_max = settings.connections_max.max(connections);

@@ -76,7 +76,7 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
 
 async fn send_test(flags: &Flags) -> Result<ExitCode> {
     let settings = super::settings(flags)?;
-    let Some(shop) = wiring::webhooks::shop(&settings) else {
+    let Some(shop) = wiring::webhooks::endpoint(&settings) else {
         let what = "there is nowhere to send it: set webhook_url and webhook_secret";
         return Err(UsageError(what.to_owned()).into());
     };
@@ -84,9 +84,9 @@ async fn send_test(flags: &Flags) -> Result<ExitCode> {
     let answer = shop.send_test(SystemClock.now()).await;
     let ms = begun.elapsed().as_millis();
     match answer {
-        EndpointReply::Taken => say(format_args!("{} took it in {ms} ms", shop.endpoint))?,
-        EndpointReply::Gone => bail!("{} wants no webhooks: HTTP status 410", shop.endpoint),
-        EndpointReply::Failed { why, .. } => bail!("{} did not take it: {why}", shop.endpoint),
+        EndpointReply::Accepted => say(format_args!("{} took it in {ms} ms", shop.url))?,
+        EndpointReply::Gone => bail!("{} wants no webhooks: HTTP status 410", shop.url),
+        EndpointReply::Failed { why, .. } => bail!("{} did not take it: {why}", shop.url),
     }
     Ok(ExitCode::SUCCESS)
 }

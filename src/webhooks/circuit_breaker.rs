@@ -1,89 +1,96 @@
-//! When to leave the endpoint alone: a endpoint that fails again and again is asked by one event at a
-//! time, at growing intervals, and the other events' attempts are not spent on it.
+//! A circuit breaker for the webhook endpoint. After repeated failures one event at a time probes the
+//! endpoint, at growing intervals; the other events wait and use up no attempts.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures in a row after which the endpoint counts as away.
-const AWAY_AFTER: u32 = 10;
-/// How long it is left alone then; doubled each time that it is asked, up to the second value.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The longest time that the endpoint itself may ask for.
+/// Consecutive failures after which the circuit opens.
+const OPEN_AFTER: u32 = 10;
+/// Pause before the first probe; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two probes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
 
+/// The state of one endpoint, shared by all its senders.
 #[derive(Debug, Default)]
 pub struct CircuitBreaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// In a row, before it counted as away.
+    /// Consecutive failures while the circuit was closed.
     failures: u32,
-    /// Times that it was asked since.
-    asked: u32,
-    /// Open is sent before this.
-    until: Option<Instant>,
+    /// Probes since the circuit opened.
+    probes: u32,
+    /// Time before which nothing is sent; `None` while the circuit is closed.
+    open_until: Option<Instant>,
 }
 
 /// What may be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Circuit {
+    /// Any number of events.
     Closed,
-    /// HalfOpen event, to see whether the endpoint is back.
+    /// One event, as a probe.
     HalfOpen,
-    Open {
-        until: Instant,
-    },
+    /// Nothing before this time.
+    Open { until: Instant },
 }
 
 impl CircuitBreaker {
-    /// Whoever gets [`Circuit::HalfOpen`] is the only one for a while.
-    pub fn ask(&self) -> Circuit {
-        let mut state = self.state();
+    /// The current state. After it returns [`Circuit::HalfOpen`] to one caller, it returns
+    /// [`Circuit::Open`] to all others until the next probe is due.
+    pub fn state(&self) -> Circuit {
+        let mut state = self.lock();
         let now = Instant::now();
-        match state.until {
+        match state.open_until {
             None => Circuit::Closed,
             Some(until) if now < until => Circuit::Open { until },
             Some(_) => {
-                state.asked += 1;
-                state.until = Some(now + pause(state.asked));
+                state.probes += 1;
+                state.open_until = Some(now + pause(state.probes));
                 Circuit::HalfOpen
             }
         }
     }
 
-    pub fn is_away(&self) -> bool {
-        self.state().until.is_some()
+    /// True until an event succeeds, even while a probe is allowed.
+    pub fn is_open(&self) -> bool {
+        self.lock().open_until.is_some()
     }
 
-    /// The endpoint took an event; whether it was away before.
+    /// Records a success, which closes the circuit. True if it was open before.
     pub fn succeeded(&self) -> bool {
-        std::mem::take(&mut *self.state()).until.is_some()
+        std::mem::take(&mut *self.lock()).open_until.is_some()
     }
 
-    /// It did not, and may have said for how long it wants to be left alone. Whether it counts as
-    /// away from now on.
+    /// Records a failure, with the endpoint's `Retry-After` if it sent one. True if this opened the
+    /// circuit.
+    ///
+    /// Requests that were in flight when the circuit opened fail after it. They do not lengthen the
+    /// pause, because they say nothing new about the endpoint.
     pub fn failed(&self, retry_after: Option<Duration>) -> bool {
-        let mut state = self.state();
-        let was_away = state.until.is_some();
-        let wished = retry_after.map(|time| time.min(RETRY_AFTER_MAX));
-        // Those that were on their way together fail together: that is no reason for a longer pause.
-        let away = !was_away && state.failures + 1 >= AWAY_AFTER;
-        if let Some(time) = wished.max(away.then(|| pause(0))) {
-            state.until = state.until.max(Some(Instant::now() + time));
+        let mut state = self.lock();
+        let was_open = state.open_until.is_some();
+        let requested = retry_after.map(|time| time.min(RETRY_AFTER_MAX));
+        let opens = !was_open && state.failures + 1 >= OPEN_AFTER;
+        if let Some(time) = requested.max(opens.then(|| pause(0))) {
+            state.open_until = state.open_until.max(Some(Instant::now() + time));
         }
-        state.failures = if was_away { 0 } else { state.failures + 1 };
-        !was_away && state.until.is_some()
+        state.failures = if was_open { 0 } else { state.failures + 1 };
+        !was_open && state.open_until.is_some()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn pause(asked: u32) -> Duration {
-    PAUSE.0.saturating_mul(1 << asked.min(16)).min(PAUSE.1)
+fn pause(probes: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << probes.min(16)).min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]
@@ -91,39 +98,39 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_shop_that_fails_again_and_again_is_asked_by_one_event_at_growing_intervals() {
+    async fn failing_endpoint_is_probed_at_growing_intervals() {
         let breaker = CircuitBreaker::default();
-        for _ in 1..AWAY_AFTER {
+        for _ in 1..OPEN_AFTER {
             assert!(!breaker.failed(None));
-            assert_eq!(breaker.ask(), Circuit::Closed);
+            assert_eq!(breaker.state(), Circuit::Closed);
         }
         assert!(breaker.failed(None));
-        for _ in 0..AWAY_AFTER {
+        for _ in 0..OPEN_AFTER {
             assert!(!breaker.failed(None));
         }
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let Circuit::Open { until } = breaker.ask() else { panic!() };
+            let Circuit::Open { until } = breaker.state() else { panic!() };
             pauses.push((until - Instant::now()).as_secs());
             tokio::time::sleep_until(until).await;
-            assert_eq!(breaker.ask(), Circuit::HalfOpen);
-            assert!(matches!(breaker.ask(), Circuit::Open { .. }));
+            assert_eq!(breaker.state(), Circuit::HalfOpen);
+            assert!(matches!(breaker.state(), Circuit::Open { .. }));
             assert!(!breaker.failed(None));
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert!(breaker.succeeded() && !breaker.succeeded());
-        assert_eq!(breaker.ask(), Circuit::Closed);
+        assert_eq!(breaker.state(), Circuit::Closed);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shop_that_asks_for_time_gets_it() {
+    async fn retry_after_opens_the_circuit() {
         let breaker = CircuitBreaker::default();
         assert!(breaker.failed(Some(Duration::from_secs(30))));
-        let Circuit::Open { until } = breaker.ask() else { panic!() };
+        let Circuit::Open { until } = breaker.state() else { panic!() };
         assert_eq!(until - Instant::now(), Duration::from_secs(30));
         let other = CircuitBreaker::default();
         other.failed(Some(Duration::from_secs(1_000_000)));
-        let Circuit::Open { until } = other.ask() else { panic!() };
+        let Circuit::Open { until } = other.state() else { panic!() };
         assert_eq!(until - Instant::now(), RETRY_AFTER_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoint's end: where events go, and what its answers mean.
+//! The shop's endpoint: its URL, and the meaning of its responses.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,16 +12,17 @@ use crate::adapters::http_client::HttpClient;
 use crate::clear_text::confidential_url;
 use crate::core::model::{Timestamp, rfc3339};
 
-/// How much of an answer's body is read, so that its connection can be used again.
+/// Bytes of a response's body that are read, at most. A body that is read to its end leaves the
+/// connection reusable.
 const BODY_MAX: usize = 16 * 1024;
 
-/// A webhook's URL. Shown without its path and query, which may be as good as a password.
+/// A webhook's URL. `Display` and `Debug` omit its path and query, which may contain a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndpointUrl(Uri);
 
 impl EndpointUrl {
-    /// Takes `https`, and `http` to this machine alone: events name buyers. The error completes
-    /// "must be ..." and does not quote the text.
+    /// Accepts `https`, and `http` to this machine only, because events contain user ids. The error
+    /// completes "must be ..." and does not quote the text.
     pub fn parse(text: &str) -> Result<EndpointUrl, String> {
         confidential_url(text, "https://shop.example/hooks").map(EndpointUrl)
     }
@@ -40,29 +41,29 @@ impl fmt::Debug for EndpointUrl {
     }
 }
 
-/// What the endpoint said to an event (Standard WebhookOutbox 1.0, "Delivery success and failure").
+/// The endpoint's response to an event (Standard Webhooks 1.0, "Delivery success and failure").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointReply {
-    /// 2xx: it has the event.
-    Taken,
-    /// It may take it later, at the earliest after so long if it said so.
+    /// 2xx: the event was delivered.
+    Accepted,
+    /// Any other failure, to be retried: after `retry_after` at the earliest, if it was sent.
     Failed { why: String, retry_after: Option<Duration> },
-    /// 410: it does not want any.
+    /// 410: the endpoint accepts no more events.
     Gone,
 }
 
-/// Where events are sent, and signed with what.
+/// An endpoint with what is needed to send to it.
 #[derive(Debug, Clone)]
 pub struct WebhookEndpoint {
     pub http: HttpClient,
-    pub endpoint: EndpointUrl,
+    pub url: EndpointUrl,
     pub secrets: Secrets,
-    /// The whole time that an answer may take.
+    /// Time from the start of a request to the end of its response.
     pub timeout: Duration,
 }
 
 impl WebhookEndpoint {
-    /// An event that is about no order: whether the endpoint is there and knows the signature.
+    /// Sends an event about no order, to check that the endpoint responds and accepts the signature.
     pub async fn send_test(&self, now: Timestamp) -> EndpointReply {
         let body = serde_json::json!({
             "type": "flux.test",
@@ -72,11 +73,11 @@ impl WebhookEndpoint {
         self.send(&format!("msg_test_{}", now.0), body.to_string().into_bytes(), now).await
     }
 
-    /// One attempt. Safe to cancel; the endpoint may have got it then.
+    /// Makes one attempt. Cancel safe; a cancelled event may have been delivered.
     pub async fn send(&self, id: &str, body: Vec<u8>, now: Timestamp) -> EndpointReply {
         let failed = |why: String| EndpointReply::Failed { why, retry_after: None };
         let seconds = now.0 / 1_000;
-        let request = Request::post(self.endpoint.0.clone())
+        let request = Request::post(self.url.0.clone())
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", seconds)
@@ -88,7 +89,7 @@ impl WebhookEndpoint {
             Err(e) => return failed(e.to_string()),
         };
         match reply.status {
-            status if status.is_success() => EndpointReply::Taken,
+            status if status.is_success() => EndpointReply::Accepted,
             StatusCode::GONE => EndpointReply::Gone,
             status if status.is_redirection() => {
                 failed(format!("HTTP status {}: redirects are not followed", status.as_u16()))
@@ -101,7 +102,7 @@ impl WebhookEndpoint {
     }
 }
 
-/// Seconds, or a date.
+/// `Retry-After`, in seconds or as a date.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
@@ -116,20 +117,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoint_is_shown_without_its_path() {
+    fn endpoint_is_displayed_without_its_path() {
         let shown = EndpointUrl::parse("https://shop.example/sesame?sesame").unwrap();
         assert_eq!(format!("{shown} {shown:?}"), "https://shop.example https://shop.example");
     }
 
     #[test]
-    fn a_time_to_wait_is_read_in_seconds_and_as_a_date() {
+    fn retry_after_is_read_as_seconds_or_date() {
         let now = Timestamp(784_111_777_000 - 90_000);
-        let asked = |text: &str| {
+        let read = |text: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
             retry_after(&headers, now)
         };
-        assert_eq!(asked("120"), Some(Duration::from_secs(120)));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(90)));
-        assert_eq!(asked("soon"), None);
+        assert_eq!(read("120"), Some(Duration::from_secs(120)));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(90)));
+        assert_eq!(read("soon"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Sends the events of the outbox to the endpoint's endpoint (Standard WebhookOutbox 1.0).
+//! Sends the events of the outbox to the shop's endpoint (Standard Webhooks 1.0).
 
 mod circuit_breaker;
 mod endpoint;

@@ -1,5 +1,5 @@
-//! Sends what waits in the outbox to the endpoint: many requests at once over kept connections, none
-//! of which the decisions ever wait for.
+//! Sends the outbox's events to the endpoint, many at once over kept connections. Decisions never
+//! wait for it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,23 +18,29 @@ use crate::core::model::event::{body, webhook_id};
 use crate::core::model::{Clock, IdSource};
 use crate::core::ports::webhook_outbox::{AttemptResult, DueEvent, WebhookOutbox};
 
-/// Requests on their way at once.
+/// Requests in flight at once.
 const IN_FLIGHT: usize = 32;
-/// Events taken ahead of them.
+/// Events taken from the outbox and waiting for a request.
 const AHEAD: usize = 128;
-/// Notifier that are told to the outbox at once.
-const RECORDED_TOGETHER: usize = 512;
-/// How long one look for events may wait, and so a stop.
+/// Results recorded in one call, at most.
+const RESULTS_PER_CALL: usize = 512;
+/// How long one call waits for events; a stop may take as long.
 const TAKE_WAIT: Duration = Duration::from_millis(500);
-/// Pause after a call to the outbox that failed; doubled for each further one up to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often it is counted what waits.
+/// Pause after a failed call to the outbox; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often the waiting events are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// How often the outbox is told of outcomes again. After that their events come again.
-const SETTLE_RETRIES: ExponentialBuilder =
-    ExponentialBuilder::new().with_min_delay(PAUSE.0).with_max_delay(PAUSE.1).with_max_times(7);
+/// Added to the lease for the calls to the outbox.
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// Retries of a call that records results. If all fail, the events are sent again after their lease.
+const RECORD_RETRIES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(FIRST_PAUSE)
+    .with_max_delay(LONGEST_PAUSE)
+    .with_max_times(7);
 
-/// The pauses between an event's attempts. After the last attempt it is a dead letter.
+/// Pauses between an event's attempts. After the last attempt the event is a dead letter.
 pub const PAUSES: [Duration; 6] = [
     Duration::from_secs(5),
     Duration::from_secs(30),
@@ -44,91 +50,95 @@ pub const PAUSES: [Duration; 6] = [
     Duration::from_secs(6 * 3_600),
 ];
 
+/// Sends the events of one outbox to one endpoint.
 #[derive(Debug)]
 pub struct Sender {
     pub webhooks: Arc<dyn WebhookOutbox>,
     pub endpoint: WebhookEndpoint,
-    /// As [`PAUSES`].
+    /// Pauses between attempts, [`PAUSES`] in production.
     pub pauses: Vec<Duration>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
-    /// How long after a stop the requests on their way may still take.
+    /// Time that requests in flight may take after a stop.
     pub drain: Duration,
     pub metrics: Arc<Metrics>,
 }
 
-/// What the parts of a sender share.
-struct Road {
+/// State shared by the tasks of a sender.
+struct Shared {
     breaker: CircuitBreaker,
     stop: CancellationToken,
-    /// No request is waited for any longer.
+    /// Cancelled when requests in flight are abandoned.
     halt: CancellationToken,
 }
 
-/// An event on its way, and whether it is the one that asks if the endpoint is back.
-struct Turn {
+/// An event to send.
+struct Attempt {
     due: DueEvent,
-    asks: bool,
+    /// True for the probe of an open circuit.
+    probe: bool,
 }
 
 impl Sender {
-    /// Sends until stopped; then lets the requests on their way end, and gives the rest back. When
-    /// cancelled, what was taken is due again after its lease.
+    /// Sends until stopped. Then it waits up to `drain` for requests in flight and returns the other
+    /// events to the outbox. If it is cancelled instead, taken events are due again after their lease.
     pub async fn run(self, stop: CancellationToken) {
-        tracing::info!("sending webhooks to {}", self.endpoint.endpoint);
+        tracing::info!(endpoint = %self.endpoint.url, "sending webhooks");
         let sender = Arc::new(self);
-        let road = Arc::new(Road {
+        let shared = Arc::new(Shared {
             breaker: CircuitBreaker::default(),
             stop,
             halt: CancellationToken::new(),
         });
-        let (turns, waiting) = mpsc::channel(AHEAD);
-        let (outcomes, results) = mpsc::channel(AHEAD);
+        let (attempts, waiting) = mpsc::channel(AHEAD);
+        let (finished, results) = mpsc::channel(AHEAD);
         let waiting = Arc::new(Mutex::new(waiting));
         let mut runners = JoinSet::new();
         for _ in 0..IN_FLIGHT {
-            let runner = sender.clone().run_turns(road.clone(), waiting.clone(), outcomes.clone());
+            let runner =
+                sender.clone().attempt_all(shared.clone(), waiting.clone(), finished.clone());
             runners.spawn(runner);
         }
-        drop(outcomes);
+        drop(finished);
         let recording = tokio::spawn(sender.clone().record_all(results));
         let counting = tokio::spawn(sender.clone().count());
-        sender.take_all(&road, turns).await;
+        sender.take_all(&shared, attempts).await;
         counting.abort();
         let halting = tokio::spawn(async move {
             tokio::time::sleep(sender.drain).await;
-            road.halt.cancel();
+            shared.halt.cancel();
         });
         while runners.join_next().await.is_some() {}
         halting.abort();
-        let _settled = recording.await;
+        let _ended = recording.await;
     }
 
     async fn count(self: Arc<Self>) {
         loop {
-            if let Ok(now) = self.webhooks.waiting().await {
-                self.metrics.webhooks_waiting.store(now.waiting, Ordering::Relaxed);
+            if let Ok(counts) = self.webhooks.waiting().await {
+                self.metrics.webhooks_waiting.store(counts.waiting, Ordering::Relaxed);
             }
             tokio::time::sleep(COUNT_EVERY).await;
         }
     }
 
-    /// How long taken events are this sender's own: a full line before the last of them, each
-    /// taking as long as it may.
+    /// The lease of taken events: long enough for the last one if all before it time out.
     fn lease(&self) -> Duration {
         let rounds = (AHEAD / IN_FLIGHT + 2) as u32;
-        self.endpoint.timeout * rounds + Duration::from_secs(5)
+        self.endpoint.timeout * rounds + LEASE_MARGIN
     }
 
-    async fn take_all(&self, road: &Road, turns: mpsc::Sender<Turn>) {
-        let Road { breaker, stop, .. } = road;
-        let mut pause = PAUSE.0;
+    /// Takes events from the outbox until stopped. The circuit breaker decides how many: none while it
+    /// is open, one as a probe, otherwise as many as the queue has room for.
+    async fn take_all(&self, shared: &Shared, attempts: mpsc::Sender<Attempt>) {
+        let Shared { breaker, stop, .. } = shared;
+        let mut pause = FIRST_PAUSE;
         while !stop.is_cancelled() {
-            let room = turns.capacity();
-            let (max, asks) = match breaker.ask() {
+            let room = attempts.capacity();
+            let (max, probe) = match breaker.state() {
                 Circuit::Open { until } => {
-                    // A request that was on its way may find the endpoint back before.
-                    let until = until.min(Instant::now() + PAUSE.1);
+                    // A request that was in flight may close the circuit earlier.
+                    let until = until.min(Instant::now() + LONGEST_PAUSE);
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep_until(until) => continue,
@@ -138,69 +148,73 @@ impl Sender {
                 Circuit::Closed if room < AHEAD / 2 => {
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        _room = turns.reserve_many(AHEAD / 2) => continue,
+                        _room = attempts.reserve_many(AHEAD / 2) => continue,
                     }
                 }
                 Circuit::Closed => (room, false),
             };
             match self.webhooks.take(max, TAKE_WAIT, self.lease()).await {
                 Ok(due) => {
-                    pause = PAUSE.0;
+                    pause = FIRST_PAUSE;
                     for due in due {
-                        let _never_closed = turns.send(Turn { due, asks }).await;
+                        let _never_closed = attempts.send(Attempt { due, probe }).await;
                     }
                 }
                 Err(e) => {
-                    tracing::warn!("{}: {e}; trying again", self.webhooks);
+                    tracing::warn!("cannot read {}: {e}; retrying", self.webhooks);
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}
                     }
-                    pause = (pause * 2).min(PAUSE.1);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
     }
 
-    async fn run_turns(
+    /// Makes one attempt after another. An event that was taken before the circuit opened or the stop
+    /// began is returned without an attempt. The check may race with either change, which costs one
+    /// attempt at most.
+    async fn attempt_all(
         self: Arc<Self>,
-        road: Arc<Road>,
-        waiting: Arc<Mutex<mpsc::Receiver<Turn>>>,
-        outcomes: mpsc::Sender<(DueEvent, AttemptResult)>,
+        shared: Arc<Shared>,
+        waiting: Arc<Mutex<mpsc::Receiver<Attempt>>>,
+        finished: mpsc::Sender<(DueEvent, AttemptResult)>,
     ) {
         loop {
             let next = waiting.lock().await.recv().await;
-            let Some(Turn { due, asks }) = next else { return };
-            let late = road.stop.is_cancelled() || road.breaker.is_away() && !asks;
-            let outcome = if late {
+            let Some(Attempt { due, probe }) = next else { return };
+            let skip = shared.stop.is_cancelled() || shared.breaker.is_open() && !probe;
+            let result = if skip {
                 AttemptResult::NotAttempted
             } else {
                 tokio::select! {
                     biased;
-                    outcome = self.attempt(&due, &road.breaker) => outcome,
-                    () = road.halt.cancelled() => AttemptResult::NotAttempted,
+                    result = self.attempt(&due, &shared.breaker) => result,
+                    () = shared.halt.cancelled() => AttemptResult::NotAttempted,
                 }
             };
-            let _never_closed = outcomes.send((due, outcome)).await;
+            let _never_closed = finished.send((due, result)).await;
         }
     }
 
     async fn attempt(&self, due: &DueEvent, breaker: &CircuitBreaker) -> AttemptResult {
         let order = due.decided.order.id;
         let id = webhook_id(order);
-        let [taken, failed, dead] = &self.metrics.webhooks;
+        let [accepted, failed, dead] = &self.metrics.webhooks;
         let (why, retry_after) =
             match self.endpoint.send(&id, body(&due.decided), self.clock.now()).await {
-                EndpointReply::Taken => {
+                EndpointReply::Accepted => {
                     if breaker.succeeded() {
-                        tracing::info!("{} takes webhooks again", self.endpoint.endpoint);
+                        tracing::info!("webhook endpoint {} available again", self.endpoint.url);
                     }
-                    taken.add(1);
+                    accepted.add(1);
                     return AttemptResult::Sent;
                 }
                 EndpointReply::Gone => {
-                    let reason = "HTTP status 410: the shop wants no webhooks there".to_owned();
-                    tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
+                    let reason =
+                        "HTTP status 410: the endpoint accepts no more webhooks".to_owned();
+                    tracing::error!(order_id = %order, "webhook dead-lettered: {reason}");
                     breaker.failed(None);
                     dead.add(1);
                     return AttemptResult::Dead { reason };
@@ -209,34 +223,35 @@ impl Sender {
             };
         failed.add(1);
         if breaker.failed(retry_after) {
-            tracing::warn!("{} takes no webhooks ({why}); they wait", self.endpoint.endpoint);
+            let url = &self.endpoint.url;
+            tracing::warn!("webhook endpoint {url} unavailable ({why}); deliveries paused");
         }
         let Some(pause) = self.pauses.get(due.attempts as usize) else {
             let attempts = due.attempts + 1;
             let reason = format!("{why}, at the last of {attempts} attempts");
-            tracing::error!(order_id = %order, "{reason}; the event is a dead letter");
+            tracing::error!(order_id = %order, "webhook dead-lettered: {reason}");
             dead.add(1);
             return AttemptResult::Dead { reason };
         };
-        tracing::debug!(order_id = %order, attempt = due.attempts + 1, "{why}");
+        tracing::debug!(order_id = %order, attempt = due.attempts + 1, "webhook failed: {why}");
         let longest = self.pauses.iter().max().copied().unwrap_or_default();
         let pause = self.jitter(*pause).max(retry_after.unwrap_or_default().min(longest));
         AttemptResult::RetryAt { until: self.clock.now().plus(pause) }
     }
 
-    /// From the pause to one and a half of it.
+    /// A random time from `pause` to 1.5 times `pause`.
     fn jitter(&self, pause: Duration) -> Duration {
-        let chance = self.ids.next_id() as u8;
-        pause + pause / 2 * u32::from(chance) / 255
+        let random = self.ids.next_id() as u8;
+        pause + pause / 2 * u32::from(random) / 255
     }
 
     async fn record_all(self: Arc<Self>, mut results: mpsc::Receiver<(DueEvent, AttemptResult)>) {
         let mut batch = Vec::new();
-        while results.recv_many(&mut batch, RECORDED_TOGETHER).await > 0 {
-            let settle = || self.webhooks.record_results(&batch);
-            if let Err(e) = settle.retry(SETTLE_RETRIES).await {
+        while results.recv_many(&mut batch, RESULTS_PER_CALL).await > 0 {
+            let record = || self.webhooks.record_results(&batch);
+            if let Err(e) = record.retry(RECORD_RETRIES).await {
                 let count = batch.len();
-                tracing::warn!("{}: {e}; {count} webhooks may be sent twice", self.webhooks);
+                tracing::warn!(count, "results not recorded; webhooks may be sent twice: {e}");
             }
             batch.clear();
         }

@@ -1,4 +1,4 @@
-//! Signatures as Standard WebhookOutbox 1.0 has them: `v1,` and the base64 of HMAC-SHA256 over
+//! Signatures by Standard Webhooks 1.0: `v1,` and the base64 of HMAC-SHA256 over
 //! `id.timestamp.body`.
 
 use std::fmt;
@@ -8,19 +8,19 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 
 const PREFIX: &str = "whsec_";
-/// How many bytes a secret may have.
+/// Length of a secret in bytes.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-const WHAT: &str = "must be whsec_ and 24 to 64 bytes in base64 (such as `echo whsec_$(openssl \
-                    rand -base64 32)` makes), or several with spaces while it is being changed";
+const WHAT: &str = "must be whsec_ and 24 to 64 bytes in base64 (`echo whsec_$(openssl rand \
+                    -base64 32)` prints one), or several separated by spaces while it is changed";
 
-/// The secrets that a endpoint knows: one, or several while they are being changed. Its `Debug` shows
-/// none of them.
+/// The secrets that the endpoint knows: one, or several during a rotation. `Debug` shows their number
+/// only.
 #[derive(Clone)]
 pub struct Secrets(Vec<hmac::Key>);
 
 impl Secrets {
-    /// Reads secrets with spaces or commas between them. The error says what a secret must be, and
-    /// nothing of what it is.
+    /// Reads secrets separated by spaces or commas. The error describes a valid secret and quotes
+    /// nothing.
     pub fn parse(text: &str) -> Result<Secrets, String> {
         let words = text.split([' ', ',']).filter(|word| !word.is_empty());
         let key = |word: &str| {
@@ -40,8 +40,8 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// The `webhook-signature`: one for each secret, with spaces between them. `seconds` is the
-/// `webhook-timestamp`, that of the attempt.
+/// The `webhook-signature` header: one signature per secret, separated by spaces. `seconds` is the
+/// `webhook-timestamp` header, the time of the attempt.
 pub fn sign(secrets: &Secrets, id: &str, seconds: u64, body: &[u8]) -> String {
     let head = format!("{id}.{seconds}.");
     let one = |key: &hmac::Key| {
@@ -57,19 +57,19 @@ pub fn sign(secrets: &Secrets, id: &str, seconds: u64, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Made by the libraries of the Standard WebhookOutbox project.
+    /// A test vector of the Standard Webhooks libraries.
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
     #[test]
-    fn a_signature_is_what_the_specification_has() {
+    fn signature_matches_the_specification() {
         let secrets = Secrets::parse(SECRET).unwrap();
         assert_eq!(sign(&secrets, ID, 1_614_265_330, br#"{"test": 2432232314}"#), SIGNATURE);
     }
 
     #[test]
-    fn while_a_secret_is_changed_both_sign() {
+    fn each_secret_signs_during_a_rotation() {
         let other = format!("whsec_{}", STANDARD.encode([9; 32]));
         let both = Secrets::parse(&format!("{other} {SECRET}")).unwrap();
         let body = br#"{"test": 2432232314}"#;
@@ -80,12 +80,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_refused_and_not_shown() {
+    fn invalid_secret_is_refused_and_not_shown() {
         let short = format!("whsec_{}", STANDARD.encode([9; 23]));
         let long = format!("whsec_{}", STANDARD.encode([9; 65]));
         for bad in ["", " ", "sesame", "whsec_!", &short, &long, &format!("{SECRET} sesame")] {
-            let said = Secrets::parse(bad).unwrap_err();
-            assert!(said.starts_with("must be whsec_") && !said.contains("sesame"), "{said}");
+            let error = Secrets::parse(bad).unwrap_err();
+            assert!(error.starts_with("must be whsec_") && !error.contains("sesame"), "{error}");
         }
         assert_eq!(format!("{:?}", Secrets::parse(SECRET).unwrap()), "1 secrets");
     }

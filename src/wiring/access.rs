@@ -1,4 +1,4 @@
-//! Who may do what in the API, by the settings.
+//! The API's access rules, built from the settings.
 
 use std::io;
 use std::sync::Arc;
@@ -19,42 +19,44 @@ use crate::http::{
     AccessRules, KeySet, KeySource, Keys, Origins, Proxies, PublicUrl, Rate, TokenRules,
 };
 
-/// The longest set of keys, in bytes.
+/// The largest key set, in bytes.
 const SET_MAX: usize = 1024 * 1024;
-/// How long an identity provider may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// An identity provider is asked for its keys no more often than this.
-const ASK_PAUSE: Duration = Duration::from_secs(30);
+/// Time limit for a response of an identity provider.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(5);
+/// The least time between two requests for an identity provider's keys.
+const REFRESH_PAUSE: Duration = Duration::from_secs(30);
 
-/// The key set in force, which a reload goes on with.
+/// The key set in use, which a reload keeps or replaces.
 #[derive(Debug, Clone)]
 pub struct Jwks {
     /// The value of `jwt_jwks`.
-    place: String,
+    source: String,
     keys: Arc<KeySet>,
 }
 
-/// Reads what the settings name. At the start an identity provider that does not answer is asked
-/// again when the first token comes, and a file that cannot be read is an error. At a reload
-/// `known` keeps its keys while the same place cannot be read; another place that cannot be read is
-/// an error. After an error `known` is as before.
-pub async fn rules(settings: &Settings, known: &mut Option<Jwks>) -> Result<AccessRules> {
+/// Builds the rules, and reads the key set of `jwt_jwks`.
+///
+/// `current` is `None` at the start of the process. Then a file that cannot be read is an error, and an
+/// identity provider that does not respond is asked again at the first token. At a reload an unchanged
+/// `jwt_jwks` that cannot be read keeps its cached keys, and a changed one is an error. An error leaves
+/// `current` unchanged.
+pub async fn rules(settings: &Settings, current: &mut Option<Jwks>) -> Result<AccessRules> {
     let keys = |keys: &Option<SecretString>| keys.as_ref().map(Keys::parse).unwrap_or_default();
     let rate = |per_second| Rate::new(per_second as u32, settings.rate_burst as u32);
     let trusted_proxies = parsed("trusted_proxies", &settings.trusted_proxies, Proxies::parse)?;
     let origins = parsed("cors_origins", &settings.cors_origins, Origins::parse)?;
     let public_url = settings.public_url.as_deref().map(public_url).transpose()?;
     let jwks = match &settings.jwt_jwks {
-        Some(place) => Some(key_set(place, known.as_ref()).await?),
+        Some(source) => Some(key_set(source, current.as_ref()).await?),
         None => None,
     };
     if settings.jwt_audience.is_none() && (settings.jwt_secret.is_some() || jwks.is_some()) {
         tracing::warn!(
-            "jwt_audience is not set: a token that was made for another service is accepted here \
-             too; set it to what the tokens of this service have as `aud`"
+            "jwt_audience is not set: tokens that were issued for other services are accepted too; \
+             set it to the `aud` of this service's tokens"
         );
     }
-    known.clone_from(&jwks);
+    current.clone_from(&jwks);
     Ok(AccessRules {
         admin_keys: keys(&settings.admin_key),
         buy_keys: keys(&settings.buy_key),
@@ -87,35 +89,38 @@ fn parsed<T: Default>(
     parsed.map(Option::unwrap_or_default).map_err(|e| UsageError(format!("{key}: {e}")))
 }
 
-async fn key_set(place: &str, known: Option<&Jwks>) -> Result<Jwks> {
-    let same = known.filter(|known| known.place == place);
-    let jwks = match same {
-        Some(known) => known.clone(),
-        None => Jwks { place: place.to_owned(), keys: KeySet::new(source(place)?, ASK_PAUSE) },
+async fn key_set(source: &str, current: Option<&Jwks>) -> Result<Jwks> {
+    let unchanged = current.filter(|current| current.source == source);
+    let jwks = match unchanged {
+        Some(current) => current.clone(),
+        None => Jwks {
+            source: source.to_owned(),
+            keys: KeySet::new(key_source(source)?, REFRESH_PAUSE),
+        },
     };
     match jwks.keys.load().await {
-        Ok(count) => tracing::info!("{count} keys for tokens"),
-        Err(e) if same.is_some() => {
+        Ok(count) => tracing::info!(count, "JWKS read"),
+        Err(e) if unchanged.is_some() => {
             let count = jwks.keys.count();
             tracing::warn!("JWKS refresh failed; keeping {count} cached keys: jwt_jwks: {e}");
         }
-        Err(e) if known.is_none() && is_url(place) => {
-            tracing::warn!("no keys for tokens yet: jwt_jwks: {e}");
+        Err(e) if current.is_none() && is_url(source) => {
+            tracing::warn!("JWKS not read; retrying at the first token: jwt_jwks: {e}");
         }
-        Err(e) => return Err(UsageError(format!("jwt_jwks: {place}: {e}")).into()),
+        Err(e) => return Err(UsageError(format!("jwt_jwks: {source}: {e}")).into()),
     }
     Ok(jwks)
 }
 
-fn is_url(place: &str) -> bool {
-    place.contains("://")
+fn is_url(source: &str) -> bool {
+    source.contains("://")
 }
 
-fn source(place: &str) -> Result<KeySource, UsageError> {
-    if !is_url(place) {
-        return Ok(in_file(place.to_owned()));
+fn key_source(source: &str) -> Result<KeySource, UsageError> {
+    if !is_url(source) {
+        return Ok(in_file(source.to_owned()));
     }
-    let url = place.parse().map_err(|e| UsageError(format!("jwt_jwks is not a URL: {e}")))?;
+    let url = source.parse().map_err(|e| UsageError(format!("jwt_jwks is not a URL: {e}")))?;
     Ok(at_url(url))
 }
 
@@ -138,18 +143,18 @@ fn at_url(url: Uri) -> KeySource {
         let http = http.clone();
         let mut request = Request::new(Full::<Bytes>::default());
         *request.uri_mut() = url.clone();
-        let ask = async move {
-            let reply = http.send(request, ANSWER_WITHIN, SET_MAX).await;
+        let fetch = async move {
+            let reply = http.send(request, RESPONSE_WITHIN, SET_MAX).await;
             let reply = reply.map_err(|e| e.to_string())?;
             match reply.status {
                 StatusCode::OK if !reply.cut => Ok(reply.body),
-                StatusCode::OK => Err("the answer is longer than 1 MiB".to_owned()),
+                StatusCode::OK => Err("the response is larger than 1 MiB".to_owned()),
                 status if status.is_redirection() => {
-                    Err(format!("the answer is {status}, and redirects are not followed"))
+                    Err(format!("the response is {status}, and redirects are not followed"))
                 }
-                status => Err(format!("the answer is {status}")),
+                status => Err(format!("the response is {status}")),
             }
         };
-        ask.boxed()
+        fetch.boxed()
     })
 }

@@ -11,13 +11,13 @@ use crate::adapters::sqlite::store::{Contents, CopyError, Restored};
 use crate::config::{Backend, Settings};
 use crate::core::model::{Clock, SystemClock, rfc3339};
 
-/// Copies the store into a new file; a sale may go on meanwhile.
+/// Copies the store into a new file, also during a sale.
 pub async fn backup(settings: &Settings, to: PathBuf, stop: CancellationToken) -> Result<Contents> {
     let store = settings.data.clone();
     blocking(move || store::backup(&store, &to, &stop)).await
 }
 
-/// Puts a backup in the place of the store, which no process may be using.
+/// Replaces the store by a backup. Refused while a process uses the store.
 pub async fn restore(
     settings: &Settings,
     from: PathBuf,
@@ -32,21 +32,21 @@ pub async fn restore(
     blocking(move || store::restore(&from, &store, replace, &now, &stop)).await
 }
 
-/// Deletes the embedded store, which no process may have open, unless `force`.
+/// Deletes the embedded store. Without `force` it is refused while a process has the store open.
 pub async fn delete(settings: &Settings, force: bool) -> Result<()> {
     let store = settings.data.clone();
     blocking(move || store::delete(&store, force)).await
 }
 
-/// Refuses on AWS, and says what there is instead.
+/// Refuses the command on the aws backend; the error names the alternative.
 pub fn embedded_only(settings: &Settings, command: &str) -> Result<(), UsageError> {
     if settings.backend() == Backend::Embedded {
         return Ok(());
     }
     let table = &settings.dynamodb_table;
     Err(UsageError(format!(
-        "flux {command} is for the embedded store: on aws use backups of DynamoDB (`aws dynamodb \
-         create-backup`, or point-in-time recovery) of {table}, {table}_items and {table}_meta"
+        "flux {command} is for the embedded store: on aws, back up the DynamoDB tables {table}, \
+         {table}_items and {table}_meta (`aws dynamodb create-backup`, or point-in-time recovery)"
     )))
 }
 
@@ -55,7 +55,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await?;
     done.map_err(|e| match e {
-        CopyError::Refused(what) => UsageError(what).into(),
-        CopyError::Failed(what) => anyhow::Error::msg(what),
+        CopyError::Refused(why) => UsageError(why).into(),
+        CopyError::Failed(why) => anyhow::Error::msg(why),
     })
 }

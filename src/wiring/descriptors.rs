@@ -1,14 +1,14 @@
-//! How many connections the system lets this process have.
+//! The number of connections that the limit of open files allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// File descriptors for all else: the store's files, SQS, DynamoDB, Redis, and those who are told
-/// that there is no room.
+/// File descriptors for everything else: the store's files, SQS, DynamoDB, Redis, and the clients
+/// that get a 503 because all connections are in use.
 const RESERVED: u64 = 256;
 
-/// As many connections as wanted, or with a warning as many as there are descriptors for, after
-/// raising this process's soft limit as far as needed and allowed. Out of descriptors, nobody
-/// could even be told to come again, and the store's files could not be opened.
+/// The number of connections to accept: `wanted`, or fewer with a warning if the limit of open files
+/// is too low. Raises the soft limit of this process first. A process without free descriptors could
+/// neither reject a client nor open the store's files.
 pub fn connections(wanted: usize) -> usize {
     let needed = (wanted as u64).saturating_add(RESERVED);
     let limit = getrlimit(Resource::Nofile);
@@ -26,8 +26,8 @@ pub fn connections(wanted: usize) -> usize {
     let most = current.saturating_sub(RESERVED).max(1) as usize;
     let maximum = limit.maximum.unwrap_or(current);
     tracing::warn!(
-        "at most {most} connections instead of {wanted}: the limit of open files is {maximum}; raise \
-         it (ulimit -n, LimitNOFILE=)"
+        "connections limited to {most} instead of {wanted}, because the limit of open files is \
+         {maximum}: raise it (ulimit -n, LimitNOFILE=)"
     );
     most
 }

@@ -1,4 +1,4 @@
-//! Which processes use a sale, before somebody takes its data away from under them.
+//! Finds the processes that use a sale, before its data are deleted or replaced.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::config::{Backend, Settings};
 use crate::core::model::SystemClock;
 use crate::core::ports::heartbeats::{Heartbeats, Kind, LIFE, ProcessStatus};
 
-/// Processes that are named one by one.
+/// Processes that an error lists by name.
 const NAMED: usize = 5;
 
-/// Who is known to use the sale; `Err` if that cannot be told. A process that was killed is among
-/// them until its last heartbeat is [`LIFE`] old.
+/// The processes that use the sale, including killed ones whose last heartbeat is younger than
+/// [`LIFE`]. An error means that they are not known.
 pub async fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>, UsageError> {
-    let told = match settings.backend() {
+    let processes = match settings.backend() {
         Backend::Embedded => {
             let store = Store::open(&settings.data).map_err(|e| UsageError(e.to_string()))?;
             SqliteHeartbeats::new(store, Arc::new(SystemClock)).processes().await
@@ -26,16 +26,17 @@ pub async fn processes(settings: &Settings) -> Result<Vec<ProcessStatus>, UsageE
             let redis =
                 super::redis::heartbeats(settings).await.map_err(|e| UsageError(e.to_string()))?;
             let Some(heartbeats) = redis else {
-                let why = "without REDIS_HOST or REDIS_URL it is not known who uses the sale";
+                let why = "without REDIS_HOST or REDIS_URL the processes of the sale are not known";
                 return Err(UsageError(why.to_owned()));
             };
             heartbeats.processes().await
         }
     };
-    told.map_err(|e| UsageError(format!("it is not known who uses the sale ({e})")))
+    processes.map_err(|e| UsageError(format!("the processes of the sale are not known ({e})")))
 }
 
-/// Refuses if anybody uses the sale; `unless` says what else there is to do.
+/// Refuses if a process uses the sale. `unless` is appended to the error: the alternative to stopping
+/// them.
 pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), UsageError> {
     let living = processes(settings).await.map_err(|e| UsageError(format!("{e}{unless}")))?;
     if living.is_empty() {
@@ -43,12 +44,12 @@ pub async fn refuse(settings: &Settings, unless: &str) -> Result<(), UsageError>
     }
     let life = LIFE.as_secs();
     Err(UsageError(format!(
-        "in use by {}: stop them first (a killed process counts for {life} s){unless}",
+        "in use by {}: stop them first (a killed process is listed for {life} s){unless}",
         named(&living)
     )))
 }
 
-/// The processes as an operator finds them.
+/// The processes with kind, pid and host, as an operator finds them.
 pub fn named(living: &[ProcessStatus]) -> String {
     let name = |ProcessStatus { heartbeat, .. }: &ProcessStatus| {
         let kind = match heartbeat.kind {

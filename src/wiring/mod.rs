@@ -1,4 +1,4 @@
-//! Puts a process together from its settings. The one place that names every adapter.
+//! Builds a process from its settings. The only module that names every adapter.
 
 pub mod access;
 #[cfg_attr(not(feature = "aws"), path = "no_aws.rs")]
@@ -48,42 +48,44 @@ use crate::core::ports::usage::Calls;
 use crate::http;
 use crate::http::{Access, Api, Limits};
 
-/// An embedded receive waits at most so long, so that an idle worker stops at once.
+/// The longest wait of a receive on the embedded backend, so that an idle worker stops at once.
 const EMBEDDED_WAIT: Duration = Duration::from_millis(500);
 
-/// Pages that the API answers at once, see [`Limits::pages`]: 26 MB of memory at most.
+/// Pages that the API renders at once, see [`Limits::pages`]: 26 MB of memory at most.
 const PAGES_AT_ONCE: usize = 64;
 
-/// Units of an item that nobody listed, as a worker decides it by default. Its orders come from
-/// other producers: what the API accepts is up to `flux serve`.
+/// Default stock of an unlisted item in a worker. Such orders come from other producers; `flux serve`
+/// has its own rule for those that it accepts.
 const UNLISTED_STOCK: u64 = 1;
 
-/// How long a process that starts waits for a queue or ledger that does not answer. Shorter than the
-/// grace period, so that who is told to stop meanwhile leaves within it.
+/// How long a starting process retries a queue or ledger that does not respond. Shorter than the grace
+/// period, so that a process that is stopped while it waits still ends in time.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 const START_PAUSE: Duration = Duration::from_millis(250);
 
-/// What follows from having no Redis.
-const WITHOUT_LOCK: &str = "deciding without a lock, which is as safe and slower \
-                 when several workers want one item";
+/// The consequence of having no Redis, for log lines.
+const WITHOUT_LOCK: &str = "deciding without a lock, which is as safe, but slower when several workers \
+                            decide orders of one item";
 
-/// A wrong flag, file or circumstance: one line that says what to change.
+/// A wrong flag, setting, file or environment: one line that says what to change. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// What a process does with the order key that the processes of a sale share.
+/// How a process uses the order key that the processes of a sale share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyUse {
+    /// Reads the stored key; for processes that accept no orders.
     Read,
+    /// Stores a new key if none is stored.
     StoreIfMissing,
 }
 
-/// The queue and the ledger that the settings name, known to be there. On AWS without Redis, which
-/// only those need who decide or wait.
+/// Opens and checks the queue and the ledger. On AWS it does not connect to Redis, which only
+/// processes that decide orders or wait for decisions need.
 pub async fn open(settings: &Settings, key_use: KeyUse) -> Result<Ports> {
-    let ports = unchecked(settings, key_use).await.map_err(|away| away.why)?;
-    check(&ports).await.map_err(|away| away.why)?;
+    let ports = unchecked(settings, key_use).await.map_err(|e| e.why)?;
+    check(&ports).await.map_err(|e| e.why)?;
     Ok(ports)
 }
 
@@ -92,22 +94,22 @@ pub async fn connect(settings: &Settings) -> Result<Ports> {
     with_redis(settings, open(settings, KeyUse::StoreIfMissing).await?).await
 }
 
-/// [`connect`], with a first log line that says which backend, and where its data are. Waits
-/// [`START_PATIENCE`] for what does not answer: a worker that is started again in the middle of a
-/// sale is not lost to a short failure of a service.
+/// [`connect`] for `flux serve` and `flux work`: it logs the backend and where its data are, and
+/// retries for [`START_PATIENCE`], so that a worker restarted during a sale survives a short failure
+/// of a service.
 pub async fn start(settings: &Settings) -> Result<Ports> {
     let begun = Instant::now();
-    let may_pass = |away: &Away| away.for_now && begun.elapsed() <= START_PATIENCE;
+    let may_retry = |e: &Unavailable| e.temporary && begun.elapsed() <= START_PATIENCE;
     let first = Once::new();
-    let warn = |away: &Away, _| {
-        first.call_once(|| tracing::warn!("{}; trying for {START_PATIENCE:?}", away.why));
+    let warn = |e: &Unavailable, _| {
+        first.call_once(|| tracing::warn!("{}; retrying for {START_PATIENCE:?}", e.why));
     };
     let pauses = ConstantBuilder::new().with_delay(START_PAUSE).without_max_times();
     let open = || unchecked(settings, KeyUse::StoreIfMissing);
-    let opened = open.retry(pauses).when(may_pass).notify(warn).await;
-    let ports = opened.map_err(|away| away.why)?;
-    let checked = (|| check(&ports)).retry(pauses).when(may_pass).notify(warn).await;
-    checked.map_err(|away| away.why)?;
+    let opened = open.retry(pauses).when(may_retry).notify(warn).await;
+    let ports = opened.map_err(|e| e.why)?;
+    let checked = (|| check(&ports)).retry(pauses).when(may_retry).notify(warn).await;
+    checked.map_err(|e| e.why)?;
     ports.ledger.check_writers().await.map_err(|e| UsageError(e.to_string()))?;
     if let Some(webhooks) = &ports.webhooks {
         webhooks.begin().await.map_err(|e| UsageError(e.to_string()))?;
@@ -116,46 +118,46 @@ pub async fn start(settings: &Settings) -> Result<Ports> {
     tracing::info!("{}", describe(settings, &ports));
     if settings.backend() == Backend::Embedded && store::is_readable_by_all(&settings.data) {
         let data = settings.data.display();
-        tracing::warn!("{data} can be read by every user of this machine: chmod 600 {data}");
+        tracing::warn!("every user of this machine can read {data}: run chmod 600 {data}");
     }
     with_redis(settings, ports).await
 }
 
-async fn unchecked(settings: &Settings, key_use: KeyUse) -> Result<Ports, Away> {
+async fn unchecked(settings: &Settings, key_use: KeyUse) -> Result<Ports, Unavailable> {
     match settings.backend() {
-        Backend::Embedded => embedded(settings).await.map_err(Away::for_good),
+        Backend::Embedded => embedded(settings).await.map_err(Unavailable::permanent),
         Backend::Aws => aws::open(settings, key_use).await,
     }
 }
 
 /// A queue or ledger that cannot be used.
-struct Away {
+struct Unavailable {
     why: anyhow::Error,
-    /// It may be there a moment later.
-    for_now: bool,
+    /// True if a retry may succeed.
+    temporary: bool,
 }
 
-impl Away {
-    fn for_good(why: impl Into<anyhow::Error>) -> Away {
-        Away { why: why.into(), for_now: false }
+impl Unavailable {
+    fn permanent(why: impl Into<anyhow::Error>) -> Unavailable {
+        Unavailable { why: why.into(), temporary: false }
     }
 }
 
-impl From<LedgerError> for Away {
-    fn from(e: LedgerError) -> Away {
-        let for_now = !matches!(e, LedgerError::Broken(_));
-        Away { why: UsageError(e.to_string()).into(), for_now }
+impl From<LedgerError> for Unavailable {
+    fn from(e: LedgerError) -> Unavailable {
+        let temporary = !matches!(e, LedgerError::Broken(_));
+        Unavailable { why: UsageError(e.to_string()).into(), temporary }
     }
 }
 
-impl From<QueueError> for Away {
-    fn from(e: QueueError) -> Away {
-        let for_now = !matches!(e, QueueError::Broken(_));
-        Away { why: UsageError(e.to_string()).into(), for_now }
+impl From<QueueError> for Unavailable {
+    fn from(e: QueueError) -> Unavailable {
+        let temporary = !matches!(e, QueueError::Broken(_));
+        Unavailable { why: UsageError(e.to_string()).into(), temporary }
     }
 }
 
-async fn check(ports: &Ports) -> Result<(), Away> {
+async fn check(ports: &Ports) -> Result<(), Unavailable> {
     ports.queue.check().await?;
     Ok(ports.ledger.check().await?)
 }
@@ -169,9 +171,8 @@ async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
 
 async fn embedded(settings: &Settings) -> Result<Ports> {
     let store = Store::open(&settings.data).map_err(|e| UsageError(e.to_string()))?;
-    let given = settings.order_key.as_ref().map(order_key);
-    let key = store.order_key(given).await.map_err(|e| UsageError(e.to_string()))?;
-    let names = names(key);
+    let key = settings.order_key.as_ref().map(order_key);
+    let key = store.order_key(key).await.map_err(|e| UsageError(e.to_string()))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let visibility = Duration::from_millis(settings.visibility_timeout_ms);
     let webhooks = webhooks::embedded(settings, &store, &clock).await?;
@@ -184,7 +185,7 @@ async fn embedded(settings: &Settings) -> Result<Ports> {
         notifier: Arc::new(SqliteNotifier::new(store.clone())),
         idempotency: None,
         webhooks,
-        order_ids: names,
+        order_ids: order_ids(key),
         ids: Arc::new(SystemIdSource),
         calls: Arc::new(Calls::default()),
         tracer: Tracer::off(),
@@ -198,23 +199,23 @@ fn order_key(text: &SecretString) -> OrderKey {
     OrderKey::from_text(text.expose_secret())
 }
 
-fn names(key: OrderKey) -> Arc<OrderIds> {
+fn order_ids(key: OrderKey) -> Arc<OrderIds> {
     let process = SystemIdSource.next_id() as u32;
     Arc::new(OrderIds::new(key, process))
 }
 
-/// The events that a shop is told of.
+/// The kinds of events that are sent to the webhook endpoint.
 fn event_kinds(settings: &Settings) -> Kinds {
     Kinds::parse(&settings.webhook_events).expect("the settings were checked")
 }
 
-/// Waits until the embedded stores that this process had open are closed, some seconds at most, though
-/// its other threads may hang. Blocks.
+/// Blocks until the embedded stores of this process are closed, for some seconds at most. It returns even
+/// if other threads hang.
 pub fn wait_for_stores() {
     store::wait_until_closed();
 }
 
-/// Serves the API until stopped; ends when all that was accepted is in the queue.
+/// Serves the API until stopped. Returns when every accepted order is in the queue.
 pub async fn serve(
     settings: &Settings,
     ports: Ports,
@@ -246,7 +247,7 @@ pub async fn serve(
     tokio::join!(http::serve(listener, Arc::new(api), stop), sending, listening);
 }
 
-/// By what a worker of this process works; `concurrency` items at once.
+/// The rules of a worker that decides `concurrency` items at once.
 pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
     let wait = Duration::from_millis(settings.receive_wait_ms);
     let grace = Duration::from_millis(settings.grace_ms);
@@ -263,7 +264,7 @@ pub fn rules(settings: &Settings, concurrency: usize) -> Rules {
     }
 }
 
-/// In words: which backend, and where its data are.
+/// The backend and the location of its data, as a log line.
 pub fn describe(settings: &Settings, ports: &Ports) -> String {
     match settings.backend() {
         Backend::Embedded => format!("backend embedded, data in {}", settings.data.display()),

@@ -1,18 +1,18 @@
-//! The aws backend in a build without the feature `aws`. Settings that choose it were refused when
-//! they were read, so none of these is reached; each is an error all the same.
+//! The aws backend in a build without the feature `aws`: every function returns an error. The settings
+//! are refused before that if they choose this backend.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Away, KeyUse, UsageError};
+use super::{KeyUse, Unavailable, UsageError};
 use crate::config::{Settings, needs_feature};
 use crate::core::engine::Ports;
 use crate::core::model::Clock;
 use crate::core::ports::webhook_outbox::WebhookOutbox;
 
-pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports, Away> {
-    Err(Away::for_good(missing()))
+pub(super) async fn open(_settings: &Settings, _key_use: KeyUse) -> Result<Ports, Unavailable> {
+    Err(Unavailable::permanent(missing()))
 }
 
 pub(super) async fn webhook_outbox(
@@ -22,12 +22,12 @@ pub(super) async fn webhook_outbox(
     Err(missing().into())
 }
 
-/// Never made.
+/// Has no values.
 #[derive(Debug)]
 pub enum TemporaryCloud {}
 
 impl TemporaryCloud {
-    pub(super) async fn make(_: &mut Settings, _name: String, _fifo: bool) -> Result<Self> {
+    pub(super) async fn create(_: &mut Settings, _name: String, _fifo: bool) -> Result<Self> {
         Err(missing().into())
     }
 
@@ -36,7 +36,7 @@ impl TemporaryCloud {
     }
 }
 
-/// What to tell somebody who asks for AWS.
+/// The error for a command that needs AWS.
 pub fn missing() -> UsageError {
     UsageError(needs_feature("the aws backend", "aws"))
 }

@@ -1,5 +1,5 @@
-//! Redis, where the settings name one: the lock of the aws backend, and what its processes tell each
-//! other.
+//! Redis, if the settings name one: the lock of the aws backend, and the notifications, heartbeats and
+//! idempotency keys that its processes share.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::core::engine::Ports;
 use crate::core::ports::heartbeats::Heartbeats;
 use crate::core::ports::usage::Calls;
 
-/// The same with lock, idempotency, notifier and heartbeats in Redis, if one is named.
+/// Returns the ports with lock, idempotency keys, notifier and heartbeats in Redis, if one is named.
 pub(super) async fn with_redis(settings: &Settings, ports: Ports) -> Result<Ports> {
     let Some(redis) = redis(settings, ports.calls.clone()).await? else { return Ok(ports) };
     Ok(Ports {
@@ -38,7 +38,8 @@ pub(super) async fn heartbeats(settings: &Settings) -> Result<Option<Arc<dyn Hea
     Ok(redis.map(|redis| Arc::new(RedisHeartbeats::new(redis)) as Arc<dyn Heartbeats>))
 }
 
-/// `None`, with a warning, when no Redis is named: the sale goes on without.
+/// Connects to Redis. Returns `None` with a warning if the settings name none: sales continue without
+/// it.
 async fn redis(settings: &Settings, calls: Arc<Calls>) -> Result<Option<Redis>> {
     let url = match (&settings.redis_url, &settings.redis_host) {
         (Some(url), _) => url.expose_secret().to_owned(),

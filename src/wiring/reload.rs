@@ -1,4 +1,4 @@
-//! SIGHUP: the settings are read again, and those that can be changed in a running process are.
+//! Reloads the settings at SIGHUP, and applies those that can change in a running process.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use crate::config::{Flags, Settings};
 use crate::http::Access;
 use crate::{stop, telemetry};
 
-/// What a running server can change.
-const OF_A_SERVER: &[&str] = &[
+/// Settings that `flux serve` applies at a reload.
+const SERVER_KEYS: &[&str] = &[
     "admin_key",
     "buy_key",
     "jwt_secret",
@@ -31,24 +31,25 @@ const OF_A_SERVER: &[&str] = &[
     "connections_max",
 ];
 
-/// What every running process can change.
-const OF_EACH: &[&str] = &["log"];
+/// Settings that every process applies at a reload.
+const COMMON_KEYS: &[&str] = &["log"];
 
-/// A running `flux serve`, as far as a reload changes it.
+/// The parts of a running `flux serve` that a reload changes.
 pub struct Serving {
     pub access: Arc<Access>,
     pub jwks: Option<Jwks>,
     pub address: SocketAddr,
 }
 
-/// The SIGHUPs of this process from now on.
+/// Receives the SIGHUPs of this process from now on.
 pub struct Hangups {
     signals: Signal,
-    /// A terminal that is closed sends SIGHUP too, and ends this process.
+    /// True if a SIGHUP after the terminal has closed ends this process.
     end_with_terminal: bool,
 }
 
 impl Hangups {
+    /// Registers the handler. From then on SIGHUP no longer ends the process by default.
     pub fn listen() -> std::io::Result<Hangups> {
         let end_with_terminal = has_terminal() && !stop::ignores_hangup();
         Ok(Hangups { signals: signal(SignalKind::hangup())?, end_with_terminal })
@@ -59,10 +60,11 @@ fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
 }
 
-/// Reads the settings again at each SIGHUP until stopped. What is wrong with them is logged, and
-/// then all stays as it is. A terminal that was closed sends the same signal; then it is a wish to
-/// stop, as it would be without this, unless the process was started to outlive it (nohup).
-/// `serving` is `None` for a process without an API.
+/// Reloads the settings at each SIGHUP until stopped. If they are invalid, the error is logged and
+/// nothing changes. `serving` is `None` for a process without an API.
+///
+/// A closing terminal sends SIGHUP too. Then the process stops, as it would without this handler,
+/// unless it was started with SIGHUP ignored (nohup).
 pub async fn on_hangup(
     mut hangups: Hangups,
     flags: &Flags,
@@ -82,15 +84,15 @@ pub async fn on_hangup(
         }
         let reloading = reload(flags, &settings, serving.as_mut());
         match stop.run_until_cancelled(reloading).await {
-            Some(Ok(read)) => settings = read,
-            Some(Err(e)) => tracing::error!("the settings stay as they were: {e:#}"),
+            Some(Ok(reloaded)) => settings = reloaded,
+            Some(Err(e)) => tracing::error!("reload failed; settings unchanged: {e:#}"),
             None => return,
         }
     }
 }
 
-/// Whether buying takes a key or token.
-fn takes_keys(settings: &Settings) -> bool {
+/// True if buying requires a key or a token.
+fn requires_keys(settings: &Settings) -> bool {
     let Settings { buy_key, jwt_secret, jwt_jwks, .. } = settings;
     buy_key.is_some() || jwt_secret.is_some() || jwt_jwks.is_some()
 }
@@ -103,11 +105,11 @@ async fn reload(
     let flags = flags.clone();
     let settings = tokio::task::spawn_blocking(move || Settings::load(&flags)).await??;
     let is_server = serving.is_some();
-    if is_server && takes_keys(before) && !takes_keys(&settings) {
-        // A file that was moved away for a moment must not open the shop.
-        let what =
-            "no buy_key, jwt_secret or jwt_jwks is set any more: to sell without keys, restart";
-        return Err(UsageError(what.to_owned()).into());
+    if is_server && requires_keys(before) && !requires_keys(&settings) {
+        // A file that is missing for a moment must not open the sale to everybody.
+        let why =
+            "buy_key, jwt_secret and jwt_jwks are no longer set: restart to sell without keys";
+        return Err(UsageError(why.to_owned()).into());
     }
     if let Some(Serving { access, jwks, address }) = serving {
         let mut rules = access::rules(&settings, jwks).await?;
@@ -116,24 +118,24 @@ async fn reload(
         warn_if_open(access, *address);
     }
     telemetry::set_log_filter(&settings.log);
-    let mut live = Vec::new();
-    let mut fixed = Vec::new();
+    let mut applied = Vec::new();
+    let mut need_restart = Vec::new();
     for key in before.differing(&settings) {
-        if OF_EACH.contains(&key) || is_server && OF_A_SERVER.contains(&key) {
-            live.push(key);
-        } else if !OF_A_SERVER.contains(&key) {
-            fixed.push(key);
+        if COMMON_KEYS.contains(&key) || is_server && SERVER_KEYS.contains(&key) {
+            applied.push(key);
+        } else if !SERVER_KEYS.contains(&key) {
+            need_restart.push(key);
         }
     }
-    let changed = if live.is_empty() { "nothing".to_owned() } else { live.join(", ") };
-    tracing::warn!("settings read again; changed: {changed}");
-    if !fixed.is_empty() {
-        tracing::warn!("changed, but needs a restart: {}", fixed.join(", "));
+    let changed = if applied.is_empty() { "nothing".to_owned() } else { applied.join(", ") };
+    tracing::warn!("settings reloaded; changed: {changed}");
+    if !need_restart.is_empty() {
+        tracing::warn!("changed settings that need a restart: {}", need_restart.join(", "));
     }
     Ok(settings)
 }
 
-/// Tells whoever runs the server, in a way that no log filter hides, that it is open to others.
+/// Warns if other machines can buy without keys: in the log, and on stderr whatever the log filter is.
 pub fn warn_if_open(access: &Access, address: SocketAddr) {
     if let Some(warning) = access.warning(Some(address)) {
         tracing::warn!("{warning}");

@@ -1,4 +1,4 @@
-//! A store for one run of `flux stress`, thrown away after it.
+//! A store for one run of `flux stress`, deleted after it.
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -7,7 +7,7 @@ use super::aws;
 use crate::config::{Backend, Settings};
 use crate::core::model::{IdSource, SystemIdSource};
 
-/// A store that nobody else has, to be deleted in the end.
+/// A store that no other process uses. The owner deletes it at the end.
 #[derive(Debug)]
 pub enum TemporaryStore {
     File(TempDir),
@@ -15,9 +15,9 @@ pub enum TemporaryStore {
 }
 
 impl TemporaryStore {
-    /// Makes the store, and points the settings at it.
-    pub async fn make(settings: &mut Settings) -> Result<TemporaryStore> {
-        // Nobody would send what an outbox holds.
+    /// Creates the store, and sets its location in the settings.
+    pub async fn create(settings: &mut Settings) -> Result<TemporaryStore> {
+        // No process would send the events of an outbox.
         settings.webhook_url = None;
         settings.webhook_secret = None;
         if settings.backend() == Backend::Embedded {
@@ -28,10 +28,11 @@ impl TemporaryStore {
         let name =
             format!("flux-stress-{}", uuid::Uuid::from_u128(SystemIdSource.next_id()).simple());
         let fifo = is_fifo(settings);
-        let cloud = aws::TemporaryCloud::make(settings, name, fifo).await?;
+        let cloud = aws::TemporaryCloud::create(settings, name, fifo).await?;
         Ok(TemporaryStore::Cloud(Box::new(cloud)))
     }
 
+    /// Deletes the store. A failure is logged.
     pub async fn delete(self) {
         match self {
             TemporaryStore::File(directory) => drop(directory),
@@ -40,7 +41,7 @@ impl TemporaryStore {
     }
 }
 
-/// Whether the settings name a FIFO queue.
+/// True if the settings name a FIFO queue.
 pub fn is_fifo(settings: &Settings) -> bool {
     settings.sqs_queue_url.as_ref().is_some_and(|url| url.ends_with(".fifo"))
 }

@@ -1,4 +1,4 @@
-//! WebhookOutbox, as the settings have them.
+//! Webhooks, built from the settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,26 +18,26 @@ use crate::core::ports::webhook_outbox::WebhookOutbox;
 use crate::webhooks::sender::{PAUSES, Sender};
 use crate::webhooks::{EndpointUrl, Secrets, WebhookEndpoint};
 
-/// The shop that is to be told of decisions, if there is one.
-pub fn shop(settings: &Settings) -> Option<WebhookEndpoint> {
+/// The shop's endpoint; `None` if webhook_url is not set.
+pub fn endpoint(settings: &Settings) -> Option<WebhookEndpoint> {
     let url = settings.webhook_url.as_ref()?;
     let secret = settings.webhook_secret.as_ref()?;
     let checked = "the settings were checked";
     Some(WebhookEndpoint {
         http: HttpClient::new(),
-        endpoint: EndpointUrl::parse(url.expose_secret()).expect(checked),
+        url: EndpointUrl::parse(url.expose_secret()).expect(checked),
         secrets: Secrets::parse(secret.expose_secret()).expect(checked),
         timeout: Duration::from_millis(settings.webhook_timeout_ms),
     })
 }
 
-/// Sends what waits in the outbox until stopped, if there is a shop to send it to.
+/// Sends the events of the outbox until stopped. Returns at once if webhook_url is not set.
 pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
-    let Some(shop) = shop(settings) else { return };
+    let Some(endpoint) = endpoint(settings) else { return };
     let Some(webhooks) = ports.webhooks.clone() else { return };
     let sender = Sender {
         webhooks,
-        endpoint: shop,
+        endpoint,
         pauses: PAUSES.to_vec(),
         clock: ports.clock.clone(),
         ids: ports.ids.clone(),
@@ -47,7 +47,7 @@ pub async fn send(settings: &Settings, ports: &Ports, stop: CancellationToken) {
     sender.run(stop).await;
 }
 
-/// The outbox, whether or not there is a shop.
+/// The outbox, whether or not webhook_url is set.
 pub async fn outbox(settings: &Settings) -> Result<Arc<dyn WebhookOutbox>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     if settings.backend() == Backend::Embedded {
@@ -67,8 +67,8 @@ pub(super) async fn embedded(
     }
     if SqliteOutbox::is_on(store).await.map_err(|e| UsageError(e.to_string()))? {
         tracing::warn!(
-            "events for webhooks gather in this store, and this process does not send them: set \
-             webhook_url, or stop it with `flux webhooks off`"
+            "this store collects webhook events, but this process does not send them: set \
+             webhook_url, or disable webhooks with `flux webhooks off`"
         );
     }
     Ok(None)

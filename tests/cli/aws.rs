@@ -51,16 +51,16 @@ fn a_key_made_from_the_tables_name_is_warned_of_at_each_start() {
     });
     let warned = |desk: &Desk| {
         let (serve, address) = desk.serve("");
-        assert!(serve.logged.iter().any(|line| line.contains("made from its name")));
+        assert!(serve.logged.iter().any(|line| line.contains("derived from its name")));
         let id = OrderId::parse(&buy(&address, "ann", "ticket")).unwrap();
         assert!(OrderIds::new(OrderKey::from_text(&table), 1).verify(id));
     };
     warned(&desk);
     let printed = desk.run("provision --backend aws");
-    assert!(printed.contains("made from its name"), "{printed}");
+    assert!(printed.contains("derived from its name"), "{printed}");
     warned(&desk);
     let (quiet, _) = desk.with("FLUX_ORDER_KEY", "a key of the whole fleet").serve("");
-    assert!(!quiet.logged.iter().any(|line| line.contains("made from its name")));
+    assert!(!quiet.logged.iter().any(|line| line.contains("derived from its name")));
 }
 
 /// In AWS's own region, which no test may reach.
@@ -177,7 +177,7 @@ fn a_profile_that_signs_in_by_aws_login_is_used_by_way_of_the_aws_cli() {
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let bin = file.parent().unwrap().to_str().unwrap();
     let desk = desk.with("PATH", &format!("{bin}:/usr/bin:/bin"));
-    assert!(desk.run("provision --backend aws --dry-run").contains("would be made"));
+    assert!(desk.run("provision --backend aws --dry-run").contains("would be created"));
 }
 
 #[test]
@@ -207,6 +207,6 @@ fn provision_prints_each_step_and_names_the_table_that_stopped_it() {
     let (done, said) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert_eq!(done.lines().filter(|line| line.ends_with(" made")).count(), 3, "{done}");
+    assert_eq!(done.lines().filter(|line| line.ends_with(" created")).count(), 3, "{done}");
     assert!(said.contains(&format!("table {items} has the key item_id (N)")), "{said}");
 }

@@ -304,7 +304,10 @@ fn sale_on_aws_in_use_is_destroyed_by_force_only() {
     let output = nobody_knows.command("provision --destroy --yes").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("not known who uses the sale") && said.contains("--force"), "{said}");
+    assert!(
+        said.contains("processes of the sale are not known") && said.contains("--force"),
+        "{said}"
+    );
     let gone = nobody_knows.run("provision --destroy --yes --force");
     assert_eq!(gone.matches("deleted").count(), 5, "{gone}");
 }

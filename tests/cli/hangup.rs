@@ -12,12 +12,12 @@ fn worker_reloads_its_log_filter_and_works_on() {
     work.log_line("working on");
     let desk = desk.with_file(file, "log = \"debug\"\nlease_ms = 4000\nrate_per_user = 1");
     work.signal("HUP");
-    work.log_line("settings read again; changed: log");
-    let restart = work.log_line("needs a restart: ");
-    assert!(restart.ends_with("needs a restart: lease_ms"), "{restart}");
+    work.log_line("settings reloaded; changed: log");
+    let restart = work.log_line("need a restart: ");
+    assert!(restart.ends_with("need a restart: lease_ms"), "{restart}");
     let _wrong = desk.with_file(file, "buy_key = \"\"");
     work.signal("HUP");
-    let line = work.log_line("the settings stay as they were");
+    let line = work.log_line("reload failed; settings unchanged");
     assert!(line.contains("`buy_key` is empty"), "{line}");
     work.signal("TERM");
     work.log_line("stopped");

@@ -56,12 +56,12 @@ fn reload_keeps_known_keys_while_their_source_is_away() {
         let desk = desk.with_file(file, format!("{toml}log = \"debug\""));
         serve.signal("HUP");
         serve.log_line("JWKS refresh failed; keeping 3 cached keys");
-        serve.log_line("settings read again; changed: log");
+        serve.log_line("settings reloaded; changed: log");
         assert_eq!(buy(&address, &token), 202);
 
         let _other = desk.with_file(file, "jwt_jwks = \"http://127.0.0.1:1/\"");
         serve.signal("HUP");
-        serve.log_line("the settings stay as they were: jwt_jwks");
+        serve.log_line("reload failed; settings unchanged: jwt_jwks");
         assert_eq!(buy(&address, &token), 202);
         *answer.lock().unwrap() = reply("200 OK", &set);
     }

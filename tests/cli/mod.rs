@@ -113,7 +113,7 @@ impl Desk {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "flux {arguments}: {said}");
         let lines: Vec<&str> =
-            said.lines().filter(|line| !line.contains("; trying for 5s")).collect();
+            said.lines().filter(|line| !line.contains("; retrying for 5s")).collect();
         assert_eq!(lines.len(), 1, "flux {arguments}: {said}");
         assert!(lines[0].starts_with("flux: ") && lines[0].len() < 250, "{said}");
         assert!(!said.contains("panicked") && !said.contains(SESAME), "{said}");

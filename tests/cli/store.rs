@@ -114,7 +114,7 @@ fn store_is_for_its_owner_alone() {
     // One that is there stays as it is, and who serves it is warned.
     std::fs::set_permissions(desk.path("elsewhere.db"), PermissionsExt::from_mode(0o644)).unwrap();
     let mut work = desk.start("work");
-    work.log_line("link.db can be read by every user of this machine");
+    work.log_line("every user of this machine can read link.db");
     assert_eq!(mode(&desk, "elsewhere.db"), 0o644);
 }
 

@@ -85,7 +85,7 @@ fn on_the_embedded_backend() {
 fn on_aws_without_redis() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
     let (desk, done) = provisioned(desk, "");
-    assert_eq!(done.matches(" made\n").count(), 6, "{done}");
+    assert_eq!(done.matches(" created\n").count(), 6, "{done}");
     let logged = tour(&desk, false);
     assert!(logged[0].contains("INFO backend aws, SQS queue orders-"), "{logged:#?}");
     assert!(logged[1].contains("WARN no Redis at 127.0.0.1:1"), "{logged:#?}");

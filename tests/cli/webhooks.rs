@@ -63,11 +63,11 @@ fn the_shop_hears_what_buyers_see_on_the_embedded_backend() {
 fn the_shop_hears_what_buyers_see_on_aws() {
     let receiver = Receiver::open(&[SECRET], taken);
     let (desk, done) = told_on_aws(&receiver);
-    assert_eq!(done.matches(" made\n").count(), 8, "{done}");
-    assert!(done.contains("-webhooks made") && done.contains("-webhooks-dlq made"), "{done}");
+    assert_eq!(done.matches(" created\n").count(), 8, "{done}");
+    assert!(done.contains("-webhooks created") && done.contains("-webhooks-dlq created"), "{done}");
     hears_what_buyers_see(&desk, &receiver);
     let again = desk.run("provision --backend aws");
-    assert_eq!(again.matches("is there already").count(), 8, "{again}");
+    assert_eq!(again.matches("already exists").count(), 8, "{again}");
     let policies = desk.run("provision --backend aws --print iam");
     // Who works, who makes it, and who drops letters of what is decided.
     assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
@@ -147,10 +147,10 @@ fn a_shop_that_never_answers_or_is_not_there_slows_no_decision() {
             assert_eq!(decided(&api, order)["status"], "sold");
         }
         if address == closed {
-            serve.log_line("takes no webhooks");
+            serve.log_line("deliveries paused");
             let shop = Receiver::open_at(closed, &[SECRET], taken);
             shop.wait_for_orders(&orders);
-            serve.log_line("takes webhooks again");
+            serve.log_line("available again");
         }
         serve.signal("TERM");
         assert_eq!(serve.end().0.code(), Some(0));
@@ -257,7 +257,7 @@ fn a_process_without_the_shops_address_says_that_events_gather() {
     desk.environment.retain(|(name, _)| name != "FLUX_WEBHOOK_SECRET");
     let order = {
         let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 1");
-        serve.log_line("events for webhooks gather in this store");
+        serve.log_line("this store collects webhook events");
         let line = serve.log_line("listening on http://");
         let address = line.split_once("http://").unwrap().1.to_owned();
         let order = buy(&address, "ann", "x");

@@ -50,7 +50,7 @@ impl Stall {
     fn send(&self, pauses: &[u64]) -> tokio::task::JoinHandle<()> {
         let sender = Sender {
             webhooks: self.webhooks().clone(),
-            endpoint: wiring::webhooks::shop(&self.settings).unwrap(),
+            endpoint: wiring::webhooks::endpoint(&self.settings).unwrap(),
             pauses: pauses.iter().map(|ms| Duration::from_millis(*ms)).collect(),
             clock: self.ports.clock.clone(),
             ids: Arc::new(SystemIdSource),

@@ -1,4 +1,4 @@
-//! The least that each command must be allowed, as IAM policies.
+//! The least privileges of each command, as IAM policies.
 //!
 //! A transaction needs the permissions of the actions in it, here `dynamodb:PutItem` (Amazon
 //! DynamoDB Developer Guide, "IAM with DynamoDB transactions").
@@ -10,14 +10,14 @@ use crate::adapters::aws::dynamodb::items_table;
 use crate::adapters::aws::dynamodb::order_key::meta_table;
 use crate::adapters::aws::webhook_outbox::queue_names as webhook_queues;
 
-/// Takes orders and answers questions. `serve --workers N` needs those of work as well, and dead
-/// letters over HTTP those of dlq.
+/// Accepts orders and serves the API. `serve --workers N` needs the policy of work as well, and the
+/// dead letters of the API need that of dlq.
 const SERVE: Grants<'_> = Grants {
     queue: &["sqs:SendMessage", "sqs:GetQueueAttributes"],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Scan"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
-    meta: FIRST,
+    meta: STORE_KEY,
     webhooks: [&[], &[]],
 };
 
@@ -32,7 +32,7 @@ const WORK: Grants<'_> = Grants {
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Scan", "dynamodb:PutItem"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
-    meta: FIRST,
+    meta: STORE_KEY,
     webhooks: [
         &[
             "sqs:SendMessage",
@@ -45,12 +45,12 @@ const WORK: Grants<'_> = Grants {
     ],
 };
 
-/// Reads the order key, and stores one where there is none: then one row is scanned for, to see
-/// whether an earlier version has sold there.
-const FIRST: &[&str] = &["dynamodb:GetItem", "dynamodb:PutItem"];
+/// Reads the order key, or stores one if there is none. The scan of the other tables finds out whether
+/// an earlier version has sold there.
+const STORE_KEY: &[&str] = &["dynamodb:GetItem", "dynamodb:PutItem"];
 
-/// What every command asks to know whether the sale is there.
-const THERE: Grants<'_> = Grants {
+/// Checks that the sale exists, as every command does.
+const CHECK: Grants<'_> = Grants {
     queue: &["sqs:GetQueueAttributes"],
     dead_letters: &["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
     orders: &["dynamodb:GetItem"],
@@ -59,21 +59,22 @@ const THERE: Grants<'_> = Grants {
     webhooks: [&[], &[]],
 };
 
+/// Reads everything.
 const AUDIT: Grants<'_> = Grants {
     orders: &["dynamodb:GetItem", "dynamodb:Scan"],
     items: &["dynamodb:GetItem", "dynamodb:Scan"],
-    ..THERE
+    ..CHECK
 };
 
 /// Lists, closes, opens and restocks items.
 const ITEMS: Grants<'_> = Grants {
     orders: &["dynamodb:GetItem", "dynamodb:Scan"],
     items: &["dynamodb:GetItem", "dynamodb:Scan", "dynamodb:PutItem"],
-    meta: FIRST,
-    ..THERE
+    meta: STORE_KEY,
+    ..CHECK
 };
 
-/// Looks through dead letters, sends them again, drops them and decides their orders as dropped.
+/// Lists, redrives and drops dead letters, and decides dropped orders.
 const DLQ: Grants<'_> = Grants {
     queue: &["sqs:GetQueueAttributes", "sqs:SendMessage"],
     dead_letters: &[
@@ -86,7 +87,7 @@ const DLQ: Grants<'_> = Grants {
     ],
     orders: &["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:PutItem"],
     webhooks: [&["sqs:SendMessage"], &[]],
-    ..THERE
+    ..CHECK
 };
 
 const QUEUE_SETUP: &[&str] = &[
@@ -97,7 +98,7 @@ const QUEUE_SETUP: &[&str] = &[
     "sqs:SetQueueAttributes",
 ];
 
-/// Makes and deletes queues, tables and items.
+/// Creates and deletes queues, tables and items.
 const PROVISION: Grants<'_> = Grants {
     queue: QUEUE_SETUP,
     dead_letters: QUEUE_SETUP,
@@ -130,7 +131,7 @@ const PROVISION: Grants<'_> = Grants {
     webhooks: [QUEUE_SETUP, QUEUE_SETUP],
 };
 
-/// What may be done with each resource.
+/// Allowed actions on each resource.
 struct Grants<'a> {
     queue: &'a [&'a str],
     dead_letters: &'a [&'a str],
@@ -138,7 +139,7 @@ struct Grants<'a> {
     items: &'a [&'a str],
     /// The table of the order key.
     meta: &'a [&'a str],
-    /// The outbox's queue, and its dead-letter queue; where there are webhooks.
+    /// The outbox's queue and its dead-letter queue, if webhooks are used.
     webhooks: [&'a [&'a str]; 2],
 }
 
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_policy_reaches_beyond_the_plans_resources() {
+    fn policies_name_the_plans_resources_only() {
         let settings = Settings { dynamodb_table: "sale".to_owned(), ..Settings::default() };
         let plan = Plan::new(&settings, Some("sale.fifo".to_owned()), None);
         let policies = policies(&plan, "eu-central-1");

@@ -13,14 +13,14 @@ use crate::adapters::aws::webhook_outbox::queue_names as webhook_queues;
 use crate::config::Settings;
 use crate::core::model::SystemIdSource;
 
-/// The queue's name when nobody gives another.
+/// The default name of the queue.
 const DEFAULT_QUEUE: &str = "flux-orders";
-/// As long as SQS keeps anything: a shop may be away for days.
+/// The longest retention of SQS, because a webhook endpoint may be down for days.
 const WEBHOOK_RETENTION: Duration = Duration::from_secs(14 * 24 * 3600);
-/// A backstop only: an event that fails comes as a new message each time.
+/// Only a backstop: each failed attempt sends the event as a new message.
 const WEBHOOK_RECEIVES_MAX: u32 = 1_000;
 
-/// What a sale's resources are called, and how they should be.
+/// The names and the desired state of a sale's resources.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// FIFO if it ends in `.fifo`.
@@ -28,24 +28,24 @@ pub struct Plan {
     /// The table of orders; the others are `TABLE_items` and `TABLE_meta`.
     pub table: String,
     pub visibility: Duration,
-    /// How long a message waits to be decided before SQS drops it.
+    /// Age at which SQS drops a message that was not decided.
     pub retention: Duration,
     pub dead_letter_retention: Duration,
-    /// A backstop only: what is no order is dead-lettered by the worker, with a reason.
+    /// Only a backstop: the worker itself dead-letters invalid messages, with a reason.
     pub max_receive_count: u32,
-    /// Orders a second that the table of orders must take from the start. It can be raised only.
+    /// Orders per second that the table of orders must sustain from the start. It can only be raised.
     pub expect: Option<u32>,
-    /// A shop is to be told of decisions, by way of two queues more.
+    /// True if webhooks are used, which need two more queues.
     pub webhooks: bool,
-    /// The settings hold an order key, so none is stored.
+    /// True if the settings contain an order key; then none is stored.
     pub key_is_set: bool,
 }
 
-/// Hears of each step in a line for a person, as soon as it is done, or would be in a dry run.
+/// Called with one line of text for each finished step, or planned step in a dry run.
 pub type Steps<'a> = &'a mut (dyn FnMut(String) + Send);
 
 impl Plan {
-    /// The resources that the settings name; `queue` is the name of a queue that they do not.
+    /// The resources that the settings name. `queue` overrides the name of the queue.
     pub fn new(settings: &Settings, queue: Option<String>, expect: Option<u32>) -> Self {
         let named = settings.sqs_queue_url.as_deref().and_then(|url| url.rsplit('/').next());
         let queue = queue.or(named.map(str::to_owned));
@@ -71,7 +71,7 @@ impl Plan {
         }
     }
 
-    /// Dead-letter queues first.
+    /// All queues, each dead-letter queue before the queue that refers to it.
     fn queues(&self) -> Vec<WantedQueue> {
         let dead = WantedQueue {
             name: self.dead_letter_queue(),
@@ -98,7 +98,8 @@ impl Plan {
 
     fn webhook_queues(&self) -> [WantedQueue; 2] {
         let [queue, dead] = webhook_queues(&self.queue);
-        let (visibility, retention) = (self.visibility, WEBHOOK_RETENTION);
+        let visibility = self.visibility;
+        let retention = WEBHOOK_RETENTION;
         let dead = WantedQueue { name: dead, visibility, retention, dead_letters: None };
         let dead_letters = Some(DeadLetters {
             queue_name: dead.name.clone(),
@@ -109,9 +110,9 @@ impl Plan {
     }
 }
 
-/// Makes what is missing and mends what differs; a dry run only says what it would do. Returns what
-/// to set to use it. The error is one line; what was done until then stays, and the same again goes
-/// on from there.
+/// Creates missing resources and updates those that differ; a dry run only reports the changes. Returns
+/// the environment variables that select the resources. The error is one line. After an error the same
+/// call continues where it stopped.
 pub async fn apply(
     aws: &Aws,
     plan: &Plan,
@@ -121,10 +122,10 @@ pub async fn apply(
     let queues = QueueSetup::new(aws);
     for wanted in plan.queues() {
         let change = queues.ensure(&wanted, !dry_run).await?;
-        step(line("queue", &wanted.name, change, dry_run));
+        step(step_text("queue", &wanted.name, change, dry_run));
     }
-    let mut made = |table: &str, change| step(line("table", table, change, dry_run));
-    TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run, &mut made).await?;
+    let mut table_done = |table: &str, change| step(step_text("table", table, change, dry_run));
+    TableSetup::new(aws, &plan.table).ensure(plan.expect, !dry_run, &mut table_done).await?;
     ensure_key(aws, plan, dry_run, step).await?;
     let mut environment = vec![("AWS_REGION", aws.region().to_owned())];
     if let Some(url) = queues.url(&plan.queue).await? {
@@ -134,12 +135,13 @@ pub async fn apply(
     Ok(environment)
 }
 
-/// The order key: stored if none is.
+/// Stores an order key if none is stored.
 async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> Result<(), String> {
     if plan.key_is_set {
         return Ok(());
     }
-    let (keys, drawn) = (OrderKeys::new(aws, &plan.table), SystemIdSource.key());
+    let keys = OrderKeys::new(aws, &plan.table);
+    let drawn = SystemIdSource.key();
     let stored = keys.stored().await.map_err(|e| e.to_string())?;
     let (origin, change) = match stored {
         Stored::Key(origin) => (Ok(origin), Change::Unchanged),
@@ -147,53 +149,54 @@ async fn ensure_key(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> R
         _ => (keys.read_or_store(drawn).await.map(|(_, origin)| origin), Change::Made),
     };
     let origin = origin.map_err(|e| e.to_string())?;
-    step(line("key", "order_key", change, dry_run));
+    step(step_text("key", "order_key", change, dry_run));
     if let Origin::Derived = origin {
         step(derived_key(&plan.table));
     }
     Ok(())
 }
 
-/// What to know of a key that anybody can make.
+/// The warning about an order key that was derived from the table's name.
 pub fn derived_key(table: &str) -> String {
     format!(
-        "the order key of table {table} is made from its name, because an earlier version of flux \
-         has sold there: any producer that may write to the queue can forge order ids. For the next \
-         sale set another dynamodb_table and run `flux provision`: new tables get a random key"
+        "the order key of table {table} is derived from its name, because an earlier version of \
+         flux has sold there: any producer with write access to the queue can forge order ids. For \
+         the next sale set another dynamodb_table and run `flux provision`: new tables get a random \
+         key"
     )
 }
 
-/// Deletes all of it with what it holds; a dry run only says what it would delete.
+/// Deletes all resources with their content; a dry run only reports what it would delete.
 pub async fn destroy(aws: &Aws, plan: &Plan, dry_run: bool, step: Steps<'_>) -> Result<(), String> {
-    let mut gone = |kind: &str, name: &str, there: bool| {
-        step(match (there, dry_run) {
-            (false, _) => format!("{kind} {name} is not there"),
-            (true, true) => format!("{kind} {name} would be deleted with all that is in it"),
+    let mut deleted = |kind: &str, name: &str, existed: bool| {
+        step(match (existed, dry_run) {
+            (false, _) => format!("{kind} {name} does not exist"),
+            (true, true) => format!("{kind} {name} would be deleted with its content"),
             (true, false) => format!("{kind} {name} deleted"),
         });
     };
     let queues = QueueSetup::new(aws);
     for name in [plan.queue.clone(), plan.dead_letter_queue()] {
-        gone("queue", &name, queues.delete(&name, !dry_run).await?);
+        deleted("queue", &name, queues.delete(&name, !dry_run).await?);
     }
-    // They may be left from when there were webhooks.
+    // Deleted even if webhooks are off now: they may remain from before.
     for name in webhook_queues(&plan.queue) {
-        let there = queues.delete(&name, !dry_run).await?;
-        if there || plan.webhooks {
-            gone("queue", &name, there);
+        let existed = queues.delete(&name, !dry_run).await?;
+        if existed || plan.webhooks {
+            deleted("queue", &name, existed);
         }
     }
-    let mut table_gone = |table: &str, there| gone("table", table, there);
-    TableSetup::new(aws, &plan.table).delete(!dry_run, &mut table_gone).await
+    let mut table_deleted = |table: &str, existed| deleted("table", table, existed);
+    TableSetup::new(aws, &plan.table).delete(!dry_run, &mut table_deleted).await
 }
 
-fn line(kind: &str, name: &str, change: Change, dry_run: bool) -> String {
-    let done = match (change, dry_run) {
-        (Change::Made, false) => "made",
-        (Change::Made, true) => "would be made",
-        (Change::Changed, false) => "brought up to date",
-        (Change::Changed, true) => "would be brought up to date",
-        (Change::Unchanged, _) => "is there already",
+fn step_text(kind: &str, name: &str, change: Change, dry_run: bool) -> String {
+    let result = match (change, dry_run) {
+        (Change::Made, false) => "created",
+        (Change::Made, true) => "would be created",
+        (Change::Changed, false) => "updated",
+        (Change::Changed, true) => "would be updated",
+        (Change::Unchanged, _) => "already exists",
     };
-    format!("{kind} {name} {done}")
+    format!("{kind} {name} {result}")
 }
