@@ -101,7 +101,7 @@ const ONE_SOLD: &str = "id = (SELECT min(id) FROM orders WHERE state = 20)";
 const ONE_REJECTED: &str = "id = (SELECT max(id) FROM orders WHERE state = 21)";
 
 #[tokio::test]
-async fn a_unit_too_many_is_found() {
+async fn extra_unit_is_found() {
     let found = after(&format!("UPDATE orders SET state = 20 WHERE {ONE_REJECTED}")).await;
     let expected = AuditSummary {
         sold: 3,
@@ -118,7 +118,7 @@ async fn a_unit_too_many_is_found() {
 }
 
 #[tokio::test]
-async fn a_unit_that_is_gone_is_found() {
+async fn missing_unit_is_found() {
     let found = after(&format!("DELETE FROM orders WHERE {ONE_SOLD}")).await;
     let expected = AuditSummary {
         sold: 1,
@@ -142,7 +142,7 @@ async fn a_unit_that_is_gone_is_found() {
 }
 
 #[tokio::test]
-async fn a_changed_decision_is_found() {
+async fn changed_decision_is_found() {
     for change in ["state = 22", "state = 10", "user = 'bob'", "accepted_at = 1"] {
         let found = after(&format!("UPDATE orders SET {change} WHERE {ONE_REJECTED}")).await;
         assert_eq!(found.changed_decisions, 1, "{change}");
@@ -152,7 +152,7 @@ async fn a_changed_decision_is_found() {
 }
 
 #[tokio::test]
-async fn a_missing_order_is_found_and_so_is_one_that_was_slipped_in() {
+async fn missing_and_inserted_orders_are_found() {
     let found = after(&format!("DELETE FROM orders WHERE {ONE_REJECTED}")).await;
     let gone = AuditSummary { missing_orders: 1, undone_decisions: 1, ..sound() };
     assert_eq!(found, AuditSummary { orders: 4, rejected: 2, ..gone });
@@ -166,7 +166,7 @@ async fn a_missing_order_is_found_and_so_is_one_that_was_slipped_in() {
 }
 
 #[tokio::test]
-async fn an_item_that_was_oversold_by_the_book_is_found() {
+async fn oversold_item_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 1).await;
     let read = shop.read().await;
@@ -187,7 +187,7 @@ async fn an_item_that_was_oversold_by_the_book_is_found() {
 }
 
 #[tokio::test]
-async fn units_are_stranded_when_a_buyer_was_sent_away_from_them_and_not_by_a_restock() {
+async fn refused_buyer_strands_units_but_restock_does_not() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 3).await;
     shop.sell(&[2, 1, 1]).await;
@@ -203,7 +203,7 @@ async fn units_are_stranded_when_a_buyer_was_sent_away_from_them_and_not_by_a_re
 }
 
 #[tokio::test]
-async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found() {
+async fn sale_after_the_close_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 3).await;
     let open = shop.read().await;
@@ -225,7 +225,7 @@ async fn who_was_told_closed_strands_nothing_and_a_sale_after_the_close_is_found
 }
 
 #[tokio::test]
-async fn orders_decided_out_of_turn_are_counted_and_fail_nothing() {
+async fn inversions_are_counted_without_failing() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 4).await;
     let now = shop.ports.clock.now();
@@ -249,7 +249,7 @@ async fn orders_decided_out_of_turn_are_counted_and_fail_nothing() {
 }
 
 #[tokio::test]
-async fn every_page_is_read_and_each_item_stands_for_itself() {
+async fn every_page_and_item_is_audited() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 1_500).await;
     for _ in 0..5 {

@@ -73,7 +73,7 @@ async fn received(queue: &SqliteQueue) -> Vec<OrderId> {
 }
 
 #[tokio::test]
-async fn an_item_without_work_is_anybodys_again() {
+async fn idle_item_can_be_claimed() {
     let bench = Bench::new();
     let (first, second) = (bench.receiver(), bench.receiver());
     let order = sent(&first, "x").await;
@@ -91,7 +91,7 @@ async fn an_item_without_work_is_anybodys_again() {
 }
 
 #[tokio::test]
-async fn an_item_at_work_stays_with_its_receiver() {
+async fn item_in_flight_stays_claimed() {
     let bench = Bench::new();
     let (first, second) = (bench.receiver(), bench.receiver());
     let order = sent(&first, "x").await;
@@ -104,7 +104,7 @@ async fn an_item_at_work_stays_with_its_receiver() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_keeps_nobodys_claim_or_lock_alive() {
+async fn clock_set_back_ends_claims_and_locks() {
     let bench = Bench::new();
     let order = sent(&bench.receiver(), "x").await;
     assert_eq!(received(&bench.receiver()).await, [order.id]);
@@ -120,7 +120,7 @@ async fn a_clock_that_is_set_back_keeps_nobodys_claim_or_lock_alive() {
 }
 
 #[tokio::test]
-async fn a_damaged_row_holds_up_nobody_and_is_named() {
+async fn damaged_row_is_reported_and_blocks_nothing() {
     let bench = Bench::new();
     let queue = bench.receiver();
     let (gone, nameless, long) =
@@ -154,7 +154,7 @@ async fn a_damaged_row_holds_up_nobody_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_write_that_panics_fails_alone_and_the_next_one_is_written() {
+async fn panicking_write_does_not_stop_the_writer() {
     let bench = Bench::new();
     let broken: Result<(), _> = bench
         .store

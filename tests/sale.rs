@@ -62,7 +62,7 @@ async fn decisions(ports: &Ports, ids: &[OrderId]) -> Vec<Decision> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_workers_sell_each_unit_once_to_those_who_came_first() {
+async fn three_workers_sell_each_unit_once_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let (settings, ports) = ports(directory.path()).await;
     let items: Vec<String> = (0..7).map(|n| format!("item{n}")).collect();
@@ -104,7 +104,7 @@ async fn three_workers_sell_each_unit_once_to_those_who_came_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
+async fn repeated_request_is_the_same_order() {
     let directory = tempfile::tempdir().unwrap();
     let (_, ports) = ports(directory.path()).await;
     let intake = intake(&ports);
@@ -118,7 +118,7 @@ async fn a_repeated_request_is_the_same_order_and_a_reused_key_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_an_older_version_is_taken_with_its_items_open_and_its_decisions_counted() {
+async fn old_file_is_upgraded() {
     let directory = tempfile::tempdir().unwrap();
     let item = ItemId::parse("x").unwrap();
     let (_, before) = ports(directory.path()).await;
@@ -235,7 +235,7 @@ impl Ledger for Breaking {
 
 /// The visibility timeout is an hour: what is not given up does not come again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_breaks_gives_its_orders_up_and_the_worker_goes_on() {
+async fn broken_lane_returns_its_orders() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("flux.db");
     let settings = Settings { data, visibility_timeout_ms: 3_600_000, ..Settings::default() };
@@ -279,7 +279,7 @@ impl Observer for Held {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_restock_between_two_batches_is_seen_by_the_second() {
+async fn restock_applies_to_the_next_batch() {
     let directory = tempfile::tempdir().unwrap();
     let (settings, ports) = ports(directory.path()).await;
     let item = ItemId::parse("x").unwrap();

@@ -88,7 +88,7 @@ mod fifo_queue {
 }
 
 #[tokio::test]
-async fn each_order_is_a_message_of_its_own_where_other_consumers_need_it() {
+async fn unpacked_mode_sends_one_message_per_order() {
     let aws = stand_ins().await;
     for suffix in ["", ".fifo"] {
         let url = make_queue(&aws, suffix, 100).await;
@@ -124,11 +124,11 @@ mod webhook {
         let webhooks = super::Arc::new(webhooks);
         super::webhook_outbox::Bench { webhooks, names: super::names(), ledger: None }
     }
-    super::webhook_outbox::webhooks_contract!(bench);
+    super::webhook_outbox::webhook_outbox_contract!(bench);
 }
 
 #[tokio::test]
-async fn a_missing_outbox_is_named_with_what_to_do() {
+async fn missing_outbox_queue_is_reported() {
     let aws = stand_ins().await;
     let url = format!("{}/000000000000/away", address("FLUX_TEST_SQS"));
     let outbox = SqsOutbox::new(&aws, &url, Kinds::ALL, Arc::new(SystemClock));
@@ -152,7 +152,7 @@ pub async fn send_raw(aws: &Aws, url: &str, body: &str) {
 }
 
 #[tokio::test]
-async fn what_is_no_order_is_dead_lettered_with_its_reason_and_its_neighbours_are_delivered() {
+async fn malformed_order_is_dead_lettered_alone() {
     let aws = stand_ins().await;
     let url = make_queue(&aws, "", 100).await;
     let bench = open_queue(&aws, url.clone());
@@ -172,7 +172,7 @@ async fn what_is_no_order_is_dead_lettered_with_its_reason_and_its_neighbours_ar
 }
 
 #[tokio::test]
-async fn another_producers_order_has_the_same_id_at_each_delivery() {
+async fn foreign_order_keeps_its_id_on_redelivery() {
     let aws = stand_ins().await;
     let url = make_queue(&aws, "", 100).await;
     let bench = open_queue(&aws, url.clone());
@@ -184,7 +184,7 @@ async fn another_producers_order_has_the_same_id_at_each_delivery() {
 }
 
 #[tokio::test]
-async fn orders_of_one_message_and_moment_are_decided_in_its_order() {
+async fn message_order_breaks_ties() {
     let aws = stand_ins().await;
     let url = make_queue(&aws, "", 100).await;
     let bench = open_queue(&aws, url.clone());
@@ -198,7 +198,7 @@ async fn orders_of_one_message_and_moment_are_decided_in_its_order() {
 }
 
 #[tokio::test]
-async fn of_a_message_that_was_received_too_often_every_order_can_be_redriven_alone() {
+async fn over_received_message_splits_into_letters() {
     let aws = stand_ins().await;
     let bench = open_queue(&aws, make_queue(&aws, "", 1).await);
     let queue = &*bench.queue;
@@ -219,7 +219,7 @@ async fn of_a_message_that_was_received_too_often_every_order_can_be_redriven_al
 }
 
 #[tokio::test]
-async fn a_missing_queue_or_table_is_named_with_what_to_do() {
+async fn missing_queue_or_table_is_reported() {
     let aws = stand_ins().await;
     let url = make_queue(&aws, "", 100).await;
     let bench = open_queue(&aws, format!("{url}-away"));
@@ -231,7 +231,7 @@ async fn a_missing_queue_or_table_is_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_letter_of_256_kib_is_listed_whole_and_two_who_look_at_once_lose_none() {
+async fn large_letter_survives_concurrent_listings() {
     let aws = stand_ins().await;
     let bench = open_queue(&aws, make_queue(&aws, "", 100).await);
     let queue = &*bench.queue;

@@ -13,16 +13,16 @@ pub struct Bench {
     pub there: Arc<dyn Heartbeats>,
 }
 
-macro_rules! pulses_contract {
+macro_rules! heartbeats_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, heartbeats:
-            a_process_is_seen_with_what_it_said_last_until_it_is_removed,
-            each_process_is_seen_once,
-            a_process_that_fell_silent_is_dead,
+            last_heartbeat_is_listed_until_removed,
+            each_process_is_listed_once,
+            silent_process_is_not_listed,
         );
     };
 }
-pub(crate) use pulses_contract;
+pub(crate) use heartbeats_contract;
 
 fn heartbeat(id: &str, sold: u64) -> Heartbeat {
     let counts =
@@ -47,7 +47,7 @@ async fn seen(heartbeats: &Arc<dyn Heartbeats>) -> Vec<Heartbeat> {
     heartbeats.processes().await.unwrap().into_iter().map(|living| living.heartbeat).collect()
 }
 
-pub async fn a_process_is_seen_with_what_it_said_last_until_it_is_removed(bench: Bench) {
+pub async fn last_heartbeat_is_listed_until_removed(bench: Bench) {
     assert_eq!(seen(&bench.there).await, []);
     for sold in [1, 2] {
         bench.here.write(&heartbeat("a", sold)).await.unwrap();
@@ -58,7 +58,7 @@ pub async fn a_process_is_seen_with_what_it_said_last_until_it_is_removed(bench:
     bench.here.remove("a").await.unwrap();
 }
 
-pub async fn each_process_is_seen_once(bench: Bench) {
+pub async fn each_process_is_listed_once(bench: Bench) {
     let (a, b) = (heartbeat("a", 1), heartbeat("b", 2));
     bench.there.write(&b).await.unwrap();
     bench.here.write(&a).await.unwrap();
@@ -66,7 +66,7 @@ pub async fn each_process_is_seen_once(bench: Bench) {
     assert_eq!(seen(&bench.here).await, [a, b]);
 }
 
-pub async fn a_process_that_fell_silent_is_dead(bench: Bench) {
+pub async fn silent_process_is_not_listed(bench: Bench) {
     bench.here.write(&heartbeat("a", 1)).await.unwrap();
     let gone = async {
         while !seen(&bench.there).await.is_empty() {
@@ -83,5 +83,5 @@ mod local {
         let heartbeats = super::Arc::new(super::MemoryHeartbeats::default());
         super::Bench { here: heartbeats.clone(), there: heartbeats }
     }
-    super::pulses_contract!(bench);
+    super::heartbeats_contract!(bench);
 }

@@ -12,17 +12,17 @@ pub struct Bench {
     pub names: Arc<OrderIds>,
 }
 
-macro_rules! marks_contract {
+macro_rules! idempotency_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, idempotency:
-            a_repeat_fits_and_another_request_differs,
-            a_batch_is_answered_in_its_order,
+            repeat_matches_and_other_request_mismatches,
+            batch_results_keep_its_order,
         );
     };
 }
-pub(crate) use marks_contract;
+pub(crate) use idempotency_contract;
 
-pub async fn a_repeat_fits_and_another_request_differs(bench: Bench) {
+pub async fn repeat_matches_and_other_request_mismatches(bench: Bench) {
     let order = bench.names.generate(now());
     let mark = |hash| [Fingerprint { order, hash }];
     for (fingerprint, answer) in
@@ -33,7 +33,7 @@ pub async fn a_repeat_fits_and_another_request_differs(bench: Bench) {
     assert_eq!(bench.idempotency.check_keys(&mark(1)).await.unwrap(), [KeyCheck::Match]);
 }
 
-pub async fn a_batch_is_answered_in_its_order(bench: Bench) {
+pub async fn batch_results_keep_its_order(bench: Bench) {
     let mut batch: Vec<Fingerprint> =
         (0..500).map(|n| Fingerprint { order: bench.names.generate(now()), hash: n }).collect();
     assert!(

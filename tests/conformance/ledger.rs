@@ -23,26 +23,26 @@ macro_rules! ledger_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, ledger:
             a_commit_is_read_back,
-            a_commit_under_another_version_writes_nothing,
-            a_first_commit_needs_an_item_without_a_row,
-            a_commit_with_a_seen_order_writes_nothing_and_names_it,
-            the_same_commit_twice_is_one_write,
-            of_two_deciders_one_is_refused,
-            without_a_condition_the_last_write_wins,
+            commit_on_stale_version_writes_nothing,
+            first_commit_needs_a_new_item,
+            commit_with_decided_order_writes_nothing,
+            repeated_commit_writes_once,
+            one_of_two_concurrent_commits_is_refused,
+            unconditional_commit_overwrites,
             a_full_commit_fits,
-            a_recorded_rejection_is_final,
-            any_number_of_rejections_is_recorded_and_found,
-            stock_is_raised_and_lowered_no_further_than_what_is_taken,
-            stock_set_at_once_by_many_is_set,
-            once_a_close_is_answered_nothing_is_sold_by_what_was_read_before,
-            an_item_is_listed_closed_restocked_and_opened,
-            a_removed_item_stays_away_until_a_stock_lists_it,
-            nothing_read_before_a_removal_makes_the_item_again,
-            an_item_with_units_sold_is_not_removed,
+            recorded_rejection_is_final,
+            many_rejections_are_recorded,
+            stock_cannot_fall_below_taken_units,
+            concurrent_stock_changes_succeed,
+            nothing_is_sold_after_the_close,
+            item_is_listed_closed_restocked_and_reopened,
+            removed_item_returns_only_with_new_stock,
+            stale_read_cannot_restore_removed_item,
+            item_with_sold_units_is_not_removed,
             items_come_in_pages,
             listed_items_come_before_unlisted_ones,
-            the_inventory_lists_sold_single_items_with_their_owners,
-            the_audit_sees_every_order_once_and_its_mac_fits,
+            inventory_lists_owners_of_single_items,
+            audit_reads_each_order_once_with_its_mac,
         );
     };
 }
@@ -96,7 +96,7 @@ pub async fn a_commit_is_read_back(bench: Bench) {
     assert_eq!(record.state, state);
 }
 
-pub async fn a_commit_under_another_version_writes_nothing(bench: Bench) {
+pub async fn commit_on_stale_version_writes_nothing(bench: Bench) {
     let ledger = &*bench.ledger;
     let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
     written(ledger, &first).await;
@@ -110,7 +110,7 @@ pub async fn a_commit_under_another_version_writes_nothing(bench: Bench) {
     assert!(states(ledger, &late).await.iter().all(is_undecided));
 }
 
-pub async fn a_first_commit_needs_an_item_without_a_row(bench: Bench) {
+pub async fn first_commit_needs_a_new_item(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 5).await.unwrap();
     let commit = verdict(&Item::new(item("x"), 1), orders(&bench, "x", 1));
@@ -119,7 +119,7 @@ pub async fn a_first_commit_needs_an_item_without_a_row(bench: Bench) {
     assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().stock, 5);
 }
 
-pub async fn a_commit_with_a_seen_order_writes_nothing_and_names_it(bench: Bench) {
+pub async fn commit_with_decided_order_writes_nothing(bench: Bench) {
     let ledger = &*bench.ledger;
     let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 2));
     written(ledger, &first).await;
@@ -138,7 +138,7 @@ pub async fn a_commit_with_a_seen_order_writes_nothing_and_names_it(bench: Bench
     assert_eq!(ledger.commit(&both).await.unwrap(), refused);
 }
 
-pub async fn the_same_commit_twice_is_one_write(bench: Bench) {
+pub async fn repeated_commit_writes_once(bench: Bench) {
     let ledger = &*bench.ledger;
     let commit = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
     written(ledger, &commit).await;
@@ -153,7 +153,7 @@ pub async fn the_same_commit_twice_is_one_write(bench: Bench) {
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(commit.item));
 }
 
-pub async fn of_two_deciders_one_is_refused(bench: Bench) {
+pub async fn one_of_two_concurrent_commits_is_refused(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 2).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
@@ -167,7 +167,7 @@ pub async fn of_two_deciders_one_is_refused(bench: Bench) {
     assert_eq!((after.free, after.sold), (0, 2));
 }
 
-pub async fn without_a_condition_the_last_write_wins(bench: Bench) {
+pub async fn unconditional_commit_overwrites(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 2).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
@@ -189,7 +189,7 @@ pub async fn a_full_commit_fits(bench: Bench) {
     assert_eq!(after.sold, 2 * ids.len() as u64);
 }
 
-pub async fn a_recorded_rejection_is_final(bench: Bench) {
+pub async fn recorded_rejection_is_final(bench: Bench) {
     let ledger = &*bench.ledger;
     let commit = verdict(&Item::new(item("x"), 2), orders(&bench, "x", 1));
     written(ledger, &commit).await;
@@ -208,7 +208,7 @@ pub async fn a_recorded_rejection_is_final(bench: Bench) {
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(commit.item));
 }
 
-pub async fn any_number_of_rejections_is_recorded_and_found(bench: Bench) {
+pub async fn many_rejections_are_recorded(bench: Bench) {
     let ledger = &*bench.ledger;
     let many = orders(&bench, "x", 250);
     let batch: Vec<Decided> = many.iter().cloned().map(rejected).collect();
@@ -221,7 +221,7 @@ pub async fn any_number_of_rejections_is_recorded_and_found(bench: Bench) {
     assert_eq!(ledger.find(&[]).await.unwrap(), []);
 }
 
-pub async fn stock_is_raised_and_lowered_no_further_than_what_is_taken(bench: Bench) {
+pub async fn stock_cannot_fall_below_taken_units(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
     let Ok(ItemSet::Created(created)) = ledger.set_stock(&x, 10).await else { panic!() };
@@ -241,7 +241,7 @@ pub async fn stock_is_raised_and_lowered_no_further_than_what_is_taken(bench: Be
     assert_eq!(ledger.item(&x).await.unwrap(), Some(lowered));
 }
 
-pub async fn stock_set_at_once_by_many_is_set(bench: Bench) {
+pub async fn concurrent_stock_changes_succeed(bench: Bench) {
     let setting = (0..4).map(|n| {
         let ledger = bench.ledger.clone();
         tokio::spawn(async move { ledger.set_stock(&item("x"), 100 + n).await })
@@ -253,7 +253,7 @@ pub async fn stock_set_at_once_by_many_is_set(bench: Bench) {
     assert!((100..104).contains(&after.stock) && after.free == after.stock);
 }
 
-pub async fn once_a_close_is_answered_nothing_is_sold_by_what_was_read_before(bench: Bench) {
+pub async fn nothing_is_sold_after_the_close(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
     ledger.set_stock(&x, 10).await.unwrap();
@@ -282,7 +282,7 @@ pub async fn once_a_close_is_answered_nothing_is_sold_by_what_was_read_before(be
     }
 }
 
-pub async fn an_item_is_listed_closed_restocked_and_opened(bench: Bench) {
+pub async fn item_is_listed_closed_restocked_and_reopened(bench: Bench) {
     let ledger = &*bench.ledger;
     let (x, close) = (item("x"), ItemChange::closed(true));
     assert_eq!(ledger.set_item(&x, close).await.unwrap(), ItemSet::Unlisted);
@@ -303,7 +303,7 @@ pub async fn an_item_is_listed_closed_restocked_and_opened(bench: Bench) {
     assert_eq!(ledger.item(&x).await.unwrap(), Some(open));
 }
 
-pub async fn a_removed_item_stays_away_until_a_stock_lists_it(bench: Bench) {
+pub async fn removed_item_returns_only_with_new_stock(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
     assert_eq!(ledger.remove_item(&x).await.unwrap(), ItemRemoved::Unlisted);
@@ -326,7 +326,7 @@ pub async fn a_removed_item_stays_away_until_a_stock_lists_it(bench: Bench) {
     assert_eq!(ledger.items(None, 10).await.unwrap().rows, [listed]);
 }
 
-pub async fn nothing_read_before_a_removal_makes_the_item_again(bench: Bench) {
+pub async fn stale_read_cannot_restore_removed_item(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
     // A worker that saw no row, and one that saw the item.
@@ -343,7 +343,7 @@ pub async fn nothing_read_before_a_removal_makes_the_item_again(bench: Bench) {
     assert_eq!(ledger.item(&x).await.unwrap(), Some(removed));
 }
 
-pub async fn an_item_with_units_sold_is_not_removed(bench: Bench) {
+pub async fn item_with_sold_units_is_not_removed(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 5).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
@@ -410,7 +410,7 @@ pub async fn items_come_in_pages(bench: Bench) {
     assert_eq!((rows.len(), next), (25, None));
 }
 
-pub async fn the_inventory_lists_sold_single_items_with_their_owners(bench: Bench) {
+pub async fn inventory_lists_owners_of_single_items(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("unsold"), 1).await.unwrap();
     written(ledger, &verdict(&Item::new(item("many"), 50), orders(&bench, "many", 1))).await;
@@ -422,7 +422,7 @@ pub async fn the_inventory_lists_sold_single_items_with_their_owners(bench: Benc
     assert_eq!(rows, [("single", "user-0")]);
 }
 
-pub async fn the_audit_sees_every_order_once_and_its_mac_fits(bench: Bench) {
+pub async fn audit_reads_each_order_once_with_its_mac(bench: Bench) {
     let ledger = &*bench.ledger;
     let (x, y) = (fresh_name("x"), fresh_name("y"));
     written(ledger, &verdict(&Item::new(item(&x), 500), orders(&bench, &x, 90))).await;

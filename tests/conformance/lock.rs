@@ -16,15 +16,15 @@ pub struct Bench {
 macro_rules! lock_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, lock:
-            it_never_has_two_holders,
-            the_holder_may_take_it_again,
-            a_lease_that_is_not_renewed_is_over,
+            lock_has_one_holder,
+            holder_can_acquire_again,
+            unrenewed_lease_expires,
             a_renewed_lease_lasts,
-            renewing_after_the_loss_says_lost,
-            a_strangers_release_does_nothing,
-            a_released_lock_is_free_at_once,
-            the_holder_hears_that_it_is_wanted,
-            items_do_not_share_a_lock,
+            lost_lease_cannot_be_renewed,
+            release_needs_the_token,
+            released_lock_is_free_at_once,
+            renewal_reports_that_others_wait,
+            items_have_separate_locks,
         );
     };
 }
@@ -45,7 +45,7 @@ async fn acquire(bench: &Bench, item: &ItemId, token: Token, lease: Duration) ->
     bench.lock.acquire(item, token, lease).await.unwrap()
 }
 
-pub async fn it_never_has_two_holders(bench: Bench) {
+pub async fn lock_has_one_holder(bench: Bench) {
     bench.lock.check().await.unwrap();
     let (x, holders) = (any_item(), Arc::new(AtomicUsize::new(0)));
     let racing = (0..8).map(|_| {
@@ -72,7 +72,7 @@ pub async fn it_never_has_two_holders(bench: Bench) {
     assert!(held > 0);
 }
 
-pub async fn the_holder_may_take_it_again(bench: Bench) {
+pub async fn holder_can_acquire_again(bench: Bench) {
     let (x, mine) = (any_item(), token());
     assert_eq!(acquire(&bench, &x, mine, SHORT).await, Acquired::Yes);
     assert_eq!(acquire(&bench, &x, mine, LONG).await, Acquired::Yes);
@@ -80,7 +80,7 @@ pub async fn the_holder_may_take_it_again(bench: Bench) {
     assert_eq!(acquire(&bench, &x, token(), LONG).await, Acquired::Busy);
 }
 
-pub async fn a_lease_that_is_not_renewed_is_over(bench: Bench) {
+pub async fn unrenewed_lease_expires(bench: Bench) {
     let x = any_item();
     assert_eq!(acquire(&bench, &x, token(), SHORT).await, Acquired::Yes);
     assert_eq!(acquire(&bench, &x, token(), SHORT).await, Acquired::Busy);
@@ -97,7 +97,7 @@ pub async fn a_renewed_lease_lasts(bench: Bench) {
     assert_eq!(acquire(&bench, &x, token(), SHORT).await, Acquired::Busy);
 }
 
-pub async fn renewing_after_the_loss_says_lost(bench: Bench) {
+pub async fn lost_lease_cannot_be_renewed(bench: Bench) {
     let (x, mine) = (any_item(), token());
     assert_eq!(bench.lock.renew(&x, mine, LONG).await.unwrap(), Renewed::Lost);
     acquire(&bench, &x, mine, SHORT).await;
@@ -109,14 +109,14 @@ pub async fn renewing_after_the_loss_says_lost(bench: Bench) {
     assert!(matches!(bench.lock.renew(&x, other, LONG).await.unwrap(), Renewed::Yes { .. }));
 }
 
-pub async fn a_strangers_release_does_nothing(bench: Bench) {
+pub async fn release_needs_the_token(bench: Bench) {
     let x = any_item();
     acquire(&bench, &x, token(), LONG).await;
     bench.lock.release(&x, token()).await.unwrap();
     assert_eq!(acquire(&bench, &x, token(), LONG).await, Acquired::Busy);
 }
 
-pub async fn a_released_lock_is_free_at_once(bench: Bench) {
+pub async fn released_lock_is_free_at_once(bench: Bench) {
     let (x, mine) = (any_item(), token());
     acquire(&bench, &x, mine, LONG).await;
     bench.lock.release(&x, mine).await.unwrap();
@@ -124,7 +124,7 @@ pub async fn a_released_lock_is_free_at_once(bench: Bench) {
     assert_eq!(acquire(&bench, &x, token(), LONG).await, Acquired::Yes);
 }
 
-pub async fn the_holder_hears_that_it_is_wanted(bench: Bench) {
+pub async fn renewal_reports_that_others_wait(bench: Bench) {
     let (x, mine, other) = (any_item(), token(), token());
     acquire(&bench, &x, mine, LONG).await;
     assert_eq!(acquire(&bench, &x, other, LONG).await, Acquired::Busy);
@@ -136,7 +136,7 @@ pub async fn the_holder_hears_that_it_is_wanted(bench: Bench) {
     assert_eq!(renewed, Renewed::Yes { wanted: false });
 }
 
-pub async fn items_do_not_share_a_lock(bench: Bench) {
+pub async fn items_have_separate_locks(bench: Bench) {
     assert_eq!(acquire(&bench, &any_item(), token(), LONG).await, Acquired::Yes);
     assert_eq!(acquire(&bench, &any_item(), token(), LONG).await, Acquired::Yes);
 }

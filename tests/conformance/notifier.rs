@@ -19,16 +19,16 @@ pub struct Bench {
     pub ledger: Option<Arc<dyn Ledger>>,
 }
 
-macro_rules! outcomes_contract {
+macro_rules! notifier_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, notifier:
-            a_waiter_elsewhere_is_woken,
-            a_waiter_for_another_order_sleeps_on,
-            listening_ends_when_told,
+            subscriber_in_another_process_is_notified,
+            other_orders_do_not_notify,
+            listening_ends_on_cancellation,
         );
     };
 }
-pub(crate) use outcomes_contract;
+pub(crate) use notifier_contract;
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -67,13 +67,13 @@ async fn woken(bench: &Bench, listener: &Listener, waited: OrderId, published: O
     }
 }
 
-pub async fn a_waiter_elsewhere_is_woken(bench: Bench) {
+pub async fn subscriber_in_another_process_is_notified(bench: Bench) {
     let listener = listen(&bench.here);
     let order = bench.names.generate(now());
     assert!(woken(&bench, &listener, order, order).await);
 }
 
-pub async fn a_waiter_for_another_order_sleeps_on(bench: Bench) {
+pub async fn other_orders_do_not_notify(bench: Bench) {
     let listener = listen(&bench.here);
     let first = bench.names.generate(now());
     assert!(woken(&bench, &listener, first, first).await);
@@ -81,7 +81,7 @@ pub async fn a_waiter_for_another_order_sleeps_on(bench: Bench) {
     assert!(!woken(&bench, &listener, order, other).await);
 }
 
-pub async fn listening_ends_when_told(bench: Bench) {
+pub async fn listening_ends_on_cancellation(bench: Bench) {
     let listener = listen(&bench.here);
     tokio::time::sleep(Duration::from_millis(100)).await;
     listener.stop.cancel();

@@ -23,19 +23,19 @@ pub struct Bench {
 macro_rules! queue_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, queue:
-            orders_come_back_as_they_were_sent,
-            a_full_send_comes_back_whole_and_in_line,
-            what_is_not_acknowledged_comes_back_after_the_visibility_timeout,
-            an_extended_delivery_stays_away,
-            a_released_delivery_comes_back_at_once,
-            acknowledging_twice_is_harmless,
-            an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait,
+            orders_arrive_as_sent,
+            full_batch_arrives_whole_and_in_order,
+            unacked_delivery_returns_after_visibility,
+            extended_delivery_stays_invisible,
+            released_delivery_is_redelivered_at_once,
+            second_ack_is_harmless,
+            late_order_ends_the_wait,
             a_dead_letter_is_listed_and_redriven_once_under_its_own_id,
             a_letter_that_is_no_order_stays_until_it_is_sent_as_one,
             dropped_letters_are_gone,
             a_walk_meets_each_letter_once_and_what_it_keeps_stays,
-            the_backlog_counts_what_waits_and_what_is_dead,
-            a_place_in_line_is_known_rightly_or_not_at_all,
+            backlog_counts_waiting_and_dead_letters,
+            queue_position_is_right_or_unknown,
         );
     };
 }
@@ -88,7 +88,7 @@ fn sorted(mut orders: Vec<Order>) -> Vec<Order> {
     orders
 }
 
-pub async fn orders_come_back_as_they_were_sent(bench: Bench) {
+pub async fn orders_arrive_as_sent(bench: Bench) {
     let queue = &*bench.queue;
     queue.check().await.unwrap();
     let sent = vec![
@@ -105,7 +105,7 @@ pub async fn orders_come_back_as_they_were_sent(bench: Bench) {
     nothing_comes(queue).await;
 }
 
-pub async fn a_full_send_comes_back_whole_and_in_line(bench: Bench) {
+pub async fn full_batch_arrives_whole_and_in_order(bench: Bench) {
     let queue = &*bench.queue;
     let limit = queue.limits().send.min(2_000);
     let item =
@@ -133,7 +133,7 @@ pub async fn a_full_send_comes_back_whole_and_in_line(bench: Bench) {
     assert_eq!(by_item(&in_line(came)), by_item(&sent));
 }
 
-pub async fn what_is_not_acknowledged_comes_back_after_the_visibility_timeout(bench: Bench) {
+pub async fn unacked_delivery_returns_after_visibility(bench: Bench) {
     let queue = &*bench.queue;
     let sent = vec![order(&bench.names, "a", "ann")];
     send(queue, &sent).await;
@@ -144,7 +144,7 @@ pub async fn what_is_not_acknowledged_comes_back_after_the_visibility_timeout(be
     assert_eq!(in_line(again), sent);
 }
 
-pub async fn an_extended_delivery_stays_away(bench: Bench) {
+pub async fn extended_delivery_stays_invisible(bench: Bench) {
     let queue = &*bench.queue;
     send(queue, &[order(&bench.names, "a", "ann")]).await;
     let held = receive(queue, 1).await;
@@ -158,7 +158,7 @@ pub async fn an_extended_delivery_stays_away(bench: Bench) {
     nothing_comes(queue).await;
 }
 
-pub async fn a_released_delivery_comes_back_at_once(bench: Bench) {
+pub async fn released_delivery_is_redelivered_at_once(bench: Bench) {
     let queue = &*bench.queue;
     send(queue, &[order(&bench.names, "a", "ann")]).await;
     let held = receive(queue, 1).await;
@@ -168,7 +168,7 @@ pub async fn a_released_delivery_comes_back_at_once(bench: Bench) {
     assert!(begun.elapsed() < bench.visibility / 2, "{:?}", begun.elapsed());
 }
 
-pub async fn acknowledging_twice_is_harmless(bench: Bench) {
+pub async fn second_ack_is_harmless(bench: Bench) {
     let queue = &*bench.queue;
     send(queue, &[order(&bench.names, "a", "ann")]).await;
     let held = receive(queue, 1).await;
@@ -178,7 +178,7 @@ pub async fn acknowledging_twice_is_harmless(bench: Bench) {
     nothing_comes(queue).await;
 }
 
-pub async fn an_empty_queue_is_waited_for_and_a_late_order_ends_the_wait(bench: Bench) {
+pub async fn late_order_ends_the_wait(bench: Bench) {
     let (queue, late) = (bench.queue.clone(), order(&bench.names, "a", "ann"));
     let begun = Instant::now();
     let waiting = tokio::spawn(async move { queue.receive(10, Duration::from_secs(5)).await });
@@ -360,7 +360,7 @@ pub async fn dropped_letters_are_gone(bench: Bench) {
     assert_eq!(left, HashSet::from([orders[2].id]));
 }
 
-pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
+pub async fn backlog_counts_waiting_and_dead_letters(bench: Bench) {
     let queue = &*bench.queue;
     dead_letter(&bench, &order(&bench.names, "a", "ann"), "no").await;
     assert_eq!(queue.backlog().await.unwrap().waiting, 0);
@@ -372,7 +372,7 @@ pub async fn the_backlog_counts_what_waits_and_what_is_dead(bench: Bench) {
 }
 
 /// The embedded queue knows it: see `http::follow`.
-pub async fn a_place_in_line_is_known_rightly_or_not_at_all(bench: Bench) {
+pub async fn queue_position_is_right_or_unknown(bench: Bench) {
     let queue = &*bench.queue;
     let gone = order(&bench.names, "a", "ann");
     dead_letter(&bench, &gone, "no").await;

@@ -36,7 +36,7 @@ mod outcome {
         let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
         super::notifier::Bench { here, there, names: super::names(), ledger: None }
     }
-    super::notifier::outcomes_contract!(bench);
+    super::notifier::notifier_contract!(bench);
 }
 
 mod mark {
@@ -45,7 +45,7 @@ mod mark {
         let idempotency = super::Arc::new(super::RedisIdempotency::new(redis));
         super::idempotency::Bench { idempotency, names: super::names() }
     }
-    super::idempotency::marks_contract!(bench);
+    super::idempotency::idempotency_contract!(bench);
 }
 
 mod heartbeat {
@@ -55,5 +55,5 @@ mod heartbeat {
         let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
         super::heartbeats::Bench { here, there }
     }
-    super::heartbeats::pulses_contract!(bench);
+    super::heartbeats::heartbeats_contract!(bench);
 }

@@ -63,7 +63,7 @@ mod outcome {
             super::Arc::new(super::SqliteLedger::new(open(), super::key(), super::clock()));
         super::notifier::Bench { here, there, names, ledger: Some(ledger) }
     }
-    super::notifier::outcomes_contract!(bench);
+    super::notifier::notifier_contract!(bench);
 }
 
 mod heartbeat {
@@ -75,7 +75,7 @@ mod heartbeat {
         };
         super::heartbeats::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
     }
-    super::heartbeats::pulses_contract!(bench);
+    super::heartbeats::heartbeats_contract!(bench);
 }
 
 async fn outbox(store: Store, kinds: Kinds) -> SqliteOutbox {
@@ -93,7 +93,7 @@ mod webhook {
         let webhooks = super::Arc::new(webhooks);
         super::webhook_outbox::Bench { webhooks, names: super::names(), ledger: Some(ledger) }
     }
-    super::webhook_outbox::webhooks_contract!(bench);
+    super::webhook_outbox::webhook_outbox_contract!(bench);
 }
 
 /// Two orders for the last unit of an item: one is sold, one is not.
@@ -110,7 +110,7 @@ async fn due(webhooks: &SqliteOutbox) -> Vec<Decided> {
 }
 
 #[tokio::test]
-async fn only_what_was_decided_puts_an_event_and_only_of_the_kinds_that_are_wanted() {
+async fn only_wanted_decisions_create_events() {
     let (store, names) = (store(), names());
     let ledger = SqliteLedger::new(store.clone(), key(), clock());
     ledger.commit(&verdict(&names, "before")).await.unwrap();

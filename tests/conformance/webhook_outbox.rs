@@ -24,19 +24,19 @@ pub struct Bench {
     pub ledger: Option<Arc<dyn Ledger>>,
 }
 
-macro_rules! webhooks_contract {
+macro_rules! webhook_outbox_contract {
     ($make:path) => {
         $crate::conformance::conform!($make, webhook_outbox:
-            each_event_is_taken_by_one_and_comes_again_after_its_lease,
-            what_the_shop_took_is_gone,
-            what_is_put_off_comes_when_it_is_due_and_counts_its_attempts,
-            what_was_not_tried_comes_again_at_once,
+            unfinished_event_returns_after_its_lease,
+            sent_event_is_removed,
+            retried_event_returns_when_due,
+            not_attempted_event_returns_at_once,
             a_dead_letter_is_listed_and_made_due_again_once,
-            dropped_letters_are_gone_for_good,
+            dropped_webhook_letters_stay_gone,
         );
     };
 }
-pub(crate) use webhooks_contract;
+pub(crate) use webhook_outbox_contract;
 
 impl Bench {
     /// Decides so many orders for one unit pair: the first is sold, the others are not.
@@ -91,7 +91,7 @@ fn same(came: &[DueEvent], decided: &[Decided]) {
     }
 }
 
-pub async fn each_event_is_taken_by_one_and_comes_again_after_its_lease(bench: Bench) {
+pub async fn unfinished_event_returns_after_its_lease(bench: Bench) {
     bench.webhooks.begin().await.unwrap();
     let decided = bench.decided(25).await;
     assert_eq!(decided[0].decision, Decision::Sold);
@@ -104,7 +104,7 @@ pub async fn each_event_is_taken_by_one_and_comes_again_after_its_lease(bench: B
     bench.webhooks.begin().await.unwrap();
 }
 
-pub async fn what_the_shop_took_is_gone(bench: Bench) {
+pub async fn sent_event_is_removed(bench: Bench) {
     let decided = bench.decided(12).await;
     let mut came = bench.take(12).await;
     let late = came.split_off(11);
@@ -120,7 +120,7 @@ pub async fn what_the_shop_took_is_gone(bench: Bench) {
     assert_eq!(bench.webhooks.waiting().await.unwrap().waiting, 0);
 }
 
-pub async fn what_is_put_off_comes_when_it_is_due_and_counts_its_attempts(bench: Bench) {
+pub async fn retried_event_returns_when_due(bench: Bench) {
     let decided = bench.decided(3).await;
     let mut came = bench.take(3).await;
     for attempts in 1..3 {
@@ -135,7 +135,7 @@ pub async fn what_is_put_off_comes_when_it_is_due_and_counts_its_attempts(bench:
     assert!(bench.webhooks.waiting().await.unwrap().waiting > 0);
 }
 
-pub async fn what_was_not_tried_comes_again_at_once(bench: Bench) {
+pub async fn not_attempted_event_returns_at_once(bench: Bench) {
     let decided = bench.decided(3).await;
     let came = bench.take(3).await;
     bench.record_results(came, AttemptResult::NotAttempted).await;
@@ -180,7 +180,7 @@ pub async fn a_dead_letter_is_listed_and_made_due_again_once(bench: Bench) {
     bench.take(2).await;
 }
 
-pub async fn dropped_letters_are_gone_for_good(bench: Bench) {
+pub async fn dropped_webhook_letters_stay_gone(bench: Bench) {
     let decided = buried(&bench, 3).await;
     let one = DlqFilter::These(vec![decided[0].order.id]);
     assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 1);

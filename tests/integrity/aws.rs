@@ -86,7 +86,7 @@ fn number(number: u64) -> AttributeValue {
 }
 
 #[tokio::test]
-async fn changed_rows_are_found_on_dynamodb() {
+async fn dynamodb_changed_rows_are_detected() {
     let tables = Tables::with_a_sale().await;
     let orders = tables.first();
     let items = tables.single();
@@ -124,7 +124,7 @@ async fn changed_rows_are_found_on_dynamodb() {
 }
 
 #[tokio::test]
-async fn a_changed_item_stays_found_on_dynamodb_when_it_sells_on() {
+async fn dynamodb_changed_item_stays_detected() {
     let tables = Tables::with_a_sale().await;
     let mut row = tables.read(tables.single()).await;
     row.insert("restocked_at".to_owned(), number(5));
@@ -137,7 +137,7 @@ async fn a_changed_item_stays_found_on_dynamodb_when_it_sells_on() {
 }
 
 #[tokio::test]
-async fn rows_of_the_previous_version_are_counted_apart_on_dynamodb() {
+async fn dynamodb_old_rows_are_counted_apart() {
     let tables = Tables::with_a_sale().await;
     let mut order = tables.read(tables.first()).await;
     order.remove("mac");

@@ -86,7 +86,7 @@ async fn sell_on(file: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_by_others_are_found_and_stay_found() {
+async fn foreign_changes_stay_detected() {
     let stores = Stores::new().await;
     let found = |(n, (name, sql)): (usize, &'static (&str, &str))| {
         let file = stores.changed(n, sql);
@@ -107,7 +107,7 @@ async fn changes_by_others_are_found_and_stay_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_that_nothing_depends_on_or_no_mac_can_find_pass() {
+async fn harmless_changes_pass() {
     let stores = Stores::new().await;
     for (n, (name, sql)) in NOT_FOUND.iter().enumerate() {
         let report = audit(&stores.changed(n, sql)).await.unwrap();
@@ -116,7 +116,7 @@ async fn changes_that_nothing_depends_on_or_no_mac_can_find_pass() {
 }
 
 #[tokio::test]
-async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one() {
+async fn old_store_is_upgraded_and_sells_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("flux.db");
     let old = rusqlite::Connection::open(&path).unwrap();
@@ -179,7 +179,7 @@ async fn an_old_store_is_checked_by_the_old_rule_and_sells_on_under_the_new_one(
 
 /// Deciding them again makes the sums impossible; that must not keep the audit from its report.
 #[tokio::test]
-async fn decisions_taken_back_and_made_again_are_reported() {
+async fn reverted_decisions_are_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("flux.db");
     let shop = Shop::open(path.clone()).await;
@@ -208,7 +208,7 @@ fn restore(file: &Path, from: &Path) {
 }
 
 #[tokio::test]
-async fn a_process_of_the_previous_version_cannot_write_to_the_new_file() {
+async fn old_process_cannot_write_to_upgraded_file() {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path().join("flux.db")).await;
     shop.list("x", 3).await;
@@ -226,7 +226,7 @@ async fn a_process_of_the_previous_version_cannot_write_to_the_new_file() {
 }
 
 #[tokio::test]
-async fn a_foreign_trigger_is_not_served() {
+async fn foreign_trigger_prevents_serving() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("flux.db");
     let settings =

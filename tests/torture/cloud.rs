@@ -317,13 +317,13 @@ async fn is_survived(fault: Fault, times: usize) -> Row {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_told_to_stop_under_load_leaves_no_message_invisible() {
+async fn stopped_worker_leaves_no_message_invisible() {
     assert_eq!(is_survived(Fault::ToldToStop, 4).await.redelivered, Some(0));
 }
 
 /// One sale to which everything happens that needs no setting of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_and_services_fail_one_after_another_and_nothing_is_lost() {
+async fn failing_processes_and_services_lose_nothing() {
     let mut chance = Chance::seeded();
     let mut cloud = Cloud::start(Fault::DynamodbKilled).await;
     let crowd = cloud.sale.open_to(BUYERS, &mut chance).await;
@@ -344,7 +344,7 @@ async fn processes_and_services_fail_one_after_another_and_nothing_is_lost() {
 
 /// A worker is started again, or added, while a service is away for a moment.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_starts_while_a_service_is_away_waits_for_it() {
+async fn start_waits_for_unavailable_service() {
     let mut cloud = Cloud::start(Fault::SqsCut).await;
     cloud.sale.is_open().await;
     for (role, proxy) in [&cloud.to_sqs, &cloud.to_dynamodb].into_iter().enumerate() {

@@ -143,29 +143,29 @@ async fn is_survived(fault: Fault, times: usize) -> Row {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn processes_of_a_sale_are_killed_at_any_instant_and_nothing_is_lost() {
+async fn killed_processes_lose_nothing() {
     is_survived(Fault::Killed, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_told_to_stop_under_load_leaves_nothing_in_its_hands() {
+async fn stopped_worker_leaves_nothing_in_flight() {
     assert_eq!(is_survived(Fault::ToldToStop, 12).await.redelivered, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_nothing_can_be_written_buyers_are_told_so_and_nothing_is_lost() {
+async fn full_disk_rejects_buyers_and_loses_nothing() {
     assert!(is_survived(Fault::FilesLimited, 2).await.refused > 0, "it had no effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_file_is_noticed() {
+async fn damaged_file_is_detected() {
     is_survived(Fault::Damaged, 8).await;
 }
 
 /// A worker that is stopped for longer than its claim and its lease comes back with orders in hand
 /// that others have decided, and with what it knew of their items.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
+async fn worker_paused_beyond_its_claim_does_no_harm() {
     let mut chance = Chance::seeded();
     let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 1);
     let crowd = sale.open_to(BUYERS, &mut chance).await;
@@ -195,7 +195,7 @@ async fn a_worker_that_was_stopped_for_longer_than_its_claim_does_no_harm() {
 
 /// While a process holds the file's one write lock, buyers are told to come again, in bounded time.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_transaction_makes_buyers_wait_a_bounded_time_and_loses_nothing() {
+async fn stuck_transaction_delays_buyers_boundedly() {
     let mut chance = Chance::seeded();
     let mut sale = sale(&[], 1, 1);
     let stuck = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();

@@ -289,7 +289,7 @@ async fn recovers(mut sale: Sale) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_abuse_those_inside_are_served_and_memory_stays_under_its_bound() {
+async fn abuse_leaves_buyers_served_and_memory_bounded() {
     let long = Duration::from_secs(2);
     let mut running: JoinSet<Figures> =
         Abuse::ALL.into_iter().map(|abuse| abused(abuse, 400, long)).collect();
@@ -301,7 +301,7 @@ async fn under_abuse_those_inside_are_served_and_memory_stays_under_its_bound() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_without_descriptors_for_all_connections_allows_fewer() {
+async fn few_descriptors_lower_the_connection_limit() {
     let mut place = Place::new(&[]);
     place.provision(&[]);
     place.descriptors = Some(300);

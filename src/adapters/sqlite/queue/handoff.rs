@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_in_line_are_taken_whatever_the_order_they_were_added_in() {
+    fn rows_are_taken_in_sequence() {
         let (mut handoff, now) = (HandoffCache::new(), Instant::now());
         assert!(looks(&mut handoff, 0, now));
         handoff.add(vec![row(8), row(9)], |_| true);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_a_gap_or_past_the_bound_or_unclaimed_is_left_to_the_file() {
+    fn gaps_excess_and_unclaimed_rows_need_a_poll() {
         let (mut handoff, now) = (HandoffCache::new(), Instant::now());
         handoff.add(vec![row(6), row(8)], |_| true);
         assert_eq!(taken(&mut handoff, 9, 5), [6]);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_looked_into_when_it_ticks_and_after_a_while() {
+    fn change_or_interval_needs_a_poll() {
         let (mut handoff, now) = (HandoffCache::new(), Instant::now());
         assert!(looks(&mut handoff, 0, now));
         assert!(looks(&mut handoff, 1, now));

@@ -77,7 +77,7 @@ mod tests {
     use crate::adapters::sqlite::store::Store;
 
     #[tokio::test]
-    async fn however_much_is_written_the_log_is_bounded() {
+    async fn write_ahead_log_is_bounded() {
         const ONCE: i32 = 500;
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("flux.db")).unwrap();

@@ -333,7 +333,7 @@ pub mod state {
 
     #[cfg(test)]
     #[test]
-    fn every_decision_has_a_state_and_comes_back_from_it() {
+    fn every_decision_has_a_state_code() {
         for decided in Decision::all() {
             assert_eq!(decision(of(decided)), Some(decided));
         }

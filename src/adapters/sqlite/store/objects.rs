@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_triggers_are_known_by_their_text() {
+    fn own_triggers_are_recognised() {
         for kept in [|_| true, |decision: Decision| decision == Decision::Sold] {
             assert!(webhook_triggers(kept).iter().all(|sql| is_own(sql)));
         }
