@@ -238,7 +238,7 @@ async fn foreign_trigger_prevents_serving() {
         .unwrap();
     let said = wiring::start(&settings).await.unwrap_err();
     assert!(said.is::<wiring::UsageError>());
-    let line = "the trigger a gift is not flux's: remove it with DROP TRIGGER \"a gift\"";
+    let line = "the trigger a gift was not created by flux: remove it with DROP TRIGGER \"a gift\"";
     assert!(said.to_string().ends_with(line), "{said}");
     other.execute_batch("DROP TRIGGER \"a gift\"").unwrap();
     wiring::start(&settings).await.unwrap();

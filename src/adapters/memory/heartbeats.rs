@@ -1,4 +1,4 @@
-//! Heartbeats within one process, where nothing carries them to others.
+//! Heartbeats within one process. Other processes do not see them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ impl MemoryHeartbeats {
 
 impl fmt::Display for MemoryHeartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("pulses within this process")
+        f.write_str("heartbeats within this process")
     }
 }
 
@@ -41,11 +41,11 @@ impl Heartbeats for MemoryHeartbeats {
     async fn processes(&self) -> Result<Vec<ProcessStatus>, HeartbeatError> {
         let mut heartbeats = self.lock();
         heartbeats.retain(|_, (at, _)| at.elapsed() <= LIFE);
-        let living = |(at, heartbeat): &(Instant, Heartbeat)| ProcessStatus {
+        let status = |(at, heartbeat): &(Instant, Heartbeat)| ProcessStatus {
             heartbeat: heartbeat.clone(),
             age: at.elapsed(),
         };
-        Ok(heartbeats.values().map(living).collect())
+        Ok(heartbeats.values().map(status).collect())
     }
 
     fn reach_others(&self) -> bool {

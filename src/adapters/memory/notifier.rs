@@ -1,4 +1,5 @@
-//! Notifier within one process, where no service carries them to others: those look later.
+//! The notifier within one process. Subscribers in other processes are not notified; they find the
+//! decision when they read the ledger again.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -16,7 +17,7 @@ pub struct MemoryNotifier {
 
 impl fmt::Display for MemoryNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("outcomes within this process")
+        f.write_str("notifications within this process")
     }
 }
 
@@ -28,7 +29,7 @@ impl Notifier for MemoryNotifier {
         }
     }
 
-    /// Within the process, nothing can be away.
+    /// It is always available.
     async fn check(&self) -> Result<(), String> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Heartbeats in the embedded store: a row for each process, which share the machine's clock.
+//! Heartbeats in the embedded store: one row per process. All processes share the machine's clock.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl SqliteHeartbeats {
 
 impl fmt::Display for SqliteHeartbeats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pulses in {}", self.store)
+        write!(f, "heartbeats in {}", self.store)
     }
 }
 
@@ -41,16 +41,17 @@ impl From<StoreError> for HeartbeatError {
 impl Heartbeats for SqliteHeartbeats {
     async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
         let text = serde_json::to_string(heartbeat).map_err(|e| HeartbeatError(e.to_string()))?;
-        let (id, now) = (heartbeat.id.clone(), self.clock.now());
-        let beat = move |tx: &Connection| {
-            // A heartbeat from the future was written before the clock was set back.
+        let id = heartbeat.id.clone();
+        let now = self.clock.now();
+        let write = move |tx: &Connection| {
+            // A heartbeat in the future was written before the clock was set back.
             tx.prepare_cached("DELETE FROM pulses WHERE abs(?1 - at) > ?2")?
                 .execute(params![now.0, KEPT.as_millis() as u64])?;
             tx.prepare_cached("INSERT OR REPLACE INTO pulses VALUES (?, ?, ?)")?
                 .execute(params![id, now.0, text])?;
             Ok(())
         };
-        Ok(self.store.write(beat).await?)
+        Ok(self.store.write(write).await?)
     }
 
     async fn remove(&self, id: &str) -> Result<(), HeartbeatError> {
@@ -73,11 +74,11 @@ impl Heartbeats for SqliteHeartbeats {
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         let rows = self.store.read(read).await?;
-        let living = |(text, age): (String, u64)| {
+        let status = |(text, age): (String, u64)| {
             let heartbeat = serde_json::from_str(&text).ok()?;
             Some(ProcessStatus { heartbeat, age: Duration::from_millis(age) })
         };
-        Ok(rows.into_iter().filter_map(living).collect())
+        Ok(rows.into_iter().filter_map(status).collect())
     }
 
     fn reach_others(&self) -> bool {

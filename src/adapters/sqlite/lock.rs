@@ -1,5 +1,5 @@
-//! The lock on the embedded store: a row per item. A lease that seems to end later than it is long
-//! was taken before the clock was set back, and counts no more.
+//! The lock on the embedded store: one row per item. A lease whose end is further away than its
+//! length was acquired before the clock was set back, and counts as expired.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::store::{Store, StoreError};
 use crate::core::model::{Clock, ItemId};
 use crate::core::ports::lock::{Acquired, Lock, LockError, Renewed, Token};
 
-/// How long a wish for a lock is remembered, in milliseconds.
+/// How long a failed attempt counts as somebody waiting for the lock, in milliseconds.
 const WANTED_MS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -45,7 +45,8 @@ impl Lock for SqliteLock {
         token: Token,
         lease: Duration,
     ) -> Result<Acquired, LockError> {
-        let (item, clock) = (item.clone(), self.clock.clone());
+        let item = item.clone();
+        let clock = self.clock.clone();
         let acquire = move |tx: &rusqlite::Connection| {
             let now = clock.now();
             let taken = tx
@@ -72,7 +73,8 @@ impl Lock for SqliteLock {
         token: Token,
         lease: Duration,
     ) -> Result<Renewed, LockError> {
-        let (item, clock) = (item.clone(), self.clock.clone());
+        let item = item.clone();
+        let clock = self.clock.clone();
         let renew = move |tx: &rusqlite::Connection| {
             let now = clock.now();
             let wanted_until: Option<u64> = tx

@@ -1,5 +1,5 @@
-//! Notifier on the embedded store: told directly within the process; another process's are found
-//! by looking at the orders waited for whenever the file has changed.
+//! The notifier on the embedded store. Within the process, subscribers are notified directly.
+//! Decisions of other processes are found by reading the subscribed orders when the file changes.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,8 +13,8 @@ use super::store::{Store, state};
 use crate::core::model::OrderId;
 use crate::core::ports::notifier::{Notifier, Subscribers};
 
-/// The least time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Shortest time between two reads.
+const READ_EVERY: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub struct SqliteNotifier {
@@ -30,7 +30,7 @@ impl SqliteNotifier {
 
 impl fmt::Display for SqliteNotifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "outcomes in {}", self.store)
+        write!(f, "notifications in {}", self.store)
     }
 }
 
@@ -42,7 +42,7 @@ impl Notifier for SqliteNotifier {
         }
     }
 
-    /// In the file, with the ledger.
+    /// It is available whenever the ledger is.
     async fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -50,7 +50,7 @@ impl Notifier for SqliteNotifier {
     async fn listen(&self, subscribers: Arc<Subscribers>, stop: CancellationToken) {
         let subscribers = self.subscribers.get_or_init(|| subscribers).clone();
         let mut changes = self.store.changes();
-        // What was written before this may not have been looked at.
+        // Decisions from before the subscription to changes have not been read.
         changes.mark_changed();
         loop {
             tokio::select! {
@@ -63,7 +63,7 @@ impl Notifier for SqliteNotifier {
                 let decided = self.store.read(move |connection| decided(connection, &orders));
                 subscribers.wake(decided.await.unwrap_or_default());
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(READ_EVERY).await;
         }
     }
 }

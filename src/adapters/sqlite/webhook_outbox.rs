@@ -1,6 +1,6 @@
-//! The outbox in the embedded store: a table of its own, into which triggers on `orders` write
-//! each decision's event. They lie in the file, so they work in every process that decides,
-//! whatever it is configured with; without them nothing is written, and nothing costs.
+//! The webhook outbox in the embedded store: a table, into which triggers on `orders` write an event
+//! for each decision. The triggers are in the file, so they work in every process that decides,
+//! whatever its settings are. Without the triggers, no events are written, and there is no cost.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::core::ports::webhook_outbox::{
     AttemptResult, DueEvent, Lease, Letter, OutboxError, Waiting, WebhookOutbox, is_meant,
 };
 
-/// How often it is asked whether this process has written anything.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// How often the file is looked at in any case: events that were put off come due.
-const LOOK_ANYWAY: Duration = Duration::from_millis(250);
-/// No event is put off or leased for longer; one that seems to be was so before the clock was set
-/// back, and is due.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Interval at which a waiting `take` checks whether the file has changed.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
+/// Longest time between two reads of the file: retried events become due without a change.
+const POLL_EVERY: Duration = Duration::from_millis(250);
+/// The longest retry delay or lease. An event that is due later than this was written before the
+/// clock was set back, and counts as due.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 3600);
 
-/// `place` is the order's. `due` begins as the time of the decision.
+/// `place` is that of the order. `due` is at first the time of the decision.
 const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS webhooks (
     place INTEGER PRIMARY KEY,
@@ -51,7 +51,8 @@ pub struct SqliteOutbox {
 }
 
 impl SqliteOutbox {
-    /// The outbox as it is in the file, which may put no events. `kinds` is for [`WebhookOutbox::put`].
+    /// Opens the outbox, and creates its table if it is missing. [`WebhookOutbox::begin`] switches it
+    /// on. `kinds` are the events that are written.
     pub async fn open(
         store: Store,
         clock: Arc<dyn Clock>,
@@ -61,7 +62,7 @@ impl SqliteOutbox {
         Ok(Self { store, clock, kinds })
     }
 
-    /// Whether events are put.
+    /// Whether events are written in this file.
     pub async fn is_on(store: &Store) -> Result<bool, OutboxError> {
         let find = "SELECT count(*) FROM sqlite_schema WHERE name = 'webhooks_put'";
         let read = |c: &Connection| c.query_row(find, [], |row| row.get::<_, i64>(0));
@@ -131,7 +132,7 @@ impl WebhookOutbox for SqliteOutbox {
     ) -> Result<Vec<DueEvent>, OutboxError> {
         let end = Instant::now() + wait;
         loop {
-            let seen = (self.store.change_counter(), self.store.written());
+            let version = (self.store.change_counter(), self.store.written());
             let now = self.clock.now();
             if self.store.read(move |c| Ok(find(c, now, 1)?.len())).await? > 0 {
                 let due = self.store.write(move |tx| take(tx, now, max, lease)).await?;
@@ -139,16 +140,16 @@ impl WebhookOutbox for SqliteOutbox {
                     return Ok(due);
                 }
             }
-            let look_anyway = Instant::now() + LOOK_ANYWAY;
-            while (self.store.change_counter(), self.store.written()) == seen {
+            let next_poll = Instant::now() + POLL_EVERY;
+            while (self.store.change_counter(), self.store.written()) == version {
                 let now = Instant::now();
                 if now >= end {
                     return Ok(Vec::new());
                 }
-                if now >= look_anyway {
+                if now >= next_poll {
                     break;
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             }
         }
     }
@@ -160,15 +161,15 @@ impl WebhookOutbox for SqliteOutbox {
         let now = self.clock.now();
         let results: Vec<_> = results
             .iter()
-            .filter_map(|(due, outcome)| {
-                let (place, until) = due.lease.0.split_once('-')?;
-                let lease: (i64, i64) = (place.parse().ok()?, until.parse().ok()?);
-                Some((lease, due.attempts + 1, outcome.clone()))
+            .filter_map(|(due, result)| {
+                let (seq, until) = due.lease.0.split_once('-')?;
+                let lease = LeasedEvent { seq: seq.parse().ok()?, until: until.parse().ok()? };
+                Some((lease, due.attempts + 1, result.clone()))
             })
             .collect();
         let write = move |tx: &Connection| {
-            results.iter().try_for_each(|(lease, attempts, outcome)| {
-                record_result(tx, *lease, *attempts, outcome, now)
+            results.iter().try_for_each(|(lease, attempts, result)| {
+                record_result(tx, lease, *attempts, result, now)
             })
         };
         Ok(self.store.write(write).await?)
@@ -179,12 +180,13 @@ impl WebhookOutbox for SqliteOutbox {
     }
 
     async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
-        let (which, now) = (which.clone(), self.clock.now());
+        let which = which.clone();
+        let now = self.clock.now();
         let redrive = move |tx: &Connection| {
             let sql = "UPDATE webhooks SET due = ?, attempts = 0, dead_at = NULL, reason = NULL
                 WHERE place = ?";
             let mut redrive = tx.prepare_cached(sql)?;
-            dead_places(tx, &which)?.iter().map(|p| redrive.execute(params![now.0, p])).sum()
+            dead_seqs(tx, &which)?.iter().map(|seq| redrive.execute(params![now.0, seq])).sum()
         };
         Ok(self.store.write(redrive).await?)
     }
@@ -193,7 +195,7 @@ impl WebhookOutbox for SqliteOutbox {
         let which = which.clone();
         let drop = move |tx: &Connection| {
             let mut drop = tx.prepare_cached("DELETE FROM webhooks WHERE place = ?")?;
-            dead_places(tx, &which)?.iter().map(|place| drop.execute([place])).sum()
+            dead_seqs(tx, &which)?.iter().map(|seq| drop.execute([seq])).sum()
         };
         Ok(self.store.write(drop).await?)
     }
@@ -210,9 +212,9 @@ impl WebhookOutbox for SqliteOutbox {
     }
 }
 
-/// Places of events that are due, the earliest first.
+/// Sequence numbers of the orders whose events are due, the earliest first.
 fn find(c: &Connection, now: Timestamp, max: usize) -> rusqlite::Result<Vec<i64>> {
-    let places = |condition: &str, time: Timestamp| -> rusqlite::Result<Vec<i64>> {
+    let select = |condition: &str, time: Timestamp| -> rusqlite::Result<Vec<i64>> {
         let sql = format!(
             "SELECT place FROM webhooks WHERE dead_at IS NULL AND due {condition} ?
              ORDER BY due LIMIT ?"
@@ -221,8 +223,8 @@ fn find(c: &Connection, now: Timestamp, max: usize) -> rusqlite::Result<Vec<i64>
         let rows = find.query_map(params![time.0, max as i64], |row| row.get(0))?;
         rows.collect()
     };
-    let due = places("<=", now)?;
-    if due.is_empty() { places(">", now.plus(LONGEST)) } else { Ok(due) }
+    let due = select("<=", now)?;
+    if due.is_empty() { select(">", now.plus(LONGEST_DELAY)) } else { Ok(due) }
 }
 
 fn take(
@@ -237,16 +239,16 @@ fn take(
          FROM webhooks LEFT JOIN orders USING (place) LEFT JOIN items ON items.no = place >> 32
          WHERE place = ?",
     )?;
-    let mut lend = tx.prepare_cached("UPDATE webhooks SET due = ? WHERE place = ?")?;
+    let mut set_lease = tx.prepare_cached("UPDATE webhooks SET due = ? WHERE place = ?")?;
     let mut due = Vec::new();
-    for place in find(tx, now, max)? {
-        match read.query_row([place], |row| Ok((row.get(0)?, decided(row)))) {
+    for seq in find(tx, now, max)? {
+        match read.query_row([seq], |row| Ok((row.get(0)?, decided(row)))) {
             Ok((attempts, Ok(decided))) => {
-                lend.execute(params![until, place])?;
-                due.push(DueEvent { lease: Lease(format!("{place}-{until}")), decided, attempts });
+                set_lease.execute(params![until, seq])?;
+                due.push(DueEvent { lease: Lease(format!("{seq}-{until}")), decided, attempts });
             }
             Ok((_, Err(e))) => {
-                dead_letter(tx, place, &format!("its order cannot be read: {e}"), now)?
+                dead_letter(tx, seq, &format!("the order cannot be read: {e}"), now)?
             }
             Err(e) => return Err(e),
         }
@@ -269,41 +271,47 @@ fn decided(row: &Row<'_>) -> rusqlite::Result<Decided> {
         trace: None,
     };
     let decision = state::decision(row.get(6)?);
-    let decision = decision.ok_or_else(|| damaged(6, "it is not decided".to_owned()))?;
+    let decision = decision.ok_or_else(|| damaged(6, "the order is not decided".to_owned()))?;
     Ok(Decided { order, decision, decided_at: Timestamp(row.get(7)?) })
 }
 
-/// `lease` is the event's place, and until when it was lent. What was lent to another since then
-/// is results by that one, unless the shop has it.
+/// An event as `take` leased it: the order's sequence number, and the end of the lease.
+struct LeasedEvent {
+    seq: i64,
+    until: i64,
+}
+
+/// Records the result of an attempt. If the lease has ended and another sender has leased the event,
+/// its row has another `due`: the result is ignored, unless the event was delivered.
 fn record_result(
     tx: &Connection,
-    lease: (i64, i64),
+    lease: &LeasedEvent,
     attempts: u32,
-    outcome: &AttemptResult,
+    result: &AttemptResult,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
-    let (place, until) = lease;
-    let put_off = |due: Timestamp, attempts: u32| {
+    let LeasedEvent { seq, until } = *lease;
+    let reschedule = |due: Timestamp, attempts: u32| {
         let sql = "UPDATE webhooks SET due = ?, attempts = ? WHERE place = ? AND due = ?";
-        tx.prepare_cached(sql)?.execute(params![due.0, attempts, place, until]).map(drop)
+        tx.prepare_cached(sql)?.execute(params![due.0, attempts, seq, until]).map(drop)
     };
-    match outcome {
+    match result {
         AttemptResult::Sent => {
             let sql = "DELETE FROM webhooks WHERE place = ?";
-            tx.prepare_cached(sql)?.execute([place]).map(drop)
+            tx.prepare_cached(sql)?.execute([seq]).map(drop)
         }
-        AttemptResult::RetryAt { until } => put_off(*until, attempts),
-        AttemptResult::NotAttempted => put_off(now, attempts - 1),
+        AttemptResult::RetryAt { until } => reschedule(*until, attempts),
+        AttemptResult::NotAttempted => reschedule(now, attempts - 1),
         AttemptResult::Dead { reason } => {
-            put_off(Timestamp(until as u64), attempts)?;
-            dead_letter(tx, place, reason, now)
+            reschedule(Timestamp(until as u64), attempts)?;
+            dead_letter(tx, seq, reason, now)
         }
     }
 }
 
-fn dead_letter(tx: &Connection, place: i64, reason: &str, now: Timestamp) -> rusqlite::Result<()> {
+fn dead_letter(tx: &Connection, seq: i64, reason: &str, now: Timestamp) -> rusqlite::Result<()> {
     let sql = "UPDATE webhooks SET dead_at = ?, reason = ? WHERE place = ?";
-    tx.prepare_cached(sql)?.execute(params![now.0, reason, place]).map(drop)
+    tx.prepare_cached(sql)?.execute(params![now.0, reason, seq]).map(drop)
 }
 
 fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<Letter>> {
@@ -323,18 +331,18 @@ fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<Letter>> {
     rows.collect()
 }
 
-fn dead_places(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
+fn dead_seqs(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
     let mut dead = tx.prepare_cached(
         "SELECT place, orders.id, reason FROM webhooks JOIN orders USING (place)
          WHERE dead_at IS NOT NULL",
     )?;
     let mut rows = dead.query([])?;
-    let mut places = Vec::new();
+    let mut seqs = Vec::new();
     while let Some(row) = rows.next()? {
         let why = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
         if is_meant(which, &OrderId::from_bytes(row.get(1)?), why) {
-            places.push(row.get(0)?);
+            seqs.push(row.get(0)?);
         }
     }
-    Ok(places)
+    Ok(seqs)
 }

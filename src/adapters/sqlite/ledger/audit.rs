@@ -1,4 +1,4 @@
-//! What the audit reads from the file: rows with what their MACs say, and the store as a whole.
+//! The reads of the audit: rows with the results of their MAC checks, and the totals of the store.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -8,13 +8,14 @@ use crate::adapters::sqlite::store::dead_letters;
 use crate::adapters::sqlite::store::dead_letters::LETTER;
 use crate::adapters::sqlite::store::items::ItemRow;
 use crate::adapters::sqlite::store::orders::{ORDER, OrderRow};
-use crate::adapters::sqlite::store::{objects, state};
+use crate::adapters::sqlite::store::{objects, seq, state};
 use crate::core::model::{ItemId, MacCheck, MacKeys, OrderKey};
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, ItemCounts, OrderRecord, Page, StoreAudit,
 };
 
-/// Rows in one page of an audit: a snapshot of a few milliseconds.
+/// Rows in one page of an audit. A page is one snapshot, which should be open for a few
+/// milliseconds only.
 const PAGE: usize = 1_000;
 
 pub struct Keys {
@@ -25,8 +26,8 @@ pub struct Keys {
 
 pub fn items(c: &Connection, keys: &MacKeys, after: i64) -> rusqlite::Result<Page<AuditedItem>> {
     let rows = ItemRow::page_of_all(c, keys, after, PAGE)?;
-    let last = rows.last().map(ItemRow::no).transpose()?;
-    let next = last.filter(|_| rows.len() == PAGE).map(|no| no.to_string());
+    let last = rows.last().map(ItemRow::key).transpose()?;
+    let next = last.filter(|_| rows.len() == PAGE).map(|key| key.to_string());
     let rows = rows.iter().map(|row| {
         let unreadable = |e: rusqlite::Error| format!("item {}: {e}", row.id());
         let item = row.item().map_err(unreadable);
@@ -45,8 +46,8 @@ fn counts(row: &ItemRow) -> rusqlite::Result<ItemCounts> {
         u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, number))
     };
     Ok(ItemCounts {
-        orders: whole(row.arrivals()?.wrapping_sub(row.moved()?))?,
-        moved: whole(row.moved()?)?,
+        orders: whole(row.arrivals()?.wrapping_sub(row.removed()?))?,
+        moved: whole(row.removed()?)?,
         decided: whole(row.decided()?)?,
         dead_lettered: whole(row.dead()?)?,
     })
@@ -58,39 +59,38 @@ pub fn orders(
     item: Option<&ItemId>,
     after: i64,
 ) -> rusqlite::Result<Page<AuditedOrder>> {
-    let (from, to) = match item {
+    let (after, last) = match item {
         None => (after, i64::MAX),
         Some(item) => {
-            let no = c
+            let key = c
                 .prepare_cached("SELECT no FROM items WHERE id = ?")?
                 .query_row([item.as_str()], |row| row.get::<_, i64>(0))
                 .optional()?;
-            no.map_or((0, 0), |no| (after.max(no << 32), no.wrapping_add(1) << 32))
+            key.map_or((0, 0), |key| (after.max(seq::of_arrival(key, 0)), seq::highest(key)))
         }
     };
-    let sql = format!("{ORDER} WHERE place > ? AND place < ? ORDER BY place LIMIT ?");
+    let sql = format!("{ORDER} WHERE place > ? AND place <= ? ORDER BY place LIMIT ?");
     let mut orders = c.prepare_cached(&sql)?;
-    let rows = orders.query_map(params![from, to, PAGE as i64], |row| {
-        let place = row.get::<_, i64>(0)?;
+    let rows = orders.query_map(params![after, last, PAGE as i64], |row| {
+        let seq = row.get::<_, i64>(0)?;
         let order = match OrderRow::read(row) {
             Ok(row) => {
                 let mac = row.check(&keys.mac, &keys.old);
                 AuditedOrder { record: Ok(OrderRecord::from(row)), mac }
             }
             Err(e) => {
-                let record = Err(format!("order at place {place}: {e}"));
+                let record = Err(format!("order at place {seq}: {e}"));
                 AuditedOrder { record, mac: MacCheck::Wrong }
             }
         };
-        Ok((place, order))
+        Ok((seq, order))
     })?;
     let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    let places = page(rows, PAGE, |(place, _)| place.to_string());
-    let rows = places.rows.into_iter().map(|(_, order)| order).collect();
-    Ok(Page { rows, next: places.next })
+    let Page { rows, next } = page(rows, PAGE, |(seq, _)| seq.to_string());
+    Ok(Page { rows: rows.into_iter().map(|(_, order)| order).collect(), next })
 }
 
-/// One snapshot of all that is no item and no order. It is as long as the dead letters are many.
+/// Checks everything but items and orders, in one snapshot. It reads all dead letters.
 pub fn store(c: &Connection, keys: &MacKeys) -> rusqlite::Result<StoreAudit> {
     let mut findings = objects::foreign_triggers(c)?;
     findings.extend(objects::foreign_views(c)?);
@@ -110,8 +110,8 @@ pub fn store(c: &Connection, keys: &MacKeys) -> rusqlite::Result<StoreAudit> {
     Ok(StoreAudit { findings, old_rule: counts.old_letters.unsigned_abs(), decided })
 }
 
-/// Holds the items' counters against the store's: an item that was set back with all of its orders
-/// is found by it.
+/// Compares the sums over items and dead letters with the counts of the store. An item that was reset
+/// to an earlier state together with its orders has valid MACs, but its sums differ.
 fn sums(c: &Connection, counts: &Counts, findings: &mut Vec<String>) -> rusqlite::Result<()> {
     for (what, sum, counted) in [
         ("orders of items", "SELECT total(arrivals - moved) FROM items", counts.accepted),
@@ -128,7 +128,7 @@ fn sums(c: &Connection, counts: &Counts, findings: &mut Vec<String>) -> rusqlite
     ] {
         let sum: f64 = c.query_row(sum, [], |row| row.get(0))?;
         if sum != counted as f64 {
-            findings.push(format!("{what}: there are {sum}, and {counted} were counted"));
+            findings.push(format!("{what}: {sum} in the store, but {counted} were counted"));
         }
     }
     Ok(())
@@ -147,7 +147,7 @@ fn letter_rows(c: &Connection, keys: &MacKeys, findings: &mut Vec<String>) -> ru
     Ok(())
 }
 
-/// The table of decisions, which the audit holds against the orders.
+/// The table `decisions`, which the audit compares with the orders.
 fn decided(
     c: &Connection,
     counts: &Counts,
@@ -162,7 +162,7 @@ fn decided(
     if sum != i128::from(counts.decided) {
         let counted = counts.decided;
         findings
-            .push(format!("the table decisions has {sum} decisions, and {counted} were counted"));
+            .push(format!("the table decisions has {sum} decisions, but {counted} were counted"));
     }
     if decided.is_none() {
         findings.push("the table decisions cannot be read".to_owned());

@@ -1,5 +1,5 @@
-//! The ledger on the embedded store: decisions are written into the rows of the orders that the
-//! queue put there.
+//! The ledger in the embedded store. The queue inserts a row for each order; the ledger writes the
+//! decision into that row.
 
 mod audit;
 mod write;
@@ -105,7 +105,7 @@ impl Ledger for SqliteLedger {
             let read = read_item(tx, &keys, &item)?;
             let row = ItemRow::find(tx, &keys, item.as_str())?;
             let ordered = match row {
-                Some(row) => row.arrivals()? > row.moved()?,
+                Some(row) => row.arrivals()? > row.removed()?,
                 None => false,
             };
             let removed = ItemRemoved::plan(read.as_ref(), ordered);
@@ -127,12 +127,12 @@ impl Ledger for SqliteLedger {
 
     async fn totals(&self) -> Result<Option<StoreTotals>, LedgerError> {
         let read = |c: &Connection| {
-            let accepted = c.prepare_cached("SELECT accepted FROM counts")?;
-            let accepted = { accepted }.query_row([], |row| row.get(0))?;
+            let mut counts = c.prepare_cached("SELECT accepted FROM counts")?;
+            let accepted = counts.query_row([], |row| row.get(0))?;
             let mut decided = c.prepare_cached("SELECT state, orders FROM decisions")?;
             let rows = decided.query_map([], |row| {
                 let decision = state::decision(row.get(0)?).ok_or_else(|| {
-                    let why = "no such state of an order in decisions";
+                    let why = "unknown state of an order in the table decisions";
                     rusqlite::Error::FromSqlConversionFailure(0, Type::Integer, why.into())
                 })?;
                 Ok((decision, row.get::<_, u64>(1)?))
@@ -150,8 +150,8 @@ impl Ledger for SqliteLedger {
             let after = from.after.as_deref().unwrap_or_default();
             let mut rows = ItemRow::page(c, &keys, from.listing, after, limit)?;
             if from.listing == Listing::Listed && rows.len() < limit {
-                let left = limit - rows.len();
-                rows.extend(ItemRow::page(c, &keys, Listing::Unlisted, "", left)?);
+                let room = limit - rows.len();
+                rows.extend(ItemRow::page(c, &keys, Listing::Unlisted, "", room)?);
             }
             rows.iter().map(ItemRow::item).collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -215,7 +215,7 @@ impl Ledger for SqliteLedger {
     }
 }
 
-/// The row number after which a page of the audit begins; the first page if it is no number.
+/// The row number after which a page of the audit begins. Anything but a number is the first page.
 fn cursor(after: Option<&str>) -> i64 {
     after.and_then(|after| after.parse().ok()).unwrap_or(i64::MIN)
 }
@@ -225,7 +225,7 @@ fn page<T>(rows: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
     Page { rows, next }
 }
 
-/// A text column as an id; what flux did not write shows as an error that names the column.
+/// Parses a text column as an id. A value that flux never writes is an error that names the column.
 fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
     row: &Row<'_>,
     column: usize,

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{Keys, place_and_state};
+use super::rows::{Keys, seq_and_state};
 use crate::adapters::sqlite::store::counts::{Counts, count_decided};
 use crate::adapters::sqlite::store::items::ItemRow;
 use crate::adapters::sqlite::store::orders::OrderRow;
@@ -22,7 +22,7 @@ pub fn decide(
     id: OrderId,
     now: Timestamp,
 ) -> rusqlite::Result<Option<Decision>> {
-    match place_and_state(tx, id)? {
+    match seq_and_state(tx, id)? {
         Some((place, state::DEAD_LETTERED)) => {
             write(tx, keys, id, place, now)?;
             Ok(Some(Decision::Dropped))
@@ -51,7 +51,7 @@ fn write(
     };
     tx.prepare_cached("UPDATE orders SET state = ?, decided_at = ?, seal = ? WHERE place = ?")?
         .execute(params![state::DROPPED, now.0, mac, place])?;
-    if let Some(mut item) = ItemRow::numbered(tx, &keys.mac, place >> 32)? {
+    if let Some(mut item) = ItemRow::by_key(tx, &keys.mac, place >> 32)? {
         item.add_dead(-1)?;
         item.add_decided(1)?;
         item.save(tx, &keys.mac, &mut counts)?;

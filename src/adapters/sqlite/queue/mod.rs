@@ -1,7 +1,7 @@
-//! The queue on the embedded store: the undecided rows of `orders`.
+//! The queue in the embedded store: the undecided rows of `orders`.
 //!
-//! A receiver claims an item, not an order: all of an item's orders come to one receiver, in
-//! their order of arrival (P6), until it has nothing of the item in hand or its claim runs out.
+//! A receiver claims items, not orders. All orders of an item go to one receiver, in their order of
+//! arrival (P6), until it has none of them in flight or its claim ends.
 
 mod claims;
 mod dead_letters;
@@ -20,14 +20,14 @@ use rusqlite::{Connection, params};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::store::{Store, StoreError};
+use super::store::{Store, StoreError, seq};
 use crate::core::model::{Clock, IdSource, MacKeys, Order, OrderId, OrderKey, SystemIdSource};
 use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
 use crate::core::ports::queue::{
     Arrival, Backlog, Delivery, OLDEST_AMONG, Queue, QueueError, QueueLimits, QueuePosition,
     Receipt, Sent,
 };
-use claims::{CLAIM, Claim, longest_claim, places, receipt};
+use claims::{CLAIM, Claim, latest_claim_end, receipt, seq_range};
 use handoff::{HandoffCache, POLL_INTERVAL};
 
 #[derive(Debug)]
@@ -37,18 +37,19 @@ pub struct SqliteQueue {
     clock: Arc<dyn Clock>,
     visibility: Duration,
     backlog_max: u64,
-    /// Names this receiver in `items.claimed_by`.
-    me: i64,
+    /// Identifies this receiver in `items.claimed_by`.
+    receiver_id: i64,
+    /// By item key. Copies of the claims in the file, with the deliveries in flight.
     claims: Mutex<HashMap<i64, Claim>>,
     handoff: Mutex<HandoffCache>,
-    /// There may be something to receive.
+    /// Notified when there may be something to receive.
     arrived: Notify,
-    /// The item served last: the next look begins behind it.
-    start: AtomicI64,
+    /// Key of the item that the last poll ended at: the next poll begins after it.
+    last_polled: AtomicI64,
 }
 
 impl SqliteQueue {
-    /// `visibility`: see [`Queue::receive`]. `backlog_max`: orders that may wait (P8).
+    /// `visibility`: see [`Queue::receive`]. `backlog_max`: maximum number of waiting orders (P8).
     pub fn new(
         store: Store,
         key: OrderKey,
@@ -56,18 +57,18 @@ impl SqliteQueue {
         visibility: Duration,
         backlog_max: u64,
     ) -> Self {
-        let me = (SystemIdSource.next_id() >> 65) as i64;
+        let receiver_id = (SystemIdSource.next_id() >> 65) as i64;
         Self {
             store,
             keys: rows::Keys { mac: MacKeys::new(&key), old: key },
             clock,
             visibility,
             backlog_max,
-            me,
+            receiver_id,
             claims: Mutex::default(),
             handoff: Mutex::new(HandoffCache::new()),
             arrived: Notify::new(),
-            start: AtomicI64::new(0),
+            last_polled: AtomicI64::new(0),
         }
     }
 
@@ -79,22 +80,22 @@ impl SqliteQueue {
         self.handoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One round of receiving: what is there for this receiver now.
-    async fn take(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
+    /// Receives what is available now: from memory, and from the file if it must be polled.
+    async fn receive_now(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
         self.keep_claims().await?;
         let handoff = {
             let claims = self.claims();
-            self.handoff().take(max, |no| claims.get(&no).map(|claim| claim.cursor))
+            self.handoff().take(max, |key| claims.get(&key).map(|claim| claim.cursor))
         };
         let room = max - handoff.len();
         let mut deliveries = self.deliver(handoff);
         if room == 0 || !self.handoff().needs_poll(self.store.change_counter(), Instant::now()) {
             return Ok(deliveries);
         }
-        match self.take_from_file(room).await {
-            Ok(mut more) => deliveries.append(&mut more),
+        match self.receive_from_file(room).await {
+            Ok(mut polled) => deliveries.append(&mut polled),
             Err(e) => {
-                self.handoff().look();
+                self.handoff().require_poll();
                 if deliveries.is_empty() {
                     return Err(e);
                 }
@@ -103,71 +104,80 @@ impl SqliteQueue {
         Ok(deliveries)
     }
 
-    async fn take_from_file(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
-        let mut look = self.look(max).await?;
-        if !look.unclaimed.is_empty() {
-            self.claim(look.unclaimed).await?;
-            look = self.look(max).await?;
+    async fn receive_from_file(&self, max: usize) -> Result<Vec<Delivery>, QueueError> {
+        let mut poll = self.poll(max).await?;
+        if !poll.unclaimed.is_empty() {
+            self.claim(poll.unclaimed).await?;
+            poll = self.poll(max).await?;
         }
-        if look.more {
-            self.handoff().look();
+        if poll.has_more {
+            self.handoff().require_poll();
         }
-        let poison = look.rows.iter().filter_map(|w| w.order.as_ref().err().cloned()).collect();
-        self.dead_letter(poison).await?;
-        Ok(self.deliver(look.rows))
+        let unreadable = poll.rows.iter().filter_map(|row| row.order.as_ref().err().cloned());
+        self.dead_letter(unreadable.collect()).await?;
+        Ok(self.deliver(poll.rows))
     }
 
-    async fn look(&self, max: usize) -> Result<rows::Look, QueueError> {
-        let mine: HashMap<i64, i64> =
-            self.claims().iter().map(|(no, claim)| (*no, claim.cursor)).collect();
-        let (now, start) = (self.clock.now(), self.start.load(Ordering::Relaxed));
-        let free = (now, longest_claim(now));
-        let found = self.store.read(move |c| rows::look(c, &mine, free, max, start)).await?;
+    async fn poll(&self, max: usize) -> Result<rows::Poll, QueueError> {
+        let claimed = self.claims().iter().map(|(key, claim)| (*key, claim.cursor)).collect();
+        let now = self.clock.now();
+        let request = rows::PollRequest {
+            claimed,
+            now,
+            latest_claim_end: latest_claim_end(now),
+            max,
+            after_item: self.last_polled.load(Ordering::Relaxed),
+        };
+        let found = self.store.read(move |c| rows::poll(c, &request)).await?;
         if let Some(last) = found.rows.last() {
-            self.start.store(last.place >> 32, Ordering::Relaxed);
+            self.last_polled.store(seq::item_key(last.seq), Ordering::Relaxed);
         }
         Ok(found)
     }
 
-    /// Claims the items that nobody else has by now.
+    /// Claims, or renews the claims on, those of the items that no other receiver has claimed.
     async fn claim(&self, items: Vec<i64>) -> Result<(), QueueError> {
-        let (me, now) = (self.me, self.clock.now());
+        let receiver_id = self.receiver_id;
+        let now = self.clock.now();
         let until = now.plus(CLAIM);
+        let latest = latest_claim_end(now);
         let claim = move |tx: &Connection| {
             let mut claim = tx.prepare_cached(
                 "UPDATE items SET claimed_by = ?1, claimed_until = ?2
                  WHERE no = ?3 AND (claimed_by = ?1 OR claimed_until <= ?4 OR claimed_until > ?5)",
             )?;
-            let mut got = Vec::new();
-            for no in items {
-                if claim.execute(params![me, until.0, no, now.0, longest_claim(now).0])? == 1 {
-                    got.push(no);
+            let mut claimed = Vec::new();
+            for key in items {
+                if claim.execute(params![receiver_id, until.0, key, now.0, latest.0])? == 1 {
+                    claimed.push(key);
                 }
             }
-            Ok(got)
+            Ok(claimed)
         };
-        let got = self.store.write(claim).await?;
+        let claimed = self.store.write(claim).await?;
         let mut claims = self.claims();
-        for no in got {
-            claims.entry(no).or_insert_with(|| Claim::new(no, until)).until = until;
+        for key in claimed {
+            claims.entry(key).or_insert_with(|| Claim::new(key, until)).until = until;
         }
         Ok(())
     }
 
-    /// Puts expired deliveries back, renews claims that are used, forgets those that are not.
+    /// Puts expired deliveries back, removes claims that have ended, and renews those with
+    /// deliveries in flight after a third of their time.
     async fn keep_claims(&self) -> Result<(), QueueError> {
         let due = {
-            let (now, clock) = (self.clock.now(), Instant::now());
+            let now = self.clock.now();
+            let monotonic_now = Instant::now();
             let mut claims = self.claims();
             for claim in claims.values_mut() {
-                if claim.expire(clock) {
-                    self.handoff().look();
+                if claim.expire(monotonic_now) {
+                    self.handoff().require_poll();
                 }
             }
-            claims.retain(|_, claim| claim.until > now && claim.until <= longest_claim(now));
-            let old = now.plus(CLAIM - CLAIM / 3);
-            let due = |claim: &Claim| claim.until < old && !claim.in_flight.is_empty();
-            let due = claims.iter().filter(|(_, claim)| due(claim)).map(|(no, _)| *no);
+            claims.retain(|_, claim| claim.until > now && claim.until <= latest_claim_end(now));
+            let renew_below = now.plus(CLAIM - CLAIM / 3);
+            let is_due = |claim: &Claim| claim.until < renew_below && !claim.in_flight.is_empty();
+            let due = claims.iter().filter(|(_, claim)| is_due(claim)).map(|(key, _)| *key);
             due.collect::<Vec<_>>()
         };
         if due.is_empty() { Ok(()) } else { self.claim(due).await }
@@ -177,49 +187,60 @@ impl SqliteQueue {
         if letters.is_empty() {
             return Ok(());
         }
-        let buried = letters.clone();
+        let written = letters.clone();
         let keys = self.keys;
-        let bury =
-            move |tx: &Connection| buried.iter().try_for_each(|l| rows::dead_letter(tx, &keys, l));
-        self.store.write(bury).await?;
+        let write =
+            move |tx: &Connection| written.iter().try_for_each(|l| rows::dead_letter(tx, &keys, l));
+        self.store.write(write).await?;
         crate::core::ports::dead_letters::tell(&letters);
         Ok(())
     }
 
-    /// Makes deliveries of runs of neighbouring rows of one item, leaving out what is in flight.
-    fn deliver(&self, rows: Vec<rows::Waiting>) -> Vec<Delivery> {
+    /// Turns rows into deliveries: one for each run of consecutive rows of an item, because a
+    /// receipt is a range of sequence numbers. Marks the deliveries as in flight.
+    ///
+    /// The rows were read without the lock on `claims`, so they can be out of date here: an item's
+    /// claim may have ended, and a row may have been delivered from memory while the file was
+    /// polled. A row without a claim is left out; whoever claims the item next reads it from the
+    /// file. A row in flight is left out too, and ends the run. The lock is held from the first
+    /// check until the deliveries are in flight, so no row gets into two deliveries of this
+    /// process. Another process may deliver it as well; then the ledger refuses one decision. If
+    /// this process is killed here, the rows are still queued, and are delivered after its claim
+    /// ends.
+    fn deliver(&self, rows: Vec<rows::QueuedRow>) -> Vec<Delivery> {
         let invisible_until = Instant::now() + self.visibility;
         let mut claims = self.claims();
         let mut deliveries: Vec<Delivery> = Vec::new();
-        let mut run: Option<(i64, i64)> = None;
-        for rows::Waiting { place, order } in rows {
-            let (no, Ok(order)) = (place >> 32, order) else { continue };
-            let Some(claim) = claims.get_mut(&no) else { continue };
-            claim.cursor = claim.cursor.max(place);
-            if claim.holds(place) {
-                run = None;
+        let mut run_start: Option<i64> = None;
+        for rows::QueuedRow { seq, order } in rows {
+            // An unreadable row has been dead-lettered.
+            let Ok(order) = order else { continue };
+            let item_key = seq::item_key(seq);
+            let Some(claim) = claims.get_mut(&item_key) else { continue };
+            claim.cursor = claim.cursor.max(seq);
+            if claim.is_in_flight(seq) {
+                run_start = None;
                 continue;
             }
-            let entry = (Arrival(place as u128), order);
-            let receive_count = if place <= claim.reached { 2 } else { 1 };
-            match (&mut run, deliveries.last_mut()) {
-                (Some((first, last)), Some(delivery)) if *first >> 32 == no => {
-                    *last = place;
+            let entry = (Arrival(seq as u128), order);
+            let receive_count = if seq <= claim.max_cursor { 2 } else { 1 };
+            match (run_start, deliveries.last_mut()) {
+                (Some(first), Some(delivery)) if seq::item_key(first) == item_key => {
                     delivery.orders.push(entry);
-                    delivery.receipt = receipt(*first, place);
+                    delivery.receipt = receipt(first, seq);
                     delivery.receive_count = delivery.receive_count.max(receive_count);
                 }
                 _ => {
-                    run = Some((place, place));
-                    let receipt = receipt(place, place);
+                    run_start = Some(seq);
+                    let receipt = receipt(seq, seq);
                     deliveries.push(Delivery { receipt, orders: vec![entry], receive_count });
                 }
             }
-            claim.reached = claim.reached.max(place);
+            claim.max_cursor = claim.max_cursor.max(seq);
         }
         for delivery in &deliveries {
-            if let Some((first, last)) = places(&delivery.receipt)
-                && let Some(claim) = claims.get_mut(&(first >> 32))
+            if let Some((first, last)) = seq_range(&delivery.receipt)
+                && let Some(claim) = claims.get_mut(&seq::item_key(first))
             {
                 claim.in_flight.insert(first, (last, invisible_until));
             }
@@ -227,11 +248,12 @@ impl SqliteQueue {
         deliveries
     }
 
-    /// Does something to the claim and first place of each delivery still in flight.
+    /// Calls `act` with the claim and the first sequence number of each delivery that is still in
+    /// flight.
     fn each_in_flight(&self, receipts: &[Receipt], mut act: impl FnMut(&mut Claim, i64)) {
         let mut claims = self.claims();
-        for (first, last) in receipts.iter().filter_map(places) {
-            if let Some(claim) = claims.get_mut(&(first >> 32))
+        for (first, last) in receipts.iter().filter_map(seq_range) {
+            if let Some(claim) = claims.get_mut(&seq::item_key(first))
                 && claim.in_flight.get(&first).is_some_and(|(l, _)| *l == last)
             {
                 act(claim, first);
@@ -270,7 +292,7 @@ impl Queue for SqliteQueue {
             Ok(Ok(inserted)) => {
                 {
                     let claims = self.claims();
-                    self.handoff().add(inserted.rows, |no| claims.contains_key(&no));
+                    self.handoff().add(inserted.rows, |key| claims.contains_key(&key));
                 }
                 self.arrived.notify_one();
                 inserted.sent.into_iter().map(Ok).collect()
@@ -285,20 +307,20 @@ impl Queue for SqliteQueue {
         let mut changes = self.store.changes();
         loop {
             changes.borrow_and_update();
-            let last = Instant::now() >= end;
-            if last {
-                self.handoff().look();
+            let is_over = Instant::now() >= end;
+            if is_over {
+                self.handoff().require_poll();
             }
-            let deliveries = self.take(max).await?;
-            if !deliveries.is_empty() || last {
+            let deliveries = self.receive_now(max).await?;
+            if !deliveries.is_empty() || is_over {
                 return Ok(deliveries);
             }
-            let look_again = end.min(Instant::now() + POLL_INTERVAL);
+            let next_poll = end.min(Instant::now() + POLL_INTERVAL);
             tokio::select! {
                 biased;
                 _changed = changes.changed() => {}
                 () = self.arrived.notified() => {}
-                () = tokio::time::sleep_until(look_again) => {}
+                () = tokio::time::sleep_until(next_poll) => {}
             }
         }
     }
@@ -319,24 +341,20 @@ impl Queue for SqliteQueue {
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
-        self.each_in_flight(receipts, Claim::give_back);
+        self.each_in_flight(receipts, Claim::put_back);
         let idle: Vec<i64> = {
             let mut claims = self.claims();
-            let idle = |claim: &Claim| claim.in_flight.is_empty();
-            let idle = claims.iter().filter(|(_, claim)| idle(claim)).map(|(no, _)| *no);
-            let idle: Vec<i64> = idle.collect();
-            idle.iter().for_each(|no| drop(claims.remove(no)));
-            idle
+            claims.extract_if(|_, claim| claim.in_flight.is_empty()).map(|(key, _)| key).collect()
         };
-        let me = self.me;
+        let receiver_id = self.receiver_id;
         let unclaim = move |tx: &Connection| {
             let mut unclaim = tx.prepare_cached(
                 "UPDATE items SET claimed_until = 0 WHERE no = ? AND claimed_by = ?",
             )?;
-            idle.iter().try_for_each(|no| unclaim.execute(params![no, me]).map(drop))
+            idle.iter().try_for_each(|key| unclaim.execute(params![key, receiver_id]).map(drop))
         };
         self.store.write(unclaim).await?;
-        self.handoff().look();
+        self.handoff().require_poll();
         self.arrived.notify_one();
         Ok(())
     }
@@ -362,19 +380,20 @@ impl Queue for SqliteQueue {
     }
 
     async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError> {
-        Ok(self.store.read(move |c| rows::line(c, order)).await?)
+        Ok(self.store.read(move |c| rows::position(c, order)).await?)
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {
         let read = |c: &Connection| {
             let letters = c.query_row("SELECT count(*) FROM dead_letters", [], |r| r.get(0))?;
-            let (waiting, oldest) = (rows::waiting(c)?, rows::oldest(c, OLDEST_AMONG)?);
+            let waiting = rows::count_waiting(c)?;
+            let oldest = rows::oldest(c, OLDEST_AMONG)?;
             Ok(Backlog { waiting, dead_letters: letters, oldest })
         };
         Ok(self.store.read(read).await?)
     }
 
     async fn check(&self) -> Result<(), QueueError> {
-        Ok(self.store.read(rows::waiting).await.map(drop)?)
+        Ok(self.store.read(rows::count_waiting).await.map(drop)?)
     }
 }

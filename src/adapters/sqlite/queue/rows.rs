@@ -1,4 +1,4 @@
-//! The rows behind the embedded queue: what a send, a look and a redrive do inside the file.
+//! The transactions of the embedded queue: sending, polling, dead-lettering and redriving orders.
 
 use std::collections::HashMap;
 
@@ -12,76 +12,92 @@ use crate::adapters::sqlite::store::dead_letters::LetterRow;
 use crate::adapters::sqlite::store::items::ItemRow;
 use crate::adapters::sqlite::store::orders;
 use crate::adapters::sqlite::store::orders::OrderRow;
-use crate::adapters::sqlite::store::state;
-use crate::core::model::TraceContext;
+use crate::adapters::sqlite::store::{seq, state};
 use crate::core::model::{
     BROKEN, InvalidId, ItemId, MacCheck, MacKeys, MacState, Order, OrderId, OrderKey, Quantity,
-    Timestamp, UserId,
+    Timestamp, TraceContext, UserId,
 };
 use crate::core::ports::dead_letters::DeadLetter;
 use crate::core::ports::queue::{QueuePosition, Sent};
 
-/// What one look at the file found.
+/// The result of one poll of the file.
 #[derive(Default)]
-pub struct Look {
-    pub rows: Vec<Waiting>,
-    /// Items with waiting orders that nobody has claimed.
+pub struct Poll {
+    /// Queued orders of the items that this receiver has claimed.
+    pub rows: Vec<QueuedRow>,
+    /// Keys of items with queued orders that nobody has claimed.
     pub unclaimed: Vec<i64>,
-    /// There was more than was asked for.
-    pub more: bool,
+    /// True if the poll ended at a limit, so there may be more.
+    pub has_more: bool,
 }
 
-/// A waiting row, as the order it is or the letter it has to become.
-pub struct Waiting {
-    pub place: i64,
+/// A queued row: its order, or the dead letter that it becomes because it cannot be read.
+pub struct QueuedRow {
+    pub seq: i64,
     pub order: Result<Order, DeadLetter>,
 }
 
-/// The keys under which rows are written, and checked if they are from before.
+/// What a poll looks for.
+pub struct PollRequest {
+    /// Items that this receiver has claimed, with the cursor of each.
+    pub claimed: HashMap<i64, i64>,
+    /// A claim that ends at this time or earlier is over.
+    pub now: Timestamp,
+    /// A claim that ends later than this is invalid, see [`super::claims::latest_claim_end`].
+    pub latest_claim_end: Timestamp,
+    /// Limit for the rows, and for the unclaimed items.
+    pub max: usize,
+    /// The item at which the last poll ended: this one begins after it.
+    pub after_item: i64,
+}
+
+/// The keys of the MACs, and the key for rows from before MACs.
 #[derive(Debug, Clone, Copy)]
 pub struct Keys {
     pub mac: MacKeys,
     pub old: OrderKey,
 }
 
-/// None where more are decided than came: somebody took decisions back, which the audit reports.
-pub fn waiting(connection: &Connection) -> rusqlite::Result<u64> {
+/// Number of undecided orders. It is 0 if more were decided than accepted: then somebody else
+/// changed the file, which the audit reports.
+pub fn count_waiting(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT max(0, accepted - decided - dead_lettered) FROM counts")?
         .query_row([], |row| row.get(0))
 }
 
-/// When the oldest waiting order was accepted, by a look at the head of each line, of the first
-/// `items_max`.
+/// When the oldest queued order was accepted. Reads the first queued order of each item, for
+/// `items_max` items at most.
 pub fn oldest(connection: &Connection, items_max: usize) -> rusqlite::Result<Option<Timestamp>> {
     let mut next = connection.prepare_cached(
         "SELECT place, accepted_at FROM orders INDEXED BY waiting
          WHERE state = 10 AND place > ? ORDER BY place LIMIT 1",
     )?;
-    let (mut place, mut oldest) = (0, None::<Timestamp>);
+    let mut after = 0;
+    let mut oldest = None::<Timestamp>;
     for _ in 0..items_max {
         let head =
-            next.query_row([place], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        let Some((at, accepted_at)) = head.optional()? else { break };
-        // A row with a time that flux never writes is on its way to the dead letters.
+            next.query_row([after], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+        let Some((seq, accepted_at)) = head.optional()? else { break };
+        // A row with a time that flux never writes will be dead-lettered.
         if let Ok(accepted_at) = u64::try_from(accepted_at).map(Timestamp) {
             oldest = Some(oldest.map_or(accepted_at, |oldest| oldest.min(accepted_at)));
         }
-        let no = at >> 32;
-        place = ((no + 1) << 32) - 1;
+        after = seq::highest(seq::item_key(seq));
     }
     Ok(oldest)
 }
 
-/// What became of a batch.
+/// The result of inserting a batch.
 pub struct Inserted {
-    /// In the order of the batch.
+    /// One for each order, in the order of the batch.
     pub sent: Vec<Sent>,
-    /// The new rows.
+    /// The new rows: sequence number and order.
     pub rows: Vec<(i64, Order)>,
 }
 
-/// Inserts a batch whole, or answers how many orders wait when there is no room for it.
+/// Inserts the whole batch. If the backlog has no room for it, inserts nothing, and the inner error
+/// is the number of waiting orders.
 pub fn insert(
     tx: &Connection,
     keys: &MacKeys,
@@ -101,17 +117,17 @@ pub fn insert(
     }
     for (item, orders) in by_item {
         let mut row = ItemRow::find_or_insert(tx, keys, item.as_str())?;
-        let first = row.last_place()?;
-        let mut place = first;
+        let first = row.last_seq()?;
+        let mut seq = first;
         for (index, order) in orders {
-            if orders::insert(tx, keys, place + 1, &order, true)? {
-                place += 1;
-                rows.push((place, order));
+            if orders::insert(tx, keys, seq + 1, &order, true)? {
+                seq += 1;
+                rows.push((seq, order));
             } else {
-                sent[index] = compare(tx, &order)?;
+                sent[index] = compare_existing(tx, &order)?;
             }
         }
-        row.add_arrivals(place - first)?;
+        row.add_arrivals(seq - first)?;
         row.save(tx, keys, &mut counts)?;
     }
     counts.accepted += rows.len() as i64;
@@ -119,8 +135,9 @@ pub fn insert(
     Ok(Ok(Inserted { sent, rows }))
 }
 
-/// What to say of an order whose id is known.
-fn compare(tx: &Connection, order: &Order) -> rusqlite::Result<Sent> {
+/// The result for an order whose id exists: the order is either a repeat, or another order under the
+/// same idempotency key.
+fn compare_existing(tx: &Connection, order: &Order) -> rusqlite::Result<Sent> {
     let same: bool = tx
         .prepare_cached(
             "SELECT user = ? AND quantity = ? AND place >> 32 = (SELECT no FROM items WHERE id = ?)
@@ -138,31 +155,34 @@ fn compare(tx: &Connection, order: &Order) -> rusqlite::Result<Sent> {
     Ok(if same { Sent::Queued } else { Sent::KeyReused })
 }
 
-/// Walks from item to item, beginning behind item `start`: reads on where an item is mine, notes
-/// it where it is nobody's: claimed until no later than the first of `free`, or later than the
-/// second. An item gets at most a quarter of `max`, so that a hot one leaves room for the others.
-pub fn look(
-    connection: &Connection,
-    mine: &HashMap<i64, i64>,
-    free: (Timestamp, Timestamp),
-    max: usize,
-    start: i64,
-) -> rusqlite::Result<Look> {
-    let mut found = Look::default();
-    let middle = ((start + 1) << 32) - 1;
-    walk(connection, mine, free, max, (middle, i64::MAX), &mut found)?;
-    walk(connection, mine, free, max, (0, middle), &mut found)?;
+/// Finds queued orders of claimed items, and unclaimed items with queued orders. Begins after
+/// `after_item` and wraps around, so that every item is reached.
+pub fn poll(connection: &Connection, request: &PollRequest) -> rusqlite::Result<Poll> {
+    let mut found = Poll::default();
+    let middle = seq::highest(request.after_item);
+    walk(connection, request, middle, i64::MAX, &mut found)?;
+    walk(connection, request, 0, middle, &mut found)?;
     Ok(found)
 }
 
+/// Walks over the items with queued orders whose sequence numbers are in `after + 1..=last`.
+///
+/// Each step seeks the next entry in the partial index `waiting` and then skips the rest of that
+/// item, so the cost is one seek per item, however many orders wait. An item contributes at most a
+/// quarter of `max`, which leaves room for other items when one of them is in high demand.
+///
+/// All of it reads one snapshot. Another process may claim an item after the snapshot was taken;
+/// that does no harm, because claiming checks again inside a write transaction. A claim of this
+/// receiver may have ended as well; then two receivers deliver the same orders, and the ledger
+/// refuses the second decision.
 fn walk(
     connection: &Connection,
-    mine: &HashMap<i64, i64>,
-    free: (Timestamp, Timestamp),
-    max: usize,
-    (mut place, end): (i64, i64),
-    found: &mut Look,
+    request: &PollRequest,
+    mut after: i64,
+    last: i64,
+    found: &mut Poll,
 ) -> rusqlite::Result<()> {
+    let max = request.max;
     let mut next = connection.prepare_cached(
         "SELECT place FROM orders INDEXED BY waiting WHERE state = 10 AND place > ? AND place <= ?
          ORDER BY place LIMIT 1",
@@ -170,50 +190,52 @@ fn walk(
     let mut is_free = connection
         .prepare_cached("SELECT claimed_until <= ? OR claimed_until > ? FROM items WHERE no = ?")?;
     while found.rows.len() < max && found.unclaimed.len() < max {
-        let at = next.query_row([place, end], |row| row.get::<_, i64>(0)).optional()?;
-        let Some(no) = at.map(|at| at >> 32) else { break };
-        place = ((no + 1) << 32) - 1;
-        if let Some(cursor) = mine.get(&no) {
+        let seq = next.query_row([after, last], |row| row.get::<_, i64>(0)).optional()?;
+        let Some(item_key) = seq.map(seq::item_key) else { break };
+        after = seq::highest(item_key);
+        if let Some(cursor) = request.claimed.get(&item_key) {
             let share = (max / 4).max(1).min(max - found.rows.len());
             let before = found.rows.len();
-            read_item(connection, no, *cursor, share, &mut found.rows)?;
-            found.more |= found.rows.len() - before == share;
+            read_item(connection, item_key, *cursor, share, &mut found.rows)?;
+            found.has_more |= found.rows.len() - before == share;
         } else {
-            // Orders whose item's row is gone wait without holding up the others; the audit says so.
-            let known = is_free.query_row(params![free.0.0, free.1.0, no], |row| row.get(0));
-            if known.optional()?.unwrap_or(false) {
-                found.unclaimed.push(no);
+            // Orders whose item has no row stay queued, and do not block others. The audit reports
+            // them.
+            let values = params![request.now.0, request.latest_claim_end.0, item_key];
+            let is_free = is_free.query_row(values, |row| row.get(0)).optional()?;
+            if is_free.unwrap_or(false) {
+                found.unclaimed.push(item_key);
             }
         }
     }
-    found.more |= found.rows.len() >= max || found.unclaimed.len() >= max;
+    found.has_more |= found.rows.len() >= max || found.unclaimed.len() >= max;
     Ok(())
 }
 
 fn read_item(
     connection: &Connection,
-    no: i64,
+    item_key: i64,
     cursor: i64,
     max: usize,
-    found: &mut Vec<Waiting>,
+    found: &mut Vec<QueuedRow>,
 ) -> rusqlite::Result<()> {
     let item: Option<String> = connection
         .prepare_cached("SELECT id FROM items WHERE no = ?")?
-        .query_row([no], |row| row.get(0))
+        .query_row([item_key], |row| row.get(0))
         .optional()?;
     let Some(item) = item else { return Ok(()) };
     let item = ItemId::parse(&item);
     let mut orders = connection.prepare_cached(
         "SELECT place, id, user, quantity, accepted_at, trace FROM orders INDEXED BY waiting
-         WHERE state = 10 AND place > ? AND place < ? ORDER BY place LIMIT ?",
+         WHERE state = 10 AND place > ? AND place <= ? ORDER BY place LIMIT ?",
     )?;
-    let mut rows = orders.query(params![cursor, (no + 1) << 32, max as i64])?;
+    let mut rows = orders.query(params![cursor, seq::highest(item_key), max as i64])?;
     while let Some(row) = rows.next()? {
-        // A row without a name cannot even be dead-lettered; the audit says so.
+        // A row without a valid id cannot even be dead-lettered. The audit reports it.
         let Ok(id) = row.get(1).map(OrderId::from_bytes) else { continue };
         let trace = row.get_ref(5)?.as_blob().ok().and_then(TraceContext::from_bytes);
-        let order = waiting_order(row, id, &item, trace.clone()).map_err(|why| {
-            let text = |column| row.get::<_, Value>(column).map_or(Json::Null, readable);
+        let order = queued_order(row, id, &item, trace.clone()).map_err(|why| {
+            let text = |column| row.get::<_, Value>(column).map_or(Json::Null, to_json);
             let item = item.as_ref().map_or("", ItemId::as_str);
             let mut body = serde_json::json!({"user_id": text(2), "item_id": item,
                 "quantity": text(3), "order_id": id});
@@ -224,21 +246,22 @@ fn read_item(
             let at = Timestamp(row.get(4).unwrap_or_default());
             DeadLetter { order_id: id, reason: why.0.to_owned(), body: body.to_string(), at }
         });
-        found.push(Waiting { place: row.get(0)?, order });
+        found.push(QueuedRow { seq: row.get(0)?, order });
     }
     Ok(())
 }
 
-/// Reads `place, id, user, quantity, accepted_at`. What flux never writes is refused.
-fn waiting_order(
+/// Reads `place, id, user, quantity, accepted_at`. Values that flux never writes are refused.
+fn queued_order(
     row: &Row<'_>,
     id: OrderId,
     item: &Result<ItemId, InvalidId>,
     trace: Option<TraceContext>,
 ) -> Result<Order, InvalidId> {
-    let user = row.get::<_, String>(2).map_err(|_| InvalidId("user_id is no text"))?;
-    let units = row.get(3).map_err(|_| InvalidId("quantity is no whole number from 1 to 100"))?;
-    let accepted_at = row.get(4).map_err(|_| InvalidId("accepted_at is no time"))?;
+    let user = row.get::<_, String>(2).map_err(|_| InvalidId("user_id is not a text"))?;
+    let units =
+        row.get(3).map_err(|_| InvalidId("quantity is not a whole number from 1 to 100"))?;
+    let accepted_at = row.get(4).map_err(|_| InvalidId("accepted_at is not a time"))?;
     Ok(Order {
         id,
         user: UserId::parse(&user)?,
@@ -249,8 +272,8 @@ fn waiting_order(
     })
 }
 
-/// A value for a dead letter's body.
-fn readable(value: Value) -> Json {
+/// The value for the body of a dead letter.
+fn to_json(value: Value) -> Json {
     match value {
         Value::Null => Json::Null,
         Value::Integer(number) => number.into(),
@@ -260,41 +283,45 @@ fn readable(value: Value) -> Json {
     }
 }
 
-/// Where an order stands in its item's line: places count up from 1 behind the item's number.
-pub fn line(connection: &Connection, order: OrderId) -> rusqlite::Result<Option<QueuePosition>> {
-    let place = connection
+/// The position of a queued order among the orders of its item.
+pub fn position(
+    connection: &Connection,
+    order: OrderId,
+) -> rusqlite::Result<Option<QueuePosition>> {
+    let seq = connection
         .prepare_cached("SELECT place FROM orders WHERE id = ? AND state = 10")?
         .query_row([order.as_bytes()], |row| row.get::<_, i64>(0))
         .optional()?;
-    let Some(place) = place else { return Ok(None) };
-    let before_first = place >> 32 << 32;
+    let Some(seq) = seq else { return Ok(None) };
+    let before_first = seq::of_arrival(seq::item_key(seq), 0);
     let head: i64 = connection
         .prepare_cached(
             "SELECT place FROM orders INDEXED BY waiting WHERE state = 10 AND place > ?
              ORDER BY place LIMIT 1",
         )?
         .query_row([before_first], |row| row.get(0))?;
-    let (ahead, passed) = ((place - head) as u64, (head - before_first - 1) as u64);
+    let ahead = (seq - head) as u64;
+    let passed = (head - before_first - 1) as u64;
     Ok(Some(QueuePosition { ahead, passed }))
 }
 
-/// Writes the letter, and that the order is dead-lettered if it waits.
+/// Writes the dead letter and, if the order is queued, marks the order as dead-lettered.
 pub fn dead_letter(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlite::Result<()> {
     let mut counts = Counts::read(tx, &keys.mac)?;
     let id = letter.order_id;
-    if let Some((place, state::QUEUED)) = place_and_state(tx, id)? {
+    if let Some((seq, state::QUEUED)) = seq_and_state(tx, id)? {
         let mac = match OrderRow::find(tx, &id) {
             Ok(Some(row)) => {
                 let check = row.check(&keys.mac, &keys.old);
                 check.carry_on(|| row.mac(&keys.mac, MacState::DeadLettered))
             }
-            // Somebody else changed the row to what no order is.
+            // Somebody else changed the row, and it is no valid order any more.
             _ => BROKEN,
         };
         tx.prepare_cached("UPDATE orders SET state = ?, seal = ? WHERE place = ?")?
-            .execute(params![state::DEAD_LETTERED, mac, place])?;
+            .execute(params![state::DEAD_LETTERED, mac, seq])?;
         counts.dead += 1;
-        if let Some(mut item) = ItemRow::numbered(tx, &keys.mac, place >> 32)? {
+        if let Some(mut item) = ItemRow::by_key(tx, &keys.mac, seq::item_key(seq))? {
             item.add_dead(1)?;
             item.save(tx, &keys.mac, &mut counts)?;
         }
@@ -304,21 +331,22 @@ pub fn dead_letter(tx: &Connection, keys: &Keys, letter: &DeadLetter) -> rusqlit
     counts.save(tx, &keys.mac)
 }
 
-pub fn place_and_state(tx: &Connection, id: OrderId) -> rusqlite::Result<Option<(i64, i64)>> {
+/// The sequence number and the state code of an order.
+pub fn seq_and_state(tx: &Connection, id: OrderId) -> rusqlite::Result<Option<(i64, i64)>> {
     tx.prepare_cached("SELECT place, state FROM orders WHERE id = ?")?
         .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
 }
 
-/// Queues a dead-lettered order again, as a new arrival. `false` when its letter is gone, or goes
-/// because the order has its decision.
+/// Removes the dead letter and queues its order as a new arrival. Returns `false` if there is no such
+/// letter, or if the order is decided already, in which case only the letter is removed.
 pub fn redrive(tx: &Connection, keys: &Keys, order: &Order) -> rusqlite::Result<bool> {
     let mac = &keys.mac;
     let mut counts = Counts::read(tx, mac)?;
     let Some(letter) = dead_letters::remove(tx, mac, &mut counts, order.id)? else {
         return Ok(false);
     };
-    if let Some((_, found)) = place_and_state(tx, order.id)?
+    if let Some((_, found)) = seq_and_state(tx, order.id)?
         && found != state::DEAD_LETTERED
     {
         counts.save(tx, mac)?;
@@ -335,24 +363,24 @@ pub fn redrive(tx: &Connection, keys: &Keys, order: &Order) -> rusqlite::Result<
         .optional()?;
     match old {
         None => counts.accepted += 1,
-        Some(no) => {
+        Some(item_key) => {
             counts.dead -= 1;
-            if let Some(mut item) = ItemRow::numbered(tx, mac, no)? {
+            if let Some(mut item) = ItemRow::by_key(tx, mac, item_key)? {
                 item.add_dead(-1)?;
-                item.add_moved(1)?;
+                item.add_removed(1)?;
                 item.save(tx, mac, &mut counts)?;
             }
         }
     }
     let mut item = ItemRow::find_or_insert(tx, mac, order.item.as_str())?;
     item.add_arrivals(1)?;
-    orders::insert(tx, mac, item.last_place()?, order, sound)?;
+    orders::insert(tx, mac, item.last_seq()?, order, sound)?;
     item.save(tx, mac, &mut counts)?;
     counts.save(tx, mac)?;
     Ok(true)
 }
 
-/// Whether there was one.
+/// Removes a dead letter. Returns whether there was one.
 pub fn drop_letter(tx: &Connection, keys: &Keys, order: OrderId) -> rusqlite::Result<bool> {
     let mut counts = Counts::read(tx, &keys.mac)?;
     let was_there = dead_letters::remove(tx, &keys.mac, &mut counts, order)?.is_some();

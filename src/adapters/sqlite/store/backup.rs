@@ -1,7 +1,7 @@
-//! A copy of the whole store as it was at one instant, while a sale runs.
+//! Backups: a copy of the whole store at one instant, while a sale is running.
 //!
-//! `VACUUM INTO` reads one snapshot: others write on meanwhile, and the copy does not start again
-//! as SQLite's online backup does at each write of another process. Until it is done the
+//! `VACUUM INTO` reads one snapshot. Others can write during the copy, and unlike SQLite's online
+//! backup, the copy does not restart when another process writes. Until the copy is complete, the
 //! write-ahead log only grows.
 
 use std::fmt;
@@ -21,13 +21,13 @@ use super::files::{BESIDE, beside};
 use super::schema::readable;
 use super::wait_busy;
 
-/// Steps of SQLite's machine between two looks at whether to go on: some milliseconds.
-const STEPS: i32 = 100_000;
+/// Instructions of SQLite's virtual machine between two checks for cancellation: a few milliseconds.
+const CHECK_STOP_EVERY: i32 = 100_000;
 
-/// Why there is no copy. Nothing is left of it.
+/// Why the copy failed. No part of it is left on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// Something to change first.
+    /// The caller has to change something first.
     #[error("{0}")]
     Refused(String),
     #[error("{0}")]
@@ -40,13 +40,13 @@ impl From<StoreError> for CopyError {
     }
 }
 
-/// What a store holds.
+/// The counts of a store's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contents {
-    /// Items that are listed or were ordered.
+    /// Items that are listed or have orders.
     pub items: u64,
     pub orders: u64,
-    /// Orders among them that wait for a decision.
+    /// Orders that wait for a decision.
     pub undecided: u64,
 }
 
@@ -67,17 +67,17 @@ impl Contents {
     }
 }
 
-/// Copies the store into a new file, readable by its owner alone, that has its name only when it
-/// is whole and on disk. Blocks until then; cancelling it leaves nothing.
+/// Copies the store into the new file `to`, which only its owner can read. The file gets its name
+/// after the copy is complete and on disk. Blocks until then; a cancelled copy leaves no files.
 pub fn backup(store: &Path, to: &Path, stop: &CancellationToken) -> Result<Contents, CopyError> {
     let refused = |e: rusqlite::Error| refusal(store, &e);
     let folder = folder(to);
     if !folder.is_dir() {
         let folder = folder.display();
-        return Err(CopyError::Refused(format!("there is no directory {folder}: make it")));
+        return Err(CopyError::Refused(format!("there is no directory {folder}: create it")));
     }
     is_free(to)?;
-    is_none_of(store, to)?;
+    is_no_part_of(store, to)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut source = Connection::open_with_flags(store, flags).map_err(refused)?;
     source.busy_handler(Some(wait_busy)).map_err(refused)?;
@@ -90,7 +90,8 @@ pub fn backup(store: &Path, to: &Path, stop: &CancellationToken) -> Result<Conte
     Ok(contents)
 }
 
-/// Nothing has this name, and nothing would be taken for a part of what gets it.
+/// Refuses a name that is taken, or whose `-wal`, `-shm` or `-journal` is: SQLite would apply these
+/// to the new file.
 pub fn is_free(path: &Path) -> Result<(), CopyError> {
     let parts = BESIDE.iter().map(|suffix| beside(path, suffix));
     let taken = std::iter::once(path.to_owned()).chain(parts);
@@ -105,8 +106,8 @@ pub fn is_free(path: &Path) -> Result<(), CopyError> {
     }
 }
 
-/// SQLite would take a copy of this name for a part of the store.
-fn is_none_of(store: &Path, path: &Path) -> Result<(), CopyError> {
+/// Refuses the names of the store's own `-wal`, `-shm` and `-journal`.
+fn is_no_part_of(store: &Path, path: &Path) -> Result<(), CopyError> {
     let store = store.canonicalize().unwrap_or(store.to_owned());
     let absolute = folder(path).canonicalize().unwrap_or_default();
     let absolute = absolute.join(path.file_name().unwrap_or_default());
@@ -119,7 +120,7 @@ fn is_none_of(store: &Path, path: &Path) -> Result<(), CopyError> {
     Ok(())
 }
 
-/// The directory in which a file of this name is.
+/// The directory of the path.
 pub fn folder(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new(".")).to_owned()
@@ -129,14 +130,14 @@ pub fn failed(path: &Path, why: &dyn fmt::Display) -> CopyError {
     CopyError::Failed(format!("cannot write {}: {why}", path.display()))
 }
 
-/// A copy in a directory of its own, beside the place where it will be; dropping it removes both.
+/// A copy in a temporary directory beside its final path. Dropping it removes both.
 pub struct Staged {
     directory: TempDir,
     pub file: PathBuf,
 }
 
 impl Staged {
-    /// Copies the snapshot that the source has now.
+    /// Copies a snapshot of the source.
     pub fn copy(
         source: &mut Connection,
         folder: &Path,
@@ -148,12 +149,12 @@ impl Staged {
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(folder)
             .map_err(|e| failed(&e))?;
-        let file = files::make(&directory.path().join("flux.db"));
+        let file = files::create_if_missing(&directory.path().join("flux.db"));
         let stop = stop.clone();
         source
-            .progress_handler(STEPS, Some(move || stop.is_cancelled()))
+            .progress_handler(CHECK_STOP_EVERY, Some(move || stop.is_cancelled()))
             .map_err(|e| failed(&e))?;
-        // As it is: a path need not be UTF-8.
+        // As bytes, because a path need not be UTF-8.
         let name = ToSqlOutput::Borrowed(ValueRef::Text(file.as_os_str().as_bytes()));
         source.execute("VACUUM INTO ?", [name]).map_err(|e| copy_error(folder, &e))?;
         Ok(Staged { directory, file })
@@ -163,12 +164,12 @@ impl Staged {
         Contents::of(&Connection::open_with_flags(&self.file, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
     }
 
-    /// Brings it to the disk. SQLite must have no connection to it.
+    /// Syncs the copy to disk. SQLite must have no connection to it.
     pub fn sync(&self) -> std::io::Result<()> {
         File::open(&self.file)?.sync_all()
     }
 
-    /// Gives it a name that nothing has.
+    /// Moves the copy to its final path, which must be free, and syncs the directory.
     pub fn keep_as(self, to: &Path) -> Result<(), CopyError> {
         let staged = TempPath::try_from_path(&self.file).map_err(|e| failed(to, &e))?;
         let named = staged.persist_noclobber(to);
@@ -187,7 +188,7 @@ impl Staged {
     }
 }
 
-/// Brings the names in the file's directory to the disk.
+/// Syncs the directory of the path to disk, and with it the names of its files.
 pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(folder(path))?.sync_all()
 }
@@ -196,13 +197,13 @@ fn copy_error(folder: &Path, error: &rusqlite::Error) -> CopyError {
     let folder = folder.display();
     match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted) => {
-            CopyError::Failed("stopped before the end: nothing was written".to_owned())
+            CopyError::Failed("stopped before the end; no copy was written".to_owned())
         }
         Some(ErrorCode::DiskFull) => {
-            CopyError::Failed(format!("no room for a copy in {folder}: free some space"))
+            CopyError::Failed(format!("the disk is full: free some space for a copy in {folder}"))
         }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            CopyError::Failed(format!("what is to be copied is damaged: {error}"))
+            CopyError::Failed(format!("the source of the copy is damaged: {error}"))
         }
         _ => CopyError::Failed(format!("cannot write a copy in {folder}: {error}")),
     }

@@ -1,6 +1,6 @@
-//! Moves what is in the write-ahead log into the file, beside the writer. Where SQLite does so by
-//! itself, inside of the COMMIT that fills the log, whoever waits for that transaction waits for
-//! two syncs and a thousand pages more.
+//! Checkpoints: copies the write-ahead log into the file, on a thread of its own. By default SQLite
+//! does this inside the COMMIT that fills the log, so the callers of that transaction would wait for
+//! two more syncs and a thousand pages.
 
 use std::cell::Cell;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -8,66 +8,72 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rusqlite::Connection;
 use rusqlite::hooks::Wal;
 
-/// Pages in the log at which a checkpoint begins, some 16 MB: a page that is written again and
-/// again is moved once. SQLite itself begins at 1,000, which costs keyed orders a seventh.
+/// Pages in the log at which a checkpoint begins, about 16 MB. A page that was written many times is
+/// copied once. With SQLite's default of 1,000, keyed orders are a seventh slower.
 const PAGES: i32 = 4_000;
-/// Pages at which the writer waits for it after all, so that the log is bounded: some 66 MB.
+/// Pages in the log at which the writer waits for the checkpoint, about 66 MB. It bounds the log.
 const PAGES_MAX: i32 = 4 * PAGES;
 
+// Set by SQLite's hook on the writer's thread.
 thread_local!(static LOGGED: Cell<i32> = const { Cell::new(0) });
 
-/// The writer's side. On the writer's connection SQLite itself begins no checkpoint any more.
+/// The writer's side of the checkpoint thread.
 pub struct Checkpoints {
-    begin: Sender<()>,
-    ended: Receiver<()>,
-    under_way: bool,
+    start: Sender<()>,
+    done: Receiver<()>,
+    running: bool,
 }
 
 impl Checkpoints {
-    /// Together with what a thread of its own does on another connection, until the writer's side
-    /// is gone.
-    pub fn beside(
+    /// Returns the writer's side, and the body of the checkpoint thread, which runs until the
+    /// writer's side is dropped. The hook on `writer` replaces SQLite's automatic checkpoints.
+    pub fn new(
         writer: &mut Connection,
     ) -> rusqlite::Result<(Self, impl FnOnce(Connection) + Send + 'static)> {
         writer.wal_hook(Some(|_: &mut Wal, pages| {
             LOGGED.set(pages);
             Ok(())
         }))?;
-        let ((begin, begun), (end, ended)) = (channel(), channel());
+        let (start, started) = channel();
+        let (finish, done) = channel();
         let run = move |connection: Connection| {
-            while begun.recv().is_ok() {
+            while started.recv().is_ok() {
                 checkpoint(&connection);
-                let _gone = end.send(());
+                let _writer_ended = finish.send(());
             }
         };
-        Ok((Self { begin, ended, under_way: false }, run))
+        Ok((Self { start, done, running: false }, run))
     }
 
-    /// After each transaction, on the writer's thread.
-    pub fn follow(&mut self, writer: &Connection) {
+    /// Called on the writer's thread after each transaction.
+    ///
+    /// SQLite writes the log from its start only after every page in it was copied. The checkpoint
+    /// thread alone never gets there under load, because the writer appends pages while it copies.
+    /// So when the thread has finished, the writer copies the few pages that were appended in the
+    /// meantime; this process appends none during that. Another process can, and then the next
+    /// round copies them. If the process is killed at any point, the log keeps its pages, and
+    /// SQLite reads them from there when the file is next opened.
+    pub fn after_transaction(&mut self, writer: &Connection) {
         let pages = LOGGED.take();
-        if !self.under_way {
-            self.under_way = pages >= PAGES && self.begin.send(()).is_ok();
+        if !self.running {
+            self.running = pages >= PAGES && self.start.send(()).is_ok();
             return;
         }
-        let ended = if pages < PAGES_MAX {
-            self.ended.try_recv().is_ok()
-        } else {
-            self.ended.recv().is_ok()
-        };
-        if ended {
-            // What was written meanwhile: only when all is moved does the log begin anew.
+        let is_done =
+            if pages < PAGES_MAX { self.done.try_recv().is_ok() } else { self.done.recv().is_ok() };
+        if is_done {
             checkpoint(writer);
-            self.under_way = false;
+            self.running = false;
         }
     }
 }
 
-/// Moves as much as can be without waiting for anybody. A failure does no harm: the log keeps what
-/// it holds, the next one takes it along, and a disk that is full fails transactions, which is told.
+/// Copies what can be copied without waiting for readers or writers. A failure does no harm: the log
+/// keeps its pages, and the next checkpoint copies them. A full disk is reported by the transactions
+/// that it fails.
 fn checkpoint(connection: &Connection) {
     if let Err(e) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        tracing::debug!("the write-ahead log stays as it is: {e}");
+        tracing::debug!("checkpoint failed; the write-ahead log keeps its pages: {e}");
     }
 }
 
@@ -78,18 +84,18 @@ mod tests {
 
     #[tokio::test]
     async fn write_ahead_log_is_bounded() {
-        const ONCE: i32 = 500;
+        const PAGES_PER_WRITE: i32 = 500;
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("flux.db")).unwrap();
-        for _ in 0..2 * PAGES_MAX / ONCE {
+        for _ in 0..2 * PAGES_MAX / PAGES_PER_WRITE {
             let write = |tx: &Connection| {
                 let large = "INSERT OR REPLACE INTO meta VALUES ('large', randomblob(4096 * ?))";
-                tx.execute(large, [ONCE])
+                tx.execute(large, [PAGES_PER_WRITE])
             };
             store.write(write).await.unwrap();
         }
         let log = std::fs::metadata(directory.path().join("flux.db-wal")).unwrap().len();
-        let bound = (PAGES_MAX + 2 * ONCE) as u64 * (4096 + 24);
+        let bound = (PAGES_MAX + 2 * PAGES_PER_WRITE) as u64 * (4096 + 24);
         assert!(log < bound, "{log} bytes");
     }
 }

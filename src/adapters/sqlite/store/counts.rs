@@ -1,5 +1,5 @@
-//! The one row of `counts`: what the store holds in all, under a MAC of its own. By it the audit
-//! finds an item that was set back to an earlier state with all of its orders.
+//! The single row of `counts`: totals over the whole store, with a MAC. The audit compares it with
+//! the rows, and so detects an item that was reset to an earlier state together with its orders.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -9,17 +9,18 @@ use crate::core::model::{Decision, Mac, MacCheck, MacKeys};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
-    /// Orders taken, each once.
+    /// Accepted orders, each counted once.
     pub accepted: i64,
     pub decided: i64,
-    /// Orders that are dead-lettered now.
+    /// Orders that are dead-lettered at present.
     pub dead: i64,
-    /// Sum of the items' versions.
+    /// Sum of the versions of all items.
     pub writes: i64,
-    /// Rows of `dead_letters`.
+    /// Rows in `dead_letters`.
     pub letters: i64,
-    /// Items and letters from before MACs that have none yet.
+    /// Items from before MACs existed that have none yet.
     pub old_items: i64,
+    /// Dead letters from before MACs existed.
     pub old_letters: i64,
     mac: Option<Mac>,
     check: MacCheck,
@@ -40,7 +41,7 @@ impl Counts {
         Ok(counts)
     }
 
-    /// Orders without a decision, those in workers' hands included.
+    /// Orders without a decision, including those in flight. 0 if the counts contradict each other.
     pub fn waiting(&self) -> u64 {
         let waiting = self.accepted.wrapping_sub(self.decided).wrapping_sub(self.dead);
         u64::try_from(waiting).unwrap_or(0)
@@ -85,16 +86,16 @@ impl Counts {
     }
 }
 
-/// Counts orders with this decision in the table of decisions.
+/// Adds orders with this decision to the table `decisions`.
 pub fn count_decided(tx: &Connection, decision: Decision, orders: i64) -> rusqlite::Result<()> {
     let count = "INSERT INTO decisions VALUES (?, ?)
         ON CONFLICT (state) DO UPDATE SET orders = orders + excluded.orders";
     tx.prepare_cached(count)?.execute(params![state::of(decision), orders]).map(drop)
 }
 
-/// Whether any row has a MAC. None may before the first write after the file was made or upgraded,
-/// which is when `counts` gets its own: so a file cannot pass for one that was just upgraded. Reads
-/// all orders, once in the life of an upgraded file.
+/// Whether any row has a MAC. The first write after the file is created or upgraded gives `counts`
+/// its MAC, and no row can have one before. So a file whose `counts` lost its MAC cannot pass as one
+/// that was just upgraded. Reads all orders, once in the life of an upgraded file.
 fn has_macs(connection: &Connection, keys: &MacKeys) -> rusqlite::Result<bool> {
     let any = "SELECT 1 FROM items WHERE mac IS NOT NULL
         UNION ALL SELECT 1 FROM dead_letters WHERE mac IS NOT NULL LIMIT 1";

@@ -1,18 +1,18 @@
-//! A row of `items` with its MAC: read, changed and written inside a transaction.
+//! A row of `items` with its MAC. Rows are read, changed and written within a transaction.
 
 use rusqlite::types::{FromSql, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::counts::Counts;
-use super::listing;
+use super::{listing, seq};
 use crate::core::model::{Item, ItemId, Listing, Mac, MacCheck, MacKeys, Timestamp, UserId};
 
-/// The columns under the MAC, in the order of [`column!`]. `claimed_by` and `claimed_until` are not:
-/// they change many times a second, and nothing that is decided depends on them.
+/// The columns that the MAC covers, in the order of [`column!`]. It does not cover `claimed_by` and
+/// `claimed_until`: they change many times a second, and no decision depends on them.
 const COLUMNS: &str = "no, id, stock, free, held, sold, owner, version, restocked_at, closed_at,
     arrivals, moved, decided, dead, mac_from, listing";
 
-/// Where a column is in [`ItemRow`].
+/// The index of each column in [`ItemRow::values`].
 mod column {
     pub const NO: usize = 0;
     pub const ID: usize = 1;
@@ -34,14 +34,14 @@ mod column {
 }
 use column::*;
 
-/// Values as they are in the file: a row that says what flux never writes can still be counted in,
-/// and stays a finding.
+/// A row as it is in the file. The values keep their SQLite types, so that a row that somebody else
+/// changed to what flux never writes can still be updated, and still fails its MAC.
 #[derive(Debug)]
 pub struct ItemRow {
     values: Vec<Value>,
     mac: Value,
     check: MacCheck,
-    /// Inserted in this transaction.
+    /// True if the row was inserted in this transaction.
     new: bool,
 }
 
@@ -51,12 +51,12 @@ impl ItemRow {
         c.prepare_cached(&sql)?.query_row([id], |row| Self::of_row(row, keys)).optional()
     }
 
-    pub fn numbered(c: &Connection, keys: &MacKeys, no: i64) -> rusqlite::Result<Option<ItemRow>> {
+    pub fn by_key(c: &Connection, keys: &MacKeys, key: i64) -> rusqlite::Result<Option<ItemRow>> {
         let sql = format!("SELECT {COLUMNS}, mac FROM items WHERE no = ?");
-        c.prepare_cached(&sql)?.query_row([no], |row| Self::of_row(row, keys)).optional()
+        c.prepare_cached(&sql)?.query_row([key], |row| Self::of_row(row, keys)).optional()
     }
 
-    /// The item's row, inserted on first sight. The caller has to save it.
+    /// The item's row, inserted if there is none. The caller has to save it.
     pub fn find_or_insert(tx: &Connection, keys: &MacKeys, id: &str) -> rusqlite::Result<ItemRow> {
         if let Some(found) = Self::find(tx, keys, id)? {
             return Ok(found);
@@ -68,7 +68,8 @@ impl ItemRow {
         Ok(ItemRow { new: true, ..row })
     }
 
-    /// Rows behind item `after` of this listing, of items that the ledger knows, by id.
+    /// Rows of this listing with ids after `after`, sorted by id. Items that only have undecided
+    /// orders are left out.
     pub fn page(
         c: &Connection,
         keys: &MacKeys,
@@ -76,7 +77,7 @@ impl ItemRow {
         after: &str,
         limit: usize,
     ) -> rusqlite::Result<Vec<ItemRow>> {
-        // As a literal, so that the index over unlisted items is used.
+        // A literal instead of a parameter, so that SQLite uses the index over unlisted items.
         let listing = listing::of(listing);
         let sql = format!(
             "SELECT {COLUMNS}, mac FROM items
@@ -87,8 +88,8 @@ impl ItemRow {
         rows.collect()
     }
 
-    /// Rows behind number `after` of all items, by number, which is a number whatever somebody wrote
-    /// into the file.
+    /// Rows of all items with keys after `after`, sorted by key. Unlike the other columns, the key is
+    /// an integer whatever somebody wrote into the file.
     pub fn page_of_all(
         c: &Connection,
         keys: &MacKeys,
@@ -113,12 +114,12 @@ impl ItemRow {
         Ok(ItemRow { values, mac, check, new: false })
     }
 
-    /// `OldRule` is right for as many items as [`Counts::old_items`] says.
+    /// `OldRule` is valid for [`Counts::old_items`] items in total.
     pub fn check(&self) -> MacCheck {
         self.check
     }
 
-    /// The item as the ledger knows it.
+    /// The item. A value that flux never writes is an error that names the column.
     pub fn item(&self) -> rusqlite::Result<Item> {
         let time =
             |column| Ok::<_, rusqlite::Error>(self.get::<Option<u64>>(column)?.map(Timestamp));
@@ -139,11 +140,12 @@ impl ItemRow {
         })
     }
 
-    pub fn no(&self) -> rusqlite::Result<i64> {
+    /// The number of the row, `items.no`.
+    pub fn key(&self) -> rusqlite::Result<i64> {
         self.get(NO)
     }
 
-    /// The id as text; lossy where it is no text, for messages.
+    /// The id for messages; the row's key if the id is no text.
     pub fn id(&self) -> String {
         self.get::<String>(ID).unwrap_or_else(|_| format!("number {:?}", self.values[NO]))
     }
@@ -152,30 +154,33 @@ impl ItemRow {
         self.get(VERSION)
     }
 
-    /// Orders that ever came for the item, moved ones included: the number of the last place.
+    /// Number of rows that were ever inserted into `orders` for this item.
     pub fn arrivals(&self) -> rusqlite::Result<i64> {
         self.get(ARRIVALS)
     }
 
-    /// The last place taken in the item's line.
-    pub fn last_place(&self) -> rusqlite::Result<i64> {
-        Ok(self.no()? << 32 | self.arrivals()?)
+    /// The sequence number of the item's last order.
+    pub fn last_seq(&self) -> rusqlite::Result<i64> {
+        Ok(seq::of_arrival(self.key()?, self.arrivals()?))
     }
 
-    /// Orders that left the item's line for a later place, by a redrive.
-    pub fn moved(&self) -> rusqlite::Result<i64> {
+    /// Number of rows that were removed from `orders`: a redrive removes the row of the
+    /// dead-lettered order, and inserts it again as a new arrival.
+    pub fn removed(&self) -> rusqlite::Result<i64> {
         self.get(MOVED)
     }
 
+    /// Number of decided orders.
     pub fn decided(&self) -> rusqlite::Result<i64> {
         self.get(DECIDED)
     }
 
+    /// Number of dead-lettered orders.
     pub fn dead(&self) -> rusqlite::Result<i64> {
         self.get(DEAD)
     }
 
-    /// The first arrival whose row must have a MAC.
+    /// The first arrival whose row must have a MAC; earlier ones are from before MACs existed.
     pub fn mac_from(&self) -> rusqlite::Result<i64> {
         self.get(MAC_FROM)
     }
@@ -184,7 +189,7 @@ impl ItemRow {
         self.add(ARRIVALS, count)
     }
 
-    pub fn add_moved(&mut self, count: i64) -> rusqlite::Result<()> {
+    pub fn add_removed(&mut self, count: i64) -> rusqlite::Result<()> {
         self.add(MOVED, count)
     }
 
@@ -196,7 +201,7 @@ impl ItemRow {
         self.add(DEAD, count)
     }
 
-    /// Takes over what the ledger knows of the item, and counts the write.
+    /// Sets the columns of `item`, and adds its new versions to [`Counts::writes`].
     pub fn set(&mut self, item: &Item, counts: &mut Counts) -> rusqlite::Result<()> {
         let number = |number: u64| Value::Integer(number as i64);
         let time = |at: Option<u64>| at.map_or(Value::Null, number);
@@ -215,7 +220,8 @@ impl ItemRow {
         Ok(())
     }
 
-    /// Writes the row under a new MAC; under none that fits if somebody else had changed it.
+    /// Writes the row with a new MAC. If somebody else had changed the row, the new MAC is invalid
+    /// too, so the change stays detectable.
     pub fn save(
         mut self,
         tx: &Connection,
@@ -232,8 +238,8 @@ impl ItemRow {
             check => check,
         };
         self.mac = Value::Blob(check.carry_on(|| mac_of(&self.values, keys)).to_vec());
-        let [listing, no] = [LISTING, NO].map(|column| &self.values[column]);
-        let values = self.values[STOCK..MAC_FROM].iter().chain([listing, &self.mac, no]);
+        let values = self.values[STOCK..MAC_FROM].iter();
+        let values = values.chain([&self.values[LISTING], &self.mac, &self.values[NO]]);
         tx.prepare_cached(
             "UPDATE items SET stock = ?, free = ?, held = ?, sold = ?, owner = ?, version = ?,
              restocked_at = ?, closed_at = ?, arrivals = ?, moved = ?, decided = ?, dead = ?,
@@ -248,7 +254,7 @@ impl ItemRow {
         self.parsed(column, T::column_result(value))
     }
 
-    /// What flux did not write shows as an error that names the column.
+    /// Names the column in the error of a value that flux never writes.
     fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
         &self,
         column: usize,
@@ -268,7 +274,8 @@ impl ItemRow {
 
 fn mac_of(values: &[Value], keys: &MacKeys) -> Mac {
     let mut mac = keys.item_row();
-    // Rows of files from before the column have a MAC without it.
+    // The MACs of rows from before the column `listing` existed do not cover it. All of these are
+    // listed, so leaving that value out keeps their MACs valid.
     let listed = Value::Integer(listing::of(Listing::Listed));
     let values = values.iter().enumerate();
     for (_, value) in values.filter(|(column, value)| *column != LISTING || **value != listed) {

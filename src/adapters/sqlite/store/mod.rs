@@ -1,8 +1,8 @@
-//! The one SQLite file: its schema, its single writer thread, its readers.
+//! The SQLite file: its schema, its writer thread and its readers.
 //!
-//! Every write of the process goes through one thread, which commits whatever has gathered in one
-//! transaction (WAL, synchronous FULL): a write that was answered is on disk. Processes share the
-//! file; SQLite's own lock lets one transaction write at a time.
+//! All writes of the process go through one thread, which commits the writes that have gathered in
+//! one transaction (WAL, synchronous FULL). A write is answered after its transaction is on disk.
+//! Several processes can share the file; SQLite's lock lets one of them write at a time.
 
 mod backup;
 mod checkpoint;
@@ -15,6 +15,7 @@ pub mod objects;
 pub mod orders;
 mod restore;
 pub mod schema;
+pub mod seq;
 mod threads;
 mod writer;
 
@@ -44,28 +45,28 @@ use writer::{Job, WriteJob, write_all};
 
 use crate::core::model::{OrderKey, SystemIdSource};
 
-/// How long a transaction waits for another process's; then its jobs fail as `RolledBack`. Only a
-/// process that was stopped in the middle of one takes so long.
+/// How long a transaction waits for another process's transaction before its jobs fail with
+/// `RolledBack`. Only a process that is suspended inside a transaction makes others wait this long.
 const BUSY_WAIT: Duration = Duration::from_secs(3);
-/// How often the file is looked at for other processes' writes.
+/// Interval at which the watcher checks the file for writes of other processes.
 const WATCH_EVERY: Duration = Duration::from_millis(4);
-/// How often the paths are compared with the files that were opened.
+/// Interval at which the watcher checks that the paths still name the files that were opened.
 const COMPARE_EVERY: Duration = Duration::from_millis(200);
-/// Readers at once.
+/// Maximum number of concurrent reads.
 const READERS: usize = 4;
 
-/// The process's hold on the file. Dropping the last clone finishes what was begun, ends the
-/// threads and closes the file; it blocks for some milliseconds, and at most for some seconds.
+/// A handle to the open file. Dropping the last clone finishes the queued writes, ends the threads
+/// and closes the file. That blocks for some milliseconds, and for a few seconds at most.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
-/// Fields are dropped in this sequence: the threads end when the other ends of their channels are
-/// gone, and `closing` waits for them.
+/// The order of the fields matters because they are dropped in this order: the threads end when
+/// their channels are closed, and `closing`, the last field, waits for the threads.
 struct Inner {
-    /// As it was given, for messages.
+    /// The path as it was given, for messages.
     path: PathBuf,
     jobs: Sender<Box<dyn Job>>,
-    /// The watcher ends with it.
+    /// Dropping it ends the watcher thread.
     _watch: Sender<()>,
     readers: Mutex<Vec<Connection>>,
     reading: Semaphore,
@@ -73,28 +74,33 @@ struct Inner {
     closing: Closing,
 }
 
-/// How this process learns of other processes' writes: its writer looks with each transaction,
-/// its watcher while the writer rests.
+/// What the threads know about the file. The writer checks for writes of other processes in each
+/// transaction, the watcher while the writer is idle.
 #[derive(Default)]
 struct Changes {
-    tick: watch::Sender<u64>,
-    /// Begun by this process.
+    change_counter: watch::Sender<u64>,
+    /// Number of transactions that this process has begun.
     transactions: AtomicU64,
-    /// Ended by this process, one way or the other.
+    /// Number of transactions that this process has ended, rolled back ones included.
     written: AtomicU64,
-    /// Why the file is not used any more: its path names another one, or none.
+    /// The error of all further reads and writes, once a path names another file, or none.
     lost: OnceLock<StoreError>,
 }
 
 impl Changes {
-    /// The files are not the ones that were opened. Said once, and for good: somebody else may
-    /// have written to them in between.
-    fn lose(&self, files: &Identity) {
-        let Some(gone) = files.gone() else { return };
-        let error = lost(gone);
+    /// Checks that the paths still name the files that were opened. If not, this process stops
+    /// using the store for good, even if the files return: somebody else may have written to them
+    /// in between.
+    fn check_identity(&self, files: &Identity) {
+        let Some(path) = files.first_replaced() else { return };
+        let error = lost(path);
         if self.lost.set(error.clone()).is_ok() {
             tracing::error!("{error}");
         }
+    }
+
+    fn notify(&self) {
+        self.change_counter.send_modify(|counter| *counter += 1);
     }
 
     fn usable(&self) -> Result<(), StoreError> {
@@ -115,34 +121,40 @@ impl fmt::Display for Store {
 }
 
 impl Store {
-    /// Opens the file, making it and its tables if they are missing. A new one is for its owner
-    /// alone.
+    /// Opens the file, and creates it and its tables if they are missing. Only the owner can read
+    /// and write a new file.
+    ///
+    /// The file's identity is read before SQLite opens the path, and compared after all threads
+    /// have their connections. If the file was replaced in between, the connections may belong to
+    /// different files, so the open fails and can be repeated. A file that is replaced later is
+    /// detected by the writer and the watcher.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let refused = |e: rusqlite::Error| refusal(path, &e);
-        let file = files::make(path);
-        let before = Identity::of_file(&file).ok();
+        let file = files::create_if_missing(path);
+        let identity = Identity::of_file(&file).ok();
         let mut writer = connect(&file).map_err(refused)?;
         create(path, &writer).map_err(refused)??;
         let watcher = connect(&file).map_err(refused)?;
         let version = data_version(&watcher);
         let checkpointer = connect(&file).map_err(refused)?;
-        let identity = before.filter(|before| !before.is_file_gone());
-        let identity = identity.and_then(|file| file.with_log().ok());
+        let identity = identity.filter(|identity| !identity.is_file_replaced());
+        let identity = identity.and_then(|identity| identity.with_log().ok());
         let files = Arc::new(identity.ok_or_else(|| replaced(path))?);
 
         let (jobs, received) = channel();
         let (watch, watched) = channel();
         let changes = Arc::new(Changes::default());
-        let (checkpoints, beside) = Checkpoints::beside(&mut writer).map_err(refused)?;
+        let (checkpoints, run_checkpoints) = Checkpoints::new(&mut writer).map_err(refused)?;
         let mut threads = Threads::new();
-        threads.spawn("flux-checkpoint", move || beside(checkpointer))?;
-        let (told, same) = (changes.clone(), files.clone());
+        threads.spawn("flux-checkpoint", move || run_checkpoints(checkpointer))?;
+        let writer_changes = changes.clone();
+        let writer_files = files.clone();
         threads.spawn("flux-writer", move || {
-            write_all(&writer, &received, &told, &same, checkpoints);
+            write_all(&writer, &received, &writer_changes, &writer_files, checkpoints);
         })?;
-        let told = changes.clone();
+        let watcher_changes = changes.clone();
         threads.spawn("flux-watcher", move || {
-            watch_file(&watcher, version, &told, &files, &watched);
+            watch_file(&watcher, version, &watcher_changes, &files, &watched);
         })?;
         Ok(Store(Arc::new(Inner {
             path: path.to_owned(),
@@ -155,24 +167,24 @@ impl Store {
         })))
     }
 
-    /// Does `work` inside the next transaction; answers once that is on disk.
+    /// Runs `work` in the next transaction, and returns once that transaction is on disk.
     ///
-    /// An error of one job rolls back the whole transaction, its neighbours' work too, and all of
-    /// them get `RolledBack`; so a "no" must be a value of `T`, not an error. Cancelling does not
-    /// stop the work.
+    /// An error of one job rolls back the whole transaction, and all of its jobs fail with
+    /// `RolledBack`. A refusal must therefore be a value of `T`, not an error. Dropping the future
+    /// does not stop the work.
     pub async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         let job = WriteJob { work: Some(work), result: None, answer };
-        let gone = || StoreError::Unknown("the writer thread is gone".to_owned());
+        let gone = || StoreError::Unknown("the writer thread has ended".to_owned());
         self.0.jobs.send(Box::new(job)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
-    /// Reads a snapshot that holds every write answered before. Keep it short: the write-ahead
-    /// log cannot shrink below the oldest snapshot.
+    /// Reads a snapshot that contains every write answered before the call. `work` must be short:
+    /// the write-ahead log cannot shrink while a snapshot is open.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -198,24 +210,25 @@ impl Store {
         result.map_err(|e| unreadable(&e))
     }
 
-    /// Ticks within two [`WATCH_EVERY`] of another process's transaction, and now and then after
-    /// one of this; ticks may be merged.
+    /// The counter of [`Store::change_counter`]. It changes within two [`WATCH_EVERY`] of another
+    /// process's transaction, and sometimes after a transaction of this process. Several
+    /// transactions may change it once.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changes.tick.subscribe()
+        self.0.changes.change_counter.subscribe()
     }
 
-    /// How often [`Store::changes`] has ticked.
+    /// Number of changes of the file that were detected since it was opened.
     pub fn change_counter(&self) -> u64 {
-        *self.0.changes.tick.borrow()
+        *self.0.changes.change_counter.borrow()
     }
 
-    /// Another number after each transaction of this process.
+    /// Number of transactions that this process has ended.
     pub fn written(&self) -> u64 {
         self.0.changes.written.load(Ordering::Relaxed)
     }
 
-    /// The key under which this file's orders are named: the one given, or one drawn at random
-    /// when the file was made.
+    /// The key from which this file's order ids are derived: `given`, or else a random key that is
+    /// generated once and kept in the file.
     pub async fn order_key(&self, given: Option<OrderKey>) -> Result<OrderKey, StoreError> {
         if let Some(key) = given {
             return Ok(key);
@@ -225,9 +238,9 @@ impl Store {
         if let Some(key) = self.read(read).await? {
             return Ok(OrderKey(key));
         }
-        let drawn = SystemIdSource.key();
+        let generated = SystemIdSource.key();
         self.write(move |tx| {
-            tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![drawn])?;
+            tx.execute("INSERT OR IGNORE INTO meta VALUES ('order_key', ?)", params![generated])?;
             tx.query_row(KEY, [], |row| row.get(0))
         })
         .await
@@ -236,7 +249,7 @@ impl Store {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = plain(path)?;
+    let mut connection = open_existing(path)?;
     connection.busy_handler(Some(wait_busy))?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -245,15 +258,16 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// A connection to a file that is there. Waits for nobody.
-fn plain(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens a file that exists. The connection does not wait for locks.
+fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(Duration::ZERO)?;
     Ok(connection)
 }
 
-/// Waits a moment for another process's transaction; `false` when it has taken too long.
+/// SQLite's busy handler: sleeps for a moment. Returns `false` after [`BUSY_WAIT`], which fails the
+/// statement.
 fn wait_busy(attempts: i32) -> bool {
     thread_local!(static SINCE: Cell<Instant> = Cell::new(Instant::now()));
     if attempts == 0 {
@@ -273,39 +287,41 @@ fn in_snapshot<T>(
     result
 }
 
-/// Another number after every write of another connection; `None` when it cannot be read.
+/// A number that differs after each write of another connection; `None` if it cannot be read.
 fn data_version(connection: &Connection) -> Option<i64> {
     let mut statement = connection.prepare_cached("PRAGMA data_version").ok()?;
     statement.query_row([], |row| row.get(0)).ok()
 }
 
-/// Until the other end of `watched` is gone.
+/// Runs until the sender of `watched` is dropped. While the writer is busy, the writer itself checks
+/// for writes of other processes.
 fn watch_file(
     connection: &Connection,
-    mut last: Option<i64>,
+    mut last_version: Option<i64>,
     changes: &Changes,
     files: &Identity,
     watched: &Receiver<()>,
 ) {
-    let mut before = 0;
-    let mut compared = Instant::now();
+    let mut last_transactions = 0;
+    let mut last_compared = Instant::now();
     while watched.recv_timeout(WATCH_EVERY) == Err(RecvTimeoutError::Timeout) {
-        if compared.elapsed() >= COMPARE_EVERY {
-            changes.lose(files);
-            compared = Instant::now();
+        if last_compared.elapsed() >= COMPARE_EVERY {
+            changes.check_identity(files);
+            last_compared = Instant::now();
         }
         let transactions = changes.transactions.load(Ordering::Relaxed);
-        if std::mem::replace(&mut before, transactions) != transactions {
+        if std::mem::replace(&mut last_transactions, transactions) != transactions {
             continue;
         }
-        let now = data_version(connection);
-        if std::mem::replace(&mut last, now) != now {
-            changes.tick.send_modify(|tick| *tick += 1);
+        let version = data_version(connection);
+        if std::mem::replace(&mut last_version, version) != version {
+            changes.notify();
         }
     }
 }
 
-/// What `orders.state` says. Two digits each, so that all have the same width.
+/// The codes of the column `orders.state`. All have two digits, so that a change of state does not
+/// change the width of a row.
 pub mod state {
     use crate::core::model::{Decision, Reason};
 
@@ -340,13 +356,13 @@ pub mod state {
     }
 }
 
-/// `items.listing`.
+/// The codes of the column `items.listing`.
 pub mod listing {
     use rusqlite::types::FromSqlError;
 
     use crate::core::model::Listing;
 
-    /// 0 is what items of files from before the column have: they count as listed.
+    /// Items from before the column existed have 0, and count as listed.
     const LISTINGS: [Listing; 3] = [Listing::Listed, Listing::Unlisted, Listing::Removed];
 
     pub fn of(listing: Listing) -> i64 {
@@ -361,8 +377,8 @@ pub mod listing {
 
 #[cfg(test)]
 mod tests {
-    /// Versions 3.7.0 to 3.51.2 can corrupt a file when two connections write and checkpoint at the
-    /// same time (SQLite, "Write-Ahead Logging", "The WAL-Reset Bug").
+    /// SQLite 3.7.0 to 3.51.2 can corrupt a file when two connections write and checkpoint at the
+    /// same time (SQLite documentation, "Write-Ahead Logging", section "The WAL-Reset Bug").
     #[test]
     fn bundled_sqlite_is_free_of_the_wal_reset_bug() {
         assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());

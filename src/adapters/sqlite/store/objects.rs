@@ -1,14 +1,14 @@
-//! Triggers, views and indexes in the file, and which of them are flux's own.
+//! The triggers, views and indexes in the file, and which of them flux created.
 //!
-//! A trigger runs inside flux's transactions, so a foreign one can change what flux writes: a file
-//! that has one is not served. flux's own are known by their text.
+//! A trigger runs inside flux's transactions, so a foreign trigger could change what flux writes. A
+//! file with one is not served. flux recognises its own triggers by their SQL text.
 
 use rusqlite::Connection;
 
 use super::state;
 use crate::core::model::Decision;
 
-/// Indexes without which the file lets orders be taken twice, or cannot be read.
+/// Indexes that flux depends on: without the first, an order could be accepted twice.
 const INDEXES: [(&str, &str); 4] = [
     ("order_ids", "CREATE UNIQUE INDEX order_ids ON orders (id)"),
     ("waiting", "CREATE INDEX waiting ON orders (place) WHERE state = 10"),
@@ -19,8 +19,8 @@ const INDEXES: [(&str, &str); 4] = [
 pub const WEBHOOKS_PUT: &str = "webhooks_put";
 const WEBHOOKS_TAKE_BACK: &str = "webhooks_take_back";
 
-/// What writes the event of each decision into the outbox, for decisions that are `wanted`. One that
-/// is undone in its own transaction takes its event along.
+/// The triggers that write an event into the outbox for each decision that is `wanted`. The second
+/// one removes the event of a decision that is undone in the same transaction.
 pub fn webhook_triggers(wanted: impl Fn(Decision) -> bool) -> [String; 2] {
     let wanted = Decision::all().filter(|decision| wanted(*decision));
     let codes = wanted.map(|decision| state::of(decision).to_string());
@@ -42,7 +42,7 @@ fn take_back_trigger() -> String {
     )
 }
 
-/// Whether flux, in this version or one before it, makes this trigger.
+/// Whether this or an earlier version of flux creates this trigger.
 fn is_own(sql: &str) -> bool {
     if sql == take_back_trigger() {
         return true;
@@ -54,12 +54,12 @@ fn is_own(sql: &str) -> bool {
     })
 }
 
-/// Triggers that flux did not make, each with what to do about it.
+/// Triggers that flux did not create, each as a finding that says how to remove it.
 pub fn foreign_triggers(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     foreign(connection, "trigger")
 }
 
-/// Views, of which flux makes none.
+/// Views, as findings: flux creates none.
 pub fn foreign_views(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     foreign(connection, "view")
 }
@@ -71,13 +71,13 @@ fn foreign(connection: &Connection, kind: &str) -> rusqlite::Result<Vec<String>>
     let rows: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
     let foreign = rows.iter().filter(|(_, sql)| !is_own(sql)).map(|(name, _)| {
         let drop = format!("DROP {} \"{}\"", kind.to_uppercase(), name.replace('"', "\"\""));
-        let what = format!("the {kind} {name} is not flux's: remove it with {drop}");
+        let what = format!("the {kind} {name} was not created by flux: remove it with {drop}");
         what.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
     });
     Ok(foreign.collect())
 }
 
-/// Indexes of flux that are missing or are not as flux made them.
+/// Indexes of flux that are missing or changed, as findings.
 pub fn missing(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let find = "SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND name = ? AND sql = ?";
     let mut find = connection.prepare_cached(find)?;

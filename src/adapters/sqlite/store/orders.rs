@@ -1,31 +1,29 @@
-//! A row of `orders` with its MAC. A decision changes it in place; `seal` is the column's name from
-//! before MACs.
+//! A row of `orders` with its MAC. A decision updates the row in place. The MAC is in the column
+//! `seal`, whose name is from before MACs.
 
 use rusqlite::types::{FromSqlError, Type};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::state;
+use super::{seq, state};
 use crate::core::model::{
     BROKEN, Decided, ItemId, Mac, MacCheck, MacKeys, MacState, Order, OrderId, OrderKey, Quantity,
     Timestamp, UserId,
 };
 
-/// In rows from before MACs that are not decided.
+/// The seal of undecided rows from before MACs.
 const NO_SEAL: Mac = [0; 8];
-/// The digits of a place that count an item's arrivals.
-const ARRIVAL: i64 = 0xffff_ffff;
 
-/// To be read by [`OrderRow::read`].
+/// The columns that [`OrderRow::read`] expects.
 pub const ORDER: &str = "SELECT place, orders.id, user, quantity, accepted_at, state, decided_at,
     seal, trace, items.id, items.mac_from FROM orders LEFT JOIN items ON items.no = place >> 32";
 
-/// A row that says what flux can have written.
+/// A row whose values flux can have written.
 #[derive(Debug)]
 pub struct OrderRow {
-    pub place: i64,
+    pub seq: i64,
     pub order: Order,
     pub state: MacState,
-    /// When it was decided; as long as it is not, when it was accepted.
+    /// The time of the decision; until then, the time of acceptance.
     pub at: Timestamp,
     seal: Mac,
     trace: Option<Vec<u8>>,
@@ -33,15 +31,15 @@ pub struct OrderRow {
 }
 
 impl OrderRow {
-    /// Reads a row of [`ORDER`]. What flux never writes is an error that names the column.
+    /// Reads a row of [`ORDER`]. A value that flux never writes is an error that names the column.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<OrderRow> {
         let quantity = Quantity::new(row.get(3)?).map_err(|e| damaged(3, Type::Integer, e))?;
-        Self::read_but_quantity(row, quantity)
+        Self::read_with_quantity(row, quantity)
     }
 
-    fn read_but_quantity(row: &Row<'_>, quantity: Quantity) -> rusqlite::Result<OrderRow> {
+    fn read_with_quantity(row: &Row<'_>, quantity: Quantity) -> rusqlite::Result<OrderRow> {
         Ok(OrderRow {
-            place: row.get(0)?,
+            seq: row.get(0)?,
             order: Order {
                 id: OrderId::from_bytes(row.get(1)?),
                 user: parsed(row, 2, UserId::parse)?,
@@ -63,16 +61,16 @@ impl OrderRow {
         Self::find_as(connection, id, Self::read)
     }
 
-    /// Like [`OrderRow::find`], but an order that was dead-lettered because its quantity cannot be
-    /// read, and maybe dropped since, is found too, as one of one unit: for showing, never for a MAC
-    /// or a decision.
+    /// Like [`OrderRow::find`], but also finds an order that was dead-lettered because its quantity
+    /// cannot be read, and shows it as an order for one unit. For display only, never for a MAC or a
+    /// decision.
     pub fn find_to_show(
         connection: &Connection,
         id: &OrderId,
     ) -> rusqlite::Result<Option<OrderRow>> {
         Self::find_as(connection, id, |row| match (Self::read(row), row.get(5)?) {
             (Err(_), state::DEAD_LETTERED | state::DROPPED) => {
-                Self::read_but_quantity(row, Quantity::ONE)
+                Self::read_with_quantity(row, Quantity::ONE)
             }
             (read, _) => read,
         })
@@ -87,12 +85,12 @@ impl OrderRow {
         connection.prepare_cached(&sql)?.query_row([id.as_bytes()], read).optional()
     }
 
-    /// `key` is for rows from before MACs.
+    /// Whether the row is as flux wrote it. `key` is for rows from before MACs.
     pub fn check(&self, keys: &MacKeys, key: &OrderKey) -> MacCheck {
         if self.has_mac(keys) {
             return MacCheck::Fits;
         }
-        if self.place & ARRIVAL >= self.mac_from {
+        if seq::arrival(self.seq) >= self.mac_from {
             return MacCheck::Wrong;
         }
         let old = match self.state {
@@ -109,36 +107,36 @@ impl OrderRow {
         self.seal == self.mac(keys, self.state)
     }
 
-    /// The row's MAC if it were in this state, since the same time.
+    /// The MAC of the row in this state, with its present time.
     pub fn mac(&self, keys: &MacKeys, state: MacState) -> Mac {
-        keys.order(&self.order, self.place, state, self.at, self.trace.as_deref())
+        keys.order(&self.order, self.seq, state, self.at, self.trace.as_deref())
     }
 }
 
-/// Where an undecided row is, and whether it is as flux wrote it.
+/// The parts of an undecided row that its MAC needs besides the order.
 #[derive(Debug)]
 pub struct Undecided {
-    pub place: i64,
+    pub seq: i64,
     at: i64,
     seal: Mac,
     trace: Option<Vec<u8>>,
 }
 
 impl Undecided {
-    /// Reads `place, decided_at, seal, trace`. A seal of another kind is a wrong one.
+    /// Reads `place, decided_at, seal, trace`. A seal that is no MAC counts as a wrong one.
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Undecided> {
         let seal = row.get(2).unwrap_or(BROKEN);
         let trace = row.get(3).unwrap_or_default();
-        Ok(Undecided { place: row.get(0)?, at: row.get(1)?, seal, trace })
+        Ok(Undecided { seq: row.get(0)?, at: row.get(1)?, seal, trace })
     }
 
-    /// The MAC of the decision, if the row is that of this very order and was not changed since it
-    /// was queued; else one that never fits. `mac_from` is the item's.
+    /// The MAC of the decided row. It is valid only if the row belongs to this order and has not been
+    /// changed since it was queued. `mac_from` is the item's.
     pub fn decided(&self, decided: &Decided, mac_from: i64, keys: &MacKeys) -> Mac {
         let Decided { order, decision, decided_at } = decided;
         let trace = self.trace.as_deref();
-        let mac = |state, at| keys.order(order, self.place, state, at, trace);
-        let old = self.place & ARRIVAL < mac_from && self.seal == NO_SEAL;
+        let mac = |state, at| keys.order(order, self.seq, state, at, trace);
+        let old = seq::arrival(self.seq) < mac_from && self.seal == NO_SEAL;
         let check = match old || self.seal == mac(MacState::Queued, Timestamp(self.at as u64)) {
             true => MacCheck::Fits,
             false => MacCheck::Wrong,
@@ -147,23 +145,23 @@ impl Undecided {
     }
 }
 
-/// Inserts a queued order; `false` when its id is known. `sound` is `false` for one that was read
-/// from a row which somebody else had changed.
+/// Inserts a queued order. Returns `false` if an order with this id exists. `sound` is `false` if
+/// the order comes from a row that somebody else had changed; the new row's MAC is then invalid.
 pub fn insert(
     tx: &Connection,
     keys: &MacKeys,
-    place: i64,
+    seq: i64,
     order: &Order,
     sound: bool,
 ) -> rusqlite::Result<bool> {
     let trace = order.trace.as_ref().map(|trace| trace.to_bytes());
     let at = order.accepted_at;
     let check = if sound { MacCheck::Fits } else { MacCheck::Wrong };
-    let mac = check.carry_on(|| keys.order(order, place, MacState::Queued, at, trace.as_deref()));
+    let mac = check.carry_on(|| keys.order(order, seq, MacState::Queued, at, trace.as_deref()));
     let inserted = tx
         .prepare_cached("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, 10, ?, ?, ?)")?
         .execute(params![
-            place,
+            seq,
             order.id.as_bytes(),
             order.user.as_str(),
             order.quantity.units(),

@@ -1,4 +1,4 @@
-//! The file's tables, and how a file of an older flux comes to have them.
+//! The tables of the file, and the upgrades of files of earlier versions.
 
 use std::path::Path;
 
@@ -6,11 +6,12 @@ use rusqlite::Connection;
 
 use super::errors::{StoreError, not_a_store, other_schema};
 
-/// Written into the file's header, so that no other program's database is taken for flux's.
+/// `application_id` in the file's header, which tells a store of flux from other SQLite files.
 const APPLICATION_ID: i32 = 0x666c_7578;
 const SCHEMA_VERSION: i32 = 9;
-/// What brings a file of the oldest schema that is still taken, and of each later one, to the next.
+/// The oldest schema that can be upgraded.
 const OLDEST_SCHEMA: i32 = 2;
+/// The upgrade from each schema to the next, beginning with [`OLDEST_SCHEMA`].
 const UPGRADES: [&str; 7] = [
     "ALTER TABLE items ADD COLUMN closed_at INTEGER",
     "ALTER TABLE orders ADD COLUMN trace BLOB",
@@ -24,21 +25,22 @@ const UPGRADES: [&str; 7] = [
     DROPPED,
 ];
 
-/// The row of `meta` that says that orders are left to be decided by [`DROPPED`].
+/// Key in `meta` that is present until the orders that [`DROPPED`] is about are decided.
 pub const DROPPED_BEFORE: &str = "dropped_before";
 
-/// Earlier versions left an order dead-lettered when its letter was dropped. Such orders are decided
-/// once the keys of the MACs are known. `dead` gets another name so that a process of an earlier
-/// version which still has the file open can drop no letter without its order.
+/// Earlier versions left an order dead-lettered when its dead letter was dropped. These orders are
+/// decided as `dropped` after the upgrade, when the keys of the MACs are known. The column `dead` is
+/// renamed so that a process of an earlier version that still has the file open fails instead of
+/// dropping a dead letter without deciding its order.
 const DROPPED: &str = "
 ALTER TABLE counts RENAME COLUMN dead TO dead_lettered;
 INSERT OR REPLACE INTO meta SELECT 'dropped_before', 1 WHERE EXISTS (SELECT 1 FROM orders
     WHERE state = 11 AND NOT EXISTS (SELECT 1 FROM dead_letters WHERE order_id = orders.id));
 ";
 
-/// From seals to MACs. What is there keeps its seal and is checked by the old rule: an order that
-/// comes now is the first of its item with a MAC. `totals` gets another name so that a process of an
-/// older version which still has the file open can write no order or decision without a MAC.
+/// From seals to MACs. Existing rows keep their seal and are checked by the old rule; the item's next
+/// order is the first with a MAC. The table `totals` is renamed so that a process of an earlier
+/// version that still has the file open fails instead of writing rows without MACs.
 const MACS: &str = "
 ALTER TABLE items ADD COLUMN decided INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE items ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
@@ -62,9 +64,8 @@ UPDATE counts SET writes = (SELECT coalesce(sum(version), 0) FROM items),
     old_letters = (SELECT count(*) FROM dead_letters);
 ";
 
-/// `place` is `items.no << 32 | n`, n counting an item's arrivals from 1: an item's orders lie
-/// together, in their order of arrival. The columns that a decision changes have the same width
-/// before and after it, so that a row never moves.
+/// `place`: see [`super::seq`]. The columns that a decision changes have the same width before and
+/// after it, so that the row is updated in place.
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE items (
@@ -132,8 +133,7 @@ CREATE TABLE decisions (state INTEGER PRIMARY KEY, orders INTEGER NOT NULL);
 CREATE TABLE pulses (id TEXT PRIMARY KEY, at INTEGER NOT NULL, pulse TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Whether it is a store that this flux can read, of this schema or one that it brings up to date.
-/// Changes nothing.
+/// Checks that the file is a store of this schema, or of one that can be upgraded. Changes nothing.
 pub fn readable(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
     Ok(match (number("application_id")?, number("user_version")?) {
@@ -143,17 +143,17 @@ pub fn readable(path: &Path, connection: &Connection) -> rusqlite::Result<Result
     })
 }
 
-/// Makes the tables in a new file, or brings those of an older one up to date.
+/// Creates the tables in a new file, or upgrades those of an older file.
 pub fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(), StoreError>> {
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |r| r.get::<_, i32>(0));
-    // No wait for another process's transaction where there is nothing to make.
+    // Without a transaction, which would wait for other processes' transactions.
     if (number("application_id")?, number("user_version")?) == (APPLICATION_ID, SCHEMA_VERSION) {
         return Ok(Ok(()));
     }
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    let verdict = match (number("application_id")?, number("user_version")?, tables) {
+    let result = match (number("application_id")?, number("user_version")?, tables) {
         (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(()),
         (0, 0, 0) => {
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -171,5 +171,5 @@ pub fn create(path: &Path, connection: &Connection) -> rusqlite::Result<Result<(
         _ => Err(not_a_store(path)),
     };
     connection.execute_batch("COMMIT")?;
-    Ok(verdict)
+    Ok(result)
 }

@@ -1,4 +1,4 @@
-//! The threads that have connections to the file, and how they end.
+//! The threads that have connections to the file, and closing them.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,14 +11,14 @@ use rusqlite::Connection;
 use tokio::time::Instant;
 
 use super::files::{LOG, beside};
-use super::{Changes, StoreError, plain};
+use super::{Changes, StoreError, open_existing};
 use crate::core::model::{IdSource, SystemIdSource};
 
-/// How long the threads may take to finish: a transaction that waits for another process's
-/// ([`super::BUSY_WAIT`]), and moving the log into the file.
+/// How long closing waits for the threads: a transaction may wait for another process's
+/// ([`super::BUSY_WAIT`]), and the log is then copied into the file.
 const CLOSE_WITHIN: Duration = Duration::from_secs(6);
-/// How long to wait before each further attempt to move the log into the file, at most.
-const CLOSE_AGAIN: [Duration; 4] = [
+/// Longest pause before each further attempt to copy the log into the file.
+const CLOSE_RETRIES: [Duration; 4] = [
     Duration::from_millis(8),
     Duration::from_millis(16),
     Duration::from_millis(32),
@@ -27,8 +27,9 @@ const CLOSE_AGAIN: [Duration; 4] = [
 
 pub struct Threads {
     handles: Vec<JoinHandle<()>>,
-    /// Each thread has a clone, and drops it at its end.
+    /// A clone for each thread, dropped when the thread ends.
     running: Option<Sender<()>>,
+    /// Disconnected when all threads have ended.
     ended: Mutex<Receiver<()>>,
 }
 
@@ -53,7 +54,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until all have ended; `false` if some have not in time.
+    /// Waits until all threads have ended. Returns `false` if that takes longer.
     fn join(&mut self, within: Duration) -> bool {
         self.running = None;
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -65,10 +66,10 @@ impl Threads {
     }
 }
 
-/// Stores of this process that are open or being closed.
+/// Number of stores of this process that are open or being closed.
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a store as open until it is dropped, after all else of the store.
+/// Counts a store as open until dropped. It is the last part of the store to be dropped.
 pub struct Open(());
 
 impl Open {
@@ -84,17 +85,16 @@ impl Drop for Open {
     }
 }
 
-/// Waits until every store of this process is closed, at most for as long as closing one may take.
-/// Blocks.
+/// Blocks until every store of this process is closed, for [`CLOSE_WITHIN`] at most.
 pub fn wait_until_closed() {
     let begun = Instant::now();
     while OPEN.load(Ordering::Acquire) > 0 && begun.elapsed() < CLOSE_WITHIN {
-        std::thread::sleep(CLOSE_AGAIN[0]);
+        std::thread::sleep(CLOSE_RETRIES[0]);
     }
 }
 
-/// Dropped as the last of a store, waits until its connections are closed. SQLite then moves the
-/// log into the file, and removes it, if no other process has the file open.
+/// The last field of a store. Dropping it waits until the store's connections are closed. With the
+/// last connection of all processes, SQLite copies the log into the file and removes it.
 pub struct Closing {
     pub path: PathBuf,
     pub threads: Threads,
@@ -107,34 +107,34 @@ impl Drop for Closing {
         if !self.threads.join(CLOSE_WITHIN) {
             let path = self.path.display();
             tracing::warn!(
-                "{path} was not closed in time: its last orders are in {path}-wal; keep both"
+                "{path} was not closed in time; the last orders are in {path}-wal: keep both files"
             );
         } else if self.changes.lost.get().is_none() {
-            close_again(&self.path);
+            copy_remaining_log(&self.path);
         }
     }
 }
 
-/// Moves into the file what is left in its log. Of two processes that close the file at the same
-/// instant, each finds the other's connection and leaves the log to it. A connection of another
-/// process that goes on has the same effect; it moves the log when that process closes.
-fn close_again(path: &Path) {
+/// Copies the pages that are left in the log into the file. If two processes close the file at the
+/// same instant, each finds the other's connection and leaves the log to the other. If another
+/// process keeps the file open, the log stays, and that process copies it when it closes.
+fn copy_remaining_log(path: &Path) {
     let log = beside(path, LOG);
     let is_left = || std::fs::metadata(&log).is_ok_and(|log| log.len() > 0);
-    for longest in CLOSE_AGAIN {
+    for longest in CLOSE_RETRIES {
         if !is_left() {
             return;
         }
-        // Drawn, so that the two do not meet again.
+        // A random pause, so that two closing processes do not collide again.
         let part = f64::from(SystemIdSource.next_id() as u32) / f64::from(u32::MAX);
         std::thread::sleep(longest.mul_f64(part));
-        if let Err(e) = plain(path).and_then(open_and_close) {
-            tracing::debug!("the write-ahead log stays as it is: {e}");
+        if let Err(e) = open_existing(path).and_then(open_and_close) {
+            tracing::debug!("closing checkpoint failed; the write-ahead log keeps its pages: {e}");
         }
     }
 }
 
-/// A connection that has read the log moves it as it is closed.
+/// Closing a connection that has read the file copies the log.
 fn open_and_close(connection: Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
     connection.close().map_err(|(_, e)| e)
