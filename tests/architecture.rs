@@ -258,14 +258,14 @@ fn imports_run_downwards_only() {
 }
 
 #[test]
-fn every_file_belongs_to_a_folder_of_the_table() {
+fn every_file_is_in_a_listed_folder() {
     let roots = ["", "main", "core", "adapters"];
     let outside = |m: &Module| folder_of(&m.name).is_none() && !roots.contains(&m.name.as_str());
     assert_none(modules().into_iter().filter(outside).map(|m| m.file.display().to_string()));
 }
 
 #[test]
-fn files_that_import_each_other_are_few_and_of_one_folder() {
+fn import_cycles_are_small_and_in_one_folder() {
     let modules = modules();
     let imports: BTreeMap<&str, &BTreeSet<String>> =
         modules.iter().map(|m| (m.name.as_str(), &m.imports)).collect();
@@ -296,7 +296,7 @@ fn files_that_import_each_other_are_few_and_of_one_folder() {
 }
 
 #[test]
-fn only_the_vendors_adapter_names_its_crate() {
+fn only_adapters_name_vendor_crates() {
     let vendors =
         [("rusqlite", "sqlite"), ("fred", "redis"), ("aws_", "aws"), ("opentelemetry", "otlp")];
     let mut found = Vec::new();
@@ -313,7 +313,7 @@ fn only_the_vendors_adapter_names_its_crate() {
 
 /// Clippy bans the clock itself; `SystemClock` is the way around it.
 #[test]
-fn only_those_who_start_a_process_read_the_system_clock() {
+fn only_entry_points_read_the_system_clock() {
     let starts = |m: &Module| {
         ["core::model", "wiring", "cmd", "load"].iter().any(|folder| lies_in(&m.name, folder))
     };
@@ -332,7 +332,7 @@ fn decide_is_pure() {
 }
 
 #[test]
-fn each_test_that_the_architecture_names_exists() {
+fn tests_named_in_architecture_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut code: String = modules().into_iter().map(|m| m.text).collect();
     for file in rust_files(&root.join("tests")) {
@@ -349,7 +349,7 @@ fn each_test_that_the_architecture_names_exists() {
 }
 
 #[test]
-fn each_path_that_the_architecture_names_exists() {
+fn paths_named_in_architecture_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let quoted = text.split('`').skip(1).step_by(2);
@@ -364,7 +364,7 @@ fn each_path_that_the_architecture_names_exists() {
 }
 
 #[test]
-fn a_file_fits_in_a_head() {
+fn files_are_under_450_lines() {
     let long = |m: &Module| m.text.lines().count() > LINES_MAX;
     assert_none(modules().into_iter().filter(long).map(|m| m.file.display().to_string()));
 }

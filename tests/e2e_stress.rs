@@ -27,7 +27,7 @@ async fn run_stress(plan: LoadPlan, workers: usize, without: &[DisabledGuard]) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_wants_one_ticket_and_one_gets_it() {
+async fn one_of_400_buyers_gets_one_ticket() {
     let report = run_stress(plan(1, 400), 1, &[]).await;
     assert_eq!(report.faults, [""; 0]);
     assert_eq!((report.verdict, report.sold, report.rejected), (AuditResult::Pass, 1, 399));
@@ -43,7 +43,7 @@ async fn everybody_wants_one_ticket_and_one_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_workers_sell_what_there_is_on_time() {
+async fn rate_is_not_exceeded_with_three_workers() {
     let plan = LoadPlan { rate: Some(1_000.0), duplicates: 1.0, ..plan(50, 300) };
     let report = run_stress(plan, 3, &[]).await;
     assert_eq!(report.faults, [""; 0]);
@@ -52,7 +52,7 @@ async fn three_workers_sell_what_there_is_on_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_report_has_the_agreed_names() {
+async fn json_report_has_its_documented_keys() {
     let report = run_stress(plan(2, 40), 1, &[]).await;
     let json = serde_json::to_value(&report).unwrap();
     for name in [
@@ -74,7 +74,7 @@ async fn the_report_has_the_agreed_names() {
     }
 }
 
-/// The figures that a page holds, under their names in the JSON report.
+/// The figures of an HTML page, with their names in the JSON report.
 fn figures(page: &str) -> Vec<(String, String)> {
     let parts = page.split("<data data-name=\"").skip(1);
     let figure = |part: &str| {
@@ -103,7 +103,7 @@ fn assert_page_agrees(report: &Report) {
     }
 }
 
-/// The sums over time: requests, told to come again, accepted, decided, and units sold.
+/// The sums of the table over time: requests, 429 and 503, accepted, decided, units sold.
 fn sums_over_time(page: &str) -> Vec<u64> {
     let rows = page.split("<tbody>").nth(1).unwrap().split("</tbody>").next().unwrap();
     let mut sums = vec![0; 5];
@@ -117,14 +117,14 @@ fn sums_over_time(page: &str) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_says_what_the_json_says_and_its_plots_count_every_order() {
+async fn html_page_agrees_with_json_report() {
     for without in [&[][..], &[DisabledGuard::LedgerCondition]] {
         let report = run_stress(plan(3, 200), 1, without).await;
         assert_page_agrees(&report);
         let page = report.page(&Circumstances::default());
         let Report { requests, refused, accepted, sold, .. } = report;
         assert_eq!(sums_over_time(&page), [requests, refused, accepted, accepted, sold]);
-        assert_eq!(page.contains("What broke"), !without.is_empty());
+        assert_eq!(page.contains("Broken promises"), !without.is_empty());
         for plot in ["rates", "stock", "waiting", "ack", "decision"] {
             assert!(page.contains(&format!("<title id=\"{plot}-title\">")), "{plot}");
         }
@@ -132,7 +132,7 @@ async fn the_page_says_what_the_json_says_and_its_plots_count_every_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_fetches_and_runs_nothing_and_takes_text_as_text() {
+async fn html_page_fetches_nothing_and_escapes_text() {
     let mut report = run_stress(plan(1, 40), 1, &[]).await;
     let evil = "</title><script>alert(1)</script><img src=http://x.test/>\" onload=\"x";
     report.faults.push(evil.to_owned());
@@ -147,31 +147,31 @@ async fn a_page_fetches_and_runs_nothing_and_takes_text_as_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_server_is_audited_by_what_it_shows() {
+async fn target_server_is_audited_over_http() {
     let topology = Topology { connections: 16, workers: 1, without: Vec::new() };
     let (deployment, target) = TestDeployment::start(Settings::default(), topology).await.unwrap();
     let ledger = target.own.unwrap().ports.ledger;
     let plan = plan(30, 200);
-    let foreign = || Target { address: target.address.clone(), own: None };
-    let unlisted = Stress { plan: plan.clone(), target: foreign() }.run().await;
+    let over_http = || Target { address: target.address.clone(), own: None };
+    let unlisted = Stress { plan: plan.clone(), target: over_http() }.run().await;
     assert!(matches!(unlisted, Err(StressError::OtherStock { .. })));
     ledger.set_stock(&plan.item, 30).await.unwrap();
     for sold in [30, 0] {
-        let report = Stress { plan: plan.clone(), target: foreign() }.run().await.unwrap();
+        let report = Stress { plan: plan.clone(), target: over_http() }.run().await.unwrap();
         assert_eq!(report.faults, [""; 0]);
         assert_eq!((report.stock, report.sold, report.accepted), (30, sold, 200));
         assert_eq!((report.audited_by, report.backend.as_str()), ("http", "embedded"));
         assert!(report.to_string().contains("by HTTP only"));
         assert_page_agrees(&report);
         let page = report.page(&Circumstances::default());
-        assert!(page.contains("the one buyer in 20 who waits") && page.contains("30 of 30 sold"));
+        assert!(page.contains("waiting buyers (1 of 20)") && page.contains("30 of 30 sold"));
         assert_eq!(sums_over_time(&page)[2..4], [200, 10]);
     }
     deployment.end(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sale_in_progress_is_not_accused() {
+async fn audit_of_running_sale_reports_no_fault() {
     let topology = Topology { connections: 16, workers: 2, without: Vec::new() };
     let (deployment, target) = TestDeployment::start(Settings::default(), topology).await.unwrap();
     let ledger = target.own.as_ref().unwrap().ports.ledger.clone();
@@ -189,12 +189,12 @@ async fn a_sale_in_progress_is_not_accused() {
     let selling = Stress { plan: plan(1_000, 3_000), target }.run();
     let (report, undecided) = tokio::join!(selling, auditing);
     assert_eq!(report.unwrap().faults, [""; 0]);
-    assert!(undecided > 0, "no audit fell into the sale");
+    assert!(undecided > 0, "no audit ran during the sale");
     deployment.end(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_named() {
+async fn unreachable_server_is_named() {
     let free = format!("127.0.0.1:{}", free_port());
     let address = Address::parse(&format!("http://{free}")).unwrap();
     let target = Target { address, own: None };
@@ -204,7 +204,7 @@ async fn a_server_that_is_not_there_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_lock_nothing_goes_wrong_twenty_times_of_twenty() {
+async fn no_promise_breaks_without_the_lock() {
     for round in 0..20 {
         let report = run_stress(plan(1, 60), 0, &[DisabledGuard::Lock]).await;
         assert_eq!(report.faults, [""; 0], "round {round}");
@@ -213,7 +213,7 @@ async fn without_the_lock_nothing_goes_wrong_twenty_times_of_twenty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_lock_and_condition_it_oversells_twenty_times_of_twenty() {
+async fn sale_oversells_without_lock_and_condition() {
     for round in 0..20 {
         let report =
             run_stress(plan(1, 60), 0, &[DisabledGuard::Lock, DisabledGuard::LedgerCondition])
@@ -224,7 +224,7 @@ async fn without_lock_and_condition_it_oversells_twenty_times_of_twenty() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lock_alone_does_not_save_the_sale() {
+async fn sale_oversells_with_the_lock_alone() {
     for round in 0..3 {
         let report = run_stress(plan(2, 60), 0, &[DisabledGuard::LedgerCondition]).await;
         assert!(report.oversold_units >= 3, "round {round}: {:?}", report.faults);

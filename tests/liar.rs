@@ -123,7 +123,7 @@ async fn an_answer_that_changes_is_noticed() {
         path if path.ends_with("wait=30") => Some((200, json!({"status": "sold"}))),
         _ => Some((200, sold_out())),
     });
-    assert_eq!(fault.await, "2 answers changed after they were first seen");
+    assert_eq!(fault.await, "2 decisions changed after they were first read");
 }
 
 #[tokio::test]
@@ -149,6 +149,6 @@ async fn an_answer_that_no_buyer_should_get_is_quoted() {
         _ => Some((404, json!({}))),
     });
     let fault = fault.await;
-    assert!(fault.contains("unexpected answers") && fault.contains("burnt down"), "{fault}");
+    assert!(fault.contains("unexpected responses") && fault.contains("burnt down"), "{fault}");
     assert!(fault.contains("no order was accepted"));
 }

@@ -77,7 +77,7 @@ fn document_has(table: &[String]) {
 
 /// One row per part: how it looks at 1, 10, 100 and 1,000 times 1,000 buyers a second.
 #[test]
-fn the_parts_at_each_scale() {
+fn parts_at_each_scale() {
     let rates = [1e3, 1e4, 1e5, 1e6];
     let row = |name: &str, value: &dyn Fn(f64) -> f64, shown: &dyn Fn(f64) -> String| {
         let cells: Vec<String> = rates.iter().map(|rate| shown(value(*rate))).collect();
@@ -141,7 +141,7 @@ fn one_hot_item_by_commit_time() {
 
 /// Dollars per million orders, by how full the messages and commits are.
 #[test]
-fn what_a_million_orders_cost() {
+fn cost_of_a_million_orders() {
     // Name, then per order: SQS requests, write units, read units.
     let cases = [
         ("one order per message, lock and commit", 3.0, 4.0, 1.0),
@@ -205,7 +205,7 @@ fn one_lane(load: f64, orders: usize) -> Line {
 }
 
 #[test]
-fn a_line_that_is_served_99_at_a_time() {
+fn queue_served_99_at_a_time() {
     let mut table = vec![
         "| load | orders a commit | time to decision, median | p99 | write units an order |"
             .to_owned(),
@@ -281,7 +281,7 @@ fn without_a_lock(deciders: usize, seconds: f64) -> Contention {
 }
 
 #[test]
-fn deciders_of_one_item_without_a_lock() {
+fn workers_of_one_item_without_lock() {
     let mut table = vec![
         "| workers | decided a second | write units an order |".to_owned(),
         "|---|---|---|".to_owned(),
@@ -319,7 +319,7 @@ fn sold_out_after(workers: usize, rate: f64, turn: usize) -> f64 {
 }
 
 #[test]
-fn an_items_orders_spread_over_workers() {
+fn one_items_orders_spread_over_workers() {
     let mut table = vec![
         "| workers | sold out after | with turns of one commit |".to_owned(),
         "|---|---|---|".to_owned(),

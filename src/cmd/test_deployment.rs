@@ -16,7 +16,7 @@ use crate::core::engine::Ports;
 use crate::core::engine::worker::{Observer, Worker};
 use crate::core::ports::usage::Calls;
 use crate::http::Access;
-use crate::load::{Address, DisabledGuard, GuardExperiment, Own, Prices, Target};
+use crate::load::{Address, DisabledGuard, GuardExperiment, OwnStore, Prices, Target};
 use crate::telemetry::Silent;
 use crate::wiring;
 use crate::wiring::temporary_store::{TemporaryStore, is_fifo};
@@ -85,7 +85,8 @@ impl TestDeployment {
         tasks.spawn(async move {
             wiring::serve(&settings, front, Access::open(), listener, serving).await
         });
-        let own = Own { ports: reads, calls, experiment, workers: count, backend, prices, fifo };
+        let own =
+            OwnStore { ports: reads, calls, experiment, workers: count, backend, prices, fifo };
         Ok((TestDeployment { stop, tasks, store }, Target { address, own: Some(own) }))
     }
 

@@ -1,11 +1,11 @@
-//! The auditor: re-derives the promises from the stored orders.
+//! The auditor: checks the promises against the stored orders.
 //!
-//! Units are counted from order rows; the item's own counters are then held against them. Rows are
-//! read in the ledger's pages and tallied per item, so memory grows with items, never with orders.
+//! Units are counted from order rows and then compared with the item's own counters. Rows are read
+//! page by page and summed per item, so memory grows with the number of items, not of orders.
 //!
-//! A store may be in use meanwhile: items are read before and after the orders, and a counter that
-//! moved in between is only held to the range it moved through. Nothing is reported that a sale
-//! in progress could explain.
+//! The store may be in use during the audit. Items are therefore read before and after the orders.
+//! A counter that changed in between is only checked to be within the two values. The audit reports
+//! nothing that a sale in progress could explain.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -19,24 +19,24 @@ use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, ItemCounts, Ledger, LedgerError, OrderRecord, OrderState, StoreAudit,
 };
 
-/// How often a page that the ledger is too busy to give is asked for again: after 50 ms, and each time
-/// after twice as long.
+/// Retries of a read while the ledger is busy: the first after 50 ms, each further one after twice
+/// the pause.
 const READ_RETRIES: ExponentialBuilder =
     ExponentialBuilder::new().with_min_delay(Duration::from_millis(50)).with_max_times(6);
-/// An order accepted within so long of a restock, or of a close, may have been decided before it,
-/// or by a clock that is behind: it counts as from before.
-const CHANGE_SETTLES: Duration = Duration::from_secs(1);
+/// An order accepted within this time after a restock or a close counts as accepted before it,
+/// because clocks of different processes differ.
+const CHANGE_TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Audits one item, or all. Reads only; safe to cancel and to repeat.
+/// Audits one item, or all. Only reads, so it is safe to cancel and to repeat.
 pub async fn audit(ledger: &dyn Ledger, item: Option<&ItemId>) -> Result<AuditReport, LedgerError> {
-    audit_seeing(ledger, item, &mut |_| {}).await
+    audit_with(ledger, item, &mut |_| {}).await
 }
 
-/// Like [`audit`], and shows each order row as it is read.
-pub async fn audit_seeing(
+/// Like [`audit`], and passes each order row to `on_order`.
+pub async fn audit_with(
     ledger: &dyn Ledger,
     item: Option<&ItemId>,
-    see: &mut (dyn FnMut(&AuditedOrder) + Send),
+    on_order: &mut (dyn FnMut(&AuditedOrder) + Send),
 ) -> Result<AuditReport, LedgerError> {
     let store_before = retry_while_busy(|| ledger.audit_store()).await?;
     let mut findings = Findings::default();
@@ -44,14 +44,14 @@ pub async fn audit_seeing(
     each_item(ledger, item, |before| {
         if let Ok(item) = before.item {
             let id = item.id.clone();
-            let before = Some(ItemSeen { item, counts: before.counts, mac: before.mac });
+            let before = Some(ItemSnapshot { item, counts: before.counts, mac: before.mac });
             totals.insert(id, AuditTotals { before, ..AuditTotals::default() });
         }
     })
     .await?;
     let mut decided: HashMap<Decision, u64> = HashMap::new();
     each_order(ledger, item, |row| {
-        see(row);
+        on_order(row);
         match &row.record {
             Ok(record) => {
                 if let OrderState::Decided { decision, .. } = record.state {
@@ -65,8 +65,8 @@ pub async fn audit_seeing(
     .await?;
     let mut items = Vec::with_capacity(totals.len());
     let mut late = HashMap::new();
-    let mut finish = |after: ItemSeen, total: AuditTotals| {
-        if let Some(late_from) = total.sold_out_of_turn(&after) {
+    let mut finish = |after: ItemSnapshot, total: AuditTotals| {
+        if let Some(late_from) = total.inversion_bounds(&after) {
             late.insert(after.item.id.clone(), late_from);
         }
         let status = after.item.status();
@@ -76,14 +76,15 @@ pub async fn audit_seeing(
     each_item(ledger, item, |after| match after.item {
         Ok(item) => {
             let total = totals.remove(&item.id).unwrap_or_default();
-            finish(ItemSeen { item, counts: after.counts, mac: after.mac }, total);
+            finish(ItemSnapshot { item, counts: after.counts, mac: after.mac }, total);
         }
         Err(why) => findings.add(why),
     })
     .await?;
     for (id, total) in totals {
-        let nothing = Item::new(id, 0);
-        finish(ItemSeen { item: nothing, counts: None, mac: MacCheck::Fits }, total);
+        // Orders of an item without a row: as if it had no stock.
+        let missing = Item::new(id, 0);
+        finish(ItemSnapshot { item: missing, counts: None, mac: MacCheck::Fits }, total);
     }
     items.sort_by(|a, b| a.item_id.cmp(&b.item_id));
     count_inversions(ledger, item, &late, &mut items).await?;
@@ -91,12 +92,12 @@ pub async fn audit_seeing(
     if item.is_none() {
         compare_decisions(&decided, &store_before, &store, &mut findings);
     }
-    store.findings.into_iter().for_each(|line| findings.add(line));
+    store.findings.into_iter().for_each(|finding| findings.add(finding));
     Ok(AuditReport::of(items, findings, store.old_rule))
 }
 
-/// Holds the store's table of decisions against the order rows, of which each was read between the
-/// two readings of the table.
+/// Compares the store's table of decision counts with the order rows. The rows were read between
+/// the two reads of the table, so their number must be within the two counts.
 fn compare_decisions(
     rows: &HashMap<Decision, u64>,
     before: &StoreAudit,
@@ -105,42 +106,45 @@ fn compare_decisions(
 ) {
     let Some(before) = &before.decided else { return };
     let Some(after) = &after.decided else { return };
-    let counted = |table: &[(Decision, u64)], decision| {
-        let found = table.iter().find(|(counted, _)| *counted == decision);
-        found.map_or(0, |(_, orders)| *orders)
+    let count = |table: &[(Decision, u64)], decision| {
+        let row = table.iter().find(|(counted, _)| *counted == decision);
+        row.map_or(0, |(_, orders)| *orders)
     };
     for decision in Decision::all() {
         let orders = rows.get(&decision).copied().unwrap_or(0);
-        let least = counted(before, decision);
-        let most = counted(after, decision);
-        if !(least..=most).contains(&orders) {
+        let min = count(before, decision);
+        let max = count(after, decision);
+        if !(min..=max).contains(&orders) {
             let reason = decision.reason().map_or("", Reason::as_str);
             findings.add(format!(
-                "{orders} orders are {} {reason}, and the table decisions has {most}",
+                "{orders} orders are {} {reason}, but the table decisions counts {max}",
                 decision.status()
             ));
         }
     }
 }
 
-/// An item that can be read, as it was at one time.
-struct ItemSeen {
+/// A readable item at one time of the audit.
+struct ItemSnapshot {
     item: Item,
     counts: Option<ItemCounts>,
     mac: MacCheck,
 }
 
-/// What the rows of one item say, and what the item said before they were read.
+/// Sums over the order rows of one item.
 #[derive(Default)]
 struct AuditTotals {
-    before: Option<ItemSeen>,
+    /// The item before the orders were read.
+    before: Option<ItemSnapshot>,
     rows: AuditSummary,
     decided: u64,
-    /// The item's owner has a sold order.
+    /// True if a sold order is of the item's owner.
     owner_bought: bool,
-    /// Per quantity: the first to be told `sold_out` since the last restock, and the last to buy.
     spans: BTreeMap<Quantity, SaleSpan>,
 }
+
+/// For orders of one quantity: when the first that was rejected `sold_out` since the last restock
+/// was accepted, and the last that was sold.
 
 #[derive(Default, Clone, Copy)]
 struct SaleSpan {
@@ -189,7 +193,7 @@ impl AuditTotals {
     }
 
     fn since_restock(&self, order: &Order) -> bool {
-        self.restocked_at().is_none_or(|at| order.accepted_at > at.plus(CHANGE_SETTLES))
+        self.restocked_at().is_none_or(|at| order.accepted_at > at.plus(CHANGE_TOLERANCE))
     }
 
     fn closed_at(&self) -> Option<Timestamp> {
@@ -197,26 +201,32 @@ impl AuditTotals {
     }
 
     fn since_close(&self, order: &Order) -> bool {
-        self.closed_at().is_some_and(|at| order.accepted_at > at.plus(CHANGE_SETTLES))
+        self.closed_at().is_some_and(|at| order.accepted_at > at.plus(CHANGE_TOLERANCE))
     }
 
-    /// Holds the rows against the item as it was before and after they were read.
-    fn summary(&self, after: &ItemSeen) -> AuditSummary {
+    /// Compares the rows with the item before and after the rows were read.
+    ///
+    /// Orders may be decided between the three reads. A row that was read as undecided may be sold
+    /// by the time the item is read again, so the units sold in between (`sold_meanwhile`) are not
+    /// counted as stranded: the audit may then miss stranded units of a running sale, and reports
+    /// them once the sale pauses. Each other difference is reported only if both reads of the item
+    /// show it.
+    fn summary(&self, after: &ItemSnapshot) -> AuditSummary {
         let item = &after.item;
         let rows = &self.rows;
         let sold_before = self.before.as_ref().map_or(0, |before| before.item.sold);
-        let moved = item.sold.saturating_sub(sold_before);
-        let taken = item.held.saturating_add(rows.sold).saturating_add(moved);
+        let sold_meanwhile = item.sold.saturating_sub(sold_before);
+        let taken = item.held.saturating_add(rows.sold).saturating_add(sold_meanwhile);
         let open = item.stock.saturating_sub(taken);
-        let refused_one = self.spans.iter().find(|(_, span)| span.first_sold_out.is_some());
-        let stranded = refused_one.is_some_and(|(quantity, _)| quantity.units() <= open);
+        let smallest_sold_out = self.spans.iter().find(|(_, span)| span.first_sold_out.is_some());
+        let stranded = smallest_sold_out.is_some_and(|(quantity, _)| quantity.units() <= open);
         let counted = item.free.saturating_add(item.held).saturating_add(item.sold);
         AuditSummary {
             stock: item.stock,
             free: item.free,
             held: item.held,
             oversold_units: item.held.saturating_add(rows.sold).saturating_sub(item.stock),
-            stranded_units: if stranded && !self.restocked_meanwhile(after) { open } else { 0 },
+            stranded_units: if stranded && !self.was_restocked(after) { open } else { 0 },
             unaccounted_units: sold_before.min(item.sold).saturating_sub(rows.sold),
             uncounted_units: rows.sold.saturating_sub(item.sold),
             unbalanced_units: counted.abs_diff(item.stock),
@@ -232,9 +242,9 @@ impl AuditTotals {
         }
     }
 
-    /// The rows' figures, held against what the store counts. Between the two readings orders may
-    /// arrive and be decided, and leave their place for a later one, or for another item's line.
-    fn counted(&self, after: &ItemSeen) -> AuditSummary {
+    /// Compares the number of rows with the store's counts. Between the two reads of the counts,
+    /// orders may arrive, be decided, and move to another position or to another item.
+    fn counted(&self, after: &ItemSnapshot) -> AuditSummary {
         let rows = &self.rows;
         let Some(now) = after.counts else { return rows.clone() };
         let before = self.before.as_ref().and_then(|before| before.counts);
@@ -260,41 +270,41 @@ impl AuditTotals {
         }
     }
 
-    /// Whether the item has an owner, had the same before the orders were read, and none of its
-    /// sold orders is the owner's.
-    fn owner_is_wrong(&self, after: &ItemSeen) -> bool {
+    /// True if the item has an owner that did not change during the audit, and none of its sold
+    /// orders is the owner's.
+    fn owner_is_wrong(&self, after: &ItemSnapshot) -> bool {
         let before = self.before.as_ref().map(|before| &before.item);
         let unchanged = before.is_some_and(|before| before.owner == after.item.owner);
         unchanged && after.item.owner.is_some() && !self.owner_bought
     }
 
-    fn restocked_meanwhile(&self, after: &ItemSeen) -> bool {
+    /// True if the item was restocked during the audit.
+    fn was_restocked(&self, after: &ItemSnapshot) -> bool {
         self.before.is_some() && self.restocked_at() != after.item.restocked_at
     }
 
-    /// When somebody bought who came after one that was told `sold_out`: from when on buyers were
-    /// too late.
-    fn sold_out_of_turn(&self, after: &ItemSeen) -> Option<LateFrom> {
+    /// The bounds by which [`count_inversions`] finds inversions; `None` if there is none.
+    fn inversion_bounds(&self, after: &ItemSnapshot) -> Option<LateFrom> {
         let mut late_from = LateFrom::default();
         let mut earliest = None;
-        let mut out_of_turn = false;
+        let mut has_inversion = false;
         for (quantity, span) in &self.spans {
             earliest = [earliest, span.first_sold_out].into_iter().flatten().min();
             if let Some(first_sold_out) = earliest {
                 late_from.0.insert(*quantity, first_sold_out);
-                out_of_turn |= span.last_sold.is_some_and(|sold| sold > first_sold_out);
+                has_inversion |= span.last_sold.is_some_and(|sold| sold > first_sold_out);
             }
         }
-        (out_of_turn && !self.restocked_meanwhile(after)).then_some(late_from)
+        (has_inversion && !self.was_restocked(after)).then_some(late_from)
     }
 }
 
-/// Per quantity, the instant after which an order of it stands behind one that was told
-/// `sold_out` for the same or less.
+/// Per quantity: when the first order of the same or a smaller quantity that was rejected
+/// `sold_out` was accepted. A sold order accepted later is an inversion.
 #[derive(Default)]
 struct LateFrom(BTreeMap<Quantity, Timestamp>);
 
-/// Reads the orders once more, and only when some item was sold out of turn.
+/// Reads the orders a second time to count inversions, only if there is one.
 async fn count_inversions(
     ledger: &dyn Ledger,
     item: Option<&ItemId>,
@@ -359,11 +369,11 @@ async fn each_order(
     }
 }
 
-/// Repeats a read while the ledger is busy, a bounded number of times.
+/// Repeats a read while the ledger is busy; see [`READ_RETRIES`].
 pub(super) async fn retry_while_busy<T, F: Future<Output = Result<T, LedgerError>>>(
     read: impl FnMut() -> F,
 ) -> Result<T, LedgerError> {
-    let may_pass =
+    let is_temporary =
         |e: &LedgerError| matches!(e, LedgerError::Busy(_) | LedgerError::OutcomeUnknown(_));
-    read.retry(READ_RETRIES).when(may_pass).await
+    read.retry(READ_RETRIES).when(is_temporary).await
 }

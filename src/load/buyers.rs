@@ -1,4 +1,5 @@
-//! The buyers: they send their orders, come again when told to, and some wait for the decision.
+//! The buyers of a load test: each sends its order, retries after a 429 or 503, and some wait for
+//! the decision.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,18 +20,18 @@ use super::stats::LoadStats;
 use crate::client::{Address, Answer, Connection};
 use crate::core::model::{Clock, OrderId, SystemClock};
 
-/// Buyers give up when no order was accepted for this long.
+/// Buyers give up if no order was accepted for this time.
 const ACCEPTANCE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause after a broken connection.
+/// Pause after a connection error.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The sale as all its buyers share it.
+/// State that all buyers of a load test share.
 #[derive(Debug)]
 pub(super) struct Sale {
     plan: LoadPlan,
-    /// Part of every Idempotency-Key, so that no run repeats another one's orders.
-    run: String,
+    /// Prefix of all Idempotency-Keys of this run, so that it does not repeat another run's orders.
+    run_id: String,
     started: Instant,
     schedule: Mutex<RequestSchedule>,
     stats: Mutex<LoadStats>,
@@ -38,12 +39,12 @@ pub(super) struct Sale {
     bar: ProgressBar,
 }
 
-/// The buyers' connections, open before the sale begins, as those are whose page has the shop open.
-/// One that cannot be opened is tried again with its first order.
+/// Opens the buyers' connections before the sale starts, as browsers do with an open shop page. A
+/// connection that fails is opened again with its first request.
 pub(super) async fn open_connections(address: &Address, count: usize) -> Vec<Connection> {
     let opening = (0..count).map(|_| async {
         let mut connection = Connection::to(address);
-        let _with_its_first_order = connection.connect().await;
+        let _opened_by_first_request = connection.connect().await;
         connection
     });
     join_all(opening).await
@@ -58,24 +59,24 @@ impl Sale {
     ) -> Self {
         let schedule = Mutex::new(RequestSchedule::new(&plan));
         let stats = Mutex::new(LoadStats::new(started));
-        let run = format!("{:x}", SystemClock.now().0);
-        Self { plan, run, started, schedule, stats, waiting, bar }
+        let run_id = format!("{:x}", SystemClock.now().0);
+        Self { plan, run_id, started, schedule, stats, waiting, bar }
     }
 
     fn stats(&self) -> MutexGuard<'_, LoadStats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends every order, over these connections; ends when each was accepted or given up.
-    /// Cancelling stops it.
+    /// Sends all orders over these connections. Returns when each was accepted or given up;
+    /// cancelling it stops the buyers.
     pub async fn run(self, connections: Vec<Connection>) -> LoadStats {
         let sale = Arc::new(self);
         let mut buyers = JoinSet::new();
         for connection in connections {
             buyers.spawn(sale.clone().send_orders(connection));
         }
-        while let Some(done) = buyers.join_next().await {
-            done.expect("a buyer does not panic");
+        while let Some(ended) = buyers.join_next().await {
+            ended.expect("a buyer does not panic");
         }
         let sale = Arc::into_inner(sale).expect("every buyer has ended");
         sale.stats.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -88,8 +89,8 @@ impl Sale {
         }
     }
 
-    /// The next request and when it was to be sent. A timer may be late by a millisecond; that
-    /// counts as latency.
+    /// The next request, and when it was scheduled. The timer may fire up to a millisecond late,
+    /// which counts as latency.
     async fn next_request(&self) -> Option<(ScheduledRequest, Instant)> {
         let request = self.schedule.lock().unwrap_or_else(PoisonError::into_inner).next()?;
         let Some(rate) = self.plan.rate else { return Some((request, Instant::now())) };
@@ -110,7 +111,7 @@ impl Sale {
             self.stats().add_request();
             let pause = match connection.post("/buy", headers.clone(), body.clone()).await {
                 Ok(answer) => match answer.come_again() {
-                    None => return self.answered(request, scheduled, &answer),
+                    None => return self.record_answer(request, scheduled, &answer),
                     Some(pause) => {
                         self.stats().add_refusal();
                         pause
@@ -130,9 +131,9 @@ impl Sale {
         }
     }
 
-    fn answered(&self, request: ScheduledRequest, scheduled: Instant, answer: &Answer) {
+    fn record_answer(&self, request: ScheduledRequest, scheduled: Instant, answer: &Answer) {
         let mut stats = self.stats();
-        let order = (answer.status == StatusCode::ACCEPTED).then(|| located(answer)).flatten();
+        let order = (answer.status == StatusCode::ACCEPTED).then(|| order_id(answer)).flatten();
         let Some(order) = order else {
             let body = String::from_utf8_lossy(&answer.body);
             let short: String = body.chars().take(200).collect();
@@ -140,7 +141,7 @@ impl Sale {
         };
         stats.add_accepted(order, scheduled, request.keyed.then_some(request.buyer));
         if request.waits() {
-            let _nobody_serves_waiters = self.waiting.send(WaitingBuyer { order, scheduled });
+            let _receiver_gone = self.waiting.send(WaitingBuyer { order, scheduled });
         }
     }
 
@@ -150,15 +151,16 @@ impl Sale {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if request.keyed {
-            let key = HeaderValue::try_from(format!("{}-{name}", self.run));
-            let key = key.expect("letters, digits and dashes are a header value");
+            let key = HeaderValue::try_from(format!("{}-{name}", self.run_id));
+            let key = key.expect("letters, digits and dashes are valid in a header");
             headers.insert(IDEMPOTENCY_KEY, key);
         }
         (headers, body.into())
     }
 }
 
-fn located(answer: &Answer) -> Option<OrderId> {
+/// The order that the `Location` header names.
+fn order_id(answer: &Answer) -> Option<OrderId> {
     let path = answer.headers.get(LOCATION)?.to_str().ok()?;
     OrderId::parse(path.rsplit('/').next()?).ok()
 }

@@ -1,4 +1,4 @@
-//! What a sale costs on AWS: the operations that were counted, times a table of prices.
+//! The cost of a sale on AWS: the counted operations, multiplied by a table of prices.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::ports::usage::{Operations, Service, Usage};
 
-/// The table that comes with flux.
+/// The price table compiled into flux.
 const BUILT_IN: &str = include_str!("../../config/prices.toml");
 
 /// A dated table of prices in US dollars.
@@ -14,7 +14,7 @@ const BUILT_IN: &str = include_str!("../../config/prices.toml");
 #[serde(deny_unknown_fields)]
 pub struct Prices {
     pub region: String,
-    /// The day for which they were looked up.
+    /// Date of the prices.
     pub as_of: String,
     usd_per_million: PerMillion,
 }
@@ -23,7 +23,7 @@ pub struct Prices {
 #[serde(deny_unknown_fields)]
 struct PerMillion {
     sqs_standard_requests: f64,
-    /// On top of that where messages have a group id, as flux's have.
+    /// Added for messages with a group id on a standard queue, which all of flux's messages have.
     sqs_fair_queue_surcharge: f64,
     sqs_fifo_requests: f64,
     dynamodb_write_units: f64,
@@ -35,7 +35,7 @@ impl Prices {
         Self::parse(BUILT_IN).expect("config/prices.toml is parsed by a test")
     }
 
-    /// Reads a table like `config/prices.toml`; the error is one line.
+    /// Parses a table like `config/prices.toml`. The error is one line of text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let prices: Self = toml::from_str(text).map_err(|e| {
             let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -63,10 +63,10 @@ impl Prices {
     }
 }
 
-/// What was counted from the first send to the last acknowledgement, and its price.
+/// The operations from the first send to the last acknowledgement, and their price.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cost {
-    /// Of the prices.
+    /// AWS region of the prices.
     pub region: String,
     pub as_of: String,
     pub operations: Vec<OperationUsage>,
@@ -84,11 +84,11 @@ pub struct OperationUsage {
 /// Per 1,000 accepted orders.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct PerThousand {
-    /// As billed: one for each begun 64 KiB.
+    /// As billed: one per started 64 KiB.
     pub sqs_requests: f64,
     pub dynamodb_write_units: f64,
     pub dynamodb_read_units: f64,
-    /// Not priced: Redis is paid by the hour.
+    /// Not priced, because Redis is billed by the hour.
     pub redis_commands: f64,
     pub sqs_usd: f64,
     pub dynamodb_usd: f64,
@@ -96,7 +96,7 @@ pub struct PerThousand {
 }
 
 impl Cost {
-    /// `fifo`: the queue is a FIFO queue.
+    /// `fifo`: whether the queue is a FIFO queue.
     pub fn of(operations: &Operations, orders: u64, prices: &Prices, fifo: bool) -> Self {
         let total = |service: Service| {
             let mut sum = Usage::default();
@@ -140,7 +140,7 @@ impl Cost {
     }
 }
 
-/// Two lines for people.
+/// Two lines of text.
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per = &self.per_1000_orders;
@@ -154,7 +154,7 @@ impl fmt::Display for Cost {
             "DynamoDB ${:.6} (prices of {}, {}); ",
             per.dynamodb_usd, self.region, self.as_of
         )?;
-        writeln!(f, "Redis by the hour")
+        writeln!(f, "Redis is billed by the hour")
     }
 }
 
@@ -185,26 +185,26 @@ mod tests {
         Prices::parse(text).unwrap()
     }
 
-    fn close(found: f64, wanted: f64) {
-        assert!((found - wanted).abs() < 1e-12, "{found} is not {wanted}");
+    fn assert_close(actual: f64, expected: f64) {
+        assert!((actual - expected).abs() < 1e-12, "{actual} is not {expected}");
     }
 
     #[test]
     fn units_times_prices_per_thousand_orders() {
         let cost = Cost::of(&operations(), 2_000, &prices(), false).per_1000_orders;
-        close(cost.sqs_requests, 25.0);
-        close(cost.dynamodb_write_units, 2_020.0);
-        close(cost.dynamodb_read_units, 4.0);
-        close(cost.redis_commands, 1.5);
-        close(cost.sqs_usd, 25.0 * 0.5e-6);
-        close(cost.dynamodb_usd, 2_020.0 * 0.625e-6 + 4.0 * 0.125e-6);
-        close(cost.usd, cost.sqs_usd + cost.dynamodb_usd);
+        assert_close(cost.sqs_requests, 25.0);
+        assert_close(cost.dynamodb_write_units, 2_020.0);
+        assert_close(cost.dynamodb_read_units, 4.0);
+        assert_close(cost.redis_commands, 1.5);
+        assert_close(cost.sqs_usd, 25.0 * 0.5e-6);
+        assert_close(cost.dynamodb_usd, 2_020.0 * 0.625e-6 + 4.0 * 0.125e-6);
+        assert_close(cost.usd, cost.sqs_usd + cost.dynamodb_usd);
         let fifo = Cost::of(&operations(), 2_000, &prices(), true).per_1000_orders;
-        close(fifo.sqs_usd, 25.0 * 0.7e-6);
+        assert_close(fifo.sqs_usd, 25.0 * 0.7e-6);
     }
 
     #[test]
-    fn a_table_of_prices_has_all_of_them_and_nothing_else() {
+    fn incomplete_or_unknown_price_is_refused() {
         assert_eq!(Prices::built_in().region, "us-east-1");
         let wrong = [
             ("sqs_fifo_requests", "sqs_fifo", "unknown field"),
@@ -213,9 +213,9 @@ mod tests {
             ("= 0.625", "= nan", "0 or more"),
             ("= 0.625", "= \"x\"", "line 19: invalid type"),
         ];
-        for (what, instead, said) in wrong {
-            let error = Prices::parse(&BUILT_IN.replace(what, instead)).unwrap_err();
-            assert!(error.contains(said) && !error.contains('\n'), "{error}");
+        for (text, replacement, message) in wrong {
+            let error = Prices::parse(&BUILT_IN.replace(text, replacement)).unwrap_err();
+            assert!(error.contains(message) && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! After the last request: waits until every accepted order is decided, and reads all decisions
-//! for the first time.
+//! After the last request: waits until every accepted order is decided, and reads its decision.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,19 +14,21 @@ use crate::client::{Address, Connection};
 use crate::core::model::{Decision, OrderId, Reason};
 use crate::core::ports::ledger::{Ledger, LedgerError};
 
-/// When no order was decided for so long, those that are left are undecided.
+/// Without progress for this time, the remaining orders count as undecided.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(60);
-/// Ids in one read of the ledger.
+/// Order ids in one read of the ledger.
 const IDS_PER_READ: usize = 1_000;
-/// Pause before looking again at orders that wait.
+/// Pause before undecided orders are read again.
 const POLL_PAUSE: Duration = Duration::from_millis(20);
-/// Connections on which a foreign server is asked.
+/// Connections on which orders are read from a `--target` server.
 const CONNECTIONS: usize = 32;
+/// Seconds that one request waits for the order's decision.
+const WAIT_S: u32 = 5;
 
-/// Every accepted order as it was observed last.
+/// The last observed state of each accepted order.
 #[derive(Debug)]
 pub(super) struct Observations {
-    /// By id, ascending.
+    /// Sorted by id.
     states: Vec<(OrderId, ObservedState)>,
 }
 
@@ -46,8 +47,8 @@ impl Observations {
         self.states.len() as u64
     }
 
-    pub fn count(&self, which: impl Fn(ObservedState) -> bool) -> u64 {
-        self.states.iter().filter(|(_, state)| which(*state)).count() as u64
+    pub fn count(&self, matches: impl Fn(ObservedState) -> bool) -> u64 {
+        self.states.iter().filter(|(_, state)| matches(*state)).count() as u64
     }
 
     pub fn sold(&self) -> u64 {
@@ -63,7 +64,7 @@ impl Observations {
     }
 }
 
-/// A timeout that starts again whenever an order is decided.
+/// A timeout that restarts whenever an order is decided.
 #[derive(Debug)]
 struct Progress {
     last: Mutex<Instant>,
@@ -82,16 +83,16 @@ impl Progress {
         }
     }
 
-    fn is_over(&self) -> bool {
+    fn timed_out(&self) -> bool {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > PROGRESS_TIMEOUT
     }
 }
 
-fn waits(state: ObservedState) -> bool {
+fn is_pending(state: ObservedState) -> bool {
     matches!(state, ObservedState::Waiting | ObservedState::Missing)
 }
 
-/// Reads `orders`, each once or more, from a ledger of our own.
+/// Reads `orders` from the ledger until each is decided or there is no more progress.
 pub(super) async fn await_in_ledger(
     ledger: &dyn Ledger,
     orders: Vec<OrderId>,
@@ -105,11 +106,12 @@ pub(super) async fn await_in_ledger(
             let found = retry_while_busy(|| ledger.find(&open)).await?;
             let now =
                 found.into_iter().map(|r| r.map_or(ObservedState::Missing, |r| r.state.into()));
-            let seen: Vec<(OrderId, ObservedState)> = open.drain(..).zip(now).collect();
-            let (waiting, decided): (Vec<_>, Vec<_>) = seen.into_iter().partition(|s| waits(s.1));
+            let observed: Vec<(OrderId, ObservedState)> = open.drain(..).zip(now).collect();
+            let (waiting, decided): (Vec<_>, Vec<_>) =
+                observed.into_iter().partition(|(_, state)| is_pending(*state));
             progress.decided(decided.len() as u64);
             states.extend(decided);
-            if progress.is_over() {
+            if progress.timed_out() {
                 states.extend(waiting);
             } else if !waiting.is_empty() {
                 open.extend(waiting.into_iter().map(|(order, _)| order));
@@ -120,7 +122,7 @@ pub(super) async fn await_in_ledger(
     Ok(Observations::of(states))
 }
 
-/// Reads `orders`, each once or more, from a server.
+/// Like [`await_in_ledger`], from a server.
 pub(super) async fn await_over_http(
     address: &Address,
     orders: Vec<OrderId>,
@@ -151,12 +153,13 @@ async fn last_state(
     progress: &Progress,
 ) -> ObservedState {
     loop {
-        let state = connection.observe(order, 5).await.unwrap_or(ObservedState::Waiting);
-        if !waits(state) {
+        let observed = connection.observe(order, WAIT_S).await;
+        let state = observed.unwrap_or(ObservedState::Waiting);
+        if !is_pending(state) {
             progress.decided(1);
             return state;
         }
-        if progress.is_over() {
+        if progress.timed_out() {
             return state;
         }
         tokio::time::sleep(POLL_PAUSE).await;

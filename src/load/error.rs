@@ -1,21 +1,21 @@
-//! Why a load test ends without a report.
+//! Errors of a load test.
 
 use crate::client::{Address, Unanswered};
 use crate::core::model::ItemId;
 use crate::core::ports::ledger::LedgerError;
 
-/// Why there is no report.
+/// A load test that ended without a report.
 #[derive(Debug, thiserror::Error)]
 pub enum StressError {
-    #[error("no answer from {0}: {1}; start `flux serve` there, or give another --target")]
+    #[error("no response from {0}: {1}; start `flux serve` there, or give another --target")]
     Unreachable(Address, String),
-    #[error("{0}: {1} is no answer of flux; give the address of a `flux serve` as --target")]
+    #[error("{0} returned {1}, not a response of flux; give a `flux serve` as --target")]
     NotFlux(Address, String),
-    #[error("{0} sells to who has a key only; set buy_key (FLUX_BUY_KEY) to one of its keys")]
+    #[error("{0} requires a key; set buy_key (FLUX_BUY_KEY) to one of its keys")]
     NotAdmitted(Address),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("{0} units of this item are held or sold already; give at least that as --stock")]
+    #[error("{0} units of this item are already held or sold; give a --stock of {0} or more")]
     BelowTaken(u64),
     #[error(
         "{address}: the stock of {item} is {stock}; set it to {wanted} with `flux provision`, or \

@@ -1,10 +1,10 @@
-//! The experiment of `--without`: four independent workers decide one item's orders at the same time,
-//! held at a barrier so that all have read before anyone commits.
+//! `flux stress --without`: four independent workers decide one item's orders at the same time. A
+//! barrier holds the first commit of each until all four have read the item.
 //!
-//! Without the lock nothing may go wrong: the ledger's condition lets one of the four commits
-//! through. Without the ledger's condition they must oversell every time, lock or no lock: the
-//! holder of the lock stands at the barrier past its lease, as a paused process would, and the
-//! next one gets the lock and reads what the first one read.
+//! Without the lock no promise may break, because the ledger's condition accepts only one of the
+//! four commits. Without the ledger's condition the workers must oversell every time, with the lock
+//! too: the worker that has the lock waits at the barrier until its lease has expired, as a paused
+//! process would, and the next worker gets the lock and reads the same state of the item.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -30,14 +30,14 @@ use crate::core::ports::queue::{
 };
 
 const WORKERS: usize = 4;
-/// How long the first commit of a worker is held for those of the others.
+/// Longest wait of a worker at the barrier.
 const BARRIER_WAIT: Duration = Duration::from_secs(10);
-/// The lease of the experiment: short, so that it passes while its holder stands at the barrier.
+/// Lease of the lock. Short, so that it expires while the worker that has it is at the barrier.
 const LEASE: Duration = Duration::from_millis(300);
-/// How long one worker may wait at the real queue while others wait for their turn at it.
-const TURN: Duration = Duration::from_millis(50);
+/// Longest receive from the real queue; the other workers wait for its end.
+const RECEIVE_WAIT: Duration = Duration::from_millis(50);
 
-/// A guard that can be taken out.
+/// A guard that the experiment disables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DisabledGuard {
@@ -54,7 +54,7 @@ impl DisabledGuard {
     }
 }
 
-/// Four workers that decide at the same time, and the guards they lack.
+/// Four workers that decide at the same time, without the disabled guards.
 #[derive(Debug)]
 pub struct GuardExperiment {
     pub without: Vec<DisabledGuard>,
@@ -62,8 +62,8 @@ pub struct GuardExperiment {
 }
 
 impl GuardExperiment {
-    /// The workers, to be run beside the API whose orders come through `ports`. Of `rules`, the
-    /// lease and the receive wait are the experiment's own.
+    /// Creates the workers, which receive the orders that the API sends through `ports`. The lease
+    /// and the receive wait of `rules` are replaced.
     pub fn start(
         ports: &Ports,
         rules: &Rules,
@@ -83,14 +83,15 @@ impl GuardExperiment {
             let view = WorkerQueueView { queue: queue.clone(), worker };
             let ports =
                 Ports { queue: Arc::new(view), ledger: Arc::new(ledger), lock, ..ports.clone() };
-            let rules = Rules { lease: LEASE, receive_wait: TURN, ..rules.clone() };
+            let rules = Rules { lease: LEASE, receive_wait: RECEIVE_WAIT, ..rules.clone() };
             Worker { ports, rules, observer: observer.clone() }
         };
         let workers = (0..WORKERS).map(worker).collect();
         (GuardExperiment { without, barrier }, workers)
     }
 
-    /// Whether all four stood at the barrier together; if not, the experiment proves nothing.
+    /// True if all four workers were at the barrier together. If not, the experiment proves
+    /// nothing.
     pub fn met(&self) -> bool {
         *self.barrier.arrived.borrow() >= WORKERS && !self.barrier.missed.load(Ordering::Relaxed)
     }
@@ -99,12 +100,12 @@ impl GuardExperiment {
 #[derive(Debug, Default)]
 struct Barrier {
     arrived: watch::Sender<usize>,
-    /// Somebody left before all were there.
+    /// True if a worker timed out before all had arrived.
     missed: AtomicBool,
 }
 
 impl Barrier {
-    async fn stand(&self) {
+    async fn wait(&self) {
         let mut arrived = self.arrived.subscribe();
         self.arrived.send_modify(|count| *count += 1);
         let all = arrived.wait_for(|count| *count >= WORKERS);
@@ -114,12 +115,12 @@ impl Barrier {
     }
 }
 
-/// The real queue's deliveries, split among the workers order by order.
+/// Distributes the orders of the real queue's deliveries among the workers, round robin.
 #[derive(Debug)]
 struct SharedQueue {
     real: Arc<dyn Queue>,
-    /// One worker receives from the real queue at a time.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by the worker that receives from the real queue.
+    receiving: tokio::sync::Mutex<()>,
     deliveries: Mutex<SplitDeliveries>,
 }
 
@@ -128,7 +129,7 @@ struct SplitDeliveries {
     inboxes: [VecDeque<Delivery>; WORKERS],
     next_worker: usize,
     next_delivery: u64,
-    /// Deliveries with parts that are not acknowledged, by number.
+    /// Deliveries with parts that are not acknowledged, by their number.
     open: HashMap<u64, OpenDelivery>,
 }
 
@@ -140,7 +141,7 @@ struct OpenDelivery {
 
 impl SharedQueue {
     fn new(real: Arc<dyn Queue>) -> Self {
-        Self { real, turn: Default::default(), deliveries: Default::default() }
+        Self { real, receiving: Default::default(), deliveries: Default::default() }
     }
 
     fn deliveries(&self) -> MutexGuard<'_, SplitDeliveries> {
@@ -149,7 +150,7 @@ impl SharedQueue {
 }
 
 impl SplitDeliveries {
-    /// Splits a delivery into as many parts as there are workers, or orders in it.
+    /// Splits a delivery into one part per worker; workers that get none of its orders get no part.
     fn split(&mut self, delivery: Delivery) {
         let mut parts: [Vec<(Arrival, Order)>; WORKERS] = Default::default();
         for order in delivery.orders {
@@ -167,7 +168,7 @@ impl SplitDeliveries {
         }
     }
 
-    /// Counts a part as acknowledged; returns the real receipt with the last one.
+    /// Marks a part as acknowledged. Returns the real receipt if it was the last part.
     fn ack(&mut self, part: &Receipt) -> Option<Receipt> {
         let number = delivery_of(part)?;
         let delivery = self.open.get_mut(&number)?;
@@ -188,7 +189,7 @@ fn delivery_of(part: &Receipt) -> Option<u64> {
     part.0.split('/').next()?.parse().ok()
 }
 
-/// The queue as one worker sees it: the real queue, with its own share of the deliveries.
+/// One worker's queue: the real queue, with the worker's share of the deliveries.
 #[derive(Debug)]
 struct WorkerQueueView {
     queue: Arc<SharedQueue>,
@@ -222,12 +223,13 @@ impl Queue for WorkerQueueView {
         if !share.is_empty() {
             return Ok(share);
         }
-        let _turn = self.queue.turn.lock().await;
+        let _receiving = self.queue.receiving.lock().await;
+        // Another worker may have received orders for this one in the meantime.
         let share = self.share();
         if !share.is_empty() {
             return Ok(share);
         }
-        let deliveries = self.queue.real.receive(max, wait.min(TURN)).await?;
+        let deliveries = self.queue.real.receive(max, wait.min(RECEIVE_WAIT)).await?;
         deliveries.into_iter().for_each(|delivery| self.queue.deliveries().split(delivery));
         Ok(self.share())
     }
@@ -237,15 +239,15 @@ impl Queue for WorkerQueueView {
             let mut deliveries = self.queue.deliveries();
             receipts.iter().map(|part| deliveries.ack(part)).collect()
         };
-        let mut answers = Vec::with_capacity(last.len());
+        let mut results = Vec::with_capacity(last.len());
         for receipt in last {
-            let answer = match receipt {
+            let result = match receipt {
                 Some(real) => self.queue.real.ack(&[real]).await.pop().unwrap_or(Ok(())),
                 None => Ok(()),
             };
-            answers.push(answer);
+            results.push(result);
         }
-        answers
+        results
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
@@ -253,7 +255,8 @@ impl Queue for WorkerQueueView {
         self.queue.real.extend(&real).await
     }
 
-    /// Gives the whole delivery back; what the others decided of it will be found decided.
+    /// Releases the whole delivery. Orders of it that other workers have already decided are
+    /// recognised as decided when it is delivered again.
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
         let real = self.queue.deliveries().real(receipts);
         let numbers = receipts.iter().filter_map(delivery_of);
@@ -286,12 +289,14 @@ impl Queue for WorkerQueueView {
     }
 }
 
-/// The real ledger, with one worker's first commit held at the barrier.
+/// One worker's ledger: the real ledger, with the worker's first commit held at the barrier.
 #[derive(Debug)]
 struct HeldLedger {
     real: Arc<dyn Ledger>,
     barrier: Arc<Barrier>,
+    /// True until the worker's first commit.
     first: AtomicBool,
+    /// False if commits are made without the ledger's condition.
     conditional: bool,
 }
 
@@ -309,7 +314,7 @@ impl Ledger for HeldLedger {
 
     async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
         if self.first.swap(false, Ordering::Relaxed) {
-            self.barrier.stand().await;
+            self.barrier.wait().await;
         }
         if self.conditional {
             return self.real.commit(commit).await;

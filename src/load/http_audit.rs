@@ -1,5 +1,5 @@
-//! The audit of a foreign server: what its shop window (`GET /items/ID`) shows against what our
-//! own orders were answered. Orders of other buyers are not seen.
+//! The audit of a `--target` server: compares the item as `GET /items/ID` shows it with the
+//! decisions of this load test's orders. Orders of other buyers are not known.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use super::summary::AuditSummary;
 use crate::client::{Address, Connection};
 use crate::core::model::ItemId;
 
-/// Samples of an item that are kept, at most; then every second one is dropped, and sampling slows
-/// to half the rate.
+/// Longest list of samples. When it is full, every second sample is dropped and the sampling rate
+/// is halved.
 const SAMPLES_MAX: usize = 128;
 const SAMPLE_PAUSE: Duration = Duration::from_millis(100);
-/// A server shows an item as it was within this time.
-pub(super) const SHOWN_LATE: Duration = Duration::from_millis(300);
+/// Longest time for which a server serves a cached item.
+pub(super) const ITEM_CACHE_TIME: Duration = Duration::from_millis(300);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub(super) struct ShownItem {
@@ -33,30 +33,30 @@ pub(super) struct ShownItem {
     pub sold: u64,
 }
 
-/// The item as it was shown at some time of the sale.
+/// The item at one time of the sale, as the server showed it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StockSample {
     pub(super) since_start: Duration,
     pub(super) item: ShownItem,
 }
 
-/// Reads an item regularly while it is sold; dropping it ends that.
+/// Samples an item periodically during the sale. Stops when dropped.
 #[derive(Debug)]
 pub(super) struct StockSampler {
     sampling: JoinHandle<Vec<StockSample>>,
-    over: DropGuard,
+    stop: DropGuard,
 }
 
 impl StockSampler {
     pub fn start(address: &Address, id: &ItemId, began: Instant) -> Self {
-        let over = CancellationToken::new();
-        let sampling = tokio::spawn(sample(address.clone(), id.clone(), began, over.clone()));
-        Self { sampling, over: over.drop_guard() }
+        let stop = CancellationToken::new();
+        let sampling = tokio::spawn(sample(address.clone(), id.clone(), began, stop.clone()));
+        Self { sampling, stop: stop.drop_guard() }
     }
 
-    /// Reads the item once more, and returns all samples. A read that was not answered is left out.
+    /// Takes a last sample and returns all. Failed reads are left out.
     pub async fn finish(self) -> Vec<StockSample> {
-        drop(self.over);
+        drop(self.stop);
         self.sampling.await.expect("the sampler does not panic")
     }
 }
@@ -65,12 +65,12 @@ async fn sample(
     address: Address,
     id: ItemId,
     began: Instant,
-    over: CancellationToken,
+    stop: CancellationToken,
 ) -> Vec<StockSample> {
     let mut samples = Vec::new();
     let mut pause = SAMPLE_PAUSE;
     loop {
-        let last = over.is_cancelled();
+        let last = stop.is_cancelled();
         if let Ok(Some(item)) = item(&address, &id).await {
             samples.push(StockSample { since_start: began.elapsed(), item });
         }
@@ -81,12 +81,12 @@ async fn sample(
             samples = samples.into_iter().step_by(2).collect();
             pause *= 2;
         }
-        let _over = over.run_until_cancelled(sleep(pause)).await;
+        let _stopped = stop.run_until_cancelled(sleep(pause)).await;
     }
 }
 
-/// Whether the server takes orders from us, asked with what is no order.
-pub(super) async fn admits(address: &Address) -> Result<(), StressError> {
+/// Checks that the server accepts our key, with a request that is not a valid order.
+pub(super) async fn check_access(address: &Address) -> Result<(), StressError> {
     let json = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     let answer = Connection::to(address).post("/buy", json, Bytes::from_static(b"{}")).await;
     match answer.map_err(|e| StressError::from((address, e)))?.status {
@@ -98,11 +98,11 @@ pub(super) async fn admits(address: &Address) -> Result<(), StressError> {
 }
 
 #[derive(Deserialize)]
-struct StatsShown {
+struct StatsBody {
     backend: String,
 }
 
-/// The item as the server shows it; `None` when it is not listed (yet).
+/// Reads the item from the server; `None` if it is not listed.
 pub(super) async fn item(
     address: &Address,
     item: &ItemId,
@@ -119,12 +119,12 @@ pub(super) async fn item(
 /// The server's backend, or `unknown`.
 pub(super) async fn backend(address: &Address) -> String {
     let answer = Connection::to(address).get("/stats").await.ok();
-    let stats = answer.and_then(|a| serde_json::from_slice::<StatsShown>(&a.body).ok());
+    let stats = answer.and_then(|a| serde_json::from_slice::<StatsBody>(&a.body).ok());
     stats.map_or("unknown".to_owned(), |stats| stats.backend)
 }
 
-/// What can be said from outside. `sold` and `rejected` are our own orders only; units are
-/// stranded only where nobody restocked meanwhile.
+/// The figures that can be derived over HTTP. `sold` and `rejected` count only orders of this load
+/// test. Units count as stranded only if the item was not restocked during the test.
 pub(super) fn summary(
     ours: &Observations,
     before: Option<ShownItem>,

@@ -1,4 +1,4 @@
-//! The engine behind `flux stress` and `flux audit`: buyers over HTTP, and the auditor.
+//! `flux stress` and `flux audit`: buyers over HTTP, and the auditor.
 
 mod audit;
 mod buyers;
@@ -24,7 +24,7 @@ pub use page::Circumstances;
 pub use plan::LoadPlan;
 pub use report::{Machine, PlotData, Report, RequestsPerOrder};
 pub use stats::Percentiles;
-pub use stress::{Own, Stress, Target};
+pub use stress::{OwnStore, Stress, Target};
 pub use summary::{AuditReport, AuditResult, AuditSummary, ItemAudit};
 
 pub use crate::client::Address;

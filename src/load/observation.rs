@@ -1,4 +1,4 @@
-//! What a buyer observes of an order, and the buyers who wait for a decision.
+//! An order's state as a buyer observes it, and the buyers that wait for a decision.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +18,14 @@ use crate::client::{Address, Connection, Unanswered};
 use crate::core::model::{Decision, OrderId};
 use crate::core::ports::ledger::OrderState;
 
-/// Connections on which buyers wait; further ones queue, and that counts as time to decision.
+/// Connections on which buyers wait. If all are in use, further buyers queue for one, which counts
+/// as time to decision.
 const WAITING_CONNECTIONS: usize = 128;
 const POLL_PAUSE: Duration = Duration::from_millis(200);
+/// Seconds that one request waits for the order's decision.
+const WAIT_S: u32 = 30;
 
-/// An order's state as somebody saw it.
+/// An order's state as it was observed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ObservedState {
     Waiting,
@@ -41,11 +44,11 @@ impl From<OrderState> for ObservedState {
     }
 }
 
-/// An accepted order whose buyer waits to see the decision.
+/// An accepted order whose buyer waits for the decision.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WaitingBuyer {
     pub order: OrderId,
-    /// The time to decision counts from here.
+    /// Start of the time to decision.
     pub scheduled: Instant,
 }
 
@@ -58,8 +61,8 @@ struct OrderBody<'a> {
 }
 
 impl Connection {
-    /// Looks at an order, waiting up to `wait` seconds for its decision. What cannot be read
-    /// (a refusal, another status) is a `Waiting`: to be looked at again.
+    /// Reads an order, waiting up to `wait` seconds for its decision. A response without a state
+    /// (such as a 503) is returned as `Waiting`, so the caller reads the order again.
     pub(super) async fn observe(
         &mut self,
         order: OrderId,
@@ -69,32 +72,42 @@ impl Connection {
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(ObservedState::Missing);
         }
-        let Ok(shown) = serde_json::from_slice::<OrderBody<'_>>(&answer.body) else {
+        let Ok(order) = serde_json::from_slice::<OrderBody<'_>>(&answer.body) else {
             return Ok(ObservedState::Waiting);
         };
-        if shown.status == "dead_lettered" {
+        if order.status == "dead_lettered" {
             return Ok(ObservedState::DeadLettered);
         }
-        let decision = Decision::from_parts(&shown.status, shown.reason.as_deref());
+        let decision = Decision::from_parts(&order.status, order.reason.as_deref());
         Ok(decision.map_or(ObservedState::Waiting, ObservedState::Decided))
     }
 }
 
-/// What the waiting buyers were told first, in no order, and after how long.
+/// The first decisions that the waiting buyers received, in no particular order.
 #[derive(Debug)]
 pub(super) struct FirstDecisions {
     pub decisions: Vec<(OrderId, Decision)>,
     pub latency: LatencyHistogram,
     pub timeline: Timeline,
-    /// Buyers who never saw their decision.
-    pub unseen: u64,
+    /// Waiting buyers that never received their decision.
+    pub unanswered: u64,
 }
 
 impl FirstDecisions {
     fn new() -> Self {
         let decisions = Vec::new();
         let latency = LatencyHistogram::new();
-        Self { decisions, latency, timeline: Timeline::default(), unseen: 0 }
+        Self { decisions, latency, timeline: Timeline::default(), unanswered: 0 }
+    }
+
+    fn add(&mut self, observed: Option<ObservedDecision>, began: Instant) {
+        let Some(ObservedDecision { order, decision, at, latency }) = observed else {
+            self.unanswered += 1;
+            return;
+        };
+        self.decisions.push((order, decision));
+        self.latency.record(latency);
+        self.timeline.at(at - began).observed += 1;
     }
 }
 
@@ -105,61 +118,54 @@ struct ObservedDecision {
     latency: Duration,
 }
 
-/// Serves the waiting buyers until none comes any more and each has seen its decision, or until
-/// `over`.
+/// Waits for the decisions of the buyers in `waiting`, until its sender is dropped and each buyer
+/// has its decision, or until `stop`.
 pub(super) async fn wait_for_decisions(
     address: Address,
     began: Instant,
     mut waiting: UnboundedReceiver<WaitingBuyer>,
-    over: CancellationToken,
+    stop: CancellationToken,
 ) -> FirstDecisions {
     let slots = Arc::new(Semaphore::new(WAITING_CONNECTIONS));
     let idle = Arc::new(Mutex::new(Vec::<Connection>::new()));
     let mut waits = JoinSet::new();
     let mut first = FirstDecisions::new();
-    let mut note = |seen: Result<Option<ObservedDecision>, JoinError>| match seen
-        .expect("a waiting buyer does not panic")
-    {
-        None => first.unseen += 1,
-        Some(ObservedDecision { order, decision, at, latency }) => {
-            first.decisions.push((order, decision));
-            first.latency.record(latency);
-            first.timeline.at(at - began).seen += 1;
-        }
+    let mut add = |ended: Result<Option<ObservedDecision>, JoinError>| {
+        first.add(ended.expect("a waiting buyer does not panic"), began);
     };
     while let Some(WaitingBuyer { order, scheduled }) = waiting.recv().await {
         let slot = slots.clone().acquire_owned().await.expect("never closed");
         let free = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = free.unwrap_or_else(|| Connection::to(&address));
         let idle = idle.clone();
-        let over = over.clone();
+        let stop = stop.clone();
         waits.spawn(async move {
             let _slot = slot;
-            let decision = over.run_until_cancelled(await_decision(&mut connection, order)).await?;
+            let decision = stop.run_until_cancelled(await_decision(&mut connection, order)).await?;
             let at = Instant::now();
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             Some(ObservedDecision { order, decision, at, latency: at - scheduled })
         });
-        while let Some(seen) = waits.try_join_next() {
-            note(seen);
+        while let Some(ended) = waits.try_join_next() {
+            add(ended);
         }
     }
-    while let Some(seen) = waits.join_next().await {
-        note(seen);
+    while let Some(ended) = waits.join_next().await {
+        add(ended);
     }
     first
 }
 
 async fn await_decision(connection: &mut Connection, order: OrderId) -> Decision {
     loop {
-        match connection.observe(order, 30).await {
+        match connection.observe(order, WAIT_S).await {
             Ok(ObservedState::Decided(decision)) => return decision,
             Ok(_) | Err(_) => tokio::time::sleep(POLL_PAUSE).await,
         }
     }
 }
 
-/// How many of these orders are answered otherwise now than they were first.
+/// Counts the orders whose decision now differs from the first one.
 pub(super) async fn changed_since(
     address: &Address,
     first: &[(OrderId, Decision)],

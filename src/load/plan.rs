@@ -1,30 +1,30 @@
-//! Who asks for what, and when: the same sequence of requests for the same seed.
+//! The requests of a load test and their order, which depends only on the seed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::core::model::ItemId;
 
-/// A repeat comes at most so many requests after the request that it repeats: often while the
-/// first is still on its way, often after it was answered.
+/// A repeat is sent at most this many requests after the first request, so that some repeats
+/// arrive before the first response and some after it.
 const REPEAT_WITHIN: u64 = 200;
-/// One buyer in so many waits to see the decision.
+/// One buyer in 20 waits for its decision.
 pub(super) const BUYERS_PER_WAITER: u64 = 20;
 
 /// A load test of one item: every buyer orders one unit.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
     pub item: ItemId,
-    /// Units at the start: set on a store of our own (`None`: 1), demanded of a foreign server
-    /// (`None`: as it is).
+    /// Stock at the start. On the temporary store it is set (`None`: 1); on a `--target` server it
+    /// is required (`None`: any).
     pub stock: Option<u64>,
     /// Buyers, each with one order.
     pub users: u64,
-    /// Connections that send orders, from 1.
+    /// Connections that send orders, at least 1.
     pub connections: usize,
-    /// Requests a second, above 0; `None` sends whenever a connection is free.
+    /// Requests per second, above 0; with `None` a request is sent whenever a connection is free.
     pub rate: Option<f64>,
-    /// Which part of the buyers, 0 to 1, sends the same order again under the same key.
+    /// Fraction of the buyers, 0 to 1, that repeat their order with the same Idempotency-Key.
     pub duplicates: f64,
     pub seed: u64,
 }
@@ -32,12 +32,12 @@ pub struct LoadPlan {
 /// One request to buy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScheduledRequest {
-    /// Requests before this one.
+    /// Number of requests before this one.
     pub position: u64,
     pub buyer: u64,
-    /// Whether it bears an Idempotency-Key.
+    /// True if it has an Idempotency-Key.
     pub keyed: bool,
-    /// Whether the same was asked before.
+    /// True if it repeats an earlier request.
     pub repeat: bool,
 }
 
@@ -47,7 +47,7 @@ impl ScheduledRequest {
     }
 }
 
-/// The requests of a plan, one by one. Holds the repeats that are due soon, nothing else.
+/// Iterates over the requests of a plan. Its memory is bounded by [`REPEAT_WITHIN`].
 #[derive(Debug)]
 pub(super) struct RequestSchedule {
     users: u64,
@@ -55,7 +55,7 @@ pub(super) struct RequestSchedule {
     rng: fastrand::Rng,
     next_buyer: u64,
     position: u64,
-    /// Position at which a buyer's repeat is due, and the buyer.
+    /// Positions at which repeats are due, each with its buyer.
     repeats: BinaryHeap<Reverse<(u64, u64)>>,
 }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_the_same_requests_every_time_and_each_buyer_asks() {
+    fn seed_determines_requests_and_each_buyer_has_one() {
         let requests = |seed| RequestSchedule::new(&plan(1_000, 0.1, seed)).collect::<Vec<_>>();
         assert_eq!(requests(7), requests(7));
         assert_ne!(requests(7), requests(8));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn every_keyed_request_is_repeated_once_and_later_and_no_other() {
+    fn only_keyed_requests_are_repeated_once_each() {
         for duplicates in [0.0, 0.1, 1.0] {
             let requests: Vec<_> = RequestSchedule::new(&plan(2_000, duplicates, 3)).collect();
             let repeats = requests.iter().filter(|s| s.repeat).count();

@@ -1,5 +1,4 @@
-//! The report of `flux stress`: what is said at its end, and written as JSON; `page` writes it for
-//! people.
+//! The report of `flux stress`, as text and as JSON; `page` renders it as HTML.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,25 +13,26 @@ use super::summary::AuditResult;
 use super::timeline::Timeline;
 use crate::core::model::ItemId;
 
-/// Figures of a load test, with their circumstances.
+/// The figures of a load test, and the conditions of its run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub verdict: AuditResult,
-    /// What broke a promise, or kept one from being checked; empty when the verdict is `pass`.
+    /// Broken promises, and reasons why a promise could not be checked. Empty if the verdict is
+    /// `pass`.
     pub faults: Vec<String>,
     pub item_id: ItemId,
     pub stock: u64,
     pub users: u64,
-    /// HTTP requests to buy, repeats and renewed attempts included.
+    /// `POST /buy` requests, including repeats and retries.
     pub requests: u64,
-    /// Distinct order ids that were answered 202.
+    /// Distinct order ids in 202 responses.
     pub accepted: u64,
     /// Units.
     pub sold: u64,
     pub held: u64,
     /// Orders.
     pub rejected: u64,
-    /// Accepted orders that were rejected, by the reason they were given.
+    /// Rejected orders by reason.
     pub reasons: BTreeMap<&'static str, u64>,
     pub expired: u64,
     pub dropped: u64,
@@ -40,24 +40,27 @@ pub struct Report {
     pub stranded_units: u64,
     pub undecided: u64,
     pub decided_twice: u64,
-    /// Accepted orders that ended in the dead-letter queue, or that nobody knows any more.
+    /// Accepted orders in the dead-letter queue.
     pub dead_lettered: u64,
+    /// Accepted orders that are not found any more.
     pub missing_orders: u64,
-    /// Orders decided out of turn; see the audit's figure of this name. Null with `--target`.
+    /// Orders decided out of order, see [`AuditSummary::inversions`]. Null with `--target`.
+    ///
+    /// [`AuditSummary::inversions`]: super::summary::AuditSummary::inversions
     pub inversions: Option<u64>,
-    /// Answers 429 and 503, after each of which the buyer came again.
+    /// 429 and 503 responses; the buyer retries after each.
     pub refused: u64,
     pub connection_errors: u64,
-    /// Null when nothing was measured.
+    /// Null if nothing was measured.
     pub ack_ms: Option<Percentiles>,
     pub decision_ms: Option<Percentiles>,
     pub accepted_per_s: f64,
     pub decided_per_s: f64,
-    /// Null with `--target`: only the server's own processes could count them.
+    /// Null with `--target`, because only the server's processes can count them.
     pub requests_per_order: Option<RequestsPerOrder>,
     /// Null with `--target` and on the embedded backend.
     pub cost: Option<Cost>,
-    /// `ledger`: from the stored orders. `http`: from what the API shows.
+    /// `ledger` if the stored orders were audited, `http` if the API's responses were.
     pub audited_by: &'static str,
     pub without: Vec<DisabledGuard>,
     pub backend: String,
@@ -67,29 +70,30 @@ pub struct Report {
     pub rate: Option<f64>,
     pub duplicates: f64,
     pub seed: u64,
-    /// In RFC 3339, UTC.
+    /// RFC 3339, UTC.
     pub started_at: String,
-    /// Seconds from the start to the last acceptance, and to the last decision.
+    /// Seconds from the start to the last acceptance.
     pub accepting_s: f64,
+    /// Seconds from the start to the last decision.
     pub deciding_s: f64,
     pub machine: Machine,
     /// `git describe` of the sources, or `unknown`.
     pub commit: &'static str,
-    /// Drawn in the report for people, and not in the JSON.
+    /// Data of the HTML report's plots; not in the JSON.
     #[serde(skip)]
     pub plots: PlotData,
 }
 
-/// What is drawn of a sale, beside the figures of its report.
+/// The data of the HTML report's plots.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PlotData {
     pub(super) timeline: Timeline,
-    /// Units sold, by the ledger; apart, so that a sale that is over at once is told finely.
+    /// Units sold, by the ledger. A timeline of its own, because its bins are finer if the units
+    /// are sold long before the last order is decided.
     pub(super) sold: Timeline,
-    /// How many were acknowledged, and saw their decision, after how long.
     pub(super) ack: Vec<LatencyBin>,
     pub(super) decision: Vec<LatencyBin>,
-    /// Of a foreign server's item; of our own, `timeline` says it.
+    /// With `--target`, the item as the server showed it; else empty.
     pub(super) stock: Vec<StockSample>,
 }
 
@@ -104,7 +108,7 @@ pub struct RequestsPerOrder {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Machine {
     pub cores: usize,
-    /// Null where the system does not say.
+    /// Null if unknown.
     pub memory_bytes: Option<u64>,
     pub os: String,
 }
@@ -124,7 +128,7 @@ impl Machine {
     }
 }
 
-/// For people: a few lines, and the verdict in the last one.
+/// A few lines of text; the last one begins with the verdict.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -140,18 +144,18 @@ impl fmt::Display for Report {
         write!(f, "orders       accepted {}", self.accepted)?;
         write!(f, ", sold {}, rejected {}", self.sold, self.rejected)?;
         writeln!(f, ", undecided {}", self.undecided)?;
-        let rough = [
-            ("told to come again", self.refused),
-            ("connections lost", self.connection_errors),
-            ("decided out of turn", self.inversions.unwrap_or(0)),
+        let others = [
+            ("responses 429 and 503 ", self.refused),
+            ("connection errors ", self.connection_errors),
+            ("decided out of order ", self.inversions.unwrap_or(0)),
         ];
-        for (name, amount) in rough.iter().filter(|(_, amount)| *amount > 0) {
-            writeln!(f, "             {name} {amount} times")?;
+        for (name, amount) in others.iter().filter(|(_, amount)| *amount > 0) {
+            writeln!(f, "             {name}{amount}")?;
         }
-        let seen = if self.audited_by == "http" { ", until all were read over HTTP" } else { "" };
+        let note = if self.audited_by == "http" { " (until all were read over HTTP)" } else { "" };
         writeln!(
             f,
-            "speed        {:.0} accepted/s, {:.0} decided/s{seen}",
+            "throughput   {:.0} accepted/s, {:.0} decided/s{note}",
             self.accepted_per_s, self.decided_per_s
         )?;
         for (name, latency) in [("accepted in", self.ack_ms), ("decided in", self.decision_ms)] {
@@ -171,10 +175,10 @@ impl fmt::Display for Report {
             cost.fmt(f)?;
         }
         if self.audited_by == "http" {
-            writeln!(f, "audited      by HTTP only: orders of other buyers were not seen")?;
+            writeln!(f, "audited      by HTTP only; orders of other buyers are not included")?;
         }
-        if let Some(remark) = self.expectation() {
-            writeln!(f, "without      {remark}")?;
+        if let Some(text) = self.expectation() {
+            writeln!(f, "without      {text}")?;
         }
         write!(
             f,
@@ -192,24 +196,24 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// With a guard taken out: what had to happen, and what did.
+    /// With a disabled guard: the expected result, and the actual one.
     pub(super) fn expectation(&self) -> Option<String> {
         if self.without.is_empty() {
             return None;
         }
         let names: Vec<_> = self.without.iter().map(|guard| guard.as_str()).collect();
         let must_oversell = self.without.contains(&DisabledGuard::LedgerCondition);
-        let expected = if must_oversell { "must oversell" } else { "nothing may go wrong" };
-        let happened = match (self.verdict, self.oversold_units) {
-            (AuditResult::Pass, _) => "nothing went wrong".to_owned(),
-            (AuditResult::Fail, 0) => "something else went wrong".to_owned(),
+        let expected = if must_oversell { "must oversell" } else { "no promise may break" };
+        let actual = match (self.verdict, self.oversold_units) {
+            (AuditResult::Pass, _) => "no promise was broken".to_owned(),
+            (AuditResult::Fail, 0) => "another promise was broken".to_owned(),
             (AuditResult::Fail, units) => format!("it oversold {units} units"),
         };
         let as_expected = match must_oversell {
             true => self.oversold_units > 0,
             false => self.verdict == AuditResult::Pass,
         };
-        let remark = if as_expected { "as expected" } else { "NOT as expected" };
-        Some(format!("{}: {expected}; {happened}, {remark}", names.join(", ")))
+        let note = if as_expected { "as expected" } else { "NOT as expected" };
+        Some(format!("{}: {expected}; {actual}, {note}", names.join(", ")))
     }
 }

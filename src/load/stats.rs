@@ -1,5 +1,5 @@
-//! What the buyers have seen so far, in figures that do not grow with the sale; only the ids of
-//! accepted orders are kept, 16 bytes each.
+//! Statistics of the buyers' requests. Apart from the ids of accepted orders (16 bytes each), their
+//! size does not depend on the number of orders.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,33 +12,33 @@ use super::timeline::Timeline;
 use crate::core::model::OrderId;
 use crate::core::model::text::visible;
 
-/// Bars of a histogram, for each factor of ten.
+/// Bins of a histogram per factor of ten.
 const BINS_PER_DECADE: f64 = 20.0;
-/// The longest latency that is told from longer ones.
+/// Longer latencies count as this one.
 const LATENCY_MAX: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug)]
 pub(super) struct LoadStats {
-    /// HTTP requests to buy, whatever became of them.
+    /// `POST /buy` requests, whatever their result.
     pub requests: u64,
-    /// One id per 202; a repeat's is there twice.
+    /// One id per 202 response; the id of a repeated order is included twice.
     pub accepted: Vec<OrderId>,
     began: Instant,
     pub last_accepted: Instant,
-    /// Answers that said to come again (429, 503).
+    /// 429 and 503 responses.
     pub refused: u64,
     pub connection_errors: u64,
-    /// Orders that nobody accepted before the buyers gave up.
+    /// Orders that were not accepted before the buyers gave up.
     pub given_up: u64,
-    /// Answers that no buyer should get, and the first of them.
+    /// Responses that no buyer should get.
     pub unexpected: u64,
     pub first_unexpected: Option<String>,
-    /// Repeats that got another order id than the request they repeat (P5).
-    pub renamed: u64,
+    /// Repeats with another order id than the request they repeat (P5).
+    pub mismatched_repeats: u64,
     pub ack: LatencyHistogram,
     pub timeline: Timeline,
-    /// Keyed requests, by buyer, of which one of the two was accepted.
-    half_answered: HashMap<u64, OrderId>,
+    /// By buyer: the order of a repeated request, until its second acceptance.
+    accepted_once: HashMap<u64, OrderId>,
 }
 
 impl LoadStats {
@@ -53,10 +53,10 @@ impl LoadStats {
             given_up: 0,
             unexpected: 0,
             first_unexpected: None,
-            renamed: 0,
+            mismatched_repeats: 0,
             ack: LatencyHistogram::new(),
             timeline: Timeline::default(),
-            half_answered: HashMap::new(),
+            accepted_once: HashMap::new(),
         }
     }
 
@@ -70,7 +70,7 @@ impl LoadStats {
         self.timeline.at(self.began.elapsed()).refused += 1;
     }
 
-    /// Notes a 202; `keyed_by` is the buyer of a keyed request, whose twin must get the same order.
+    /// Records a 202. `keyed_by` is the buyer, if the request has an Idempotency-Key.
     pub fn add_accepted(&mut self, order: OrderId, scheduled: Instant, keyed_by: Option<u64>) {
         self.last_accepted = Instant::now();
         self.ack.record(self.last_accepted - scheduled);
@@ -81,36 +81,36 @@ impl LoadStats {
     }
 
     fn is_first(&mut self, buyer: u64, order: OrderId) -> bool {
-        let twin = self.half_answered.remove(&buyer);
-        match twin {
-            None => drop(self.half_answered.insert(buyer, order)),
-            Some(twin) => self.renamed += u64::from(twin != order),
+        let first = self.accepted_once.remove(&buyer);
+        match first {
+            None => drop(self.accepted_once.insert(buyer, order)),
+            Some(first) => self.mismatched_repeats += u64::from(first != order),
         }
-        twin.is_none()
+        first.is_none()
     }
 
-    /// `answer` is another server's text.
+    /// Hidden characters of `answer` are escaped, because it is the text of another server.
     pub fn add_unexpected(&mut self, answer: &str) {
         self.unexpected += 1;
         self.first_unexpected.get_or_insert_with(|| visible(answer).into_owned());
     }
 }
 
-/// Latencies, to three digits.
+/// Latencies, with three significant digits.
 #[derive(Debug)]
 pub(super) struct LatencyHistogram(Histogram<u64>);
 
 impl LatencyHistogram {
     pub fn new() -> Self {
         let bounds = Histogram::new_with_bounds(1, LATENCY_MAX.as_micros() as u64, 3);
-        Self(bounds.expect("1 us to an hour in three digits is a valid range"))
+        Self(bounds.expect("1 us to an hour with three digits is a valid range"))
     }
 
     pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record((latency.as_micros() as u64).max(1));
     }
 
-    /// `None` when nothing was recorded.
+    /// `None` if nothing was recorded.
     pub fn percentiles(&self) -> Option<Percentiles> {
         let ms = |micros: u64| micros as f64 / 1_000.0;
         (!self.0.is_empty()).then(|| Percentiles {
@@ -121,28 +121,28 @@ impl LatencyHistogram {
         })
     }
 
-    /// Bars on a logarithmic scale, from the shortest latency to the longest, empty ones included.
+    /// Bins on a logarithmic scale from the shortest to the longest latency, including empty bins.
     pub fn bins(&self) -> Vec<LatencyBin> {
-        let place = |micros: u64| ((micros.max(1) as f64).log10() * BINS_PER_DECADE) as usize;
-        let ms = |place: usize| 10f64.powf(place as f64 / BINS_PER_DECADE) / 1_000.0;
+        let index = |micros: u64| ((micros.max(1) as f64).log10() * BINS_PER_DECADE) as usize;
+        let ms = |index: usize| 10f64.powf(index as f64 / BINS_PER_DECADE) / 1_000.0;
         let mut bins: Vec<LatencyBin> = Vec::new();
         if self.0.is_empty() {
             return bins;
         }
-        let first = place(self.0.min());
+        let first = index(self.0.min());
         for value in self.0.iter_recorded() {
-            let place = place(value.value_iterated_to());
-            while first + bins.len() <= place {
-                let at = first + bins.len();
-                bins.push(LatencyBin { from_ms: ms(at), to_ms: ms(at + 1), count: 0 });
+            let bin = index(value.value_iterated_to());
+            while first + bins.len() <= bin {
+                let next = first + bins.len();
+                bins.push(LatencyBin { from_ms: ms(next), to_ms: ms(next + 1), count: 0 });
             }
-            bins[place - first].count += value.count_at_value();
+            bins[bin - first].count += value.count_at_value();
         }
         bins
     }
 }
 
-/// A bar of a histogram.
+/// A bin of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LatencyBin {
     pub from_ms: f64,
@@ -150,7 +150,7 @@ pub(super) struct LatencyBin {
     pub count: u64,
 }
 
-/// Milliseconds.
+/// Percentiles of a latency, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Percentiles {
     pub p50: f64,
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_latency_is_in_the_bar_that_spans_it() {
+    fn bin_spans_its_latencies() {
         let mut latency = LatencyHistogram::new();
         assert_eq!(latency.bins(), []);
         for micros in [1, 900, 1_000, 1_001, 250_000, 9_000_000_000] {
@@ -177,6 +177,6 @@ mod tests {
         let bins = latency.bins();
         assert_eq!(bins.iter().map(|bin| bin.count).sum::<u64>(), 6);
         assert!(bins.windows(2).all(|pair| pair[0].to_ms == pair[1].from_ms));
-        assert!(bins.len() < 200, "bounded by the range: {}", bins.len());
+        assert!(bins.len() < 200, "{} bins", bins.len());
     }
 }

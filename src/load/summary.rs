@@ -1,4 +1,4 @@
-//! What an audit found, in figures and in words.
+//! The result of an audit: figures and findings.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use crate::core::model::ItemId;
 
-/// How many items without a finding are listed in text; those with one always are.
+/// Items without a fault that are listed in the text; items with a fault are all listed.
 const LISTED: usize = 20;
-/// How many findings in words are kept.
+/// Findings that are kept; further ones are counted.
 const FINDINGS_KEPT: usize = 50;
 
+/// Whether all promises that were checked hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuditResult {
@@ -20,8 +21,8 @@ pub enum AuditResult {
 }
 
 impl AuditResult {
-    pub fn passed_if(passed: bool) -> Self {
-        if passed { AuditResult::Pass } else { AuditResult::Fail }
+    pub fn pass_if(condition: bool) -> Self {
+        if condition { AuditResult::Pass } else { AuditResult::Fail }
     }
 }
 
@@ -31,81 +32,81 @@ impl fmt::Display for AuditResult {
     }
 }
 
-/// Figures of one item, or of all together.
+/// The figures of one item, or of all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct AuditSummary {
-    /// Units, as the item says.
+    /// Units, by the item's row.
     pub stock: u64,
     pub free: u64,
     pub held: u64,
-    /// Units of the order rows that say sold.
+    /// Units of sold order rows.
     pub sold: u64,
-    /// Order rows, whatever became of them.
+    /// Order rows of any status.
     pub orders: u64,
     pub rejected: u64,
     pub expired: u64,
-    /// Orders whose dead letters the organiser dropped.
+    /// Orders whose dead letters were dropped with `flux dlq drop`.
     pub dropped: u64,
-    /// Orders that still wait for a decision. No fault in a store that is in use.
+    /// Orders without a decision. No fault, because the sale may still run.
     pub undecided: u64,
-    /// Orders that ended in the dead-letter queue: allowed by P3, and worth a look.
+    /// Orders in the dead-letter queue. No fault, because P3 allows it.
     pub dead_lettered: u64,
-    /// P1: units held and sold above the stock.
+    /// P1: units held or sold in excess of the stock.
     pub oversold_units: u64,
-    /// P2: units nobody has by the order rows, although an order of that quantity or less,
-    /// accepted after the last restock, was rejected `sold_out`.
+    /// P2: units that are neither held nor sold, although an order for at most that many units was
+    /// rejected `sold_out` after the last restock.
     pub stranded_units: u64,
-    /// Units that the item's counter says are sold, and no order row has.
+    /// Units that the item counts as sold, without a sold order row.
     pub unaccounted_units: u64,
-    /// Units of order rows that the item's counter does not say are sold.
+    /// Units of sold order rows that the item does not count as sold.
     pub uncounted_units: u64,
-    /// By how much free + held + sold differs from the stock.
+    /// Difference between free + held + sold and the stock.
     pub unbalanced_units: u64,
-    /// P4: order rows that do not fit their MAC, whatever they say.
+    /// P4: order rows of any status that do not match their MAC.
     pub changed_decisions: u64,
-    /// Decisions that the item counts, and no order row has any more.
+    /// Decisions that the item counts, without a decided order row.
     pub undone_decisions: u64,
-    /// Decisions of order rows that the item does not count.
+    /// Decided order rows that the item does not count.
     pub uncounted_decisions: u64,
-    /// By how much the item's count of dead-lettered orders differs from its rows.
+    /// Difference between the item's count of dead-lettered orders and its order rows.
     pub miscounted_dead_letters: u64,
-    /// Items whose row does not fit its MAC.
+    /// Item rows that do not match their MAC.
     pub changed_items: u64,
-    /// One-of-a-kind items whose owner bought no unit by the order rows.
+    /// One-of-a-kind items whose owner has no sold order.
     pub wrong_owners: u64,
-    /// P3: order rows that the store says there are, and are not there.
+    /// P3: order rows that the store counts but does not contain.
     pub missing_orders: u64,
-    /// Order rows beyond those that the store says there are.
+    /// Order rows in excess of the store's count.
     pub unexpected_orders: u64,
-    /// Sold orders accepted after their item's sale was closed, and it still is.
+    /// Sold orders accepted after their item was closed, if it is still closed.
     pub sold_when_closed: u64,
-    /// P6: sold orders accepted later than one of the same or smaller quantity, accepted after the
-    /// last restock, that was rejected `sold_out`. Reported, no fault: a standard queue does not
-    /// keep the order of arrival, and neither do the clocks of several API processes.
+    /// P6: sold orders accepted later than an order for the same or fewer units that was rejected
+    /// `sold_out`, both after the last restock. No fault, because neither a standard queue nor the
+    /// clocks of several API processes keep the order of arrival.
     pub inversions: u64,
-    /// Items and orders from before MACs, or written by a process from before: they were checked by
-    /// the old rule, which finds less. No fault.
+    /// Items and orders written by a version without MACs. They are checked by an older, weaker
+    /// rule. No fault.
     pub old_rule_items: u64,
     pub old_rule_orders: u64,
 }
 
 impl AuditSummary {
-    /// What breaks a promise: the name and the amount, in the order of the promises.
+    /// The broken promises: name and amount, in the order of the promises.
     pub fn faults(&self) -> Vec<(&'static str, u64)> {
         let mut faults = vec![
             ("oversold units", self.oversold_units),
             ("stranded units", self.stranded_units),
-            ("sold units that no order accounts for", self.unaccounted_units),
+            ("sold units without a sold order", self.unaccounted_units),
             ("units of sold orders that the item does not count", self.uncounted_units),
-            ("units by which free + held + sold differs from the stock", self.unbalanced_units),
+            ("units difference between free + held + sold and the stock", self.unbalanced_units),
             ("orders changed by something other than flux", self.changed_decisions),
-            ("decisions that are gone", self.undone_decisions),
+            ("decisions deleted", self.undone_decisions),
             ("decisions that the item does not count", self.uncounted_decisions),
-            ("dead-lettered orders more or less than counted", self.miscounted_dead_letters),
+            ("dead-lettered orders more or fewer than counted", self.miscounted_dead_letters),
             ("items changed by something other than flux", self.changed_items),
-            ("owners who bought nothing", self.wrong_owners),
+            ("owners without a sold order", self.wrong_owners),
             ("orders missing", self.missing_orders),
-            ("orders that the store never counted", self.unexpected_orders),
+            ("orders in excess of the store's count", self.unexpected_orders),
             ("orders sold after the sale was closed", self.sold_when_closed),
         ];
         faults.retain(|(_, amount)| *amount > 0);
@@ -157,12 +158,13 @@ impl fmt::Display for AuditSummary {
             ("dropped", self.dropped),
             ("undecided", self.undecided),
             ("dead-lettered", self.dead_lettered),
-            ("decided out of turn", self.inversions),
+            ("decided out of order", self.inversions),
         ];
         others.iter().filter(|(_, n)| *n > 0).try_for_each(|(name, n)| write!(f, ", {name} {n}"))
     }
 }
 
+/// The audit of one item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ItemAudit {
     pub item_id: ItemId,
@@ -179,17 +181,17 @@ impl fmt::Display for ItemAudit {
     }
 }
 
-/// The outcome of an audit: the sums over all items, and each item by its id.
+/// The result of an audit: the sums over all items, and the items sorted by id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
-    /// `fail` when any of [`AuditSummary::faults`] or `findings` is there. Orders that wait, dead letters,
-    /// inversions and what was checked by the old rule are reported and fail nothing here.
+    /// `fail` if there are any [`AuditSummary::faults`] or `findings`. Undecided orders, dead
+    /// letters, inversions and rows checked by the old rule are reported, but are no faults.
     pub verdict: AuditResult,
     #[serde(flatten)]
     pub total: AuditSummary,
-    /// What is wrong with the store as a whole, and rows that cannot be read; the first of many.
+    /// Faults of the store as a whole, and unreadable rows; at most 50, then their number.
     pub findings: Vec<String>,
-    /// Dead letters from before MACs.
+    /// Dead letters written by a version without MACs.
     pub old_rule_letters: u64,
     pub items: Vec<ItemAudit>,
 }
@@ -199,18 +201,17 @@ impl AuditReport {
         let mut total = AuditSummary::default();
         items.iter().for_each(|item| total += &item.summary);
         let findings = findings.into_lines();
-        let passed = total.faults().is_empty() && findings.is_empty();
-        let verdict = AuditResult::passed_if(passed);
+        let verdict = AuditResult::pass_if(total.faults().is_empty() && findings.is_empty());
         Self { verdict, total, findings, old_rule_letters, items }
     }
 
-    /// Nothing was wrong because nothing was there: no items, or no orders.
+    /// True if the audit passed only because there are no items or no orders.
     pub fn is_of_nothing(&self) -> bool {
         self.verdict == AuditResult::Pass && (self.items.is_empty() || self.total.orders == 0)
     }
 }
 
-/// Findings in words, of which only the first are kept.
+/// Collects findings; keeps the first [`FINDINGS_KEPT`].
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     lines: Vec<String>,
@@ -234,15 +235,15 @@ impl Findings {
     }
 }
 
-/// For people: what is not decided yet, items, what is wrong with them, and the verdict in the last
-/// line.
+/// Text: undecided orders, items with their faults, findings; the last line begins with the
+/// verdict.
 impl fmt::Display for AuditReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.total.undecided > 0 {
             let orders = self.total.undecided;
             writeln!(
                 f,
-                "UNDECIDED: {orders} orders wait for a decision; the audit covers the others"
+                "UNDECIDED: {orders} orders have no decision yet; the audit covers the others"
             )?;
         }
         let (faulty, sound): (Vec<_>, Vec<_>) =
@@ -251,7 +252,7 @@ impl fmt::Display for AuditReport {
             writeln!(f, "{item}")?;
         }
         if sound.len() > LISTED {
-            writeln!(f, "... and {} items more without a fault", sound.len() - LISTED)?;
+            writeln!(f, "... and {} more items without a fault", sound.len() - LISTED)?;
         }
         for item in faulty {
             writeln!(f, "{item}")?;
@@ -281,9 +282,9 @@ impl fmt::Display for AuditReport {
             total.stranded_units,
             total.undecided
         )?;
-        let known = ["oversold units", "stranded units"];
+        let printed = ["oversold units", "stranded units"];
         let mut others = total.faults();
-        others.retain(|(name, _)| !known.contains(name));
+        others.retain(|(name, _)| !printed.contains(name));
         others.iter().try_for_each(|(name, amount)| write!(f, ", {amount} {name}"))?;
         match self.findings.len() {
             0 => Ok(()),

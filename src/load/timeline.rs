@@ -1,34 +1,35 @@
-//! Events over time, in figures that do not grow with the sale.
+//! Counts of events over time. Their size is bounded, however long the sale runs.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// Bins of time that are told apart, at most; when a sale outlasts them, two become one.
+/// Largest number of bins. If the sale runs longer, the length of a bin is doubled.
 const BINS_MAX: usize = 128;
 
-/// Events by the time since the start of the sale.
+/// Counts of events by the time since the start of the sale.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Timeline {
-    /// Length of a bin: a power of two, so that any two timelines can be put together.
+    /// Length of a bin: a power of two, so that any two timelines can be merged.
     bin_ms: u64,
     bins: Vec<TimeBin>,
 }
 
-/// What happened in one bin of time.
+/// The events in one bin of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TimeBin {
-    /// HTTP requests to buy.
+    /// `POST /buy` requests.
     pub requests: u64,
-    /// Answers that said to come again.
+    /// 429 and 503 responses.
     pub refused: u64,
-    /// Orders at their first 202.
+    /// First 202 responses of orders.
     pub acknowledged: u64,
-    /// Decisions when a waiting buyer saw them.
-    pub seen: u64,
-    /// Orders by their time of acceptance and of decision in the ledger.
+    /// Decisions received by waiting buyers.
+    pub observed: u64,
+    /// Orders by their time of acceptance in the ledger.
     pub accepted: u64,
+    /// Orders by their time of decision in the ledger.
     pub decided: u64,
-    /// Units, by the ledger.
+    /// Units sold, by the time of decision in the ledger.
     pub sold: u64,
 }
 
@@ -37,7 +38,7 @@ impl AddAssign for TimeBin {
         self.requests += other.requests;
         self.refused += other.refused;
         self.acknowledged += other.acknowledged;
-        self.seen += other.seen;
+        self.observed += other.observed;
         self.accepted += other.accepted;
         self.decided += other.decided;
         self.sold += other.sold;
@@ -51,7 +52,7 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// The bin of an instant, to be counted in.
+    /// The bin of an instant.
     pub fn at(&mut self, since_start: Duration) -> &mut TimeBin {
         let ms = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
         while ms / self.bin_ms >= BINS_MAX as u64 {
@@ -77,7 +78,7 @@ impl Timeline {
         self.bins.iter_mut().zip(other.bins).for_each(|(ours, theirs)| *ours += theirs);
     }
 
-    /// Seconds.
+    /// Length of a bin in seconds.
     pub fn bin_seconds(&self) -> f64 {
         self.bin_ms as f64 / 1_000.0
     }
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sale_of_days_takes_no_more_room_than_one_of_a_second_and_loses_no_count() {
+    fn size_is_bounded_and_no_count_is_lost() {
         for (every, times) in [(0, 9), (1, 1), (3, 128), (1, 1_000), (60_000, 10_000)] {
             let timeline = counted(every, times);
             assert!(timeline.bins.len() <= BINS_MAX);
@@ -121,13 +122,13 @@ mod tests {
             assert_eq!(timeline.bins.len() as u64, last + 1);
             assert!(timeline.bins[last as usize].accepted > 0);
         }
-        let mut for_ever = Timeline::default();
-        for_ever.at(Duration::MAX).accepted += 1;
-        assert_eq!(accepted(&for_ever), 1);
+        let mut longest = Timeline::default();
+        longest.at(Duration::MAX).accepted += 1;
+        assert_eq!(accepted(&longest), 1);
     }
 
     #[test]
-    fn counts_of_different_lengths_are_put_together_time_by_time() {
+    fn timelines_with_different_bins_are_merged() {
         let short = counted(1, 100);
         let long = counted(10, 1_000);
         for (mut one, other) in [(short.clone(), long.clone()), (long, short)] {

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_whole_whatever_the_pieces_they_come_in() {
+    fn event_is_parsed_from_pieces_of_any_size() {
         let stream = ": hello\n\nevent: board\r\nid: 7\ndata: {\"a\":\ndata: 1}\n\ndata: x\u{2028}\n\nevent: cut";
         for size in 1..stream.len() {
             let mut parser = EventParser::default();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_event_is_given_up() {
+    fn too_long_event_is_refused() {
         let mut parser = EventParser::default();
         let piece = vec![b'x'; 1 << 20];
         let taken: Vec<_> = (0..5).map(|_| parser.take(&piece)).collect();

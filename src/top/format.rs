@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_told_short_and_the_unknown_is_told_as_such() {
+    fn numbers_are_short_and_unknown_is_shown() {
         assert_eq!(
             (count(0), count(999), count(1_234_567)),
             ("0".into(), "999".into(), "1,234,567".into())
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn text_from_outside_shows_only_itself() {
+    fn hidden_characters_are_replaced() {
         assert_eq!(shown("Zoë 東京 🎟", 20), "Zoë 東京 🎟");
         assert_eq!(shown("\u{1b}[2Jx\u{9b}y\u{202e}z\n", 20), "·[2Jx·y·z·");
         assert_eq!(shown("abcdef", 4), "abc…");

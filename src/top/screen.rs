@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_turn_pages_scroll_help_and_leave() {
+    fn keys_map_to_commands() {
         let key = |code| command(KeyEvent::new(code, KeyModifiers::NONE));
         assert_eq!(key(KeyCode::Char('3')), Some(UserCommand::Tab(Tab::Workers)));
         assert_eq!(key(KeyCode::Char('9')), None);

@@ -66,7 +66,7 @@ fn assert_shows(picture: &str, parts: &[&str]) {
 }
 
 #[test]
-fn the_overview_tells_the_sale_on_any_terminal() {
+fn overview_fits_any_terminal() {
     let state = state(&snapshot());
     for size in [(80, 24), (120, 40), (200, 60)] {
         let picture = picture(&state, size);
@@ -99,7 +99,7 @@ fn the_overview_tells_the_sale_on_any_terminal() {
 }
 
 #[test]
-fn a_bar_is_full_only_when_nothing_is_free_and_shows_the_first_unit() {
+fn bar_is_full_only_if_sold_out() {
     let picture = picture(&state(&snapshot()), (80, 24));
     let bar = |item: &str| {
         let line = picture.lines().find(|line| line.contains(item)).unwrap();
@@ -114,7 +114,7 @@ fn a_bar_is_full_only_when_nothing_is_free_and_shows_the_first_unit() {
 }
 
 #[test]
-fn pages_turn_lists_scroll_and_help_comes_and_goes() {
+fn tabs_switch_lists_scroll_and_help_toggles() {
     let mut many = snapshot();
     let items = (0..100).map(|n| json!({"item_id": format!("item_{n:03}"), "stock": 1, "free": 1}));
     many["items"] = items.collect();
@@ -137,7 +137,7 @@ fn pages_turn_lists_scroll_and_help_comes_and_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_old_says_so_and_why() {
+async fn stale_data_is_marked_with_its_age() {
     let mut state = state(&snapshot());
     state.received_at = Some(Instant::now());
     tokio::time::advance(std::time::Duration::from_secs(4)).await;
@@ -152,7 +152,7 @@ async fn what_is_old_says_so_and_why() {
 }
 
 #[test]
-fn an_oversold_unit_is_told_in_red_and_without_colour_in_bold() {
+fn oversold_units_are_red_and_bold() {
     let mut wrong = snapshot();
     wrong["oversold_units"] = json!(3);
     let state = state(&wrong);
@@ -184,7 +184,7 @@ fn poisoned(value: &mut Value) {
 }
 
 #[test]
-fn text_from_outside_sends_no_escape_sequence_to_the_terminal() {
+fn foreign_text_cannot_send_escape_sequences() {
     let mut snapshot = snapshot();
     poisoned(&mut snapshot);
     let mut state = state(&snapshot);
@@ -203,7 +203,7 @@ fn text_from_outside_sends_no_escape_sequence_to_the_terminal() {
 }
 
 #[test]
-fn as_text_each_fact_is_a_line() {
+fn plain_text_has_one_fact_per_line() {
     let text = plain::page(&state(&snapshot()));
     for line in [
         "flux at http://127.0.0.1:5000, backend embedded, up 1h1m",

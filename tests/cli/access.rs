@@ -24,7 +24,7 @@ fn serve_for_all(desk: &Desk) -> Process {
 }
 
 #[test]
-fn who_sells_to_all_without_keys_is_told_so_whatever_is_logged() {
+fn open_server_without_keys_warns_at_any_log_level() {
     for (log, part) in
         [("error", "!!! "), ("off", "WITHOUT KEYS"), ("info", "WARN no keys are configured")]
     {
@@ -65,7 +65,7 @@ fn buy_item(address: &str, key: &str, item: &str) -> u16 {
 }
 
 #[test]
-fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
+fn sighup_reloads_keys_and_limits_or_changes_nothing() {
     let file = "config/flux.toml";
     let one = "the first of the keys";
     let two = "the second of the keys";
@@ -109,7 +109,7 @@ fn at_a_hangup_keys_and_limits_change_and_what_is_wrong_changes_nothing() {
 }
 
 #[test]
-fn a_proxy_that_is_not_trusted_is_named_once() {
+fn untrusted_proxy_is_logged_once() {
     let forwarded = |address: &str, header: &str| {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -137,7 +137,7 @@ fn a_proxy_that_is_not_trusted_is_named_once() {
 }
 
 #[test]
-fn keys_that_a_hangup_turns_on_end_the_sale_of_unlisted_items() {
+fn keys_set_by_sighup_end_unlisted_sales() {
     let desk = Desk::new();
     let (mut serve, address) = desk.serve("");
     super::buy(&address, "ann", "invented");
@@ -151,7 +151,7 @@ fn keys_that_a_hangup_turns_on_end_the_sale_of_unlisted_items() {
 }
 
 #[test]
-fn a_rehearsal_against_a_server_with_keys_sends_the_buy_key_it_has() {
+fn stress_target_uses_buy_key() {
     let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
     desk.run("provision --item stress-1 --stock 1");
     let (_serve, address) = desk.serve("--workers 4");

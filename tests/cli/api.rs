@@ -47,7 +47,7 @@ fn alike(written: &str, said: &str) -> bool {
 }
 
 #[test]
-fn every_command_of_the_api_page_gets_the_answer_that_stands_there() {
+fn api_page_examples_work_as_printed() {
     let page = std::fs::read_to_string("docs/api.md").unwrap();
     let (open, keyed) = (Desk::new(), Desk::new());
     let keyed = keyed

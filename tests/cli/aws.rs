@@ -30,7 +30,7 @@ fn table(desk: &Desk) -> String {
 }
 
 #[test]
-fn ids_are_named_by_the_stored_key_and_not_by_the_tables_name() {
+fn ids_are_signed_with_the_stored_key() {
     let (desk, _) = provisioned(Desk::on_aws(), "");
     let table = table(&desk);
     let stored = on_stand_ins(async |aws| OrderKeys::new(&aws, &table).read().await.unwrap());
@@ -41,7 +41,7 @@ fn ids_are_named_by_the_stored_key_and_not_by_the_tables_name() {
 }
 
 #[test]
-fn a_key_made_from_the_tables_name_is_warned_of_at_each_start() {
+fn key_derived_from_table_name_is_warned_about() {
     let (desk, _) = provisioned(Desk::on_aws(), "");
     let table = table(&desk);
     on_stand_ins(async |aws| {
@@ -98,7 +98,7 @@ fn refusing() -> (u16, Receiver<String>) {
 }
 
 #[test]
-fn https_proxy_is_used_for_aws_but_for_the_hosts_of_no_proxy() {
+fn https_proxy_is_used_except_for_no_proxy() {
     let (port, asked) = refusing();
     let proxy = format!("http://ann:{SESAME}@127.0.0.1:{port}");
     let line = abroad().with("HTTPS_PROXY", &proxy).refused("provision --backend aws");
@@ -139,7 +139,7 @@ fn at_home(config: &str) -> Desk {
 }
 
 #[test]
-fn credentials_that_cannot_be_used_are_named_with_what_to_change() {
+fn unusable_credentials_are_named_with_the_fix() {
     let profile =
         |lines: &str| at_home(&format!("[profile shop]\n{lines}")).with("AWS_PROFILE", "shop");
     for (desk, parts) in [
@@ -164,7 +164,7 @@ fn credentials_that_cannot_be_used_are_named_with_what_to_change() {
 }
 
 #[test]
-fn a_profile_that_signs_in_by_aws_login_is_used_by_way_of_the_aws_cli() {
+fn aws_login_profile_uses_the_aws_cli() {
     let answer = serde_json::json!({"Version": 1, "AccessKeyId": "local", "SecretAccessKey": SESAME,
         "SessionToken": "t", "Expiration": "2099-01-01T00:00:00Z"});
     let script = format!(
@@ -181,14 +181,14 @@ fn a_profile_that_signs_in_by_aws_login_is_used_by_way_of_the_aws_cli() {
 }
 
 #[test]
-fn a_queue_of_another_region_is_not_sought_in_this_one() {
+fn queue_of_another_region_is_refused() {
     let url = "https://sqs.us-east-1.amazonaws.com/123456789012/orders";
     let line = abroad().with("SQS_QUEUE_URL", url).refused("work");
     assert!(line.contains("AWS_REGION=us-east-1") && line.contains("eu-central-1"), "{line}");
 }
 
 #[test]
-fn provision_prints_each_step_and_names_the_table_that_stopped_it() {
+fn provision_prints_steps_and_names_the_failed_table() {
     let desk = Desk::on_aws();
     let items = format!("{}_items", table(&desk));
     on_stand_ins(async |aws| {

@@ -42,7 +42,7 @@ fn copy(from: &Desk, name: &str, to: &Desk, as_name: &str) {
 }
 
 #[test]
-fn backup_during_a_sale_holds_every_order_accepted_before_it() {
+fn backup_contains_all_orders_accepted_before_it() {
     let desk = Desk::new();
     desk.run("provision --item hall_A --stock 1000000");
     desk.run("provision --item hall_B --stock 100");
@@ -99,7 +99,7 @@ fn backup_during_a_sale_holds_every_order_accepted_before_it() {
 }
 
 #[test]
-fn backup_overwrites_nothing_and_leaves_nothing_behind_when_it_fails() {
+fn failed_backup_leaves_no_files() {
     let desk = sale_of(300);
     let desk = desk.with_file("taken.db", "mine").with_file("other.db-wal", "mine");
     let before = names(&desk.path(""));
@@ -137,7 +137,7 @@ fn backup_overwrites_nothing_and_leaves_nothing_behind_when_it_fails() {
 }
 
 #[test]
-fn restore_refuses_what_is_no_backup_and_a_store_that_is_used_or_holds_orders() {
+fn restore_refuses_invalid_backup_or_store_in_use() {
     let sale = sale_of(300);
     sale.run("backup copy.db");
     let desk = sale_of(2);
@@ -192,7 +192,7 @@ fn restore_refuses_what_is_no_backup_and_a_store_that_is_used_or_holds_orders() 
 
 #[test]
 #[cfg(feature = "aws")]
-fn backup_on_aws_is_the_business_of_dynamodb() {
+fn backup_on_aws_refers_to_dynamodb() {
     let aws = Desk::new().with("FLUX_BACKEND", "aws");
     for command in ["backup a.db", "restore a.db"] {
         assert!(aws.refused(command).contains("aws dynamodb create-backup"));
@@ -201,7 +201,7 @@ fn backup_on_aws_is_the_business_of_dynamodb() {
 
 /// A log that was not moved into the file belongs to the backup too.
 #[test]
-fn plain_copy_of_a_store_with_its_log_is_restored_whole() {
+fn file_copy_with_its_log_is_restored() {
     let sale = Desk::new();
     sale.run("provision --item hall_A --stock 10");
     let (serve, address) = sale.serve("--workers 4");
@@ -215,7 +215,7 @@ fn plain_copy_of_a_store_with_its_log_is_restored_whole() {
 }
 
 #[test]
-fn killed_restore_leaves_the_old_sale_or_the_new_one() {
+fn killed_restore_leaves_old_or_new_store() {
     let sale = sale_of(200);
     sale.run("backup copy.db");
     let desk = sale_of(3);
@@ -248,7 +248,7 @@ fn killed_restore_leaves_the_old_sale_or_the_new_one() {
 }
 
 #[test]
-fn store_in_use_is_destroyed_by_force_only() {
+fn store_in_use_needs_force_to_destroy() {
     let desk = Desk::new();
     desk.run("provision --item hall_A --stock 10");
     let (serve, address) = desk.serve("--workers 1");
@@ -286,7 +286,7 @@ fn store_in_use_is_destroyed_by_force_only() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn sale_on_aws_in_use_is_destroyed_by_force_only() {
+fn tables_in_use_need_force_to_destroy() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
     let desk = Desk::on_aws().with("REDIS_URL", &redis);
     let (desk, _) = super::story::provisioned(desk, "");

@@ -17,7 +17,7 @@ fn pids(board: &Value) -> Vec<u64> {
 }
 
 #[test]
-fn workers_in_processes_of_their_own_are_seen_until_they_stop_or_die() {
+fn dashboard_lists_worker_processes_until_they_end() {
     let desk = Desk::new();
     let (_serve, address) = desk.serve("");
     let mut work = [desk.start("work"), desk.start("work --concurrency 7")];
@@ -58,7 +58,7 @@ fn get(address: &str, path: &str) -> String {
 }
 
 #[test]
-fn a_worker_serves_its_metrics_where_it_is_told_to() {
+fn worker_serves_metrics() {
     let desk = Desk::new().with("FLUX_METRICS_LISTEN", "127.0.0.1:0");
     let (_serve, address) = desk.serve("");
     let mut work = desk.start("work");
@@ -77,7 +77,7 @@ fn a_worker_serves_its_metrics_where_it_is_told_to() {
 }
 
 #[test]
-fn an_address_for_the_metrics_that_cannot_be_is_refused() {
+fn invalid_metrics_address_is_refused() {
     let bad = Desk::new().with("FLUX_METRICS_LISTEN", "9100").refused("work");
     assert!(bad.contains("metrics_listen must be HOST:PORT"), "{bad}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -10,7 +10,7 @@ fn lacks(desk: &Desk, arguments: &str, what: &str, feature: &str) {
 
 #[test]
 #[cfg(not(feature = "aws"))]
-fn backend_of_another_build_is_refused() {
+fn aws_backend_needs_feature() {
     let by_url = Desk::new().with("SQS_QUEUE_URL", "http://127.0.0.1:1/flux");
     for command in ["serve", "work", "provision", "audit", "dlq list", "items list"] {
         lacks(&by_url, command, "SQS_QUEUE_URL", "aws");
@@ -21,7 +21,7 @@ fn backend_of_another_build_is_refused() {
 
 #[test]
 #[cfg(not(feature = "redis"))]
-fn redis_of_another_build_is_refused() {
+fn redis_settings_need_feature() {
     let settings = [("redis_url", "redis://127.0.0.1:1"), ("redis_host", "127.0.0.1")];
     for (key, value) in settings {
         let desk = Desk::new().with(&format!("FLUX_{}", key.to_uppercase()), value);
@@ -31,7 +31,7 @@ fn redis_of_another_build_is_refused() {
 
 #[test]
 #[cfg(not(feature = "top"))]
-fn command_of_another_build_is_refused() {
+fn top_needs_feature() {
     for arguments in ["top", "top --once", "top --target http://127.0.0.1:1 --key-file key"] {
         lacks(&Desk::new(), arguments, "flux top", "top");
     }

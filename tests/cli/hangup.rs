@@ -5,7 +5,7 @@ use std::process::Stdio;
 use super::{Desk, Process};
 
 #[test]
-fn worker_reloads_its_log_filter_and_works_on() {
+fn worker_reloads_log_filter_on_sighup() {
     let file = "config/flux.toml";
     let desk = Desk::new().with_file(file, "log = \"info\"");
     let mut work = desk.start("work");
@@ -25,7 +25,7 @@ fn worker_reloads_its_log_filter_and_works_on() {
 }
 
 #[test]
-fn hangup_ends_a_rehearsal_in_order_unless_it_was_started_to_outlive_it() {
+fn sighup_ends_stress_unless_ignored() {
     let race = "stress --item t --stock 9 --users 100000 --rate 50 --connections 4";
     let temporary = tempfile::tempdir().unwrap();
     let left = || std::fs::read_dir(temporary.path()).unwrap().count();
@@ -59,7 +59,7 @@ fn hangup_ends_a_rehearsal_in_order_unless_it_was_started_to_outlive_it() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn lines_of_the_sdk_show_no_credentials() {
+fn sdk_log_lines_contain_no_credentials() {
     let id = "AKIAIOSFODNN7EXAMPLE";
     let profile = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = x\n");
     let desk = Desk::on_aws().with_file("credentials", profile);

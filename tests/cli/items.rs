@@ -17,7 +17,7 @@ fn told_until(work: &Process, line: &str) {
 }
 
 #[test]
-fn a_sale_is_closed_and_opened_again_from_the_command_line() {
+fn items_close_and_open_change_the_sale() {
     let desk = Desk::new();
     desk.run("provision --item hall_A --stock 3");
     let (_serve, address) = desk.serve("");
@@ -46,7 +46,7 @@ fn a_sale_is_closed_and_opened_again_from_the_command_line() {
 }
 
 #[test]
-fn an_item_without_orders_is_removed_from_the_command_line() {
+fn items_remove_needs_an_item_without_orders() {
     let desk = Desk::new();
     desk.run("provision --item typo --stock 3");
     desk.run("provision --item hall_A --stock 3");
@@ -89,7 +89,7 @@ impl Drop for SetOnDrop<'_> {
 
 /// Buyers come all the time, and two workers that know the item sell to them: once the close is
 /// answered, not one more unit goes.
-fn not_one_more_after_the_close(desk: &Desk) {
+fn assert_close_ends_all_sales(desk: &Desk) {
     let (_serve, address) = desk.serve("");
     let mut workers = [desk.start("work"), desk.start("work")];
     workers.iter_mut().for_each(|work| drop(work.log_line("working on")));
@@ -130,17 +130,17 @@ fn not_one_more_after_the_close(desk: &Desk) {
 }
 
 #[test]
-fn not_one_more_unit_goes_after_the_close_on_the_embedded_backend() {
+fn close_ends_all_sales_on_embedded() {
     let desk = Desk::new();
     desk.run("provision --item hall_A --stock 1000000");
-    not_one_more_after_the_close(&desk);
+    assert_close_ends_all_sales(&desk);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn not_one_more_unit_goes_after_the_close_on_aws_without_a_lock() {
+fn close_ends_all_sales_on_aws_without_lock() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://127.0.0.1:1");
     let (desk, _) = super::story::provisioned(desk, "");
     desk.run("provision --item hall_A --stock 1000000");
-    not_one_more_after_the_close(&desk);
+    assert_close_ends_all_sales(&desk);
 }

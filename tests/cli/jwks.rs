@@ -37,7 +37,7 @@ fn reply(status: &str, body: &str) -> String {
 }
 
 #[test]
-fn reload_keeps_known_keys_while_their_source_is_away() {
+fn failed_jwks_refresh_keeps_cached_keys() {
     let provider = Provider::new();
     let set = provider.set().to_string();
     let token = provider.token("ES256", "ec", &json!({ "sub": "ann", "exp": now() + 600 }));
@@ -72,7 +72,7 @@ fn desk_with(toml: &str, set: &str) -> Desk {
 }
 
 #[test]
-fn keys_come_from_this_machine_or_over_https_and_no_redirect_leads_elsewhere() {
+fn jwks_url_is_https_or_loopback_without_redirects() {
     for (place, part) in [
         ("http://idp.example/keys", "jwt_jwks must be https://"),
         ("http://10.0.0.1/keys", "jwt_jwks must be https://"),
@@ -95,7 +95,7 @@ fn keys_come_from_this_machine_or_over_https_and_no_redirect_leads_elsewhere() {
 
 #[test]
 #[cfg(feature = "otel")]
-fn secret_headers_for_traces_go_over_tls_or_to_a_private_host() {
+fn trace_headers_need_tls_or_a_private_host() {
     let desk = |endpoint: &str| {
         let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
         desk.with("OTEL_EXPORTER_OTLP_HEADERS", "api-key=open-sesame-please")

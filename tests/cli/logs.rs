@@ -42,7 +42,7 @@ fn serve_in_json(desk: &Desk) -> (Process, String) {
 }
 
 #[test]
-fn json_log_lines_have_one_identity_for_an_order_at_debug_and_none_of_each_order_at_info() {
+fn json_log_lines_identify_orders_only_at_debug() {
     let desk = Desk::new().with("FLUX_LOG_FORMAT", "json");
     let (serve, address) = serve_in_json(&desk);
     let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "ann");

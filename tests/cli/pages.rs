@@ -32,7 +32,7 @@ fn bash_completes_subcommands_flags_and_words() {
 }
 
 #[test]
-fn other_shells_get_a_script_too_and_an_unknown_one_is_refused() {
+fn zsh_and_fish_get_scripts_and_unknown_shell_is_refused() {
     let desk = Desk::new();
     assert!(desk.run("completions zsh").starts_with("#compdef flux"));
     assert!(desk.run("completions fish").contains("complete -c flux"));
@@ -40,7 +40,7 @@ fn other_shells_get_a_script_too_and_an_unknown_one_is_refused() {
 }
 
 #[test]
-fn each_subcommand_has_a_manual_page_and_the_settings_have_one() {
+fn manual_has_pages_for_commands_and_settings() {
     let desk = Desk::new();
     assert!(desk.run("man").contains(".SH \"EXIT STATUS\""));
     desk.run("man --out man");
@@ -57,7 +57,7 @@ fn each_subcommand_has_a_manual_page_and_the_settings_have_one() {
 }
 
 #[test]
-fn health_tells_a_live_server_from_none() {
+fn health_reports_live_and_unreachable_servers() {
     let desk = Desk::new();
     let (_serve, address) = desk.serve("");
     for flag in ["", "--ready"] {

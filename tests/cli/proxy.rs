@@ -143,7 +143,7 @@ fn sell_behind_nginx(block: &str, prefix: &str) {
 }
 
 #[test]
-fn the_run_books_nginx_serves_a_host_and_a_path_that_it_strips_or_not() {
+fn runbook_nginx_config_works_at_host_and_path() {
     let [host, path] = blocks();
     let stripped = path.replace("127.0.0.1:5000;", "127.0.0.1:5000/;");
     assert_ne!(stripped, path);
@@ -153,7 +153,7 @@ fn the_run_books_nginx_serves_a_host_and_a_path_that_it_strips_or_not() {
 }
 
 #[test]
-fn behind_nginx_as_it_is_by_default_a_modern_browser_buys_without_settings() {
+fn browser_buys_through_default_nginx() {
     let desk = Desk::new();
     let (_serve, upstream) = desk.serve("");
     let nginx = Nginx::start(&format!("location / {{ proxy_pass http://{upstream}; }}"));

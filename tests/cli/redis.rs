@@ -58,7 +58,7 @@ fn has_lock(address: &str) -> bool {
 }
 
 #[test]
-fn lock_is_held_over_tls_with_a_certificate_that_the_system_trusts() {
+fn redis_over_tls_accepts_system_trusted_certificate() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let desk = Desk::on_aws()
         .with_file("cert.pem", pem("CERTIFICATE", made.cert.der()))
@@ -82,7 +82,7 @@ fn lock_is_held_over_tls_with_a_certificate_that_the_system_trusts() {
 }
 
 #[test]
-fn public_redis_without_tls_is_named_and_the_sale_goes_on_without_it() {
+fn public_redis_without_tls_is_not_used() {
     let desk = Desk::on_aws();
     let redis = Server::start(desk.directory.path(), false);
     let desk = desk

@@ -22,7 +22,7 @@ fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
 }
 
 #[test]
-fn wrong_arguments() {
+fn invalid_arguments() {
     let desk = Desk::new();
     refuses(
         &desk,
@@ -84,7 +84,7 @@ fn wrong_arguments() {
 
 #[test]
 #[cfg(feature = "top")]
-fn wrong_arguments_of_top() {
+fn invalid_arguments_of_top() {
     let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame-please\nopen-sesame-please\n")];
     let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
     refuses(
@@ -99,7 +99,7 @@ fn wrong_arguments_of_top() {
 }
 
 #[test]
-fn wrong_settings() {
+fn invalid_settings() {
     let cases = [
         (Desk::new().with("FLUX_LEASE", "5"), "FLUX_LEASE is not a setting"),
         (Desk::new().with("FLUX_WORKERS", "x"), "FLUX_WORKERS must be a whole number"),
@@ -127,7 +127,7 @@ fn wrong_settings() {
 }
 
 #[test]
-fn variable_that_is_not_utf8_is_refused_if_it_is_ours() {
+fn non_utf8_variable_of_flux_is_refused() {
     let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
     let desk = Desk::new();
     let run = |name: &[u8], value: &[u8]| {
@@ -149,7 +149,7 @@ fn variable_that_is_not_utf8_is_refused_if_it_is_ours() {
 }
 
 #[test]
-fn keys_for_tokens_that_cannot_be_read() {
+fn unreadable_jwks_file() {
     for (name, content, part) in [
         ("other.json", "{}", "jwt_jwks: keys.json: No such file"),
         ("keys.json", "{}", "jwt_jwks: keys.json: no JSON Web Keys"),
@@ -162,7 +162,7 @@ fn keys_for_tokens_that_cannot_be_read() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used() {
+fn unusable_store() {
     let foreign = Desk::new();
     let database = Connection::open(foreign.path("flux.db")).unwrap();
     database.execute_batch("CREATE TABLE pets (name TEXT)").unwrap();
@@ -199,7 +199,7 @@ fn a_store_that_cannot_be_used() {
 }
 
 #[test]
-fn a_wrong_catalog() {
+fn invalid_catalog() {
     for (catalog, part) in [
         ("ticket_001 5", "line 1"),
         (r#"{"item_id":"a","stock":5}"#, r#"[{"item_id":"hall_A","stock":500}]"#),
@@ -216,7 +216,7 @@ fn a_wrong_catalog() {
 }
 
 #[test]
-fn a_port_in_use() {
+fn port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let line = Desk::new().refused(&format!("serve --listen {address}"));
@@ -225,7 +225,7 @@ fn a_port_in_use() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn an_aws_that_is_not_set_up() {
+fn incomplete_aws_setup() {
     let commands = ["serve --listen 127.0.0.1:0", "work", "audit", "dlq list"];
     let all = |desk: &Desk, parts: &[&str]| {
         commands.iter().for_each(|command| refuses(desk, &[(command, parts)]));
@@ -256,7 +256,7 @@ fn an_aws_that_is_not_set_up() {
 }
 
 #[test]
-fn help_and_version_are_pages_on_stdout() {
+fn help_and_version_go_to_stdout() {
     let desk = Desk::new();
     let version = env!("CARGO_PKG_VERSION");
     let expected = match env!("COMMIT_OF_FLUX") {
@@ -272,7 +272,7 @@ fn help_and_version_are_pages_on_stdout() {
 }
 
 #[test]
-fn who_stops_reading_ends_the_command_quietly() {
+fn closed_stdout_is_no_error() {
     let desk = Desk::new();
     desk.run("provision --item ticket_001 --stock 1");
     for command in [

@@ -23,7 +23,7 @@ fn calls(address: &str) -> u64 {
 }
 
 #[test]
-fn questions_of_many_cost_as_much_as_those_of_one() {
+fn many_readers_share_backend_reads() {
     let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
     desk.run("provision --item a --stock 1000");
     let (_serve, address) = desk.serve("");

@@ -17,7 +17,7 @@ fn leaves_at_once(mut process: Process) {
 }
 
 #[test]
-fn an_idle_process_leaves_at_once() {
+fn idle_process_exits_at_once() {
     for signal in ["TERM", "INT"] {
         for command in
             ["serve --listen 127.0.0.1:0", "serve --listen 127.0.0.1:0 --workers 5", "work"]
@@ -45,7 +45,7 @@ fn busy_server(desk: &Desk) -> (Process, TcpStream) {
 }
 
 #[test]
-fn a_second_signal_leaves_at_once() {
+fn second_signal_exits_at_once() {
     for second in ["TERM", "INT"] {
         let desk = Desk::new();
         let (mut serve, _client) = busy_server(&desk);
@@ -59,7 +59,7 @@ fn a_second_signal_leaves_at_once() {
 }
 
 #[test]
-fn one_wish_to_stop_that_comes_twice_is_no_second_signal() {
+fn simultaneous_signals_count_as_one() {
     let desk = Desk::new();
     let (mut serve, _client) = busy_server(&desk);
     serve.signal("INT");
@@ -71,7 +71,7 @@ fn one_wish_to_stop_that_comes_twice_is_no_second_signal() {
 }
 
 #[test]
-fn call_that_hangs_does_not_hold_up_the_end() {
+fn hanging_call_does_not_delay_exit() {
     let file = "config/flux.toml";
     let desk = Desk::new().with_file(file, "log = \"info\"");
     let (mut serve, _) = desk.serve("");
@@ -86,7 +86,7 @@ fn call_that_hangs_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn log_that_nobody_reads_does_not_hold_up_the_end() {
+fn unread_log_does_not_delay_exit() {
     let desk = Desk::new()
         .with("FLUX_LOG", "debug")
         .with("FLUX_GRACE_MS", "1000")

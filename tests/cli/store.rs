@@ -29,7 +29,7 @@ fn sold(desk: &Desk, orders: usize) -> [super::Process; 2] {
 }
 
 #[test]
-fn stopped_sale_is_in_one_file() {
+fn stopped_store_is_one_file() {
     let desk = Desk::new();
     for round in 1..=4 {
         let mut processes = sold(&desk, 20);
@@ -74,7 +74,7 @@ fn each_command_closes_the_store() {
 }
 
 #[test]
-fn process_that_stops_leaves_the_log_to_those_that_sell_on() {
+fn stopping_process_keeps_the_log_for_others() {
     let desk = Desk::new();
     let [mut serve, mut work] = sold(&desk, 5);
     work.signal("TERM");
@@ -87,7 +87,7 @@ fn process_that_stops_leaves_the_log_to_those_that_sell_on() {
 }
 
 #[test]
-fn store_is_for_its_owner_alone() {
+fn store_files_have_mode_0600() {
     let mode = |desk: &Desk, name: &str| {
         let file = std::fs::metadata(desk.path(name)).unwrap();
         file.permissions().mode() & 0o777
@@ -137,7 +137,7 @@ const LOSSES: [(&str, Loss); 6] = [
 ];
 
 #[test]
-fn store_taken_away_is_used_no_more() {
+fn removed_or_replaced_store_is_not_used() {
     for (what, lose) in LOSSES {
         let desk = Desk::new().with("FLUX_DATA", "data/flux.db").with_file("data/note", "");
         desk.run("provision --item hall_A --stock 1000");
@@ -174,7 +174,7 @@ fn store_taken_away_is_used_no_more() {
 
 /// The log of the moment before is not enough: no order may be accepted into a file that is gone.
 #[test]
-fn no_order_is_accepted_after_the_file_is_gone() {
+fn no_order_is_accepted_after_file_removal() {
     for part in ["flux.db", "flux.db-wal", "flux.db-shm"] {
         let desk = Desk::new();
         let (_serve, address) = desk.serve("");
@@ -187,7 +187,7 @@ fn no_order_is_accepted_after_the_file_is_gone() {
 
 /// Where a process still has the former store open, its end takes nothing from the new one.
 #[test]
-fn process_of_a_replaced_store_does_no_harm_to_the_new_one() {
+fn process_of_replaced_store_does_not_harm_the_new_one() {
     let desk = Desk::new();
     drop(sold(&desk, 3));
     desk.run("backup copy.db");
@@ -208,7 +208,7 @@ fn process_of_a_replaced_store_does_no_harm_to_the_new_one() {
 }
 
 #[test]
-fn audit_of_nothing_is_refused_and_undecided_orders_are_said_first() {
+fn empty_audit_is_refused_and_undecided_come_first() {
     let desk = Desk::new();
     desk.run("provision");
     let line = desk.refused("audit");
@@ -223,7 +223,7 @@ fn audit_of_nothing_is_refused_and_undecided_orders_are_said_first() {
     buy(&address, "ann", "hall_A");
     drop(serve);
     let said = desk.run("audit");
-    assert!(said.starts_with("UNDECIDED: 1 orders wait for a decision"), "{said}");
+    assert!(said.starts_with("UNDECIDED: 1 orders have no decision yet"), "{said}");
     assert!(said.ends_with("stranded 0, undecided 1\n"), "{said}");
 
     // Rows that were taken away are no empty store.

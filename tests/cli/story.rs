@@ -60,7 +60,7 @@ fn ends_well(mut process: Process) {
 
 /// `cargo test` hands on what `cargo run` does.
 #[test]
-fn what_the_build_sets_is_not_taken_for_a_setting_when_cargo_runs_it() {
+fn build_variables_are_not_taken_for_settings() {
     let elsewhere = tempfile::tempdir().unwrap();
     let mut flux = Command::new(env!("CARGO_BIN_EXE_flux"));
     flux.current_dir(&elsewhere).args(["items", "list"]);
@@ -72,7 +72,7 @@ fn what_the_build_sets_is_not_taken_for_a_setting_when_cargo_runs_it() {
 }
 
 #[test]
-fn on_the_embedded_backend() {
+fn tour_on_embedded() {
     let desk = Desk::new();
     let logged = tour(&desk, true);
     assert!(logged[0].ends_with("INFO backend embedded, data in ./flux.db"), "{logged:#?}");
@@ -82,7 +82,7 @@ fn on_the_embedded_backend() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn on_aws_without_redis() {
+fn tour_on_aws_without_redis() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
     let (desk, done) = provisioned(desk, "");
     assert_eq!(done.matches(" created\n").count(), 6, "{done}");
@@ -97,7 +97,7 @@ fn on_aws_without_redis() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
+fn readyz_names_missing_parts_and_is_ready_without_redis() {
     let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
     let (desk, _) = provisioned(desk, "");
     let (_serve, address) = desk.serve("");
@@ -119,7 +119,7 @@ fn readyz_tells_what_is_not_there_and_that_the_sale_goes_on_without_redis() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn on_a_fifo_queue_with_redis() {
+fn tour_on_fifo_queue_with_redis() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
     let (desk, _) = provisioned(Desk::on_aws().with("REDIS_URL", &redis), ".fifo");
     let logged = tour(&desk, true);
@@ -128,7 +128,7 @@ fn on_a_fifo_queue_with_redis() {
 }
 
 #[test]
-fn a_report_is_a_page_or_json_by_its_name() {
+fn report_format_follows_file_extension() {
     let desk = Desk::new().with_file("page.html", "<p>what was here before, and longer</p>");
     let desk = desk.with("FLUX_ADMIN_KEY", super::SESAME).with("FLUX_GRACE_MS", "8765");
     let reports = "--report page.html --report figures.json --report figures.txt";

@@ -18,7 +18,7 @@ fn is_plain(printed: &str) {
 }
 
 #[test]
-fn hostile_text_is_shown_escaped_on_its_own_line() {
+fn hostile_text_is_escaped_in_output() {
     let desk = Desk::new();
     desk.run("provision --item ticket_001 --stock 1");
     let orders = {

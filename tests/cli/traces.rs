@@ -139,20 +139,20 @@ fn follow_an_order(desk: Desk) {
 }
 
 #[test]
-fn an_order_is_followed_from_its_request_to_its_decision_in_another_process() {
+fn trace_spans_request_and_decision() {
     follow_an_order(Desk::new());
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn an_order_is_followed_through_a_queue_on_aws() {
+fn trace_continues_through_sqs() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
     let (desk, _) = story::provisioned(Desk::on_aws().with("REDIS_URL", &redis), "");
     follow_an_order(desk);
 }
 
 #[test]
-fn a_collector_that_is_away_or_mute_changes_nothing_and_holds_up_no_stop() {
+fn unavailable_collector_delays_nothing() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = format!("http://{}", mute.local_addr().unwrap());
     for (url, is_away) in [("http://127.0.0.1:1", true), (mute.as_str(), false)] {
@@ -170,7 +170,7 @@ fn a_collector_that_is_away_or_mute_changes_nothing_and_holds_up_no_stop() {
 }
 
 #[test]
-fn a_wrong_collector_is_refused_in_one_line_without_a_secret() {
+fn invalid_collector_is_refused_without_secrets() {
     let refused = |name, value| Desk::new().with(name, value).refused("work");
     let endpoint = |value| {
         let line = refused("OTEL_EXPORTER_OTLP_ENDPOINT", value);

@@ -53,14 +53,14 @@ fn hears_what_buyers_see(desk: &Desk, receiver: &Receiver) {
 }
 
 #[test]
-fn the_shop_hears_what_buyers_see_on_the_embedded_backend() {
+fn webhook_equals_order_on_embedded() {
     let receiver = Receiver::open(&[SECRET], taken);
     hears_what_buyers_see(&told(Desk::new(), &receiver, SECRET), &receiver);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn the_shop_hears_what_buyers_see_on_aws() {
+fn webhook_equals_order_on_aws() {
     let receiver = Receiver::open(&[SECRET], taken);
     let (desk, done) = told_on_aws(&receiver);
     assert_eq!(done.matches(" created\n").count(), 8, "{done}");
@@ -116,7 +116,7 @@ fn unreliable(n: u64, _: u64, _: &Value) -> Reply {
 }
 
 #[test]
-fn every_decision_reaches_the_shop_whoever_is_killed_on_the_embedded_backend() {
+fn webhooks_survive_killed_workers_on_embedded() {
     let receiver = Receiver::open(&[SECRET], unreliable);
     let desk = told(Desk::new(), &receiver, SECRET);
     is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
@@ -124,14 +124,14 @@ fn every_decision_reaches_the_shop_whoever_is_killed_on_the_embedded_backend() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn every_decision_reaches_the_shop_whoever_is_killed_on_aws() {
+fn webhooks_survive_killed_workers_on_aws() {
     let receiver = Receiver::open(&[SECRET], unreliable);
     let (desk, _) = told_on_aws(&receiver);
     is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
 }
 
 #[test]
-fn a_shop_that_never_answers_or_is_not_there_slows_no_decision() {
+fn unavailable_webhook_endpoint_delays_no_decision() {
     // Nobody listens there until the shop opens.
     let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let silent = Receiver::open(&[SECRET], |_, _, _| Reply::Never);
@@ -158,7 +158,7 @@ fn a_shop_that_never_answers_or_is_not_there_slows_no_decision() {
 }
 
 #[test]
-fn what_the_shop_wants_no_more_is_listed_redriven_and_dropped() {
+fn refused_webhooks_are_listed_redriven_and_dropped() {
     let receiver = Receiver::open(&[SECRET], |_, _, _| Reply::Status(410));
     let desk = told(Desk::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
     let (_serve, address) = desk.serve("--workers 5");
@@ -197,7 +197,7 @@ fn what_the_shop_wants_no_more_is_listed_redriven_and_dropped() {
 }
 
 #[test]
-fn while_a_secret_is_changed_the_shop_may_know_either() {
+fn secret_rotation_signs_with_both_secrets() {
     let receiver = Receiver::open(&[SECRET, NEW_SECRET], taken);
     let desk = told(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
     let said = desk.run("webhooks send-test");
@@ -217,7 +217,7 @@ fn while_a_secret_is_changed_the_shop_may_know_either() {
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
-fn webhooks_that_cannot_be_are_refused() {
+fn invalid_webhook_settings_are_refused() {
     let refused = |settings: &[(&str, &str)], part: &str| {
         let desk = settings.iter().fold(Desk::new(), |desk, (name, value)| desk.with(name, value));
         let line = desk.refused("work");
@@ -243,7 +243,7 @@ fn webhooks_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_process_without_the_shops_address_says_that_events_gather() {
+fn process_without_webhook_url_warns_and_keeps_events() {
     let receiver = Receiver::open(&[SECRET], taken);
     let desk = told(Desk::new(), &receiver, SECRET);
     {

@@ -1,5 +1,5 @@
-//! The report of `flux stress` for people: one HTML file with plots, which needs nothing from
-//! outside and no script. All text is escaped by `maud`.
+//! The HTML report of `flux stress`: one self-contained file with plots, without scripts. `maud`
+//! escapes all text.
 
 mod charts;
 mod plot;
@@ -8,24 +8,24 @@ use std::fmt::Display;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::cost::Cost;
+use super::cost::{Cost, OperationUsage};
 use super::report::{Report, RequestsPerOrder};
 use super::summary::AuditResult;
 use plot::{latency, thousands};
 
 const STYLE: &str = include_str!("style.css");
-/// The file may show what is in it, and fetch nothing.
+/// Forbids the page to fetch or run anything.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// What the report itself does not know.
+/// Conditions of the run that the report does not contain.
 #[derive(Debug, Clone, Default)]
 pub struct Circumstances {
     pub command_line: String,
-    /// Settings other than the default ones, and no secret.
+    /// Settings that differ from their defaults, without secrets.
     pub settings: Vec<(&'static str, String)>,
 }
 
-/// A figure of the JSON report under its name there, with its value beside what people read.
+/// A figure, with its name and value in the JSON report as attributes.
 fn figure(name: &str, value: impl Display, text: impl Display) -> Markup {
     html! { data data-name=(name) value=(value) { (text) } }
 }
@@ -36,7 +36,7 @@ fn count(name: &str, value: u64) -> Markup {
 
 impl Report {
     /// One HTML document. Its size does not grow with the sale.
-    pub fn page(&self, around: &Circumstances) -> String {
+    pub fn page(&self, circumstances: &Circumstances) -> String {
         let title = format!("{}: {} buyers for {}", self.verdict, self.users, self.item_id);
         let page = html! {
             (DOCTYPE)
@@ -52,12 +52,12 @@ impl Report {
                 body {
                     (self.head())
                     main {
-                        (self.what_broke())
+                        (self.broken_promises())
                         section { h2 { "Over time" } (self.over_time()) }
-                        section { h2 { "How long it took" } (self.speed()) (self.histograms()) }
-                        section { h2 { "What became of the orders" } (self.outcomes()) }
-                        section { h2 { "What it took" } (self.round_trips()) }
-                        section { h2 { "Circumstances" } (self.circumstances(around)) }
+                        section { h2 { "Throughput and latency" } (self.speed()) (self.histograms()) }
+                        section { h2 { "Orders by status" } (self.orders_by_status()) }
+                        section { h2 { "Round trips and cost" } (self.round_trips()) }
+                        section { h2 { "Test conditions" } (self.conditions(circumstances)) }
                     }
                     footer { "flux " (env!("CARGO_PKG_VERSION")) ", " (self.commit) }
                 }
@@ -78,29 +78,29 @@ impl Report {
                 }
                 dl.tiles {
                     div { dt { "sold" } dd { (count("sold", self.sold)) small { " of " (thousands(self.stock)) } } }
-                    (tile("oversold", "oversold_units", self.oversold_units, "more units sold and held than there were"))
-                    (tile("stranded", "stranded_units", self.stranded_units, "units left over although a buyer was told: sold out"))
+                    (tile("oversold", "oversold_units", self.oversold_units, "units held or sold in excess of the stock"))
+                    (tile("stranded", "stranded_units", self.stranded_units, "unsold units although an order was rejected as sold out"))
                     (tile("undecided", "undecided", self.undecided, "accepted orders without a decision"))
-                    (tile("decided twice", "decided_twice", self.decided_twice, "answers that changed after they were first seen"))
+                    (tile("decided twice", "decided_twice", self.decided_twice, "decisions that changed after they were first read"))
                 }
                 @if !self.by_ledger() {
-                    p.note { "Audited by HTTP only: orders of other buyers were not seen, and decisions over time are \
-                        those that waiting buyers saw." }
+                    p.note { "Audited by HTTP only: orders of other buyers are not included, and decisions over time are \
+                        those that waiting buyers received." }
                 }
             }
         }
     }
 
-    fn what_broke(&self) -> Markup {
+    fn broken_promises(&self) -> Markup {
         html! {
             @if !self.faults.is_empty() {
                 section.faults {
-                    h2 { "What broke" }
+                    h2 { "Broken promises" }
                     ul { @for fault in &self.faults { li { (fault) } } }
                 }
             }
-            @if let Some(remark) = self.expectation() {
-                p.remark { "Without a guard, on purpose: " (remark) "." }
+            @if let Some(text) = self.expectation() {
+                p.remark { "Guards disabled on purpose: " (text) "." }
             }
         }
     }
@@ -109,16 +109,16 @@ impl Report {
         let whole = |rate: f64| thousands(rate.round() as u64);
         html! {
             dl.tiles {
-                div { dt { "accepted a second" } dd { (figure("accepted_per_s", self.accepted_per_s, whole(self.accepted_per_s))) } }
-                div { dt { "decided a second" } dd { (figure("decided_per_s", self.decided_per_s, whole(self.decided_per_s))) } }
+                div { dt { "accepted per second" } dd { (figure("accepted_per_s", self.accepted_per_s, whole(self.accepted_per_s))) } }
+                div { dt { "decided per second" } dd { (figure("decided_per_s", self.decided_per_s, whole(self.decided_per_s))) } }
                 div { dt { "until the last acceptance" } dd { (figure("accepting_s", self.accepting_s, latency(self.accepting_s * 1e3))) } }
                 div { dt { "until the last decision" } dd { (figure("deciding_s", self.deciding_s, latency(self.deciding_s * 1e3))) } }
             }
             div.wide { table {
-                thead { tr { th { "counted from the scheduled instant" } th { "p50" } th { "p99" } th { "p99.9" } th { "max" } } }
+                thead { tr { th { "time since the scheduled send" } th { "p50" } th { "p99" } th { "p99.9" } th { "max" } } }
                 tbody { @for (name, of, at) in [
                     ("ack_ms", "acknowledged", self.ack_ms),
-                    ("decision_ms", "decision seen by the buyer", self.decision_ms),
+                    ("decision_ms", "decision received by the buyer", self.decision_ms),
                 ] { @if let Some(at) = at {
                     tr {
                         th { (of) }
@@ -131,7 +131,7 @@ impl Report {
         }
     }
 
-    fn outcomes(&self) -> Markup {
+    fn orders_by_status(&self) -> Markup {
         let mut rows =
             vec![(count("accepted", self.accepted), "accepted".to_owned(), self.accepted)];
         let sold = self.accepted - self.rejected_and_open();
@@ -144,7 +144,7 @@ impl Report {
             ("expired", "expired", self.expired),
             ("dropped", "dropped", self.dropped),
             ("dead_lettered", "in the dead-letter queue", self.dead_lettered),
-            ("missing_orders", "accepted, and known to nobody any more", self.missing_orders),
+            ("missing_orders", "accepted, but not found any more", self.missing_orders),
         ] {
             rows.push((count(name, orders), text.to_owned(), orders));
         }
@@ -162,12 +162,12 @@ impl Report {
                 }
             } } } }
             p.note {
-                (count("requests", self.requests)) " requests were sent, repeats and renewed attempts among them: "
-                (count("refused", self.refused)) " were told to come again, "
-                (count("connection_errors", self.connection_errors)) " connections were lost. "
-                "Rejected in all: " (count("rejected", self.rejected)) "; held: " (count("held", self.held))
+                "Requests, including repeats and retries: " (count("requests", self.requests))
+                "; responses 429 and 503: " (count("refused", self.refused))
+                "; connection errors: " (count("connection_errors", self.connection_errors))
+                ". Orders rejected: " (count("rejected", self.rejected)) "; units held: " (count("held", self.held))
                 @if let Some(inversions) = self.inversions {
-                    "; decided out of turn: " (count("inversions", inversions))
+                    "; orders decided out of order: " (count("inversions", inversions))
                 }
                 "."
             }
@@ -182,10 +182,10 @@ impl Report {
 
     fn round_trips(&self) -> Markup {
         let Some(RequestsPerOrder { sqs, redis, dynamodb }) = self.requests_per_order else {
-            return html! { p { "Only the server's own processes could count their requests." } };
+            return html! { p { "Not available with --target: only the server's processes can count them." } };
         };
         if self.backend == "embedded" {
-            return html! { p { "No request over the network: the embedded backend is one file, and not paid by use." } };
+            return html! { p { "None: the embedded backend is a local file." } };
         }
         let trips = |name: &str, per: f64| {
             figure(&format!("requests_per_order.{name}"), per, format!("{per:.4}"))
@@ -208,52 +208,52 @@ impl Report {
             p {
                 "1,000 orders cost " strong { (dollars("usd", per.usd)) } ": SQS " (dollars("sqs_usd", per.sqs_usd))
                 ", DynamoDB " (dollars("dynamodb_usd", per.dynamodb_usd)) " (prices of " (cost.region) ", "
-                (cost.as_of) "); Redis is paid by the hour."
+                (cost.as_of) "); Redis is billed by the hour."
             }
             div.wide { table {
                 thead { tr { th { "operation" } th { "round trips" } th { "requests" } th { "write units" } th { "read units" } th { "requests per order" } } }
-                tbody { @for made in &cost.operations {
+                tbody { @for OperationUsage { service, operation, usage } in &cost.operations {
                     tr {
-                        th { (format!("{:?}", made.service)) " " (made.operation) }
-                        td { (thousands(made.usage.round_trips)) } td { (thousands(made.usage.requests)) }
-                        td { (thousands(made.usage.write_units.round() as u64)) }
-                        td { (thousands(made.usage.read_units.round() as u64)) }
-                        td { (format!("{:.4}", made.usage.requests as f64 / self.accepted.max(1) as f64)) }
+                        th { (format!("{service:?}")) " " (operation) }
+                        td { (thousands(usage.round_trips)) } td { (thousands(usage.requests)) }
+                        td { (thousands(usage.write_units.round() as u64)) }
+                        td { (thousands(usage.read_units.round() as u64)) }
+                        td { (format!("{:.4}", usage.requests as f64 / self.accepted.max(1) as f64)) }
                     }
                 } }
             } }
         }
     }
 
-    fn circumstances(&self, around: &Circumstances) -> Markup {
+    fn conditions(&self, circumstances: &Circumstances) -> Markup {
         let memory = self.machine.memory_bytes.map_or(String::new(), |bytes| {
             format!(", {:.1} GiB of memory", bytes as f64 / f64::from(1 << 30))
         });
         let rate = self.rate.map_or("whenever a connection is free".to_owned(), |rate| {
-            format!("{rate} a second, on time whether or not answers come")
+            format!("{rate} per second, on schedule whether or not responses arrive")
         });
-        let workers = self.workers.map_or("the server's own".to_owned(), |n| n.to_string());
+        let workers = self.workers.map_or("unknown".to_owned(), |n| n.to_string());
         let without: Vec<&str> = self.without.iter().map(|guard| guard.as_str()).collect();
         let mut rows = vec![
-            ("command", around.command_line.clone()),
+            ("command", circumstances.command_line.clone()),
             ("started", self.started_at.clone()),
             ("machine", format!("{} cores, {}{memory}", self.machine.cores, self.machine.os)),
-            ("built from", self.commit.to_owned()),
+            ("commit", self.commit.to_owned()),
             ("backend", self.backend.clone()),
             ("workers", workers),
-            ("connections that send orders", thousands(self.connections as u64)),
-            ("requests are sent", rate),
-            ("repeated under one key", format!("{} of the buyers", self.duplicates)),
-            ("seed", self.seed.to_string()),
+            ("connections", thousands(self.connections as u64)),
+            ("requests sent", rate),
             (
-                "audited",
-                format!("by {}", if self.by_ledger() { "the stored orders" } else { "HTTP" }),
+                "repeated orders",
+                format!("{} of the buyers, with one Idempotency-Key", self.duplicates),
             ),
+            ("seed", self.seed.to_string()),
+            ("audited by", if self.by_ledger() { "the stored orders" } else { "HTTP" }.to_owned()),
         ];
         if !without.is_empty() {
-            rows.push(("without", without.join(", ")));
+            rows.push(("disabled guards", without.join(", ")));
         }
-        rows.extend(around.settings.iter().map(|(key, value)| (*key, value.clone())));
+        rows.extend(circumstances.settings.iter().map(|(key, value)| (*key, value.clone())));
         html! {
             dl.rows { @for (name, value) in rows {
                 dt { (name) } dd { @if name == "command" { code { (value) } } @else { (value) } }
@@ -262,9 +262,9 @@ impl Report {
     }
 }
 
-fn tile(name: &str, figure: &str, value: u64, means: &str) -> Markup {
+fn tile(name: &str, figure: &str, value: u64, description: &str) -> Markup {
     let class = if value == 0 { "good" } else { "bad" };
     html! {
-        div class=(class) title=(means) { dt { (name) } dd { (count(figure, value)) } }
+        div class=(class) title=(description) { dt { (name) } dd { (count(figure, value)) } }
     }
 }

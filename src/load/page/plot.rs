@@ -1,4 +1,4 @@
-//! The parts of a plot, as SVG: axes, steps, areas, bars.
+//! SVG plots: axes, steps, areas, bars.
 
 use maud::{Markup, html};
 
@@ -6,10 +6,10 @@ const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 18.0;
 const BOTTOM: f64 = 42.0;
-/// Between the names of two marks that stand one above the other.
-const ROW: f64 = 14.0;
+/// Vertical distance between the labels of two marks.
+const MARK_HEIGHT: f64 = 14.0;
 
-/// A scale, with the values that are written beside it.
+/// A scale and its labelled ticks.
 pub(super) struct Axis {
     from: f64,
     to: f64,
@@ -19,7 +19,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From 0 to a round number at or above `most`; in whole steps.
+    /// From 0 to a round number at or above `most`, in steps of at least 1.
     pub fn amounts(most: f64, name: &str) -> Self {
         let step = round_step(most.max(1.0), 5.0).max(1.0);
         let steps = (most.max(1.0) / step).ceil();
@@ -28,8 +28,8 @@ impl Axis {
         Self { from: 0.0, to, logarithmic: false, ticks: ticks.collect(), name: name.to_owned() }
     }
 
-    /// From 0 to `end` seconds, in the unit that suits it.
-    pub fn time(end: f64, what: &str) -> Self {
+    /// From 0 to `end` seconds, labelled in ms, s, min or h.
+    pub fn time(end: f64, name: &str) -> Self {
         let end = end.max(0.001);
         let (unit, seconds) = match end {
             ..2.0 => ("ms", 0.001),
@@ -40,11 +40,11 @@ impl Axis {
         let step = round_step(end / seconds, 8.0);
         let steps = (end / seconds / step).floor() as u64;
         let ticks = (0..=steps).map(|n| (n as f64 * step * seconds, amount(n as f64 * step)));
-        let name = format!("{what} ({unit})");
+        let name = format!("{name} ({unit})");
         Self { from: 0.0, to: end, logarithmic: false, ticks: ticks.collect(), name }
     }
 
-    /// Latencies, on a logarithmic scale; both above 0.
+    /// A logarithmic scale of latencies; both bounds must be above 0.
     pub fn latency(from_ms: f64, to_ms: f64) -> Self {
         let decades = (to_ms / from_ms).log10();
         let marks: &[f64] = match decades {
@@ -59,8 +59,8 @@ impl Axis {
         Self { from: from_ms, to: to_ms, logarithmic: true, ticks, name: "time".to_owned() }
     }
 
-    /// From 0 to 1.
-    fn part(&self, value: f64) -> f64 {
+    /// The position of a value on the axis, from 0 to 1.
+    fn position(&self, value: f64) -> f64 {
         match self.logarithmic {
             true => (value / self.from).ln() / (self.to / self.from).ln(),
             false => (value - self.from) / (self.to - self.from),
@@ -68,12 +68,12 @@ impl Axis {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that at most about `steps` of them fill `range`.
+/// 1, 2 or 5 times a power of ten, so that `range` has at most about `steps` steps.
 fn round_step(range: f64, steps: f64) -> f64 {
-    let least = range / steps;
-    let power = 10f64.powf(least.log10().floor());
+    let min = range / steps;
+    let power = 10f64.powf(min.log10().floor());
     let factors = [1.0, 2.0, 5.0];
-    power * factors.into_iter().find(|f| f * power >= least * 0.999).unwrap_or(10.0)
+    power * factors.into_iter().find(|f| f * power >= min * 0.999).unwrap_or(10.0)
 }
 
 /// `12,345`, `1.5 M`.
@@ -98,7 +98,7 @@ pub(super) fn thousands(value: u64) -> String {
     text
 }
 
-/// Milliseconds, in the unit that suits them.
+/// A number of milliseconds, formatted in µs, ms or s.
 pub(super) fn latency(ms: f64) -> String {
     match ms {
         ..0.9995 => format!("{:.0} µs", ms * 1_000.0),
@@ -109,43 +109,43 @@ pub(super) fn latency(ms: f64) -> String {
 }
 
 pub(super) struct Plot {
-    /// Names its title and description in the file.
+    /// Prefix of the ids of its title and description.
     pub id: &'static str,
     pub width: f64,
     pub title: &'static str,
-    /// What is to be seen, for who cannot see it.
-    pub says: String,
+    /// Text alternative.
+    pub description: String,
     pub x: Axis,
     pub y: Axis,
-    /// Places on the x axis to be named.
+    /// Labelled values on the x axis.
     pub marks: Vec<(f64, String)>,
 }
 
 impl Plot {
-    /// The plot around what is drawn in it with the other functions.
-    pub fn draw(&self, drawn: Markup) -> Markup {
+    /// The plot with its axes; `content` is drawn with the other functions.
+    pub fn draw(&self, content: Markup) -> Markup {
         let title = format!("{}-title", self.id);
-        let says = format!("{}-says", self.id);
+        let description = format!("{}-description", self.id);
         let base = HEIGHT - BOTTOM;
         let right = self.width - RIGHT;
         html! {
             svg viewBox=(format!("0 0 {} {HEIGHT}", self.width)) role="img"
-                aria-labelledby=(format!("{title} {says}")) {
+                aria-labelledby=(format!("{title} {description}")) {
                 title id=(title) { (self.title) }
-                desc id=(says) { (self.says) }
+                desc id=(description) { (self.description) }
                 @for (value, text) in &self.y.ticks {
-                    @let y = place(self.y(*value));
+                    @let y = round(self.y(*value));
                     line.grid x1=(LEFT) x2=(right) y1=(y) y2=(y) {}
                     text.tick.left x=(LEFT - 8.0) y=(y) dy="0.35em" { (text) }
                 }
                 @for (value, text) in &self.x.ticks {
-                    @let x = place(self.x(*value));
+                    @let x = round(self.x(*value));
                     line.notch x1=(x) x2=(x) y1=(base) y2=(base + 5.0) {}
                     text.tick x=(x) y=(base + 18.0) { (text) }
                 }
                 text.name x=(right) y=(HEIGHT - 6.0) { (self.x.name) }
                 text.name.up x=(LEFT) y="12" { (self.y.name) }
-                (drawn)
+                (content)
                 line.base x1=(LEFT) x2=(right) y1=(base) y2=(base) {}
                 (self.named_marks())
             }
@@ -156,45 +156,45 @@ impl Plot {
         html! {
             @for (row, (value, text)) in self.marks.iter().enumerate() {
                 @let x = self.x(*value);
-                @let y = 24.0 + ROW * row as f64;
+                @let y = 24.0 + MARK_HEIGHT * row as f64;
                 @let (side, beside) = if x > self.width * 0.6 { ("end", -4.0) } else { ("start", 4.0) };
-                line.mark x1=(place(x)) x2=(place(x)) y1=(place(y - 10.0)) y2=(HEIGHT - BOTTOM) {}
-                text.mark.(side) x=(place(x + beside)) y=(place(y)) { (text) }
+                line.mark x1=(round(x)) x2=(round(x)) y1=(round(y - 10.0)) y2=(HEIGHT - BOTTOM) {}
+                text.mark.(side) x=(round(x + beside)) y=(round(y)) { (text) }
             }
         }
     }
 
     fn top(&self) -> f64 {
-        22.0 + ROW * self.marks.len() as f64
+        22.0 + MARK_HEIGHT * self.marks.len() as f64
     }
 
     fn x(&self, value: f64) -> f64 {
-        LEFT + self.x.part(value) * (self.width - RIGHT - LEFT)
+        LEFT + self.x.position(value) * (self.width - RIGHT - LEFT)
     }
 
     fn y(&self, value: f64) -> f64 {
         let base = HEIGHT - BOTTOM;
-        base - self.y.part(value) * (base - self.top())
+        base - self.y.position(value) * (base - self.top())
     }
 
-    /// The path along one value per span of `span` seconds.
+    /// The path of a step plot, with one value per `span` seconds.
     pub fn steps(&self, span: f64, values: &[f64]) -> String {
         let end = values.len() as f64 * span;
         let mut path = String::new();
         for (n, value) in values.iter().enumerate() {
-            let x = place(self.x(n as f64 * span));
-            let y = place(self.y(*value));
+            let x = round(self.x(n as f64 * span));
+            let y = round(self.y(*value));
             path += &if n == 0 { format!("M{x} {y}") } else { format!("H{x}V{y}") };
         }
-        path + &format!("H{}", place(self.x(end)))
+        path + &format!("H{}", round(self.x(end)))
     }
 
-    /// [`Plot::steps`], closed along the values of `below`.
+    /// The path of the area between `values` and `below`.
     pub fn between(&self, span: f64, values: &[f64], below: &[f64]) -> String {
         let mut path = self.steps(span, values);
         for (n, value) in below.iter().enumerate().rev() {
-            let y = place(self.y(*value));
-            let x = place(self.x(n as f64 * span));
+            let y = round(self.y(*value));
+            let x = round(self.x(n as f64 * span));
             path += &format!("V{y}H{x}");
         }
         path + "Z"
@@ -206,18 +206,18 @@ impl Plot {
         let width = (self.x(to) - x - 1.0).max(1.0);
         let height = HEIGHT - BOTTOM - y;
         html! {
-            rect.bar x=(place(x)) y=(place(y)) width=(place(width)) height=(place(height)) {}
+            rect.bar x=(round(x)) y=(round(y)) width=(round(width)) height=(round(height)) {}
         }
     }
 
     pub fn level(&self, value: f64) -> Markup {
-        let y = place(self.y(value));
+        let y = round(self.y(value));
         html! { line.level x1=(LEFT) x2=(self.width - RIGHT) y1=(y) y2=(y) {} }
     }
 }
 
-/// A tenth of a unit is finer than a screen.
-fn place(coordinate: f64) -> f64 {
+/// Rounds a coordinate to a tenth of a unit, which keeps the file small.
+fn round(coordinate: f64) -> f64 {
     (coordinate * 10.0).round() / 10.0
 }
 
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_axis_ends_at_or_above_the_most_and_has_few_round_ticks() {
+    fn axis_covers_its_values_with_few_ticks() {
         for most in [0.0, 1.0, 3.0, 9.9, 10.0, 11.0, 64_321.0, 1e12] {
             let axis = Axis::amounts(most, "");
             assert!(axis.to >= most && axis.ticks.len() <= 7, "{most}: {}", axis.to);
@@ -242,12 +242,12 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_written_as_people_read_them() {
+    fn numbers_are_formatted_with_units() {
         let amounts = [0.0, 0.1 * 3.0, 1.5, 999.0, 20_000.0, 1.5e6, 1e12].map(amount);
         assert_eq!(amounts, ["0", "0.3", "1.5", "999", "20,000", "1.5 M", "1000 bn"]);
         let latencies = [0.0005, 0.25, 1.0, 9.994, 64.81, 999.9, 12_340.0].map(latency);
-        let wanted = ["0 µs", "250 µs", "1 ms", "9.99 ms", "64.8 ms", "999.9 ms", "12.34 s"];
-        assert_eq!(latencies, wanted);
+        let expected = ["0 µs", "250 µs", "1 ms", "9.99 ms", "64.8 ms", "999.9 ms", "12.34 s"];
+        assert_eq!(latencies, expected);
         assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
     }
 }

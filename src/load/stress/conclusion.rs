@@ -1,9 +1,9 @@
-//! What is concluded from a load test and its audit.
+//! Builds the report from a load test and its audit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Audited, CompletedSale, Stress};
+use super::{AuditedSale, CompletedSale, Stress};
 use crate::core::model::{Decision, Reason, rfc3339};
 use crate::core::ports::usage::CallCounts;
 use crate::load::cost::Cost;
@@ -14,9 +14,9 @@ use crate::load::stats::LoadStats;
 use crate::load::summary::AuditResult;
 
 impl Stress {
-    pub(super) async fn report(&self, sale: CompletedSale, audited: Audited) -> Report {
+    pub(super) async fn report(&self, sale: CompletedSale, audited: AuditedSale) -> Report {
         let CompletedSale { stats, observations, first_decisions, calls, stock, times } = sale;
-        let Audited { summary, changed, mut timeline, sold, .. } = audited;
+        let AuditedSale { summary, changed, mut timeline, sold, .. } = audited;
         let plan = &self.plan;
         let own = &self.target.own;
         let experiment = own.as_ref().and_then(|own| own.experiment.as_ref());
@@ -85,39 +85,38 @@ impl Stress {
         };
         report.faults.extend(faults(&stats, &first_decisions, &report));
         if experiment.is_some_and(|experiment| !experiment.met()) {
-            let why = "the four workers never met at the barrier: give the race more --users";
-            report.faults.push(why.to_owned());
+            let fault = "the four workers were never at the barrier together: give more --users";
+            report.faults.push(fault.to_owned());
         }
-        report.verdict = AuditResult::passed_if(report.faults.is_empty());
+        report.verdict = AuditResult::pass_if(report.faults.is_empty());
         report
     }
 }
 
 fn reasons(observations: &Observations) -> BTreeMap<&'static str, u64> {
-    let rejected =
-        |why: Reason| move |state| state == ObservedState::Decided(Decision::Rejected(why));
-    let counted =
-        Reason::ALL.into_iter().map(|why| (why.as_str(), observations.count(rejected(why))));
-    counted.filter(|(_, orders)| *orders > 0).collect()
+    let count = |reason: Reason| {
+        let rejected = ObservedState::Decided(Decision::Rejected(reason));
+        (reason.as_str(), observations.count(|state| state == rejected))
+    };
+    Reason::ALL.into_iter().map(count).filter(|(_, orders)| *orders > 0).collect()
 }
 
-/// What broke a promise beside the auditor's findings.
+/// The broken promises that the auditor does not check.
 fn faults(stats: &LoadStats, first_decisions: &FirstDecisions, report: &Report) -> Vec<String> {
-    let unseen = if report.undecided == 0 { first_decisions.unseen } else { 0 };
-    let counted = [
+    let unanswered = if report.undecided == 0 { first_decisions.unanswered } else { 0 };
+    let counts = [
         (report.undecided, "orders undecided"),
-        (report.missing_orders, "accepted orders that nobody knows any more"),
+        (report.missing_orders, "accepted orders not found any more"),
         (report.dead_lettered, "orders in the dead-letter queue"),
-        (report.decided_twice, "answers changed after they were first seen"),
-        (stats.renamed, "repeats answered with another order id"),
+        (report.decided_twice, "decisions changed after they were first read"),
+        (stats.mismatched_repeats, "repeats with another order id than the first request"),
         (stats.given_up, "requests never accepted"),
-        (unseen, "buyers who never saw their decision"),
+        (unanswered, "waiting buyers without a decision"),
     ];
-    let counted = counted.iter().filter(|(amount, _)| *amount > 0);
-    let mut faults: Vec<String> =
-        counted.map(|(amount, name)| format!("{amount} {name}")).collect();
+    let counts = counts.iter().filter(|(amount, _)| *amount > 0);
+    let mut faults: Vec<String> = counts.map(|(amount, name)| format!("{amount} {name}")).collect();
     if let Some(first) = &stats.first_unexpected {
-        faults.push(format!("{} unexpected answers, the first: {first}", stats.unexpected));
+        faults.push(format!("{} unexpected responses, the first: {first}", stats.unexpected));
     }
     if report.accepted == 0 {
         faults.push("no order was accepted".to_owned());

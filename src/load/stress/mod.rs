@@ -10,7 +10,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::audit::audit_seeing;
+use super::audit::audit_with;
 use super::buyers::{Sale, open_connections};
 use super::cost::Prices;
 use super::drain::{Observations, await_in_ledger, await_over_http};
@@ -30,45 +30,48 @@ use crate::core::model::{Clock, Decision, OrderId, SystemClock, Timestamp};
 use crate::core::ports::ledger::{AuditedOrder, ItemSet, OrderState};
 use crate::core::ports::usage::{Calls, Operations, Usage};
 
-/// How long buyers may still wait to see their decision when all orders are decided.
-const LAST_DECISIONS: Duration = Duration::from_secs(10);
-/// How long the workers may take to acknowledge what is decided.
-const LAST_ACKS: Duration = Duration::from_secs(10);
+/// How long waiting buyers may take to receive their decision after all orders are decided.
+const WAITERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the workers may take to acknowledge the decided orders.
+const ACKS_TIMEOUT: Duration = Duration::from_secs(10);
+const BACKLOG_PAUSE: Duration = Duration::from_millis(50);
 
-/// A server and, when it is ours, its store.
+/// The server under test.
 #[derive(Debug)]
 pub struct Target {
     pub address: Address,
-    pub own: Option<Own>,
+    /// `None` with `--target`.
+    pub own: Option<OwnStore>,
 }
 
-/// A temporary store of our own, and its workers.
+/// The temporary store and the workers of a load test that starts its own server.
 #[derive(Debug)]
-pub struct Own {
+pub struct OwnStore {
     /// For the auditor; its reads are not counted in `calls`.
     pub ports: Ports,
-    /// Count the round trips of the intake and the workers, and best nobody else's.
+    /// Counters of the round trips of intake and workers.
     pub calls: Vec<Arc<Calls>>,
     pub experiment: Option<GuardExperiment>,
-    /// Independent workers, those of an experiment too.
+    /// Independent workers, including those of an experiment.
     pub workers: usize,
     pub backend: &'static str,
-    /// `None` where nothing is paid by use.
+    /// `None` if the backend has no cost per order.
     pub prices: Option<Prices>,
     pub fifo: bool,
 }
 
-/// What the auditor found, from the ledger or by HTTP.
+/// The auditor's result, from the ledger or over HTTP.
 #[derive(Default)]
-struct Audited {
+struct AuditedSale {
     summary: AuditSummary,
+    /// Orders whose decision changed after it was first read.
     changed: u64,
     last_decision: Option<Timestamp>,
     timeline: Timeline,
     sold: Timeline,
 }
 
-/// The sale as it was, before it is audited.
+/// A sale that has ended and is not audited yet.
 struct CompletedSale {
     stats: LoadStats,
     observations: Observations,
@@ -84,6 +87,7 @@ struct SaleTimes {
     deciding: Duration,
 }
 
+/// A load test of one item.
 #[derive(Debug)]
 pub struct Stress {
     pub plan: LoadPlan,
@@ -91,7 +95,7 @@ pub struct Stress {
 }
 
 impl Stress {
-    /// Runs the experiment, waits for every decision, audits. Cancelling it stops the buyers.
+    /// Runs the sale, waits for all decisions and audits. Cancelling it stops the buyers.
     pub async fn run(self) -> Result<Report, StressError> {
         let before = self.prepare().await?;
         let mut sale = self.run_sale().await?;
@@ -113,10 +117,14 @@ impl Stress {
         let began = Instant::now();
         let started_at = self.now();
         let (sender, receiver) = unbounded_channel();
-        let over = CancellationToken::new();
-        let _ends = over.clone().drop_guard();
-        let mut watching =
-            tokio::spawn(wait_for_decisions(address.clone(), began, receiver, over.clone()));
+        let stop_waiters = CancellationToken::new();
+        let _stops_when_dropped = stop_waiters.clone().drop_guard();
+        let mut waiters = tokio::spawn(wait_for_decisions(
+            address.clone(),
+            began,
+            receiver,
+            stop_waiters.clone(),
+        ));
         let sampler = match self.target.own {
             None => Some(StockSampler::start(address, &self.plan.item, began)),
             Some(_) => None,
@@ -133,14 +141,14 @@ impl Stress {
         let accepting = stats.last_accepted - began;
         let times = SaleTimes { started_at, accepting, deciding: began.elapsed() };
         let calls = self.calls_since(calls).await?;
-        let seen = match timeout(LAST_DECISIONS, &mut watching).await {
-            Ok(seen) => seen,
-            Err(_late) => {
-                over.cancel();
-                watching.await
+        let first_decisions = match timeout(WAITERS_TIMEOUT, &mut waiters).await {
+            Ok(ended) => ended,
+            Err(_timed_out) => {
+                stop_waiters.cancel();
+                waiters.await
             }
         };
-        let first_decisions = seen.expect("the waiting buyers do not panic");
+        let first_decisions = first_decisions.expect("the waiting buyers do not panic");
         let stock = match sampler {
             Some(sampler) => sampler.finish().await,
             None => Vec::new(),
@@ -148,10 +156,10 @@ impl Stress {
         Ok(CompletedSale { stats, observations, first_decisions, calls, stock, times })
     }
 
-    /// Sets our own item's stock, or looks at a foreign one.
+    /// Sets the stock in the temporary store; with `--target`, checks and returns the item.
     async fn prepare(&self) -> Result<Option<ShownItem>, StressError> {
         let Some(own) = &self.target.own else {
-            return self.check_foreign_item().await;
+            return self.check_target_item().await;
         };
         match own.ports.ledger.set_stock(&self.plan.item, self.plan.stock.unwrap_or(1)).await? {
             ItemSet::BelowTaken(taken) => Err(StressError::BelowTaken(taken)),
@@ -159,10 +167,10 @@ impl Stress {
         }
     }
 
-    async fn check_foreign_item(&self) -> Result<Option<ShownItem>, StressError> {
+    async fn check_target_item(&self) -> Result<Option<ShownItem>, StressError> {
         let address = &self.target.address;
         let item = &self.plan.item;
-        http_audit::admits(address).await?;
+        http_audit::check_access(address).await?;
         let shown = http_audit::item(address, item).await?;
         match (self.plan.stock, shown.map(|shown| shown.stock)) {
             (Some(wanted), stock) if stock != Some(wanted) => {
@@ -199,16 +207,16 @@ impl Stress {
         Ok(observations)
     }
 
-    /// What was done until the last acknowledgement.
+    /// The operations since `before`, up to the last acknowledgement.
     async fn calls_since(&self, before: Operations) -> Result<Option<Operations>, StressError> {
         let Some(own) = &self.target.own else { return Ok(None) };
-        let end = Instant::now() + LAST_ACKS;
+        let end = Instant::now() + ACKS_TIMEOUT;
         while Instant::now() < end {
             match own.ports.queue.backlog().await {
                 Ok(backlog) if backlog.waiting > 0 => {}
                 Ok(_) | Err(_) => break,
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(BACKLOG_PAUSE).await;
         }
         let mut calls = self.calls();
         for (operation, usage) in &mut calls {
@@ -222,17 +230,16 @@ impl Stress {
         &self,
         sale: &CompletedSale,
         before: Option<ShownItem>,
-    ) -> Result<Audited, StressError> {
+    ) -> Result<AuditedSale, StressError> {
         let observations = &sale.observations;
         let Some(own) = &self.target.own else {
-            // The server may show what it read a moment ago.
-            tokio::time::sleep(http_audit::SHOWN_LATE).await;
+            tokio::time::sleep(http_audit::ITEM_CACHE_TIME).await;
             let after = http_audit::item(&self.target.address, &self.plan.item).await?;
             let summary = http_audit::summary(observations, before, after);
-            return Ok(Audited { summary, ..Audited::default() });
+            return Ok(AuditedSale { summary, ..AuditedSale::default() });
         };
-        let mut audited = Audited::default();
-        let mut see = |row: &AuditedOrder| {
+        let mut audited = AuditedSale::default();
+        let mut on_order = |row: &AuditedOrder| {
             let Ok(record) = &row.record else { return };
             let order = &record.order;
             let first = observations.get(order.id);
@@ -255,7 +262,7 @@ impl Stress {
             audited.changed +=
                 u64::from(matches!(first, ObservedState::Decided(_)) && first != now);
         };
-        let report = audit_seeing(&*own.ports.ledger, Some(&self.plan.item), &mut see).await?;
+        let report = audit_with(&*own.ports.ledger, Some(&self.plan.item), &mut on_order).await?;
         audited.summary = report.total;
         Ok(audited)
     }
@@ -268,12 +275,12 @@ impl Stress {
     }
 }
 
-/// On stderr, and only when that is a terminal.
-fn bar(what: &'static str, length: u64) -> ProgressBar {
+/// A progress bar on stderr; hidden if that is not a terminal.
+fn bar(name: &'static str, length: u64) -> ProgressBar {
     let template = "{prefix:9} [{wide_bar}] {pos}/{len}, {rate}, {elapsed}";
     let style = ProgressStyle::with_template(template).expect("the template is well formed");
     let style = style.with_key("rate", |bar: &ProgressState, out: &mut dyn std::fmt::Write| {
         let _cut_short = write!(out, "{:.0}/s", bar.per_sec());
     });
-    ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_prefix(what)
+    ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_prefix(name)
 }
