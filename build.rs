@@ -1,4 +1,4 @@
-//! Names the commit that flux is built from, for `flux --version` and the reports of `flux stress`.
+//! Determines the commit of the sources, for `flux --version` and the reports of `flux stress`.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,20 +11,20 @@ fn main() {
         Some(commit) => format!("{version} ({commit})"),
         None => version.to_owned(),
     };
-    // `cargo run` hands these on to the program, which takes what begins with FLUX_ for a setting.
+    // The names do not begin with FLUX_: `cargo run` passes these variables to the program, which
+    // reads variables with that prefix as settings.
     println!("cargo:rustc-env=VERSION_OF_FLUX={version}");
     println!("cargo:rustc-env=COMMIT_OF_FLUX={}", commit.as_deref().unwrap_or("unknown"));
 }
 
-/// `None` without git, and where the sources are no repository of their own, as in an archive or a
-/// container.
+/// `None` without git, or if the sources are not the root of a repository, as in an archive.
 fn commit() -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().ok()?;
     if Path::new(&git(&["rev-parse", "--show-toplevel"])?).canonicalize().ok()? != root {
         return None;
     }
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"])?;
-    // Cargo takes a file that is not there for one that changes all the time.
+    // Cargo would rerun this script on every build if the file did not exist.
     if Path::new(&log).exists() {
         println!("cargo:rerun-if-changed={log}");
     }

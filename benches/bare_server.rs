@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 #[derive(Deserialize)]
-struct Wish {
+struct BuyRequest {
     user_id: String,
     item_id: String,
     #[serde(default = "one")]
@@ -29,9 +29,9 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     };
-    let response = match serde_json::from_slice::<Wish>(&body) {
+    let response = match serde_json::from_slice::<BuyRequest>(&body) {
         Err(_) => status(StatusCode::BAD_REQUEST).body(Full::default()),
-        Ok(Wish { user_id, item_id, quantity }) => {
+        Ok(BuyRequest { user_id, item_id, quantity }) => {
             let text = format!(
                 r#"{{"message":"Order received","order_id":"0123456789abcdef0123456789abcdef","status":"queued","order":{{"user_id":"{user_id}","item_id":"{item_id}","quantity":{quantity}}}}}"#
             );

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 const USAGE: &str = "usage: delay_proxy HOST:PORT MILLISECONDS";
 
 /// Reads from `from` until its end, and sends each piece to `due` with the time to write it.
-fn take(mut from: TcpStream, delay: Duration, due: mpsc::Sender<(Instant, Vec<u8>)>) {
+fn read(mut from: TcpStream, delay: Duration, due: mpsc::Sender<(Instant, Vec<u8>)>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length) = from.read(&mut buffer) {
         if length == 0 || due.send((Instant::now() + delay, buffer[..length].to_vec())).is_err() {
@@ -24,7 +24,7 @@ fn take(mut from: TcpStream, delay: Duration, due: mpsc::Sender<(Instant, Vec<u8
 }
 
 /// Writes each piece to `to` at its time. Returns at the end of the pieces, or if `to` is closed.
-fn give(mut to: TcpStream, due: mpsc::Receiver<(Instant, Vec<u8>)>) {
+fn write(mut to: TcpStream, due: mpsc::Receiver<(Instant, Vec<u8>)>) {
     for (at, piece) in due {
         std::thread::sleep(at.saturating_duration_since(Instant::now()));
         if to.write_all(&piece).is_err() {
@@ -35,16 +35,18 @@ fn give(mut to: TcpStream, due: mpsc::Receiver<(Instant, Vec<u8>)>) {
 }
 
 /// Forwards one connection: requests with the delay, responses at once.
-fn carry(client: TcpStream, upstream: &str, delay: Duration) -> std::io::Result<()> {
+fn forward(client: TcpStream, upstream: &str, delay: Duration) -> std::io::Result<()> {
     let server = TcpStream::connect(upstream)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (sender, pieces) = mpsc::channel();
-    let (requests, to_server) = (client.try_clone()?, server.try_clone()?);
-    std::thread::spawn(move || take(requests, delay, sender));
-    std::thread::spawn(move || give(to_server, pieces));
-    let (mut answers, mut to_client) = (server, client);
-    std::io::copy(&mut answers, &mut to_client)?;
+    let from_client = client.try_clone()?;
+    let to_server = server.try_clone()?;
+    std::thread::spawn(move || read(from_client, delay, sender));
+    std::thread::spawn(move || write(to_server, pieces));
+    let mut from_server = server;
+    let mut to_client = client;
+    std::io::copy(&mut from_server, &mut to_client)?;
     to_client.shutdown(Shutdown::Both)
 }
 
@@ -56,10 +58,11 @@ fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("listening on {}", listener.local_addr()?);
     for client in listener.incoming() {
-        let (client, upstream) = (client?, upstream.clone());
+        let client = client?;
+        let upstream = upstream.clone();
         std::thread::spawn(move || {
             // The client and the server notice a broken connection by themselves.
-            let _broken = carry(client, &upstream, delay);
+            let _broken = forward(client, &upstream, delay);
         });
     }
     Ok(())

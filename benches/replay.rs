@@ -72,10 +72,10 @@ async fn write(connection: &mut SendRequest<Full<Bytes>>, host: &str, body: Byte
         .header("x-amz-date", "20260101T000000Z")
         .header("authorization", CREDENTIALS)
         .body(Full::new(body))?;
-    let answer = connection.send_request(request).await?;
-    let status = answer.status();
-    let said = answer.into_body().collect().await?.to_bytes();
-    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&said));
+    let response = connection.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    ensure!(status == 200, "{status}: {}", String::from_utf8_lossy(&body));
     Ok(())
 }
 
@@ -89,8 +89,8 @@ async fn main() -> Result<()> {
     let bodies: Vec<Bytes> = (1..=count).map(|version| transaction(table, version)).collect();
     let stream = TcpStream::connect(host).await?;
     stream.set_nodelay(true)?;
-    let (mut connection, carrying) = handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(carrying);
+    let (mut connection, driver) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(driver);
     let begun = Instant::now();
     for body in bodies {
         write(&mut connection, host, body).await?;

@@ -1,4 +1,4 @@
-//! flux: a flash-sale order engine. See README.md for its use, ARCHITECTURE.md for its inside.
+//! flux, a flash-sale order engine. README.md describes its use, ARCHITECTURE.md its modules.
 
 pub mod adapters;
 pub mod clear_text;

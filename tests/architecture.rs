@@ -1,16 +1,15 @@
-//! Which module may import which: the rules of ARCHITECTURE.md, checked against the sources.
+//! Checks the sources against the import rules of ARCHITECTURE.md.
 //!
-//! The sources are read as tokens, and each path that begins with `crate`, `super` or `self` is
-//! resolved to the module that it names, in `use` declarations with braces too.
+//! The sources are parsed as tokens. Each path that begins with `crate`, `super` or `self` is
+//! resolved to the module that it names, including paths in the braces of `use` declarations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The folders and single files below `src/`, and what each may import beside itself. Those of
-/// `core/` and `adapters/` count one by one. Everything runs downwards: no folder imports one that
-/// is listed after it.
+/// The folders and single files below `src/`, and what each may import besides itself. The folders
+/// of `core/` and `adapters/` are listed one by one. No folder imports one that is listed after it.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stop", &[]),
     ("client", &[]),
@@ -52,18 +51,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files of one folder that may import each other in a circle.
+/// Largest number of files that may import each other in a cycle.
 const CYCLE_MAX: usize = 3;
 const LINES_MAX: usize = 450;
 
 struct Module {
-    /// Like `core::model::ids`; empty for `lib.rs`.
+    /// For example `core::model::ids`; empty for `lib.rs`.
     name: String,
     file: PathBuf,
     text: String,
-    /// The modules it imports, tests left out.
+    /// Imported modules, without those of its tests.
     imports: BTreeSet<String>,
-    /// The crates that it names.
+    /// Crates named in paths.
     crates: BTreeSet<String>,
 }
 
@@ -113,7 +112,7 @@ fn segments(path: &str) -> Vec<String> {
     path.split("::").filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
-/// Collects what the paths of a file name.
+/// Collects the modules and crates that the paths of a file name.
 struct Paths<'a> {
     names: &'a BTreeSet<String>,
     imports: BTreeSet<String>,
@@ -133,7 +132,7 @@ impl Paths<'_> {
                     while is_path_sep(&tokens, at + 1) && ident(tokens.get(at + 3)).is_some() {
                         at += 3;
                     }
-                    // The braces of a `use` were read with the path.
+                    // `path` has already read the braces of a `use`.
                     at += if is_path_sep(&tokens, at + 1) { 3 } else { 0 };
                 }
                 (TokenTree::Ident(_), Some(word)) if word == "mod" => {
@@ -154,7 +153,7 @@ impl Paths<'_> {
         }
     }
 
-    /// A path at the start of these tokens, with all branches of its braces.
+    /// Reads the path at the start of these tokens, with all branches of its braces.
     fn path(&mut self, tokens: &[TokenTree], module: &[String]) {
         let Some(first) = ident(tokens.first()) else { return };
         let base = match first.as_str() {
@@ -193,7 +192,7 @@ impl Paths<'_> {
         }
     }
 
-    /// The longest beginning of the path that is a module.
+    /// Adds the longest prefix of the path that is a module.
     fn import(&mut self, path: &[String]) {
         let lengths = (1..=path.len()).rev();
         let mut prefixes = lengths.map(|length| path[..length].join("::"));
@@ -218,7 +217,7 @@ fn lies_in(name: &str, folder: &str) -> bool {
     name == folder || name.strip_prefix(folder).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// The row of [`MAY_IMPORT`] that a module belongs to; `None` for the roots, which only declare.
+/// The row of [`MAY_IMPORT`] for a module; `None` for the roots, which only declare modules.
 fn folder_of(name: &str) -> Option<usize> {
     MAY_IMPORT.iter().position(|(folder, _)| lies_in(name, folder))
 }
@@ -235,7 +234,7 @@ fn each_folder_imports_only_what_it_may() {
         let Some(row) = folder_of(&module.name) else { continue };
         let (folder, allowed) = MAY_IMPORT[row];
         for import in &module.imports {
-            // `core` and `adapters` themselves only declare what lies in them, and share a type.
+            // `core` and `adapters` themselves only declare modules and shared types.
             let is_allowed = |other: &&str| lies_in(import, other) || lies_in(other, import);
             if !lies_in(import, folder) && !allowed.iter().any(is_allowed) {
                 found.push(format!("{} imports {import}", module.file.display()));
@@ -282,14 +281,14 @@ fn import_cycles_are_small_and_in_one_folder() {
         imports.keys().map(|name| (*name, reached(name))).collect();
     let mut found = BTreeSet::new();
     for (name, reached) in &all {
-        let circle: BTreeSet<&str> = reached
+        let cycle: BTreeSet<&str> = reached
             .iter()
             .map(String::as_str)
             .filter(|other| all.get(other).is_some_and(|back| back.contains(*name)))
             .collect();
-        let folders: BTreeSet<_> = circle.iter().map(|name| folder_of(name)).collect();
-        if circle.len() > CYCLE_MAX || folders.len() > 1 {
-            found.insert(format!("{circle:?}"));
+        let folders: BTreeSet<_> = cycle.iter().map(|name| folder_of(name)).collect();
+        if cycle.len() > CYCLE_MAX || folders.len() > 1 {
+            found.insert(format!("{cycle:?}"));
         }
     }
     assert_none(found);
@@ -311,7 +310,7 @@ fn only_adapters_name_vendor_crates() {
     assert_none(found);
 }
 
-/// Clippy bans the clock itself; `SystemClock` is the way around it.
+/// Clippy bans direct reads of the clock; `SystemClock` is the only other way to read it.
 #[test]
 fn only_entry_points_read_the_system_clock() {
     let starts = |m: &Module| {

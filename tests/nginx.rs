@@ -1,4 +1,4 @@
-//! A real nginx in front of a server: Debian's nginx-light, which scripts/test installs.
+//! nginx in front of a server: Debian's nginx-light, which scripts/test installs.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::free_port;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A free port may be taken by somebody else before nginx has it.
+/// Another process may take the free port before nginx listens on it.
 const ATTEMPTS: usize = 5;
 
 /// A running nginx; killed when dropped.
@@ -22,8 +22,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// With this as the content of its one `server`, as a configuration file has it; what else
-    /// there is to configure is nginx's default.
+    /// `server` is the content of the one `server` block; all else has nginx's defaults.
     pub fn start(server: &str) -> Nginx {
         for _ in 0..ATTEMPTS {
             if let Some(nginx) = Self::try_start(server) {
@@ -46,9 +45,9 @@ impl Nginx {
              http {{\naccess_log off;\n{temporary}server {{\nlisten 127.0.0.1:{port};\n{server}\n}}\n}}\n"
         );
         std::fs::write(&file, text).unwrap();
-        // Debian has it where only root looks for programs.
-        let debians = Path::new("/usr/sbin/nginx");
-        let mut command = Command::new(if debians.exists() { debians } else { Path::new("nginx") });
+        // On Debian it is in a directory that is not in every user's PATH.
+        let sbin = Path::new("/usr/sbin/nginx");
+        let mut command = Command::new(if sbin.exists() { sbin } else { Path::new("nginx") });
         command.arg("-c").arg(&file).arg("-p").arg(directory.path());
         let child = command.stdin(Stdio::null()).spawn().expect("nginx: install nginx-light");
         let address = format!("127.0.0.1:{port}");

@@ -1,5 +1,5 @@
-//! What `GET /events` tells. A number that nobody knows is null, and so `None`; what an older
-//! server does not tell is as good as unknown.
+//! The JSON of `GET /events`. An unknown number is null, here `None`. A field that an older server
+//! does not send has its default.
 
 use std::collections::BTreeMap;
 
@@ -35,18 +35,18 @@ pub struct Snapshot {
     pub sold: Option<u64>,
     pub rejected: Option<u64>,
     pub expired: Option<u64>,
-    /// `None` also from a flux of an earlier version.
     pub dropped: Option<u64>,
     pub rates: OrderRates,
     pub rejected_by_reason: BTreeMap<String, u64>,
     pub backlog: BacklogFigures,
     pub decision_ms: LatencyPercentiles,
     pub ack_ms: LatencyPercentiles,
-    /// `None` where only the server itself is seen.
+    /// `None` if the server does not know the processes.
     pub workers: Option<Vec<WorkerRow>>,
-    /// False while nobody knows the items; older servers do not say.
+    /// `Some(false)` until the server has read the items.
     pub items_known: Option<bool>,
     pub items: Vec<ItemFigures>,
+    /// True if there are more items than `items` contains.
     pub items_more: bool,
     pub last: Vec<DecisionRow>,
     pub dead_letters: Vec<DeadLetterRow>,
@@ -54,7 +54,7 @@ pub struct Snapshot {
     pub stranded_units: Option<u64>,
 }
 
-/// Orders a second.
+/// Orders per second.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct OrderRates {
@@ -87,7 +87,8 @@ pub struct WorkerRow {
     pub pid: u32,
     pub age_ms: Option<u64>,
     pub decided_per_s: Option<f64>,
-    pub in_hand: Option<u64>,
+    #[serde(rename = "in_hand")]
+    pub in_flight: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -99,7 +100,7 @@ pub struct ItemFigures {
     pub held: u64,
     pub sold: u64,
     pub status: String,
-    /// Nobody listed it.
+    /// True if the item was created by an order, not listed.
     pub unlisted: bool,
 }
 
@@ -108,7 +109,7 @@ pub struct ItemFigures {
 pub struct DecisionRow {
     pub order_id: String,
     pub item_id: String,
-    /// Only the admin is told.
+    /// `None` without the admin key.
     pub user_id: Option<String>,
     pub quantity: u64,
     pub status: String,
@@ -125,7 +126,7 @@ pub struct DeadLetterRow {
 }
 
 impl Snapshot {
-    /// This second in the plots.
+    /// This snapshot as a point of the plots.
     pub fn point(&self) -> PlotPoint {
         PlotPoint {
             at_ms: self.at_ms,

@@ -1,7 +1,7 @@
-//! Server-sent events, as the HTML standard frames them ("Server-sent events", 9.2.6).
+//! A parser of server-sent events (HTML standard, "Server-sent events", 9.2.6).
 
-/// The longest event that is read; the server's longest, a history, is far below it.
-const EVENT_BYTES: usize = 4 << 20;
+/// Longest accepted event. The longest that a server sends, the history, is far below it.
+const EVENT_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Event {
@@ -9,7 +9,7 @@ pub struct Event {
     pub data: String,
 }
 
-/// What has come of a stream, and is no whole event yet.
+/// Parses a stream piece by piece; keeps the incomplete event at its end.
 #[derive(Debug, Default)]
 pub struct EventParser {
     line: Vec<u8>,
@@ -17,30 +17,30 @@ pub struct EventParser {
     data: String,
 }
 
-/// An event is longer than [`EVENT_BYTES`].
+/// The event is longer than [`EVENT_BYTES_MAX`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLong;
 
 impl EventParser {
-    /// The events that these bytes complete.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
+    /// Parses the next bytes of the stream and returns the events that they complete.
+    pub fn parse(&mut self, bytes: &[u8]) -> Result<Vec<Event>, TooLong> {
         let mut events = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.line.len() + part.len() + self.data.len() > EVENT_BYTES {
+            if self.line.len() + part.len() + self.data.len() > EVENT_BYTES_MAX {
                 return Err(TooLong);
             }
             self.line.extend_from_slice(part);
             if part.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
                 let line = String::from_utf8_lossy(&line);
-                // Nothing else of the line goes: its text may end in white space of any kind.
-                events.extend(self.take_line(line.trim_end_matches(['\r', '\n'])));
+                // Not `trim_end`: the data may end in other white space.
+                events.extend(self.parse_line(line.trim_end_matches(['\r', '\n'])));
             }
         }
         Ok(events)
     }
 
-    fn take_line(&mut self, line: &str) -> Option<Event> {
+    fn parse_line(&mut self, line: &str) -> Option<Event> {
         if line.is_empty() {
             let event = Event {
                 name: std::mem::take(&mut self.name),
@@ -48,7 +48,7 @@ impl EventParser {
             };
             return (!event.data.is_empty()).then_some(event);
         }
-        // Without a field's name it is a comment, which keeps the connection alive.
+        // A line that begins with a colon is a comment; servers send them to keep connections open.
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
@@ -75,7 +75,7 @@ mod tests {
         for size in 1..stream.len() {
             let mut parser = EventParser::default();
             let pieces = stream.as_bytes().chunks(size);
-            let all: Vec<Event> = pieces.flat_map(|piece| parser.take(piece).unwrap()).collect();
+            let all: Vec<Event> = pieces.flat_map(|piece| parser.parse(piece).unwrap()).collect();
             let event =
                 |name: &str, data: &str| Event { name: name.to_owned(), data: data.to_owned() };
             assert_eq!(
@@ -90,7 +90,7 @@ mod tests {
     fn too_long_event_is_refused() {
         let mut parser = EventParser::default();
         let piece = vec![b'x'; 1 << 20];
-        let taken: Vec<_> = (0..5).map(|_| parser.take(&piece)).collect();
-        assert_eq!(taken.last(), Some(&Err(TooLong)));
+        let parsed: Vec<_> = (0..5).map(|_| parser.parse(&piece)).collect();
+        assert_eq!(parsed.last(), Some(&Err(TooLong)));
     }
 }

@@ -1,4 +1,4 @@
-//! Follows `GET /events`, on one connection after another.
+//! Reads `GET /events`, and reconnects when the connection is lost.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::client::Address;
 use crate::client::stream::{Streamed, stream};
 
 const PATH: &str = "/events";
-/// The server sends something every second; after this long without data it is taken for gone.
+/// The server sends data every second. Without data for this time, the connection counts as lost.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// Events that wait to be shown.
-const EVENTS_WAITING: usize = 16;
+/// Events that are received but not shown yet.
+const EVENT_BUFFER: usize = 16;
 
 #[derive(Debug)]
 pub enum FeedEvent {
     History(Vec<PlotPoint>),
     Snapshot(Box<Snapshot>),
-    /// There is no connection, in a few words; it is tried again.
+    /// The reason why there is no connection. The feed reconnects.
     Disconnected(String),
 }
 
-/// Stops following when dropped.
+/// The events of a server. Stops when dropped.
 #[derive(Debug)]
 pub struct Feed {
     events: Receiver<FeedEvent>,
@@ -39,15 +39,15 @@ pub struct Feed {
 
 impl Feed {
     pub fn start(address: Address) -> Feed {
-        let (sender, events) = channel(EVENTS_WAITING);
+        let (sender, events) = channel(EVENT_BUFFER);
         Feed { events, following: tokio::spawn(follow(address, sender)) }
     }
 
-    /// Safe to cancel.
+    /// The next event. Cancel safe.
     pub async fn next(&mut self) -> FeedEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // It follows for as long as anybody listens, unless it panicked.
+            // The task ends only when the receiver is dropped, or by a panic.
             None => std::future::pending().await,
         }
     }
@@ -69,29 +69,29 @@ async fn follow(address: Address, sender: Sender<FeedEvent>) {
     }
 }
 
-/// Why it ended.
+/// Reads events on one connection. Returns why the connection ended.
 async fn follow_once(address: &Address, sender: &Sender<FeedEvent>) -> String {
     let accept = (ACCEPT, HeaderValue::from_static("text/event-stream"));
     let mut streamed = match stream(address, PATH, HeaderMap::from_iter([accept])).await {
         Ok(streamed) if streamed.status == StatusCode::OK => streamed,
         Ok(streamed) => return refused(streamed.status),
-        Err(e) => return format!("no connection: {e}"),
+        Err(e) => return format!("no connection ({e})"),
     };
     let mut parser = EventParser::default();
     loop {
         let bytes = match next_bytes(&mut streamed).await {
             Ok(bytes) => bytes,
-            Err(why) => return why,
+            Err(reason) => return reason,
         };
-        let Ok(events) = parser.take(&bytes) else { return "what it tells is too long".to_owned() };
+        let Ok(events) = parser.parse(&bytes) else { return "the event is too long".to_owned() };
         for event in events {
             let event = match feed_event(&event) {
                 Ok(Some(event)) => event,
                 Ok(None) => continue,
-                Err(e) => return format!("what it tells of the sale makes no sense: {e}"),
+                Err(e) => return format!("the event cannot be parsed ({e})"),
             };
             if sender.send(event).await.is_err() {
-                return "nobody listens".to_owned();
+                return "the receiver is closed".to_owned();
             }
         }
     }
@@ -99,9 +99,9 @@ async fn follow_once(address: &Address, sender: &Sender<FeedEvent>) -> String {
 
 async fn next_bytes(streamed: &mut Streamed) -> Result<hyper::body::Bytes, String> {
     match timeout(SILENCE_TIMEOUT, streamed.body.frame()).await {
-        Err(_) => Err(format!("silent for {} s", SILENCE_TIMEOUT.as_secs())),
+        Err(_) => Err(format!("no data for {} s", SILENCE_TIMEOUT.as_secs())),
         Ok(None) => Err("the server closed the connection".to_owned()),
-        Ok(Some(Err(e))) => Err(format!("connection lost: {e}")),
+        Ok(Some(Err(e))) => Err(format!("connection lost ({e})")),
         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
     }
 }
@@ -109,10 +109,12 @@ async fn next_bytes(streamed: &mut Streamed) -> Result<hyper::body::Bytes, Strin
 fn refused(status: StatusCode) -> String {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            format!("{status}: give the right key with --key-file or FLUX_ADMIN_KEY")
+            format!("{status}: give a valid key with --key-file or FLUX_ADMIN_KEY")
         }
-        StatusCode::NOT_FOUND => format!("{status}: no flux, or an old one, without {PATH}"),
-        status => format!("it answers {status}"),
+        StatusCode::NOT_FOUND => {
+            format!("{status}: {PATH} not found; the server is not flux, or an old version")
+        }
+        status => format!("the server returned {status}"),
     }
 }
 

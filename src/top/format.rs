@@ -1,8 +1,7 @@
-//! Numbers, times and other people's text as they are shown.
+//! Formats numbers, times and foreign text for the terminal.
 
 use crate::core::model::text::is_hidden;
 
-/// What nobody knows.
 const UNKNOWN: &str = "?";
 
 /// `12,345,678`.
@@ -17,11 +16,11 @@ pub fn count(number: u64) -> String {
     groups.join(",")
 }
 
-pub fn known(number: Option<u64>) -> String {
+pub fn count_or_unknown(number: Option<u64>) -> String {
     number.map_or_else(|| UNKNOWN.to_owned(), count)
 }
 
-/// Orders a second.
+/// Orders per second.
 pub fn rate(rate: Option<f64>) -> String {
     match rate {
         None => UNKNOWN.to_owned(),
@@ -30,7 +29,7 @@ pub fn rate(rate: Option<f64>) -> String {
     }
 }
 
-/// Milliseconds, as short as they can be told.
+/// A number of milliseconds, in ms, s or larger units.
 pub fn time(ms: Option<f64>) -> String {
     match ms {
         None => UNKNOWN.to_owned(),
@@ -41,7 +40,7 @@ pub fn time(ms: Option<f64>) -> String {
     }
 }
 
-/// The two largest units of a time in seconds.
+/// A number of seconds, in its two largest units.
 pub fn age(seconds: u64) -> String {
     let days = seconds / 86_400;
     let hours = seconds / 3_600 % 24;
@@ -54,21 +53,22 @@ pub fn age(seconds: u64) -> String {
     }
 }
 
-/// The time of day of an RFC 3339 instant, without its date.
+/// The time of day of an RFC 3339 timestamp.
 pub fn clock(instant: &str) -> String {
     let time = instant.split_once('T').map_or(instant, |(_, time)| time);
-    shown(time.split(['.', 'Z', '+']).next().unwrap_or(time), 8)
+    sanitized(time.split(['.', 'Z', '+']).next().unwrap_or(time), 8)
 }
 
-/// Text from outside, which shows only itself: a hidden character becomes a dot. At most `most` characters, the last one then a `…`.
-pub fn shown(text: &str, most: usize) -> String {
-    let plain = |c: char| if is_hidden(c) { '·' } else { c };
-    let mut kept: String = text.chars().take(most).map(plain).collect();
-    if text.chars().nth(most).is_some() {
-        kept.pop();
-        kept.push('…');
+/// Makes foreign text safe for a terminal: replaces control and other hidden characters by `·`, and
+/// cuts the text to `max_chars`, with `…` as its last character.
+pub fn sanitized(text: &str, max_chars: usize) -> String {
+    let visible = |c: char| if is_hidden(c) { '·' } else { c };
+    let mut sanitized: String = text.chars().take(max_chars).map(visible).collect();
+    if text.chars().nth(max_chars).is_some() {
+        sanitized.pop();
+        sanitized.push('…');
     }
-    kept
+    sanitized
 }
 
 #[cfg(test)]
@@ -77,21 +77,18 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_unknown_is_shown() {
-        assert_eq!(
-            (count(0), count(999), count(1_234_567)),
-            ("0".into(), "999".into(), "1,234,567".into())
-        );
-        assert_eq!((rate(Some(0.25)), rate(Some(12_345.6))), ("0.2/s".into(), "12,346/s".into()));
-        assert_eq!((time(Some(0.5)), time(Some(250.0))), ("0.5 ms".into(), "250 ms".into()));
-        assert_eq!((time(Some(2_500.0)), time(Some(7_260_000.0))), ("2.5 s".into(), "2h1m".into()));
-        assert_eq!((known(None), rate(None), time(None)), ("?".into(), "?".into(), "?".into()));
+        assert_eq!([0, 999, 1_234_567].map(count), ["0", "999", "1,234,567"]);
+        assert_eq!([0.25, 12_345.6].map(|r| rate(Some(r))), ["0.2/s", "12,346/s"]);
+        let times = [0.5, 250.0, 2_500.0, 7_260_000.0].map(|ms| time(Some(ms)));
+        assert_eq!(times, ["0.5 ms", "250 ms", "2.5 s", "2h1m"]);
+        assert_eq!([count_or_unknown(None), rate(None), time(None)], ["?", "?", "?"]);
         assert_eq!(clock("2026-11-24T12:34:56.789Z"), "12:34:56");
     }
 
     #[test]
     fn hidden_characters_are_replaced() {
-        assert_eq!(shown("Zoë 東京 🎟", 20), "Zoë 東京 🎟");
-        assert_eq!(shown("\u{1b}[2Jx\u{9b}y\u{202e}z\n", 20), "·[2Jx·y·z·");
-        assert_eq!(shown("abcdef", 4), "abc…");
+        assert_eq!(sanitized("Zoë 東京 🎟", 20), "Zoë 東京 🎟");
+        assert_eq!(sanitized("\u{1b}[2Jx\u{9b}y\u{202e}z\n", 20), "·[2Jx·y·z·");
+        assert_eq!(sanitized("abcdef", 4), "abc…");
     }
 }

@@ -1,4 +1,4 @@
-//! `flux top`: a running sale in a terminal, fed by `GET /events`.
+//! `flux top`: shows a running sale in the terminal, from `GET /events`.
 
 mod dashboard;
 mod events;
@@ -22,29 +22,29 @@ use feed::{Feed, FeedEvent};
 use state::AppState;
 use view::Theme;
 
-/// How long a first look may take.
-const FIRST_WITHIN: Duration = Duration::from_secs(15);
+/// How long `--once` waits for the first data.
+const FIRST_DATA_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A sale to look at.
+/// A server to watch.
 #[derive(Debug)]
 pub struct Top {
-    /// With the admin's key it shows who bought, too.
+    /// With the admin key, buyers' names are shown.
     pub address: Address,
 }
 
 impl Top {
-    /// Shows the sale on this terminal until the person leaves or `stop`; the terminal is then as
-    /// it was before, after a panic too. Lost connections are opened again.
+    /// Shows the sale until the user quits or `stop` is cancelled. Reconnects when the connection is
+    /// lost. The terminal is restored at the end, also after a panic.
     pub async fn watch(self, colour: bool, stop: CancellationToken) -> io::Result<()> {
         let state = AppState::of(&self.address);
         screen::run(state, Feed::start(self.address), Theme { colour }, stop).await
     }
 
-    /// What is known now, as text for a person or a script; the error says why there is nothing.
+    /// Returns the current state as text. The error is the reason why there is no data.
     pub async fn once(self) -> Result<String, String> {
         let mut state = AppState::of(&self.address);
         let mut feed = Feed::start(self.address);
-        let looking = async {
+        let first_snapshot = async {
             while state.snapshot.is_none() {
                 match feed.next().await {
                     FeedEvent::Disconnected(error) => return Err(error),
@@ -53,8 +53,8 @@ impl Top {
             }
             Ok(())
         };
-        let late = || format!("no data within {} s", FIRST_WITHIN.as_secs());
-        timeout(FIRST_WITHIN, looking).await.map_err(|_| late())??;
+        let timed_out = || format!("no data within {} s", FIRST_DATA_TIMEOUT.as_secs());
+        timeout(FIRST_DATA_TIMEOUT, first_snapshot).await.map_err(|_| timed_out())??;
         Ok(plain::page(&state))
     }
 }

@@ -1,47 +1,47 @@
-//! The sale as plain text, without a terminal.
+//! The dashboard as plain text.
 
 use std::fmt::Write;
 
 use super::dashboard::Snapshot;
-use super::format::{age, clock, count, known, rate, shown, time};
+use super::format::{age, clock, count, count_or_unknown, rate, sanitized, time};
 use super::state::AppState;
 
-/// Longer names are cut.
-const NAME: usize = 128;
+/// Longest name; longer ones are cut.
+const NAME_CHARS: usize = 128;
 
-/// A page of what is known, without a line's end at its end.
+/// One fact per line, without a newline at the end.
 pub fn page(state: &AppState) -> String {
     let Some(sale) = &state.snapshot else { return String::new() };
     let mut page = String::new();
-    // Writing to a text cannot fail.
-    let _ok = write_head(&mut page, sale, &state.address);
+    // Writing to a `String` cannot fail.
+    let _ok = write_totals(&mut page, sale, &state.address);
     let _ok = write_lists(&mut page, sale);
     page.truncate(page.trim_end().len());
     page
 }
 
-fn write_head(page: &mut String, sale: &Snapshot, address: &str) -> std::fmt::Result {
-    let backend = shown(&sale.backend, NAME);
+fn write_totals(page: &mut String, sale: &Snapshot, address: &str) -> std::fmt::Result {
+    let backend = sanitized(&sale.backend, NAME_CHARS);
     writeln!(page, "flux at {address}, backend {backend}, up {}", age(sale.uptime_s))?;
-    let oversold = known(sale.oversold_units);
-    let stranded = known(sale.stranded_units);
+    let oversold = count_or_unknown(sale.oversold_units);
+    let stranded = count_or_unknown(sale.stranded_units);
     writeln!(page, "units: {oversold} oversold, {stranded} stranded")?;
     let rates = &sale.rates;
     writeln!(
         page,
         "orders: {} accepted ({}), {} decided ({}), {} sold, {} rejected, {} expired, {} dropped",
-        known(sale.accepted),
+        count_or_unknown(sale.accepted),
         rate(rates.accepted),
-        known(sale.decided),
+        count_or_unknown(sale.decided),
         rate(rates.decided),
-        known(sale.sold),
-        known(sale.rejected),
-        known(sale.expired),
-        known(sale.dropped),
+        count_or_unknown(sale.sold),
+        count_or_unknown(sale.rejected),
+        count_or_unknown(sale.expired),
+        count_or_unknown(sale.dropped),
     )?;
     let reasons = sale.rejected_by_reason.iter();
     let reasons: Vec<String> = reasons
-        .map(|(reason, orders)| format!("{} {}", count(*orders), shown(reason, NAME)))
+        .map(|(reason, orders)| format!("{} {}", count(*orders), sanitized(reason, NAME_CHARS)))
         .collect();
     if !reasons.is_empty() {
         writeln!(page, "rejected: {}", reasons.join(", "))?;
@@ -50,36 +50,36 @@ fn write_head(page: &mut String, sale: &Snapshot, address: &str) -> std::fmt::Re
     writeln!(
         page,
         "backlog: {} waiting, the oldest for {}, {} dead letters",
-        known(backlog.waiting),
+        count_or_unknown(backlog.waiting),
         time(backlog.oldest_ms.map(|ms| ms as f64)),
-        known(backlog.dead_letters),
+        count_or_unknown(backlog.dead_letters),
     )?;
-    for (what, times) in [("decision", &sale.decision_ms), ("acknowledgement", &sale.ack_ms)] {
-        writeln!(page, "{what}: p50 {}, p99 {}", time(times.p50), time(times.p99))?;
+    for (name, latency) in [("decision", &sale.decision_ms), ("acknowledgement", &sale.ack_ms)] {
+        writeln!(page, "{name}: p50 {}, p99 {}", time(latency.p50), time(latency.p99))?;
     }
     Ok(())
 }
 
 fn write_lists(page: &mut String, sale: &Snapshot) -> std::fmt::Result {
     if sale.items.is_empty() {
-        let known = sale.items_known != Some(false);
-        writeln!(page, "items: {}", if known { "none" } else { "?" })?;
+        let is_known = sale.items_known != Some(false);
+        writeln!(page, "items: {}", if is_known { "none" } else { "?" })?;
     }
     for item in &sale.items {
         writeln!(
             page,
             "item {}: {} sold, {} held, {} free of {} units, {}{}",
-            shown(&item.item_id, NAME),
+            sanitized(&item.item_id, NAME_CHARS),
             count(item.sold),
             count(item.held),
             count(item.free),
             count(item.stock),
-            shown(&item.status, NAME),
-            if item.unlisted { ", nobody listed it" } else { "" },
+            sanitized(&item.status, NAME_CHARS),
+            if item.unlisted { ", not listed by anybody" } else { "" },
         )?;
     }
     if sale.items_more {
-        writeln!(page, "item ...: there are more")?;
+        writeln!(page, "item ...: more items exist")?;
     }
     match &sale.workers {
         None => writeln!(page, "workers: ?")?,
@@ -89,32 +89,34 @@ fn write_lists(page: &mut String, sale: &Snapshot) -> std::fmt::Result {
     for worker in sale.workers.iter().flatten() {
         writeln!(
             page,
-            "worker {}:{} ({}): {}, {} in hand",
-            shown(&worker.host, NAME),
+            "worker {}:{} ({}): {}, {} in flight",
+            sanitized(&worker.host, NAME_CHARS),
             worker.pid,
-            shown(&worker.kind, NAME),
+            sanitized(&worker.kind, NAME_CHARS),
             rate(worker.decided_per_s),
-            known(worker.in_hand),
+            count_or_unknown(worker.in_flight),
         )?;
     }
     for last in &sale.last {
-        let item = shown(&last.item_id, NAME);
-        let user = last.user_id.as_deref().map(|user| format!(" to {}", shown(user, NAME)));
-        let reason = last.reason.as_deref().map(|reason| format!(", {}", shown(reason, NAME)));
+        let item = sanitized(&last.item_id, NAME_CHARS);
+        let user =
+            last.user_id.as_deref().map(|user| format!(" to {}", sanitized(user, NAME_CHARS)));
+        let reason =
+            last.reason.as_deref().map(|reason| format!(", {}", sanitized(reason, NAME_CHARS)));
         writeln!(
             page,
             "decision {} {}: {} of {item}{} {}{}",
             clock(&last.decided_at),
-            shown(&last.order_id, NAME),
+            sanitized(&last.order_id, NAME_CHARS),
             last.quantity,
             user.unwrap_or_default(),
-            shown(&last.status, NAME),
+            sanitized(&last.status, NAME_CHARS),
             reason.unwrap_or_default(),
         )?;
     }
     for letter in &sale.dead_letters {
-        let id = shown(&letter.order_id, NAME);
-        let reason = shown(&letter.reason, NAME);
+        let id = sanitized(&letter.order_id, NAME_CHARS);
+        let reason = sanitized(&letter.reason, NAME_CHARS);
         writeln!(page, "dead letter {} {id}: {reason}", clock(&letter.at))?;
     }
     Ok(())

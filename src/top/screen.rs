@@ -1,4 +1,4 @@
-//! The terminal: its keys, and when it is drawn.
+//! The terminal: reads keys and redraws.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use super::feed::Feed;
 use super::state::{AppState, Tab, UserCommand};
 use super::view::{Theme, draw};
 
-/// How soon the reader of keys notices that it is no longer wanted.
-const KEY_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// The page is drawn so often at least, so that it says how old it is.
-const DRAW_EVERY: Duration = Duration::from_secs(1);
-const KEYS_WAITING: usize = 64;
+/// Longest time until the key reader notices that it was dropped.
+const KEY_POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// Longest time between two redraws, so that the age of stale data is updated.
+const DRAW_INTERVAL: Duration = Duration::from_secs(1);
+const KEY_BUFFER: usize = 64;
 
-/// The terminal as a program's own screen; as it was before when dropped. A panic brings it back
-/// before its message is printed.
+/// The terminal in alternate screen mode. Restored when dropped; after a panic, before its message
+/// is printed.
 struct Screen(DefaultTerminal);
 
 impl Screen {
-    fn take() -> io::Result<Screen> {
+    fn enter() -> io::Result<Screen> {
         ratatui::try_init().map(Screen)
     }
 }
@@ -42,70 +42,73 @@ pub async fn run(
     theme: Theme,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let mut screen = Screen::take()?;
-    let mut keys = KeyReader::read();
-    let mut tick = tokio::time::interval(DRAW_EVERY);
+    let mut screen = Screen::enter()?;
+    let mut keys = KeyReader::start();
+    let mut redraw = tokio::time::interval(DRAW_INTERVAL);
     loop {
         screen.0.draw(|frame| draw(frame, &state, &theme))?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = feed.next() => state.update(event),
             key = keys.next() => match key {
-                // Nobody is there any more.
+                // The terminal is closed.
                 None => return Ok(()),
-                Some(Pressed::Resized) => {}
-                Some(Pressed::Command(command)) => if !state.apply(command) { return Ok(()) },
+                Some(TerminalEvent::Resized) => {}
+                Some(TerminalEvent::Command(command)) => {
+                    if !state.apply(command) { return Ok(()) }
+                }
             },
-            _ = tick.tick() => {}
+            _ = redraw.tick() => {}
         }
     }
 }
 
-enum Pressed {
+enum TerminalEvent {
     Command(UserCommand),
     Resized,
 }
 
-/// A thread that reads the terminal's events; it ends soon after this is dropped.
+/// A thread that reads the terminal's events. It ends within [`KEY_POLL_TIMEOUT`] after this is
+/// dropped.
 struct KeyReader {
-    pressed: Receiver<Pressed>,
-    unwanted: Arc<AtomicBool>,
+    events: Receiver<TerminalEvent>,
+    stop: Arc<AtomicBool>,
 }
 
 impl KeyReader {
-    fn read() -> KeyReader {
-        let (sender, pressed) = channel(KEYS_WAITING);
-        let unwanted = Arc::new(AtomicBool::new(false));
-        let over = unwanted.clone();
+    fn start() -> KeyReader {
+        let (sender, events) = channel(KEY_BUFFER);
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_stopped = stop.clone();
         std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                match event::poll(KEY_POLL_PAUSE) {
+            while !is_stopped.load(Ordering::Relaxed) {
+                match event::poll(KEY_POLL_TIMEOUT) {
                     Ok(false) => continue,
                     Ok(true) => {}
                     Err(_) => return,
                 }
-                let pressed = match event::read() {
-                    Ok(Event::Key(key)) => command(key).map(Pressed::Command),
-                    Ok(Event::Resize(..)) => Some(Pressed::Resized),
+                let event = match event::read() {
+                    Ok(Event::Key(key)) => command(key).map(TerminalEvent::Command),
+                    Ok(Event::Resize(..)) => Some(TerminalEvent::Resized),
                     Ok(_) => None,
                     Err(_) => return,
                 };
-                if pressed.is_some_and(|pressed| sender.blocking_send(pressed).is_err()) {
+                if event.is_some_and(|event| sender.blocking_send(event).is_err()) {
                     return;
                 }
             }
         });
-        KeyReader { pressed, unwanted }
+        KeyReader { events, stop }
     }
 
-    async fn next(&mut self) -> Option<Pressed> {
-        self.pressed.recv().await
+    async fn next(&mut self) -> Option<TerminalEvent> {
+        self.events.recv().await
     }
 }
 
 impl Drop for KeyReader {
     fn drop(&mut self) {
-        self.unwanted.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is known of the sale, and which part of it is on the screen.
+//! The received data, and which part of it is on the screen.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::dashboard::{PlotPoint, Snapshot};
 use super::feed::FeedEvent;
 use crate::client::Address;
 
-/// Seconds that the plots remember: more than a terminal has columns.
+/// Points of the plots, one per second: more than a terminal has columns.
 const POINTS_MAX: usize = 600;
-/// What is older than this is no longer the present.
+/// Data older than this is marked as stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,17 +48,16 @@ pub struct AppState {
     /// Oldest first, at most [`POINTS_MAX`].
     pub points: VecDeque<PlotPoint>,
     pub snapshot: Option<Snapshot>,
-    /// When the snapshot arrived.
     pub received_at: Option<Instant>,
-    /// Why there is no connection now.
+    /// The reason why there is no connection; `None` if there is one.
     pub error: Option<String>,
     pub tab: Tab,
-    /// Rows of the tab's list that are above the screen.
+    /// Number of the list's rows above the screen.
     pub scrolled: usize,
     pub help: bool,
 }
 
-/// What a key asks for.
+/// The command of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserCommand {
     Tab(Tab),
@@ -67,7 +66,7 @@ pub enum UserCommand {
     /// This many rows down, or up if negative.
     Scroll(isize),
     Help,
-    /// Closes the help, or else leaves.
+    /// Closes the help if it is open, else quits.
     Back,
     Quit,
 }
@@ -107,13 +106,13 @@ impl AppState {
         self.points.drain(..surplus);
     }
 
-    /// How old the snapshot is, if it is older than it should be.
+    /// The age of the snapshot, if it is stale or the connection is lost.
     pub fn stale(&self) -> Option<Duration> {
         let age = self.received_at?.elapsed();
         (age > STALE_AFTER || self.error.is_some()).then_some(age)
     }
 
-    /// Does what a key asked for; `false` to leave.
+    /// Applies a command. Returns `false` to quit.
     pub fn apply(&mut self, command: UserCommand) -> bool {
         match command {
             UserCommand::Tab(tab) => self.open(tab),
@@ -138,7 +137,7 @@ impl AppState {
         self.scrolled = 0;
     }
 
-    /// Rows of the tab's list.
+    /// Number of rows in the tab's list.
     fn rows(&self) -> usize {
         let Some(snapshot) = &self.snapshot else { return 0 };
         match self.tab {

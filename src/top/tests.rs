@@ -1,4 +1,4 @@
-//! The picture on terminals of several sizes, and the page of text.
+//! The screen on terminals of several sizes, and the plain text.
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -89,13 +89,13 @@ fn overview_fits_any_terminal() {
                 "Tanisha",
                 "11:59:59",
                 "1 Overview",
-                "q leave",
+                "q quit",
                 "█",
             ],
         );
     }
     assert_shows(&picture(&state, (40, 10)), &["hall_A", "accepted 12,345"]);
-    assert_shows(&picture(&state, (39, 9)), &["at least 40x10"]);
+    assert_shows(&picture(&state, (39, 9)), &["needs at least 40x10"]);
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn tabs_switch_lists_scroll_and_help_toggles() {
     state.apply(UserCommand::MoveTab(-2));
     assert_shows(&picture(&state, (80, 24)), &["flux dlq list", "o-2", "not an order"]);
     state.apply(UserCommand::Help);
-    assert_shows(&picture(&state, (80, 24)), &["Keys", "another page"]);
-    assert!(state.apply(UserCommand::Back), "leaves the help first");
+    assert_shows(&picture(&state, (80, 24)), &["Keys", "switch the tab"]);
+    assert!(state.apply(UserCommand::Back), "closes the help first");
     assert!(!state.apply(UserCommand::Back));
 }
 
@@ -148,7 +148,7 @@ async fn stale_data_is_marked_with_its_age() {
     assert_shows(&picture(&state, (80, 24)), &["live"]);
     let mut never = AppState::of(&Address::parse("http://127.0.0.1:1").unwrap());
     never.update(FeedEvent::Disconnected("no connection: refused".to_owned()));
-    assert_shows(&picture(&never, (80, 24)), &["NO CONNECTION", "refused; trying again"]);
+    assert_shows(&picture(&never, (80, 24)), &["NO CONNECTION", "refused; reconnecting"]);
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn oversold_units_are_red_and_bold() {
     assert!(colours.into_iter().all(|both| both == (Color::Reset, Color::Reset)));
 }
 
-/// Puts an escape sequence, a line's end and a turn of direction into every text.
-fn poisoned(value: &mut Value) {
+/// Puts an escape sequence, a newline and a right-to-left override into every text.
+fn poison(value: &mut Value) {
     match value {
         Value::String(text) => *text = format!("\u{1b}]0;x\u{7}\u{9b}2J\r\n\u{202e}{text}"),
-        Value::Array(all) => all.iter_mut().for_each(poisoned),
-        Value::Object(all) => all.values_mut().for_each(poisoned),
+        Value::Array(all) => all.iter_mut().for_each(poison),
+        Value::Object(all) => all.values_mut().for_each(poison),
         _ => {}
     }
 }
@@ -186,18 +186,18 @@ fn poisoned(value: &mut Value) {
 #[test]
 fn foreign_text_cannot_send_escape_sequences() {
     let mut snapshot = snapshot();
-    poisoned(&mut snapshot);
+    poison(&mut snapshot);
     let mut state = state(&snapshot);
-    let harmless = |text: &str| {
+    let assert_harmless = |text: &str| {
         let bad = |c: &char| c.is_control() && *c != '\n' || *c == '\u{202e}';
         assert_eq!(text.chars().find(bad), None, "{text:?}");
     };
     for page in Tab::ALL {
         state.apply(UserCommand::Tab(page));
-        harmless(&picture(&state, (120, 40)));
+        assert_harmless(&picture(&state, (120, 40)));
     }
     let text = plain::page(&state);
-    harmless(&text);
+    assert_harmless(&text);
     let lines = text.lines().count();
     assert_eq!(lines, plain::page(&self::state(&self::snapshot())).lines().count(), "{text}");
 }
@@ -211,7 +211,7 @@ fn plain_text_has_one_fact_per_line() {
         "orders: 12,345 accepted (2,346/s), 12,300 decided (2,300/s), 500 sold, 11,800 rejected, ? expired, 3 dropped",
         "backlog: 45 waiting, the oldest for 21 ms, 1 dead letters",
         "item hall_A: 500 sold, 0 held, 0 free of 500 units, sold_out",
-        "worker box:4242 (work): 2,300/s, 7 in hand",
+        "worker box:4242 (work): 2,300/s, 7 in flight",
         "decision 11:59:59 o-1: 1 of hall_A to Tanisha sold",
         "dead letter 11:59:59 o-2: not an order",
     ] {

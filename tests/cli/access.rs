@@ -1,12 +1,11 @@
-//! Keys and limits of a server: the warning when there are none, and their change by SIGHUP.
+//! Keys and limits of a server: the warning if there are none, and their change by SIGHUP.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use super::{Desk, PATIENCE, Process, SESAME};
+use super::{Desk, Process, SESAME};
+use crate::support::http::request;
 
-/// `flux serve` on all addresses; where that is allowed, of a network in which it is alone.
+/// `flux serve` on all addresses; in a network namespace of its own, if that is allowed.
 fn serve_for_all(desk: &Desk) -> Process {
     let flux = desk.command("serve --listen 0.0.0.0:0");
     let alone = Command::new("unshare").args(["-rn", "true"]).stderr(Stdio::null()).status();
@@ -34,8 +33,9 @@ fn open_server_without_keys_warns_at_any_log_level() {
     let with_key = Desk::new().with("FLUX_BUY_KEY", SESAME);
     let mut for_all = serve_for_all(&with_key);
     for_all.log_line("listening on");
-    let (alone, without_key) = (with_key.serve("").0, Desk::new());
-    for mut serve in [for_all, alone, without_key.serve("").0] {
+    let without_key = Desk::new();
+    let on_loopback = [with_key.serve("").0, without_key.serve("").0];
+    for mut serve in std::iter::once(for_all).chain(on_loopback) {
         serve.signal("TERM");
         serve.log_line("stopped");
         let said = serve.logged.join("\n");
@@ -43,25 +43,15 @@ fn open_server_without_keys_warns_at_any_log_level() {
     }
 }
 
-/// The status of an order that was sent with this key.
+/// Sends an order with this key; returns the status.
 pub fn buy(address: &str, key: &str) -> u16 {
     buy_item(address, key, "ticket_001")
 }
 
 fn buy_item(address: &str, key: &str, item: &str) -> u16 {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let body = format!(r#"{{"user_id":"ann","item_id":"{item}"}}"#);
-    let length = body.len();
-    write!(
-        stream,
-        "POST /buy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split(' ').nth(1).unwrap().parse().unwrap()
+    let bearer = format!("Bearer {key}");
+    request(address, "POST /buy", &[("Authorization", &bearer)], &body).status
 }
 
 #[test]
@@ -110,22 +100,11 @@ fn sighup_reloads_keys_and_limits_or_changes_nothing() {
 
 #[test]
 fn untrusted_proxy_is_logged_once() {
-    let forwarded = |address: &str, header: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(
-            stream,
-            "GET /healthz HTTP/1.1\r\nHost: {address}\r\n{header}: 192.0.2.1\r\n\
-             Connection: close\r\n\r\n"
-        )
-        .unwrap();
-        stream.read_to_string(&mut String::new()).unwrap();
-    };
     let trusting = Desk::new().with("FLUX_TRUSTED_PROXIES", "127.0.0.0/8");
     for (desk, named) in [(Desk::new(), 1), (trusting, 0)] {
         let (mut serve, address) = desk.serve("");
         for header in ["X-Forwarded-For", "Forwarded", "X-Forwarded-For"] {
-            forwarded(&address, header);
+            request(&address, "GET /healthz", &[(header, "192.0.2.1")], "");
         }
         serve.signal("TERM");
         serve.log_line("stopped");

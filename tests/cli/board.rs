@@ -1,9 +1,13 @@
-//! What `flux serve` shows of the processes beside it.
+//! The dashboard of `flux serve`: other processes and their metrics.
+
+use std::io::Write;
+use std::net::TcpStream;
 
 use super::*;
+use crate::support::http::Response;
 
-/// A stream of the board; each element is the data of one event.
-fn boards(address: &str) -> impl Iterator<Item = Value> {
+/// The dashboard's event stream; each element is the data of one event.
+fn dashboards(address: &str) -> impl Iterator<Item = Value> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -11,8 +15,8 @@ fn boards(address: &str) -> impl Iterator<Item = Value> {
     lines.filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).skip(1)
 }
 
-fn pids(board: &Value) -> Vec<u64> {
-    let workers = board["workers"].as_array().unwrap().iter();
+fn pids(dashboard: &Value) -> Vec<u64> {
+    let workers = dashboard["workers"].as_array().unwrap().iter();
     workers.map(|worker| worker["pid"].as_u64().unwrap()).collect()
 }
 
@@ -22,20 +26,20 @@ fn dashboard_lists_worker_processes_until_they_end() {
     let (_serve, address) = desk.serve("");
     let mut work = [desk.start("work"), desk.start("work --concurrency 7")];
     let all = work.each_ref().map(|process| u64::from(process.child.id()));
-    let mut boards = boards(&address);
-    let mut wait_for = |wanted: &[u64]| {
+    let mut dashboards = dashboards(&address);
+    let mut wait_for = |expected: &[u64]| {
         let begun = Instant::now();
         loop {
-            let board = boards.next().expect("the stream goes on");
-            let pids = pids(&board);
-            if pids.len() == wanted.len() && wanted.iter().all(|pid| pids.contains(pid)) {
-                return board;
+            let dashboard = dashboards.next().expect("the stream does not end");
+            let pids = pids(&dashboard);
+            if pids.len() == expected.len() && expected.iter().all(|pid| pids.contains(pid)) {
+                return dashboard;
             }
-            assert!(begun.elapsed() < PATIENCE, "{pids:?} in place of {wanted:?}");
+            assert!(begun.elapsed() < PATIENCE, "{pids:?} instead of {expected:?}");
         }
     };
-    let board = wait_for(&all);
-    assert!(board["workers"].as_array().unwrap().iter().any(|w| w["concurrency"] == 7));
+    let dashboard = wait_for(&all);
+    assert!(dashboard["workers"].as_array().unwrap().iter().any(|w| w["concurrency"] == 7));
     work[1].signal("TERM");
     assert!(work[1].end().0.success());
     wait_for(&all[..1]);
@@ -44,17 +48,12 @@ fn dashboard_lists_worker_processes_until_they_end() {
     let order = buy(&address, "ann", "ticket_001");
     let again = desk.start("work");
     assert_eq!(decided(&address, &order)["status"], "sold");
-    let board = wait_for(&[u64::from(again.child.id())]);
-    assert_eq!(board["accepted"], 1);
+    let dashboard = wait_for(&[u64::from(again.child.id())]);
+    assert_eq!(dashboard["accepted"], 1);
 }
 
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+fn get(address: &str, path: &str) -> Response {
+    request(address, &format!("GET {path}"), &[], "")
 }
 
 #[test]
@@ -67,11 +66,11 @@ fn worker_serves_metrics() {
     let order = buy(&address, "ann", "ticket_001");
     assert_eq!(decided(&address, &order)["status"], "sold");
     let begun = Instant::now();
-    while !get(metrics, "/metrics").contains("\nflux_units_sold_total 1\n") {
+    while !get(metrics, "/metrics").body.contains("\nflux_units_sold_total 1\n") {
         assert!(begun.elapsed() < PATIENCE);
     }
-    assert!(get(metrics, "/healthz").starts_with("HTTP/1.1 200 "));
-    assert!(get(metrics, "/buy").starts_with("HTTP/1.1 404 "));
+    assert_eq!(get(metrics, "/healthz").status, 200);
+    assert_eq!(get(metrics, "/buy").status, 404);
     work.signal("TERM");
     assert!(work.end().0.success());
 }
@@ -82,6 +81,6 @@ fn invalid_metrics_address_is_refused() {
     assert!(bad.contains("metrics_listen must be HOST:PORT"), "{bad}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let said = Desk::new().with("FLUX_METRICS_LISTEN", &taken).refused("work");
-    assert!(said.contains(&taken) && said.contains("change metrics_listen"), "{said}");
+    let line = Desk::new().with("FLUX_METRICS_LISTEN", &taken).refused("work");
+    assert!(line.contains(&taken) && line.contains("change metrics_listen"), "{line}");
 }

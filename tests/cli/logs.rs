@@ -1,28 +1,17 @@
-//! The log of real processes, and the settings of traces.
-
-use std::io::{Read, Write};
-use std::net::TcpStream;
+//! Log lines of processes, and the settings of traces.
 
 use serde_json::Value;
 
-use super::{Desk, PATIENCE, Process, decided};
+use super::{Desk, Process, decided};
+use crate::support::http::request;
 use crate::traces::{TRACE, traceparent};
 
-/// Buys with this header line; the order's id.
-pub fn buy_with(address: &str, header: &str, user: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+/// Sends an order with these headers; returns its id.
+pub fn buy_with(address: &str, headers: &[(&str, &str)], user: &str) -> String {
     let body = format!(r#"{{"user_id":"{user}","item_id":"ticket_001"}}"#);
-    let length = body.len();
-    let head = "POST /buy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-                Content-Type: application/json";
-    write!(stream, "{head}\r\n{header}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 202"), "{answer}");
-    let body: Value = serde_json::from_str(body).unwrap();
-    body["order_id"].as_str().unwrap().to_owned()
+    let response = request(address, "POST /buy", headers, &body);
+    assert_eq!(response.status, 202, "{}", response.body);
+    response.json()["order_id"].as_str().unwrap().to_owned()
 }
 
 pub fn end(mut process: Process) -> Vec<String> {
@@ -45,7 +34,7 @@ fn serve_in_json(desk: &Desk) -> (Process, String) {
 fn json_log_lines_identify_orders_only_at_debug() {
     let desk = Desk::new().with("FLUX_LOG_FORMAT", "json");
     let (serve, address) = serve_in_json(&desk);
-    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "ann");
+    let order = buy_with(&address, &[("traceparent", &traceparent())], "ann");
     decided(&address, &order);
     let logged = end(serve);
     assert!(logged.iter().all(|line| !line.contains(&order)), "{logged:#?}");
@@ -54,11 +43,11 @@ fn json_log_lines_identify_orders_only_at_debug() {
 
     let desk = desk.with("FLUX_LOG", "info,flux=debug");
     let (serve, address) = serve_in_json(&desk);
-    let order = buy_with(&address, &format!("traceparent: {}", traceparent()), "bob");
+    let order = buy_with(&address, &[("traceparent", &traceparent())], "bob");
     decided(&address, &order);
     let lines: Vec<Value> = end(serve).iter().map(parse).collect();
-    let about: Vec<&Value> = lines.iter().filter(|line| line["order_id"] == order).collect();
-    for (line, message) in about.iter().zip(["accepted", "decided"]) {
+    let of_order: Vec<&Value> = lines.iter().filter(|line| line["order_id"] == order).collect();
+    for (line, message) in of_order.iter().zip(["accepted", "decided"]) {
         assert_eq!(line["message"], message);
         assert_eq!(
             (line["item_id"].as_str(), line["trace_id"].as_str()),
@@ -66,11 +55,9 @@ fn json_log_lines_identify_orders_only_at_debug() {
         );
         assert!(line["timestamp"].is_string() && line["level"] == "DEBUG");
     }
-    assert_eq!(about.len(), 2, "{lines:#?}");
-    assert_eq!(
-        (about[1]["outcome"].as_str(), about[1]["reason"].as_str()),
-        (Some("rejected"), Some("sold_out"))
-    );
+    assert_eq!(of_order.len(), 2, "{lines:#?}");
+    assert_eq!(of_order[1]["outcome"], "rejected");
+    assert_eq!(of_order[1]["reason"], "sold_out");
 }
 
 #[test]

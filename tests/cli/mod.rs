@@ -1,4 +1,4 @@
-//! The real binary as a person meets it: arguments, settings and errors, what it prints, signals.
+//! The binary as a process: arguments, settings, errors, output, signals.
 
 mod access;
 mod api;
@@ -28,8 +28,7 @@ mod terminal;
 mod traces;
 mod webhooks;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -40,13 +39,14 @@ use tempfile::TempDir;
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::{address, fresh_name};
+use crate::support::http::request;
 
-/// For whatever has to come about in the end, on a machine that is busy with other tests.
+/// Timeout of whatever must happen, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Stands for every secret, and may never be shown.
+/// The value of every secret; it must never be printed.
 const SESAME: &str = "open-sesame-please";
 
-/// A working directory of its own, and the environment in which flux runs there: nothing else.
+/// A temporary working directory, and the whole environment of the processes that run in it.
 struct Desk {
     directory: TempDir,
     environment: Vec<(String, String)>,
@@ -59,7 +59,7 @@ impl Desk {
         Desk { directory, environment }
     }
 
-    /// On the AWS backend's stand-ins, with names that nobody else has, and nothing provisioned.
+    /// Uses the stand-ins of AWS with unique names; nothing is provisioned.
     #[cfg(all(feature = "aws", feature = "redis"))]
     fn on_aws() -> Desk {
         Desk::new()
@@ -94,29 +94,29 @@ impl Desk {
         command
     }
 
-    /// Runs a command to its end; what it printed.
+    /// Runs a command that must succeed; returns its stdout.
     fn run(&self, arguments: &str) -> String {
         self.run_command(self.command(arguments))
     }
 
     fn run_command(&self, mut command: Command) -> String {
         let output = command.output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "{command:?}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{command:?}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a command that must be refused: exit code 2, nothing on stdout, one line on stderr
-    /// without a secret, after the warning of who waits for a service; returns the line.
+    /// Runs a command that must be refused with exit code 2 and one line on stderr without a
+    /// secret; returns the line. The warning of a process that waits for a service is ignored.
     fn refused(&self, arguments: &str) -> String {
         let output = self.command(arguments).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "flux {arguments}: {said}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "flux {arguments}: {stderr}");
         let lines: Vec<&str> =
-            said.lines().filter(|line| !line.contains("; retrying for 5s")).collect();
-        assert_eq!(lines.len(), 1, "flux {arguments}: {said}");
-        assert!(lines[0].starts_with("flux: ") && lines[0].len() < 250, "{said}");
-        assert!(!said.contains("panicked") && !said.contains(SESAME), "{said}");
+            stderr.lines().filter(|line| !line.contains("; retrying for 5s")).collect();
+        assert_eq!(lines.len(), 1, "flux {arguments}: {stderr}");
+        assert!(lines[0].starts_with("flux: ") && lines[0].len() < 250, "{stderr}");
+        assert!(!stderr.contains("panicked") && !stderr.contains(SESAME), "{stderr}");
         lines[0].to_owned()
     }
 
@@ -126,7 +126,7 @@ impl Desk {
         Process::new(child)
     }
 
-    /// `flux serve` on a free port; the process and its address.
+    /// Starts `flux serve` on a free port; returns the process and its address.
     fn serve(&self, arguments: &str) -> (Process, String) {
         let mut serve = self.start(&format!("serve --listen 127.0.0.1:0 {arguments}"));
         let line = serve.log_line("listening on http://");
@@ -140,7 +140,7 @@ struct Process {
     child: Child,
     story: Receiver<String>,
     log: Receiver<String>,
-    /// Log lines that were read so far.
+    /// Log lines read so far.
     logged: Vec<String>,
 }
 
@@ -151,7 +151,7 @@ impl Process {
         Process { child, story, log, logged: Vec::new() }
     }
 
-    /// Waits for a log line that holds `part`.
+    /// Waits for a log line that contains `part`.
     fn log_line(&mut self, part: &str) -> String {
         loop {
             let Ok(line) = self.log.recv_timeout(PATIENCE) else {
@@ -175,11 +175,11 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Waits for the end; how it ended, and how long that took.
+    /// Waits for the end; returns the status and how long the wait was.
     fn end(&mut self) -> (ExitStatus, Duration) {
         let begun = Instant::now();
         let ended = wait_for(&mut self.child);
-        let status = ended.unwrap_or_else(|| panic!("does not end: {:#?}", self.logged));
+        let status = ended.unwrap_or_else(|| panic!("did not end: {:#?}", self.logged));
         (status, begun.elapsed())
     }
 }
@@ -191,7 +191,7 @@ impl Drop for Process {
     }
 }
 
-/// How a process ends; one that does not end is killed.
+/// Waits for the end of a process; kills it after [`PATIENCE`].
 fn wait_for(child: &mut Child) -> Option<ExitStatus> {
     let begun = Instant::now();
     loop {
@@ -207,7 +207,7 @@ fn wait_for(child: &mut Child) -> Option<ExitStatus> {
     }
 }
 
-/// The lines of a stream as they come.
+/// The lines of a stream as they arrive.
 fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -216,25 +216,13 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// One HTTP request on a connection of its own; status and JSON body of the answer.
-fn http(address: &str, head: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap())
+/// Sends one request; returns the status and the JSON body of the response.
+fn http(address: &str, method_and_path: &str, body: &str) -> (u16, Value) {
+    let response = request(address, method_and_path, &[], body);
+    (response.status, response.json())
 }
 
-/// Sends an order that must be accepted; its id.
+/// Sends an order that must be accepted; returns its id.
 fn buy(address: &str, user: &str, item: &str) -> String {
     let body = json!({"user_id": user, "item_id": item}).to_string();
     let (status, answer) = http(address, "POST /buy", &body);
@@ -242,7 +230,7 @@ fn buy(address: &str, user: &str, item: &str) -> String {
     answer["order_id"].as_str().unwrap().to_owned()
 }
 
-/// The order as soon as it is decided.
+/// Waits for the decision of an order.
 fn decided(address: &str, order: &str) -> Value {
     let (status, answer) = http(address, &format!("GET /orders/{order}?wait=20"), "");
     assert_eq!(status, 200, "{answer}");

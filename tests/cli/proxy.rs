@@ -1,61 +1,22 @@
-//! Behind a real nginx, at a path of its own.
+//! flux behind nginx, at the root of a host and at a path.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
-use serde_json::Value;
-
-use super::{Desk, PATIENCE};
+use super::Desk;
 use crate::nginx::Nginx;
+use crate::support::http::{Response, request};
 
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
+/// A request as a browser sends it from one of the server's own pages.
+fn ask(address: &str, method_and_path: &str, body: &str) -> Response {
+    ask_from(&format!("http://{address}"), address, method_and_path, body)
 }
 
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
-    }
+/// A request as a browser sends it from a page of this origin.
+fn ask_from(origin: &str, address: &str, method_and_path: &str, body: &str) -> Response {
+    request(address, method_and_path, &[("Origin", origin)], body)
 }
 
-/// One request as a browser sends it that has one of the server's pages open.
-fn ask(address: &str, head: &str, body: &str) -> Answer {
-    ask_from(&format!("http://{address}"), address, head, body)
-}
-
-/// [`ask`] with a page of this origin open.
-fn ask_from(origin: &str, address: &str, head: &str, body: &str) -> Answer {
-    ask_with(&format!("Origin: {origin}"), address, head, body)
-}
-
-fn ask_with(headers: &str, address: &str, head: &str, body: &str) -> Answer {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{head} HTTP/1.0\r\nHost: {address}\r\n{headers}\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    // A font is no text, and names nothing.
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
-}
-
-/// What is between each `before` and the quotation mark after it.
+/// The texts between each `before` and the next quotation mark.
 fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
     text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
 }
@@ -77,7 +38,7 @@ fn resolved(base: &str, reference: &str) -> String {
     segments.join("/")
 }
 
-/// Everything that a page names, and what that names, is there.
+/// Loads a page and everything that it refers to, recursively.
 fn load(address: &str, page: &str) {
     let mut wanted = vec![page.to_owned()];
     let mut seen = BTreeSet::new();
@@ -97,7 +58,7 @@ fn load(address: &str, page: &str) {
     assert!(seen.len() >= 4, "{seen:?}");
 }
 
-/// The `location` blocks for nginx in the run book: for a whole host, and below a path.
+/// The runbook's `location` blocks for nginx: for a whole host, and for a path.
 fn blocks() -> [String; 2] {
     let page = std::fs::read_to_string("docs/runbook.md").unwrap();
     let blocks = page.split("```nginx\n").skip(1).map(|block| block.split("```").next().unwrap());
@@ -105,8 +66,8 @@ fn blocks() -> [String; 2] {
     blocks.try_into().expect("two blocks")
 }
 
-/// The pages, the document, an order and its events behind nginx at `prefix`, with the settings of
-/// the run book.
+/// Reads the pages and the OpenAPI document, and buys, behind nginx at `prefix` with the settings
+/// of the runbook.
 fn sell_behind_nginx(block: &str, prefix: &str) {
     let desk = Desk::new();
     let (mut serve, upstream) = desk.serve("--workers 4");
@@ -158,10 +119,11 @@ fn browser_buys_through_default_nginx() {
     let (_serve, upstream) = desk.serve("");
     let nginx = Nginx::start(&format!("location / {{ proxy_pass http://{upstream}; }}"));
     let order = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
-    // nginx asks for `upstream` then, which a browser's Origin is not.
+    // nginx sends `upstream` as Host, which differs from the browser's Origin.
     let refused = ask(&nginx.address, "POST /buy", order);
     assert!(refused.status == 403 && refused.body.contains("public_url"), "{}", refused.body);
-    let own = format!("Sec-Fetch-Site: same-origin\r\nOrigin: http://{}", nginx.address);
-    let bought = ask_with(&own, &nginx.address, "POST /buy", order);
+    let origin = format!("http://{}", nginx.address);
+    let headers = [("Sec-Fetch-Site", "same-origin"), ("Origin", &origin)];
+    let bought = request(&nginx.address, "POST /buy", &headers, order);
     assert_eq!(bought.status, 202, "{}", bought.body);
 }

@@ -1,4 +1,4 @@
-//! Traces of real processes: from a buyer's request to its decision.
+//! Traces across processes, from a buyer's request to the decision.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use super::logs::{buy_with, end};
 use super::{Desk, PATIENCE, decided, story};
 use crate::traces::{CALLER, TRACE, traceparent};
 
-/// Takes OTLP over HTTP, as JSON, on loopback.
+/// Receives OTLP over HTTP, as JSON, on loopback.
 struct Collector {
     url: String,
     /// Each span, with its resource as `resource`.
@@ -22,13 +22,14 @@ impl Collector {
     fn start() -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (spans, heads) = (Arc::<Mutex<Vec<Value>>>::default(), Arc::default());
-        let collector = Collector { url, spans: spans.clone(), heads };
+        let collector = Collector { url, spans: Arc::default(), heads: Arc::default() };
+        let spans = collector.spans.clone();
         let heads = collector.heads.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (spans, heads) = (spans.clone(), heads.clone());
-                std::thread::spawn(move || while take(&stream, &spans, &heads).is_some() {});
+                let spans = spans.clone();
+                let heads = heads.clone();
+                std::thread::spawn(move || while receive(&stream, &spans, &heads).is_some() {});
             }
         });
         collector
@@ -40,10 +41,15 @@ impl Collector {
     }
 }
 
-/// Takes one request; `None` at the connection's end.
-fn take(stream: &TcpStream, spans: &Mutex<Vec<Value>>, heads: &Mutex<Vec<String>>) -> Option<()> {
+/// Receives one request; `None` at the end of the connection.
+fn receive(
+    stream: &TcpStream,
+    spans: &Mutex<Vec<Value>>,
+    heads: &Mutex<Vec<String>>,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
-    let (mut head, mut length) = (String::new(), 0);
+    let mut head = String::new();
+    let mut length = 0;
     while !head.ends_with("\r\n\r\n") {
         let before = head.len();
         reader.read_line(&mut head).ok().filter(|read| *read > 0)?;
@@ -90,11 +96,11 @@ fn follow_an_order(desk: Desk) {
     let (serve, address) = desk.serve("");
     let mut work = desk.start("work");
     work.log_line("working on");
-    let header = format!("traceparent: {}\r\ntracestate: shop=1", traceparent());
-    let order = buy_with(&address, &header, "ann");
+    let headers = [("traceparent", &*traceparent()), ("tracestate", "shop=1")];
+    let order = buy_with(&address, &headers, "ann");
     assert_eq!(decided(&address, &order)["status"], "sold");
-    let header = format!("traceparent: {}", traceparent().to_uppercase());
-    let untraced = buy_with(&address, &header, "bob");
+    let malformed = traceparent().to_uppercase();
+    let untraced = buy_with(&address, &[("traceparent", &malformed)], "bob");
     assert_eq!(decided(&address, &untraced)["status"], "rejected");
     let logged = [end(serve), end(work)].concat().concat();
     assert!(!logged.contains("open-sesame-please") && !logged.contains("WARN"), "{logged}");
@@ -103,7 +109,9 @@ fn follow_an_order(desk: Desk) {
         [one] => one.clone(),
         spans => panic!("{name}: {spans:#?}"),
     };
-    let (request, decide, batch) = (only("POST /buy"), only("decide"), only("decide batch"));
+    let request = only("POST /buy");
+    let decide = only("decide");
+    let batch = only("decide batch");
     assert_eq!((request["traceId"].as_str(), request["kind"].as_u64()), (Some(TRACE), Some(2)));
     assert_eq!(request["parentSpanId"], CALLER);
     assert_eq!(request["traceState"], "shop=1");
@@ -128,7 +136,8 @@ fn follow_an_order(desk: Desk) {
     assert_eq!(batch["links"][0]["spanId"], request["spanId"]);
     assert_eq!(only("ledger.commit")["parentSpanId"], batch["spanId"]);
     let nanos = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<u64>().unwrap();
-    let (begun, ended) = (nanos(&request, "startTimeUnixNano"), nanos(&decide, "endTimeUnixNano"));
+    let begun = nanos(&request, "startTimeUnixNano");
+    let ended = nanos(&decide, "endTimeUnixNano");
     assert!(begun < ended && ended - begun < PATIENCE.as_nanos() as u64, "{begun} {ended}");
     let heads = collector.heads.lock().unwrap();
     let is_right = |head: &&String| {

@@ -1,15 +1,17 @@
-//! What several test modules share.
+//! Helpers of several test modules.
+
+pub mod http;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below 32768, where Linux begins to assign ports by itself, and apart from the ports of
+/// Below 32768, where the ports begin that Linux assigns, and outside the ports of
 /// `scripts/local-cloud`.
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
 
-/// A port on which nobody listens. Each call of this process returns another one, and the kernel
-/// gives it to nobody who does not ask for it by number: neither a parallel test nor an outgoing
-/// connection takes it before the caller listens there.
+/// A port on which nothing listens. Each call in this process returns another one, and the kernel
+/// does not assign it by itself. So neither a parallel test nor an outgoing connection takes it
+/// before the caller listens on it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let width = PORTS.end - PORTS.start;

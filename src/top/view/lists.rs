@@ -1,4 +1,4 @@
-//! Items, workers, decisions and dead letters, a row each.
+//! The lists of items, workers, decisions and dead letters.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Rect};
@@ -8,27 +8,30 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::Theme;
 use crate::top::dashboard::{DeadLetterRow, DecisionRow, ItemFigures, Snapshot, WorkerRow};
-use crate::top::format::{clock, count, known, rate, shown};
+use crate::top::format::{clock, count, count_or_unknown, rate, sanitized};
 
-/// What is cut off at the end of its column anyway.
-const LONGEST: usize = 128;
+/// Longest text of a cell; the column's width cuts it further.
+const CELL_CHARS: usize = 128;
+/// Age of a heartbeat above which the worker's row is highlighted. Heartbeats are sent about every
+/// second.
+const LATE_HEARTBEAT_MS: u64 = 5_000;
 
 fn block<'a>(title: &'a str, theme: &Theme) -> Block<'a> {
     let title = Span::styled(format!("{title} "), theme.strong());
     Block::new().borders(Borders::TOP).border_style(theme.quiet()).title(title)
 }
 
-/// In place of a list without rows.
-fn draw_empty(frame: &mut Frame<'_>, area: Rect, block: Block<'_>, what: &str, theme: &Theme) {
-    frame.render_widget(Paragraph::new(Line::styled(what, theme.quiet())).block(block), area);
+/// Draws a text instead of an empty list.
+fn draw_empty(frame: &mut Frame<'_>, area: Rect, block: Block<'_>, text: &str, theme: &Theme) {
+    frame.render_widget(Paragraph::new(Line::styled(text, theme.quiet())).block(block), area);
 }
 
 pub fn items(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
-    let title = if sale.items_more { "Items (there are more)" } else { "Items" };
+    let title = if sale.items_more { "Items (list is incomplete)" } else { "Items" };
     let block = block(title, theme);
     if sale.items.is_empty() {
-        let what = if sale.items_known == Some(false) { "not known yet" } else { "no item yet" };
-        return draw_empty(frame, area, block, what, theme);
+        let text = if sale.items_known == Some(false) { "not known yet" } else { "no items" };
+        return draw_empty(frame, area, block, text, theme);
     }
     let shown_items: Vec<&ItemFigures> =
         sale.items.iter().skip(from).take(usize::from(area.height)).collect();
@@ -39,32 +42,32 @@ pub fn items(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, th
     let name_width = widest(&|item| item.item_id.chars().count()).min(area.width / 3);
     let numbers_width = widest(&|item| numbers(item).len());
     let status_width = widest(&|item| item.status.chars().count()).min(12);
-    // Between columns there is one blank.
-    let beside = name_width + numbers_width + status_width + 3;
-    let bar_width = area.width.saturating_sub(beside).clamp(4, 60);
+    // Columns are separated by one blank.
+    let other_columns = name_width + numbers_width + status_width + 3;
+    let bar_width = area.width.saturating_sub(other_columns).clamp(4, 60);
     let rows = shown_items.iter().map(|item| {
         Row::new(vec![
-            Line::raw(shown(&item.item_id, usize::from(name_width))),
+            Line::raw(sanitized(&item.item_id, usize::from(name_width))),
             bar(item, usize::from(bar_width), theme),
             Line::raw(numbers(item)),
-            Line::styled(shown(&item.status, LONGEST), theme.quiet()),
+            Line::styled(sanitized(&item.status, CELL_CHARS), theme.quiet()),
         ])
     });
     let columns = [name_width, bar_width, numbers_width, status_width].map(Constraint::Length);
     frame.render_widget(Table::new(rows, columns).block(block), area);
 }
 
-/// Sold, held and free units as parts of a bar; what is there at all gets a sign.
+/// A bar of sold, held and free units. A number of units above 0 has at least one character, so a
+/// bar without dots means that no unit is free.
 fn bar(item: &ItemFigures, width: usize, theme: &Theme) -> Line<'static> {
-    let whole = item.stock.max(item.sold.saturating_add(item.held)).max(1) as f64;
-    let signs = |units: u64, room: usize| {
-        let share = (units as f64 / whole * width as f64).round() as usize;
-        share.max(usize::from(units > 0)).min(room)
+    let total = item.stock.max(item.sold.saturating_add(item.held)).max(1) as f64;
+    let chars = |units: u64, max: usize| {
+        let share = (units as f64 / total * width as f64).round() as usize;
+        share.max(usize::from(units > 0)).min(max)
     };
-    // One sign is kept for units that are free, so that a full bar means that none is.
-    let room = width - usize::from(item.free > 0);
-    let sold = signs(item.sold, room);
-    let held = signs(item.held, room - sold);
+    let taken_max = width - usize::from(item.free > 0);
+    let sold = chars(item.sold, taken_max);
+    let held = chars(item.held, taken_max - sold);
     Line::from(vec![
         Span::styled("#".repeat(sold), theme.good()),
         Span::styled("=".repeat(held), theme.warn()),
@@ -75,52 +78,50 @@ fn bar(item: &ItemFigures, width: usize, theme: &Theme) -> Line<'static> {
 pub fn workers(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
     let block = block("Workers", theme);
     let Some(workers) = &sale.workers else {
-        return draw_empty(frame, area, block, "not seen from this server", theme);
+        return draw_empty(frame, area, block, "not known to this server", theme);
     };
     if workers.is_empty() {
-        return draw_empty(frame, area, block, "none: nobody decides", theme);
+        return draw_empty(frame, area, block, "none: no orders are decided", theme);
     }
     let rows = workers.iter().skip(from).take(usize::from(area.height));
-    let rows = rows.map(|WorkerRow { kind, host, pid, age_ms, decided_per_s, in_hand }| {
-        // A heartbeat arrives every second or so.
-        let late = age_ms.is_some_and(|age| age > 5_000);
-        let style = if late { theme.warn() } else { Style::new() };
+    let rows = rows.map(|WorkerRow { kind, host, pid, age_ms, decided_per_s, in_flight }| {
+        let is_late = age_ms.is_some_and(|age| age > LATE_HEARTBEAT_MS);
+        let style = if is_late { theme.warn() } else { Style::new() };
         Row::new(vec![
-            format!("{}:{pid}", shown(host, LONGEST)),
-            format!("{:5} {:>9}", shown(kind, 5), rate(*decided_per_s)),
-            format!("{} in hand", known(*in_hand)),
+            format!("{}:{pid}", sanitized(host, CELL_CHARS)),
+            format!("{:5} {:>9}", sanitized(kind, 5), rate(*decided_per_s)),
+            format!("{} in flight", count_or_unknown(*in_flight)),
         ])
         .style(style)
     });
-    let columns = [Constraint::Fill(1), Constraint::Length(15), Constraint::Length(11)];
+    let columns = [Constraint::Fill(1), Constraint::Length(15), Constraint::Length(13)];
     frame.render_widget(Table::new(rows, columns).block(block), area);
 }
 
 pub fn decisions(frame: &mut Frame<'_>, area: Rect, sale: &Snapshot, from: usize, theme: &Theme) {
     let block = block("Last decisions", theme);
     if sale.last.is_empty() {
-        let what = if sale.decided == Some(0) { "none yet" } else { "none seen" };
-        return draw_empty(frame, area, block, what, theme);
+        let text = if sale.decided == Some(0) { "none yet" } else { "not known" };
+        return draw_empty(frame, area, block, text, theme);
     }
-    let named = sale.last.iter().any(|last| last.user_id.is_some());
     let rows = sale.last.iter().skip(from).take(usize::from(area.height));
     let rows = rows.map(|last| {
         let DecisionRow { order_id, item_id, user_id, quantity, status, reason, decided_at } = last;
         let style = if status == "sold" { theme.good() } else { theme.quiet() };
-        let who = user_id.as_deref().filter(|_| named).unwrap_or(order_id);
+        let buyer = user_id.as_deref().unwrap_or(order_id);
         let units = if *quantity == 1 { String::new() } else { format!("{quantity} of ") };
         Row::new(vec![
             Line::raw(clock(decided_at)),
-            Line::styled(shown(reason.as_deref().unwrap_or(status), LONGEST), style),
-            Line::raw(format!("{units}{}", shown(item_id, LONGEST))),
-            Line::raw(shown(who, LONGEST)),
+            Line::styled(sanitized(reason.as_deref().unwrap_or(status), CELL_CHARS), style),
+            Line::raw(format!("{units}{}", sanitized(item_id, CELL_CHARS))),
+            Line::raw(sanitized(buyer, CELL_CHARS)),
         ])
     });
-    let ending = |last: &DecisionRow| last.reason.as_ref().unwrap_or(&last.status).len();
-    let ending = sale.last.iter().map(ending).max().unwrap_or(0).min(14) as u16;
+    let result_width = |last: &DecisionRow| last.reason.as_ref().unwrap_or(&last.status).len();
+    let result_width = sale.last.iter().map(result_width).max().unwrap_or(0).min(14) as u16;
     let columns = [
         Constraint::Length(8),
-        Constraint::Length(ending),
+        Constraint::Length(result_width),
         Constraint::Fill(1),
         Constraint::Fill(1),
     ];
@@ -136,16 +137,15 @@ pub fn dead_letters(
 ) {
     let block = block("Dead letters: flux dlq list", theme);
     if sale.dead_letters.is_empty() {
-        let none = sale.backlog.dead_letters == Some(0);
-        let what = if none { "none" } else { "none to be seen" };
-        return draw_empty(frame, area, block, what, theme);
+        let text = if sale.backlog.dead_letters == Some(0) { "none" } else { "not known" };
+        return draw_empty(frame, area, block, text, theme);
     }
     let rows = sale.dead_letters.iter().skip(from).take(usize::from(area.height));
     let rows = rows.map(|DeadLetterRow { order_id, reason, at }| {
         Row::new(vec![
             Line::raw(clock(at)),
-            Line::raw(shown(order_id, LONGEST)),
-            Line::styled(shown(reason, LONGEST), theme.warn()),
+            Line::raw(sanitized(order_id, CELL_CHARS)),
+            Line::styled(sanitized(reason, CELL_CHARS), theme.warn()),
         ])
     });
     let columns = [Constraint::Length(8), Constraint::Fill(1), Constraint::Fill(2)];

@@ -1,5 +1,4 @@
-//! The picture: a head, the page, a foot. It fits what room there is, and says more where there is
-//! more.
+//! Draws the screen: header, tab and footer, depending on the size of the terminal.
 
 mod lists;
 mod plots;
@@ -13,20 +12,21 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Wrap};
 
 use super::dashboard::Snapshot;
-use super::format::{age, known, rate, shown};
+use super::format::{age, count, count_or_unknown, rate, sanitized};
 use super::state::{AppState, Tab};
 
-/// Below this nothing can be shown.
+/// Smallest terminal on which anything is drawn.
 const MIN_WIDTH: u16 = 40;
 const MIN_HEIGHT: u16 = 10;
+/// Smallest width at which the overview has two columns of lists.
+const TWO_COLUMNS_WIDTH: u16 = 60;
+/// Smallest width at which the footer has the keys.
+const FOOTER_KEYS_WIDTH: u16 = 80;
 
-/// Below this there is one column of lists.
-const SIDE_BY_SIDE: u16 = 60;
-
-/// How things are told apart.
+/// The styles of the screen.
 #[derive(Debug, Clone, Copy)]
 pub struct Theme {
-    /// Without it by weight and signs only.
+    /// If false, only bold and reversed text is used.
     pub colour: bool,
 }
 
@@ -63,97 +63,102 @@ impl Theme {
 pub fn draw(frame: &mut Frame<'_>, state: &AppState, theme: &Theme) {
     let area = frame.area();
     if area.width < MIN_WIDTH || area.height < MIN_HEIGHT {
-        let text = format!("at least {MIN_WIDTH}x{MIN_HEIGHT}, please");
+        let text = format!("needs at least {MIN_WIDTH}x{MIN_HEIGHT}");
         frame.render_widget(Line::from(text), area);
         return;
     }
     let parts = [Constraint::Length(3), Constraint::Fill(1), Constraint::Length(1)];
-    let [head, page, foot] = area.layout(&Layout::vertical(parts));
-    draw_head(frame, head, state, theme);
+    let [header, tab, footer] = area.layout(&Layout::vertical(parts));
+    draw_header(frame, header, state, theme);
     match &state.snapshot {
-        Some(sale) => draw_page(frame, page, state, sale, theme),
-        None => draw_nothing(frame, page, state, theme),
+        Some(sale) => draw_tab(frame, tab, state, sale, theme),
+        None => draw_no_data(frame, tab, state, theme),
     }
-    draw_foot(frame, foot, state, theme);
+    draw_footer(frame, footer, state, theme);
     if state.help {
         draw_help(frame, area, theme);
     }
 }
 
-/// Where, how fresh, the verdict; and the counts.
-fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
+/// Address and freshness, the counts, and the faults.
+fn draw_header(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
     let [first, second, third] = area.layout(&Layout::vertical([Constraint::Length(1); 3]));
-    let mut place =
-        vec![Span::styled("flux ", theme.strong()), Span::raw(shown(&state.address, 40))];
+    let mut server =
+        vec![Span::styled("flux ", theme.strong()), Span::raw(sanitized(&state.address, 40))];
     if let Some(sale) = &state.snapshot {
-        let backend = shown(&sale.backend, 12);
-        place.push(Span::styled(format!("  {backend}, up {}", age(sale.uptime_s)), theme.quiet()));
+        let backend = sanitized(&sale.backend, 12);
+        server.push(Span::styled(format!("  {backend}, up {}", age(sale.uptime_s)), theme.quiet()));
     }
-    frame.render_widget(Line::from(place), first);
+    frame.render_widget(Line::from(server), first);
     frame.render_widget(Line::from(freshness(state, theme)).right_aligned(), first);
     let Some(sale) = &state.snapshot else { return };
     let rates = &sale.rates;
     let mut counts = vec![Span::styled("orders  ", theme.quiet())];
-    for (what, number, per_second) in [
+    for (name, number, per_second) in [
         ("accepted", sale.accepted, Some(rates.accepted)),
         ("decided", sale.decided, Some(rates.decided)),
         ("sold", sale.sold, None),
         ("rejected", sale.rejected, None),
     ] {
-        counts.push(Span::raw(format!("{what} ")));
-        counts.push(Span::styled(known(number), theme.strong()));
-        let speed = per_second.map(|per_second| format!(" {}", rate(per_second)));
-        counts.push(Span::styled(speed.unwrap_or_default(), theme.quiet()));
+        counts.push(Span::raw(format!("{name} ")));
+        counts.push(Span::styled(count_or_unknown(number), theme.strong()));
+        let per_second = per_second.map(|per_second| format!(" {}", rate(per_second)));
+        counts.push(Span::styled(per_second.unwrap_or_default(), theme.quiet()));
         counts.push(Span::raw("  "));
     }
     frame.render_widget(Line::from(counts), second);
-    frame.render_widget(Line::from(verdict(sale, theme)), third);
+    frame.render_widget(Line::from(faults_and_reasons(sale, theme)), third);
 }
 
 fn freshness(state: &AppState, theme: &Theme) -> Span<'static> {
     match (&state.error, state.stale()) {
-        (Some(error), Some(old)) => {
-            let error = shown(error, 50);
-            Span::styled(format!("STALE {}: {error}", age(old.as_secs())), theme.bad())
+        (Some(error), Some(stale)) => {
+            let error = sanitized(error, 50);
+            Span::styled(format!("STALE {}: {error}", age(stale.as_secs())), theme.bad())
         }
         (Some(_), None) => Span::styled("NO CONNECTION", theme.bad()),
-        (None, Some(old)) => Span::styled(format!("STALE {}", age(old.as_secs())), theme.warn()),
+        (None, Some(stale)) => {
+            Span::styled(format!("STALE {}", age(stale.as_secs())), theme.warn())
+        }
         (None, None) if state.snapshot.is_some() => Span::styled("live", theme.good()),
         (None, None) => Span::styled("connecting", theme.quiet()),
     }
 }
 
-/// Whether units are where they should be, and why orders were rejected.
-fn verdict(sale: &Snapshot, theme: &Theme) -> Vec<Span<'static>> {
-    let judged = |what: &str, units: Option<u64>| {
+/// Oversold and stranded units, dead letters, and the reasons why orders were rejected.
+fn faults_and_reasons(sale: &Snapshot, theme: &Theme) -> Vec<Span<'static>> {
+    let fault = |name: &str, units: Option<u64>| {
         let style = match units {
             None => theme.quiet(),
             Some(0) => theme.good(),
             Some(_) => theme.bad(),
         };
-        Span::styled(format!("{what} {}  ", known(units)), style)
+        Span::styled(format!("{name} {}  ", count_or_unknown(units)), style)
     };
-    let mut said =
-        vec![judged("oversold", sale.oversold_units), judged("stranded", sale.stranded_units)];
+    let mut spans =
+        vec![fault("oversold", sale.oversold_units), fault("stranded", sale.stranded_units)];
     let letters = sale.backlog.dead_letters;
     let style =
         if letters.is_some_and(|letters| letters > 0) { theme.warn() } else { theme.quiet() };
-    said.push(Span::styled(format!("dead letters {}  ", known(letters)), style));
+    spans.push(Span::styled(format!("dead letters {}  ", count_or_unknown(letters)), style));
     let mut reasons: Vec<_> = sale.rejected_by_reason.iter().collect();
     reasons.sort_by_key(|(_, orders)| Reverse(**orders));
     for (reason, orders) in reasons {
-        let reason = shown(reason, 24);
-        said.push(Span::styled(format!("{reason} {}  ", known(Some(*orders))), theme.quiet()));
+        let reason = sanitized(reason, 24);
+        spans.push(Span::styled(format!("{reason} {}  ", count(*orders)), theme.quiet()));
     }
-    for (what, orders) in [("expired", sale.expired), ("dropped", sale.dropped)] {
+    for (name, orders) in [("expired", sale.expired), ("dropped", sale.dropped)] {
         if orders != Some(0) {
-            said.push(Span::styled(format!("{what} {}  ", known(orders)), theme.quiet()));
+            spans.push(Span::styled(
+                format!("{name} {}  ", count_or_unknown(orders)),
+                theme.quiet(),
+            ));
         }
     }
-    said
+    spans
 }
 
-fn draw_page(frame: &mut Frame<'_>, area: Rect, state: &AppState, sale: &Snapshot, theme: &Theme) {
+fn draw_tab(frame: &mut Frame<'_>, area: Rect, state: &AppState, sale: &Snapshot, theme: &Theme) {
     let from = state.scrolled;
     match state.tab {
         Tab::Overview => draw_overview(frame, area, state, sale, theme),
@@ -164,7 +169,7 @@ fn draw_page(frame: &mut Frame<'_>, area: Rect, state: &AppState, sale: &Snapsho
     }
 }
 
-/// Plots above, lists below; side by side as far as there is room.
+/// Plots above, lists below.
 fn draw_overview(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -176,7 +181,7 @@ fn draw_overview(
     let parts = [Constraint::Length(plots_height), Constraint::Fill(1)];
     let [above, below] = area.layout(&Layout::vertical(parts));
     plots::draw(frame, above, state, sale, theme);
-    if area.width < SIDE_BY_SIDE {
+    if area.width < TWO_COLUMNS_WIDTH {
         return lists::items(frame, below, sale, 0, theme);
     }
     let [left, right] = below.layout(&Layout::horizontal([Constraint::Fill(1); 2]).spacing(1));
@@ -189,38 +194,41 @@ fn draw_overview(
     lists::decisions(frame, lower, sale, 0, theme);
 }
 
-fn draw_nothing(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
-    let why = match &state.error {
-        Some(error) => Line::styled(format!("{}; trying again", shown(error, 200)), theme.bad()),
-        None => Line::styled("waiting for the first data", theme.quiet()),
+fn draw_no_data(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
+    let text = match &state.error {
+        Some(error) => {
+            Line::styled(format!("{}; reconnecting", sanitized(error, 200)), theme.bad())
+        }
+        None => Line::styled("waiting for data", theme.quiet()),
     };
-    let lines = Paragraph::new(vec![Line::default(), why]).centered().wrap(Wrap { trim: true });
+    let lines = Paragraph::new(vec![Line::default(), text]).centered().wrap(Wrap { trim: true });
     frame.render_widget(lines, area);
 }
 
-fn draw_foot(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
-    let mut pages = Vec::new();
+fn draw_footer(frame: &mut Frame<'_>, area: Rect, state: &AppState, theme: &Theme) {
+    let mut tabs = Vec::new();
     for (index, tab) in Tab::ALL.into_iter().enumerate() {
-        let here = tab == state.tab;
-        let style =
-            if here { Style::new().add_modifier(Modifier::REVERSED) } else { theme.quiet() };
-        pages.push(Span::styled(format!(" {} {} ", index + 1, tab.title()), style));
+        let style = match tab == state.tab {
+            true => Style::new().add_modifier(Modifier::REVERSED),
+            false => theme.quiet(),
+        };
+        tabs.push(Span::styled(format!(" {} {} ", index + 1, tab.title()), style));
     }
-    frame.render_widget(Line::from(pages), area);
-    if area.width >= 80 {
-        let keys = Line::styled("? help  q leave", theme.quiet());
+    frame.render_widget(Line::from(tabs), area);
+    if area.width >= FOOTER_KEYS_WIDTH {
+        let keys = Line::styled("? help  q quit", theme.quiet());
         frame.render_widget(keys.right_aligned(), area);
     }
 }
 
 const HELP: [&str; 8] = [
-    "Tab, arrows, 1-5   another page",
-    "Up, Down, PgUp/Dn  scroll a list",
-    "?                  this, and away with it",
-    "q, Esc, Ctrl-C     leave",
+    "Tab, arrows, 1-5   switch the tab",
+    "Up, Down, PgUp/Dn  scroll the list",
+    "?                  show or hide this help",
+    "q, Esc, Ctrl-C     quit",
     "",
-    "Numbers that nobody knows are ?. On AWS",
-    "the stores are asked every few seconds.",
+    "Unknown numbers are shown as ?. On AWS,",
+    "totals are updated every few seconds.",
     "Bars: # sold, = held, . free",
 ];
 

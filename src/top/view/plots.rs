@@ -1,4 +1,4 @@
-//! The last minutes as bars, one column a second.
+//! Plots of the last minutes, one column per second.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -7,14 +7,17 @@ use ratatui::widgets::{Block, Borders, RenderDirection, Sparkline};
 
 use super::Theme;
 use crate::top::dashboard::{PlotPoint, Snapshot};
-use crate::top::format::{count, known, rate, time};
+use crate::top::format::{count, count_or_unknown, rate, time};
 use crate::top::state::AppState;
+
+/// Smallest width of a plot that shows its maximum.
+const MAX_WIDTH: u16 = 50;
 
 struct SparklinePlot {
     title: &'static str,
-    now: String,
+    /// The current value, formatted.
+    current: String,
     value: fn(&PlotPoint) -> Option<f64>,
-    /// Writes a value for a person.
     format: fn(f64) -> String,
 }
 
@@ -26,28 +29,28 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, state: &AppState, sale: &Snapshot
     let plots = [
         SparklinePlot {
             title: "Accepted",
-            now: rate(sale.rates.accepted),
+            current: rate(sale.rates.accepted),
             value: |p| p.accepted_per_s,
             format: |value| rate(Some(value)),
         },
         SparklinePlot {
             title: "Decided",
-            now: rate(sale.rates.decided),
+            current: rate(sale.rates.decided),
             value: |p| p.decided_per_s,
             format: |value| rate(Some(value)),
         },
         SparklinePlot {
             title: "Waiting",
-            now: match backlog.waiting {
+            current: match backlog.waiting {
                 Some(0) => "0".to_owned(),
-                waiting => format!("{}, oldest {oldest}", known(waiting)),
+                waiting => format!("{}, oldest {oldest}", count_or_unknown(waiting)),
             },
             value: |p| p.waiting.map(|orders| orders as f64),
             format: |value| count(value as u64),
         },
         SparklinePlot {
             title: "Decision",
-            now: format!("p50 {p50}, p99 {p99}"),
+            current: format!("p50 {p50}, p99 {p99}"),
             value: |p| p.p99_ms,
             format: |value| time(Some(value)),
         },
@@ -71,17 +74,17 @@ fn draw_plot(
 ) {
     let title = Line::from(vec![
         Span::styled(format!("{} ", plot.title), theme.strong()),
-        Span::raw(plot.now.clone()),
+        Span::raw(plot.current.clone()),
     ]);
-    let seen = state.points.iter().rev().take(usize::from(area.width)).map(plot.value);
-    let highest = seen.clone().flatten().reduce(f64::max);
-    let wide = area.width >= 50;
-    let most = highest.filter(|_| wide).map(|most| format!(" {} at most", (plot.format)(most)));
-    let most = Line::styled(most.unwrap_or_default(), theme.quiet()).right_aligned();
+    // Newest first, because the plot is drawn from right to left.
+    let values = state.points.iter().rev().take(usize::from(area.width)).map(plot.value);
+    let max = values.clone().flatten().reduce(f64::max).filter(|_| area.width >= MAX_WIDTH);
+    let max = max.map(|max| format!(" max {}", (plot.format)(max)));
+    let max = Line::styled(max.unwrap_or_default(), theme.quiet()).right_aligned();
     let block = Block::new().borders(Borders::TOP).border_style(theme.quiet());
-    let block = block.title(title).title(most);
-    // Newest first: it stands on the right. Hundredths keep what is small from vanishing.
-    let values = seen.map(|value| value.map(|value| (value * 100.0).round() as u64));
+    let block = block.title(title).title(max);
+    // In hundredths, so that rates below 1 are drawn.
+    let values = values.map(|value| value.map(|value| (value * 100.0).round() as u64));
     let bars = Sparkline::default()
         .data(values)
         .direction(RenderDirection::RightToLeft)
