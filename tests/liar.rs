@@ -112,7 +112,7 @@ async fn a_repeat_under_another_name_is_noticed() {
         "/items/ticket_001" => Some((200, item(SOLD_OUT))),
         _ => Some((200, sold_out())),
     });
-    assert!(fault.await.contains("repeats answered with another order id"));
+    assert!(fault.await.contains("repeats with another order id"));
 }
 
 #[tokio::test]

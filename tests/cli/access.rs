@@ -38,8 +38,10 @@ fn open_server_without_keys_warns_at_any_log_level() {
     for mut serve in std::iter::once(for_all).chain(on_loopback) {
         serve.signal("TERM");
         serve.log_line("stopped");
-        let said = serve.logged.join("\n");
-        assert!(!said.contains("WITHOUT") && !said.contains("WARN") && !said.contains(SESAME));
+        let printed = serve.logged.join("\n");
+        assert!(
+            !printed.contains("WITHOUT") && !printed.contains("WARN") && !printed.contains(SESAME)
+        );
     }
 }
 

@@ -1,17 +1,17 @@
-//! docs/api.md does what it says, command by command.
+//! The examples of docs/api.md and docs/access.md work as printed.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::Desk;
 
-/// What a command of the page prints, as the page has it.
+/// A command of the page and its printed output.
 struct Example {
     command: String,
     answer: String,
 }
 
-/// The commands of the page's `console` blocks, in order.
+/// The commands in the page's `console` blocks, in order.
 fn examples(page: &str) -> Vec<Example> {
     let mut examples: Vec<Example> = Vec::new();
     for block in page.split("```console\n").skip(1) {
@@ -29,28 +29,30 @@ fn examples(page: &str) -> Vec<Example> {
     examples
 }
 
-/// Whether `said` is `written`, where `…` stands for anything within a line.
-fn alike(written: &str, said: &str) -> bool {
-    let (written, said) = (written.trim_end(), said.trim_end().replace('\r', ""));
-    let same = |(written, mut said): (&str, &str)| {
-        let parts: Vec<&str> = written.split('…').collect();
+/// True if `actual` equals `expected`, in which `…` matches any text within a line.
+fn matches(expected: &str, actual: &str) -> bool {
+    let expected = expected.trim_end();
+    let actual = actual.trim_end().replace('\r', "");
+    let line_matches = |(expected, mut actual): (&str, &str)| {
+        let parts: Vec<&str> = expected.split('…').collect();
         let Some((last, parts)) = parts.split_last() else { return false };
         for (n, part) in parts.iter().enumerate() {
-            match said.find(part) {
-                Some(at) if n > 0 || at == 0 => said = &said[at + part.len()..],
+            match actual.find(part) {
+                Some(at) if n > 0 || at == 0 => actual = &actual[at + part.len()..],
                 _ => return false,
             }
         }
-        if parts.is_empty() { said == *last } else { said.ends_with(last) }
+        if parts.is_empty() { actual == *last } else { actual.ends_with(last) }
     };
-    written.lines().count() == said.lines().count() && written.lines().zip(said.lines()).all(same)
+    expected.lines().count() == actual.lines().count()
+        && expected.lines().zip(actual.lines()).all(line_matches)
 }
 
 #[test]
 fn api_page_examples_work_as_printed() {
     let page = std::fs::read_to_string("docs/api.md").unwrap();
-    let (open, keyed) = (Desk::new(), Desk::new());
-    let keyed = keyed
+    let open = Desk::new();
+    let keyed = Desk::new()
         .with("FLUX_ADMIN_KEY", "open-admin-of-this-page")
         .with("FLUX_BUY_KEY", "open-shop-of-this-page");
     open.run("provision --item hall_A --stock 3");
@@ -59,7 +61,7 @@ fn api_page_examples_work_as_printed() {
     let full = Desk::new().with("FLUX_BACKLOG_MAX", "1");
     let (_full, full) = full.serve("");
 
-    // One shell for all: a command may use what one before it has set.
+    // All commands run in one shell, because they use variables of earlier ones.
     let end = "-- end of an answer --";
     let examples = examples(&page);
     let commands =
@@ -72,13 +74,13 @@ fn api_page_examples_work_as_printed() {
 
     let answers: Vec<&str> = printed.split(&format!("{end}\n")).collect();
     assert!(examples.len() > 30 && answers.len() == examples.len() + 1, "{printed}");
-    for (example, said) in examples.iter().zip(answers) {
+    for (example, actual) in examples.iter().zip(answers) {
         let Example { command, answer } = example;
-        assert!(alike(answer, said), "$ {command}\nthe page:\n{answer}\nthe server:\n{said}");
+        assert!(matches(answer, actual), "$ {command}\nexpected:\n{answer}\nactual:\n{actual}");
     }
 }
 
-/// Runs lines of bash where flux is on the path and listens at `address`; what they print.
+/// Runs a bash script with flux in the PATH and a server at `address`; returns its output.
 fn bash(desk: &Desk, lines: &str, address: &str) -> String {
     let bin = Path::new(env!("CARGO_BIN_EXE_flux")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());

@@ -1,4 +1,4 @@
-//! The real binary and its surroundings on AWS: the order key, credentials, proxies, regions.
+//! The binary on AWS: the order key, credentials, proxies, regions.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -18,7 +18,7 @@ use super::{Desk, PATIENCE, SESAME, buy};
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{address, clock, item};
 
-/// Does something to the stand-ins, for a test that waits for processes.
+/// Runs an async function with a client of the stand-ins, from a synchronous test.
 fn on_stand_ins<T>(act: impl AsyncFnOnce(Aws) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { act(stand_ins().await).await })
@@ -63,16 +63,16 @@ fn key_derived_from_table_name_is_warned_about() {
     assert!(!quiet.logged.iter().any(|line| line.contains("derived from its name")));
 }
 
-/// In AWS's own region, which no test may reach.
-fn abroad() -> Desk {
+/// An environment whose endpoints are those of AWS itself; no test may reach them.
+fn real_endpoints() -> Desk {
     Desk::new()
         .with("AWS_REGION", "eu-central-1")
         .with("AWS_ACCESS_KEY_ID", "local")
         .with("AWS_SECRET_ACCESS_KEY", SESAME)
 }
 
-/// Refuses whatever comes; its port, and the first line of each connection, in hex where it is no
-/// text.
+/// A server that answers each request with 403. Returns its port and a channel with the first line
+/// of each connection; if that is not text, with its first byte in hex.
 fn refusing() -> (u16, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -101,16 +101,16 @@ fn refusing() -> (u16, Receiver<String>) {
 fn https_proxy_is_used_except_for_no_proxy() {
     let (port, asked) = refusing();
     let proxy = format!("http://ann:{SESAME}@127.0.0.1:{port}");
-    let line = abroad().with("HTTPS_PROXY", &proxy).refused("provision --backend aws");
+    let line = real_endpoints().with("HTTPS_PROXY", &proxy).refused("provision --backend aws");
     assert!(line.contains("HTTPS_PROXY"), "{line}");
     let first = asked.recv_timeout(PATIENCE).unwrap();
     assert_eq!(first, "CONNECT sqs.eu-central-1.amazonaws.com:443 HTTP/1.1");
     while asked.try_recv().is_ok() {}
 
-    // 0.0.0.0 is this machine, and is none of the names by which it is always reached directly.
+    // 0.0.0.0 is this machine, but not one of the names for which a proxy is never used.
     let (direct, hellos) = refusing();
     let endpoint = format!("https://0.0.0.0:{direct}");
-    let desk = abroad().with("https_proxy", &format!("127.0.0.1:{port}"));
+    let desk = real_endpoints().with("https_proxy", &format!("127.0.0.1:{port}"));
     let desk = desk.with("AWS_ENDPOINT_URL", &endpoint);
     desk.refused("provision --backend aws");
     assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), format!("CONNECT 0.0.0.0:{direct} HTTP/1.1"));
@@ -121,17 +121,18 @@ fn https_proxy_is_used_except_for_no_proxy() {
     assert_eq!(hellos.recv_timeout(PATIENCE).unwrap(), "16");
     assert!(asked.try_recv().is_err());
 
-    let line =
-        abroad().with("HTTPS_PROXY", "socks5://127.0.0.1:1").refused("provision --backend aws");
+    let line = real_endpoints()
+        .with("HTTPS_PROXY", "socks5://127.0.0.1:1")
+        .refused("provision --backend aws");
     assert!(line.contains("HTTPS_PROXY") && line.contains("http://HOST:PORT"), "{line}");
 }
 
-/// A desk with a home directory, and no credentials but those in its files.
-fn at_home(config: &str) -> Desk {
+/// An environment with a home directory, whose files have the only credentials.
+fn with_home(config: &str) -> Desk {
     let desk = Desk::new().with_file(".aws/config", config);
     let home = desk.directory.path().to_str().unwrap().to_owned();
     desk.with("HOME", &home)
-        // The SDK warns of the same in its own words.
+        // The SDK logs a warning of its own about the same fault.
         .with("FLUX_LOG", "error")
         .with("AWS_REGION", "eu-central-1")
         .with("AWS_ENDPOINT_URL_SQS", &address("FLUX_TEST_SQS"))
@@ -141,12 +142,12 @@ fn at_home(config: &str) -> Desk {
 #[test]
 fn unusable_credentials_are_named_with_the_fix() {
     let profile =
-        |lines: &str| at_home(&format!("[profile shop]\n{lines}")).with("AWS_PROFILE", "shop");
+        |lines: &str| with_home(&format!("[profile shop]\n{lines}")).with("AWS_PROFILE", "shop");
     for (desk, parts) in [
-        (at_home(""), ["no AWS credentials", "AWS_PROFILE"]),
-        (at_home("").with("AWS_PROFILE", "shop"), ["profile shop", "AWS_PROFILE"]),
+        (with_home(""), ["no AWS credentials", "AWS_PROFILE"]),
+        (with_home("").with("AWS_PROFILE", "shop"), ["profile shop", "AWS_PROFILE"]),
         (
-            at_home("[default]\nregion = x\n").with("AWS_PROFILE", "shop"),
+            with_home("[default]\nregion = x\n").with("AWS_PROFILE", "shop"),
             ["profile `shop` was not defined", "AWS_PROFILE"],
         ),
         (profile("nothing here\n"), ["cannot be used", ".aws/config"]),
@@ -170,7 +171,7 @@ fn aws_login_profile_uses_the_aws_cli() {
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in *\"--profile shop@eu\"*) echo '{answer}';; *) exit 3;; esac\n"
     );
-    let desk = at_home("[profile shop@eu]\nlogin_session = arn:aws:iam::1:user/ann\n")
+    let desk = with_home("[profile shop@eu]\nlogin_session = arn:aws:iam::1:user/ann\n")
         .with_file("bin/aws", script)
         .with("AWS_PROFILE", "shop@eu");
     let file = desk.path("bin/aws");
@@ -183,7 +184,7 @@ fn aws_login_profile_uses_the_aws_cli() {
 #[test]
 fn queue_of_another_region_is_refused() {
     let url = "https://sqs.us-east-1.amazonaws.com/123456789012/orders";
-    let line = abroad().with("SQS_QUEUE_URL", url).refused("work");
+    let line = real_endpoints().with("SQS_QUEUE_URL", url).refused("work");
     assert!(line.contains("AWS_REGION=us-east-1") && line.contains("eu-central-1"), "{line}");
 }
 
@@ -204,9 +205,9 @@ fn provision_prints_steps_and_names_the_failed_table() {
     let queue = crate::conformance::fresh_name("orders");
     let output =
         desk.command(&format!("provision --backend aws --queue {queue}")).output().unwrap();
-    let (done, said) =
-        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let done = String::from_utf8(output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert_eq!(done.lines().filter(|line| line.ends_with(" created")).count(), 3, "{done}");
-    assert!(said.contains(&format!("table {items} has the key item_id (N)")), "{said}");
+    assert!(stderr.contains(&format!("table {items} has the key item_id (N)")), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! `flux backup` and `flux restore`, beside real processes.
+//! `flux backup` and `flux restore` while other processes run.
 
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ fn audited(desk: &Desk) -> Value {
     report
 }
 
-/// A store with so many decided orders, whose processes have stopped.
+/// A store with this number of decided orders, used by no process.
 fn sale_of(orders: usize) -> Desk {
     let desk = Desk::new();
     desk.run("provision --item hall_A --stock 1000000");
@@ -31,7 +31,7 @@ fn sale_of(orders: usize) -> Desk {
     desk
 }
 
-/// What is in the directory, but for logs.
+/// The names of the files in a directory.
 fn names(directory: &Path) -> HashSet<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -53,7 +53,9 @@ fn backup_contains_all_orders_accepted_before_it() {
     let over = AtomicBool::new(false);
     let (before, elsewhere) = std::thread::scope(|scope| {
         for n in 0..4 {
-            let (address, accepted, over) = (&address, &accepted, &over);
+            let address = &address;
+            let accepted = &accepted;
+            let over = &over;
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     let item = if n == 0 { "hall_B" } else { "hall_A" };
@@ -72,8 +74,8 @@ fn backup_contains_all_orders_accepted_before_it() {
         };
         more_than(300);
         let before = accepted.lock().unwrap().clone();
-        let said = desk.run("backup copy.db");
-        assert!(said.starts_with("copy.db: items 2, orders "), "{said}");
+        let printed = desk.run("backup copy.db");
+        assert!(printed.starts_with("copy.db: items 2, orders "), "{printed}");
         more_than(sold());
         over.store(true, Ordering::Relaxed);
         let elsewhere = Desk::new();
@@ -83,17 +85,20 @@ fn backup_contains_all_orders_accepted_before_it() {
     let mode = std::fs::metadata(desk.path("copy.db")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 
-    let said = elsewhere.run("restore backup.db");
-    assert!(said.starts_with("./flux.db restored from backup.db: items 2, orders "), "{said}");
+    let printed = elsewhere.run("restore backup.db");
+    assert!(
+        printed.starts_with("./flux.db restored from backup.db: items 2, orders "),
+        "{printed}"
+    );
     assert!(audited(&elsewhere)["orders"].as_u64().unwrap() >= before.len() as u64);
     let (_restored, address) = elsewhere.serve("--workers 4");
     for order in &before {
         decided(&address, order);
     }
-    // What waited in the backup is decided from there, under the same promises.
+    // Orders that were queued in the backup are decided in the restored store.
     let begun = Instant::now();
     while audited(&elsewhere)["undecided"] != 0 {
-        assert!(begun.elapsed() < PATIENCE, "orders of the backup wait");
+        assert!(begun.elapsed() < PATIENCE, "orders of the backup are not decided");
     }
     drop((serve, work));
 }
@@ -115,14 +120,14 @@ fn failed_backup_leaves_no_files() {
     }
     assert_eq!(std::fs::read(desk.path("taken.db")).unwrap(), b"mine");
 
-    // No file may grow beyond some kilobytes, as on a full disk.
+    // A limit on the size of files has the effect of a full disk.
     let mut limited = Command::new("sh");
     let flux = env!("CARGO_BIN_EXE_flux");
     limited.args(["-c", &format!("trap '' XFSZ; ulimit -f 80; exec {flux} backup copy.db")]);
     let output = limited.current_dir(desk.path("")).env_clear().output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{printed}");
+    assert_eq!(printed.lines().count(), 1, "{printed}");
     assert_eq!(names(&desk.path("")), before);
 
     let empty = Desk::new();
@@ -167,7 +172,7 @@ fn restore_refuses_invalid_backup_or_store_in_use() {
         let line = desk.refused("restore copy.db --replace");
         assert!(line.contains(&format!("flux serve (pid {}", serve.child.id())), "{line}");
         serve.signal("STOP");
-        // Its heartbeat is gone, its connection is not.
+        // Without a heartbeat, the process is found by its open connection.
         let file = rusqlite::Connection::open(desk.path("flux.db")).unwrap();
         file.execute_batch("DELETE FROM pulses").unwrap();
         drop(file);
@@ -179,12 +184,12 @@ fn restore_refuses_invalid_backup_or_store_in_use() {
     assert_eq!(names(&desk.path("")), before);
     assert_eq!(audited(&desk)["orders"], 2);
 
-    let said = desk.run("restore copy.db --replace");
-    let former = said.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let printed = desk.run("restore copy.db --replace");
+    let former = printed.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
     assert_eq!(audited(&desk)["orders"], 300);
     assert_eq!(audited(&desk.with("FLUX_DATA", &former))["orders"], 2);
 
-    // A log without its file would be applied to what is put there.
+    // SQLite would apply a log without its file to the restored file.
     let stale = Desk::new().with_file("flux.db-wal", "stale");
     copy(&sale, "copy.db", &stale, "copy.db");
     assert!(stale.refused("restore copy.db").contains("flux.db-wal is there already"));
@@ -199,7 +204,7 @@ fn backup_on_aws_refers_to_dynamodb() {
     }
 }
 
-/// A log that was not moved into the file belongs to the backup too.
+/// The log of a killed process contains committed orders, so it is a part of the backup.
 #[test]
 fn file_copy_with_its_log_is_restored() {
     let sale = Desk::new();
@@ -220,9 +225,9 @@ fn killed_restore_leaves_old_or_new_store() {
     sale.run("backup copy.db");
     let desk = sale_of(3);
     copy(&sale, "copy.db", &desk, "copy.db");
-    let mut seen = HashSet::new();
+    let mut was_restored = HashSet::new();
     for n in 0..24 {
-        // The old one again, with a log that was not moved into the file.
+        // The old store again, with a log that is not checkpointed.
         if audited(&desk)["orders"] == 200 {
             let old = sale_of(3);
             let (serve, address) = old.serve("--workers 1");
@@ -240,11 +245,11 @@ fn killed_restore_leaves_old_or_new_store() {
         restore.end();
         let orders = audited(&desk)["orders"].as_u64().unwrap();
         assert!([3, 4, 200].contains(&orders), "{orders}");
-        seen.insert(orders == 200);
+        was_restored.insert(orders == 200);
     }
     desk.run("restore copy.db --replace");
     assert_eq!(audited(&desk)["orders"], 200);
-    println!("killed before and after: {seen:?}");
+    println!("killed before and after: {was_restored:?}");
 }
 
 #[test]
@@ -268,17 +273,20 @@ fn store_in_use_needs_force_to_destroy() {
     decided(&address, &buy(&address, "ann", "hall_A"));
 
     let output = desk.command("provision --destroy --yes --force").output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.contains("deleting although in use by"), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && printed.contains("deleting although in use by"),
+        "{printed}"
+    );
     assert_eq!(names(&desk.path("")).len(), 0);
     let begun = Instant::now();
     while http(&address, "GET /items", "").0 != 503 {
-        assert!(begun.elapsed() < PATIENCE, "goes on");
+        assert!(begun.elapsed() < PATIENCE, "the server still works");
     }
     drop((serve, work));
     assert_eq!(desk.run("provision --destroy --yes --force"), "./flux.db does not exist\n");
 
-    // What cannot be read may be in use.
+    // A file that is not a store may be in use, so it needs --force too.
     let desk = Desk::new().with_file("flux.db", "not a store");
     let line = desk.refused("provision --destroy --yes");
     assert!(line.contains("not a store of flux") && line.contains("--force"), "{line}");
@@ -300,14 +308,14 @@ fn tables_in_use_need_force_to_destroy() {
     let line = desk.refused("provision --destroy --yes");
     assert!(line.contains(&format!("in use by flux serve (pid {pid} on ")), "{line}");
     assert!(line.contains("--force"), "{line}");
-    let nobody_knows = desk.with("REDIS_URL", "redis://127.0.0.1:1");
-    let output = nobody_knows.command("provision --destroy --yes").output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let without_heartbeats = desk.with("REDIS_URL", "redis://127.0.0.1:1");
+    let output = without_heartbeats.command("provision --destroy --yes").output().unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{printed}");
     assert!(
-        said.contains("processes of the sale are not known") && said.contains("--force"),
-        "{said}"
+        printed.contains("processes of the sale are not known") && printed.contains("--force"),
+        "{printed}"
     );
-    let gone = nobody_knows.run("provision --destroy --yes --force");
+    let gone = without_heartbeats.run("provision --destroy --yes --force");
     assert_eq!(gone.matches("deleted").count(), 5, "{gone}");
 }

@@ -1,4 +1,4 @@
-//! What this build lacks is refused by name, with the way to build it.
+//! Commands and settings whose feature is not in this build are refused, naming the feature.
 
 use super::Desk;
 

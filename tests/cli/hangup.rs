@@ -1,4 +1,4 @@
-//! SIGHUP, which reloads what runs for long and ends what ends with its terminal.
+//! SIGHUP: reloads `serve` and `work`, ends other commands.
 
 use std::process::Stdio;
 
@@ -32,7 +32,7 @@ fn sighup_ends_stress_unless_ignored() {
     for outlives in [false, true] {
         let desk = Desk::new().with("TMPDIR", temporary.path().to_str().unwrap());
         let flux = desk.command(race);
-        // Whatever these tests themselves were started with (nohup).
+        // The tests may have been started with nohup, which ignores SIGHUP.
         let mut command = std::process::Command::new("env");
         command.args(["--default-signal=HUP", "sh"]);
         let script = if outlives { "trap '' HUP; exec \"$@\"" } else { "exec \"$@\"" };
@@ -53,7 +53,7 @@ fn sighup_ends_stress_unless_ignored() {
         }
         race.log_line("stopping");
         assert_eq!(race.end().0.code(), Some(1));
-        assert_eq!(left(), 0, "the throw-away store is left over");
+        assert_eq!(left(), 0, "the temporary store is left over");
     }
 }
 
@@ -76,9 +76,9 @@ fn sdk_log_lines_contain_no_credentials() {
             .command("provision --backend aws --dry-run")
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
-        assert_eq!(said.contains(id), shows, "{log}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{printed}");
+        assert_eq!(printed.contains(id), shows, "{log}: {printed}");
     }
 }
 

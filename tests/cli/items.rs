@@ -1,4 +1,4 @@
-//! `flux items`: an organiser stops a sale in the middle of it, and lets it go on.
+//! `flux items`: closes and reopens a running sale, removes items.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn listed(desk: &Desk) -> Vec<Value> {
     printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn told_until(work: &Process, line: &str) {
+fn wait_for_story(work: &Process, line: &str) {
     while work.told() != line {}
 }
 
@@ -30,7 +30,7 @@ fn items_close_and_open_change_the_sale() {
     assert_eq!(desk.run("items close hall_A"), closed.replace("closed", "closed already"));
     let no = decided(&address, &buy(&address, "bob", "hall_A"));
     assert_eq!((&no["status"], &no["reason"]), (&json!("rejected"), &json!("closed")));
-    told_until(&work, "REJECTED: bob wants hall_A, but its sale is closed");
+    wait_for_story(&work, "REJECTED: bob wants hall_A, but its sale is closed");
     assert!(desk.run("audit").starts_with("hall_A (closed): stock 3: free 2,"));
     desk.run("items restock hall_A --stock 5");
     let again = "item hall_A is open; stock 5: free 4, sold 1\n";
@@ -64,7 +64,7 @@ fn items_remove_needs_an_item_without_orders() {
     assert_eq!(String::from_utf8(restock.stdout).unwrap(), listed);
     assert!(String::from_utf8(restock.stderr).unwrap().contains("flux items remove typo"));
 
-    // An order that waits for a worker is an order, too.
+    // A queued order counts as an order of the item, so the item was not removed.
     let _work = desk.start("work");
     assert_eq!(decided(&address, &order)["status"], "sold");
     assert_eq!(decided(&address, &buy(&address, "eve", "invented"))["status"], "sold");
@@ -78,7 +78,7 @@ fn items_remove_needs_an_item_without_orders() {
     desk.run("audit");
 }
 
-/// Ends the buyers of a test that fails, who would keep it from ending.
+/// Stops the buyers if the test panics; their scope would wait for them.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -87,8 +87,7 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// Buyers come all the time, and two workers that know the item sell to them: once the close is
-/// answered, not one more unit goes.
+/// Closes the item during a sale with two workers: no unit is sold after `items close` returns.
 fn assert_close_ends_all_sales(desk: &Desk) {
     let (_serve, address) = desk.serve("");
     let mut workers = [desk.start("work"), desk.start("work")];
@@ -96,7 +95,8 @@ fn assert_close_ends_all_sales(desk: &Desk) {
     let over = AtomicBool::new(false);
     let orders: Vec<String> = std::thread::scope(|scope| {
         let buyers = (0..4).map(|n| {
-            let (address, over) = (&address, &over);
+            let address = &address;
+            let over = &over;
             scope.spawn(move || {
                 let mut orders = Vec::new();
                 while !over.load(Ordering::Relaxed) {

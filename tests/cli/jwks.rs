@@ -1,4 +1,4 @@
-//! Users' tokens, and the public keys that they are checked with.
+//! Public keys of users' tokens.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use super::Desk;
 use super::access::buy;
 use crate::http::tokens::{Provider, now};
 
-/// Answers each request with the text in it; while it is empty, not at all.
+/// A server that answers each request with the returned text; while it is empty, with nothing.
 fn publish(answer: String) -> (String, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap());

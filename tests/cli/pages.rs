@@ -1,4 +1,4 @@
-//! What a shell and `man` read of flux, and the health check.
+//! Shell completions, manual pages, and the health check.
 
 use std::process::Command;
 
@@ -12,7 +12,8 @@ fn bash_completes_subcommands_flags_and_words() {
     let script = desk.run("completions bash");
     let desk = desk.with_file("flux.bash", script);
     let complete = |words: &[&str]| {
-        let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+        let last = words[words.len() - 1];
+        let before = words[words.len() - 2];
         let words = words.join("' '");
         let ask = format!(
             "source ./flux.bash; COMP_WORDS=('{words}'); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \

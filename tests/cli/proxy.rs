@@ -21,7 +21,7 @@ fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
     text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
 }
 
-/// A relative reference (RFC 3986, 5.2) as these pages have them.
+/// Resolves a relative reference (RFC 3986, 5.2) of the pages.
 fn resolved(base: &str, reference: &str) -> String {
     if reference.starts_with('/') {
         return reference.to_owned();
@@ -40,10 +40,10 @@ fn resolved(base: &str, reference: &str) -> String {
 
 /// Loads a page and everything that it refers to, recursively.
 fn load(address: &str, page: &str) {
-    let mut wanted = vec![page.to_owned()];
-    let mut seen = BTreeSet::new();
-    while let Some(path) = wanted.pop() {
-        if !seen.insert(path.clone()) {
+    let mut pending = vec![page.to_owned()];
+    let mut loaded = BTreeSet::new();
+    while let Some(path) = pending.pop() {
+        if !loaded.insert(path.clone()) {
             continue;
         }
         let answer = ask(address, &format!("GET {path}"), "");
@@ -52,10 +52,10 @@ fn load(address: &str, page: &str) {
         for before in ["src=\"", "href=\"", "from \"", "url(\""] {
             let named = quoted(&text, before).into_iter();
             let named = named.filter(|named| !named.starts_with(['#', '?']) && !named.is_empty());
-            wanted.extend(named.map(|named| resolved(&path, named)));
+            pending.extend(named.map(|named| resolved(&path, named)));
         }
     }
-    assert!(seen.len() >= 4, "{seen:?}");
+    assert!(loaded.len() >= 4, "{loaded:?}");
 }
 
 /// The runbook's `location` blocks for nginx: for a whole host, and for a path.
@@ -92,7 +92,7 @@ fn sell_behind_nginx(block: &str, prefix: &str) {
     assert_eq!(ask(address, &format!("GET {path}?wait=20"), "").json()["status"], "sold");
     let events = ask(address, &format!("GET {path}/events"), "");
     assert!(events.body.contains("\"status\":\"sold\""), "{}", events.body);
-    // Clients that ask the server without the proxy find the order at its Location too.
+    // The Location also works for clients that bypass the proxy.
     assert_eq!(ask(&upstream, &format!("GET {path}"), "").json()["status"], "sold");
     if !prefix.is_empty() {
         let base = ask(&upstream, &format!("GET {prefix}?wall"), "");

@@ -1,4 +1,4 @@
-//! Redis with and without TLS, as the settings have it.
+//! Redis with and without TLS.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Desk, PATIENCE, SESAME, buy, decided, http, story};
 use crate::support::free_port;
 
-/// A Redis of the test's own, which wants a password; killed when dropped.
+/// A Redis server with a password; killed when dropped.
 struct Server {
     child: Child,
     port: u16,
@@ -45,7 +45,7 @@ fn pem(kind: &str, der: &[u8]) -> String {
     format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der))
 }
 
-/// Whether the server of this address has its lock in the end.
+/// Waits until `/readyz` reports the lock as ok; false after [`PATIENCE`].
 fn has_lock(address: &str) -> bool {
     let begun = std::time::Instant::now();
     while begun.elapsed() < PATIENCE {
@@ -86,7 +86,7 @@ fn public_redis_without_tls_is_not_used() {
     let desk = Desk::on_aws();
     let redis = Server::start(desk.directory.path(), false);
     let desk = desk
-        // This machine, in a form that is no private address.
+        // An address of this machine that does not look private.
         .with("REDIS_HOST", "127.1")
         .with("REDIS_PORT", &redis.port.to_string())
         .with("REDIS_PASSWORD", SESAME);

@@ -1,4 +1,4 @@
-//! Whatever is wrong is said in one line, with exit code 2.
+//! Wrong arguments and settings: one line on stderr, exit code 2.
 
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -11,12 +11,12 @@ use super::{Desk, SESAME};
 #[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::address;
 
-/// Each command is refused with a line that says all of these.
+/// Each command is refused with a line that contains all of these texts.
 fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
     for (arguments, parts) in cases {
         let line = desk.refused(arguments);
         for part in *parts {
-            assert!(line.contains(part), "flux {arguments}: {line:?} does not say {part:?}");
+            assert!(line.contains(part), "flux {arguments}: no {part:?} in {line:?}");
         }
     }
 }
@@ -121,7 +121,7 @@ fn invalid_settings() {
     for (desk, part) in cases {
         for command in ["serve", "work", "provision", "stress --item a", "audit", "dlq list"] {
             let line = desk.refused(command);
-            assert!(line.contains(part), "flux {command}: {line:?} does not say {part:?}");
+            assert!(line.contains(part), "flux {command}: no {part:?} in {line:?}");
         }
     }
 }
@@ -140,8 +140,8 @@ fn non_utf8_variable_of_flux_is_refused() {
         (b"FLUX_BUY\xff_KEY", b"x", "is not a setting of flux"),
     ] {
         let output = run(name, value).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(2) && said.contains(part), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && printed.contains(part), "{printed}");
     }
     let mut foreign = run(b"OTHER\xff", b"\xff");
     foreign.env(text(b"REDIS_PASSWORD"), text(b"\xff"));
@@ -157,7 +157,7 @@ fn unreadable_jwks_file() {
     ] {
         let desk = Desk::new().with("FLUX_JWT_JWKS", "keys.json").with_file(name, content);
         let line = desk.refused("serve --listen 127.0.0.1:0");
-        assert!(line.contains(part), "{line:?} does not say {part:?}");
+        assert!(line.contains(part), "no {part:?} in {line:?}");
     }
 }
 
@@ -184,7 +184,7 @@ fn unusable_store() {
         (newer, ["another version of flux", "FLUX_DATA"]),
         (corrupt, ["damaged", "restore"]),
         (Desk::new().with_file("flux.db/x", ""), ["./flux.db is a directory", "FLUX_DATA"]),
-        // Read-only even for root.
+        // Read-only for root too.
         (Desk::new().with("FLUX_DATA", "/proc/version"), ["cannot be written", "permissions"]),
     ];
     for (desk, parts) in &cases {

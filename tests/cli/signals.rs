@@ -1,4 +1,4 @@
-//! When told to stop.
+//! SIGTERM and SIGINT.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::{Desk, Process, wait_for};
 
-/// An idle process leaves within a second; a machine full of tests may take longer.
+/// An idle process exits within a second; on a machine busy with tests it may take longer.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-fn leaves_at_once(mut process: Process) {
+fn assert_exits_at_once(mut process: Process) {
     let (status, took) = process.end();
     assert_eq!(status.code(), Some(0));
     assert!(took < AT_ONCE, "{took:?}");
@@ -26,15 +26,15 @@ fn idle_process_exits_at_once() {
             let mut process = desk.start(command);
             process.log_line(if command == "work" { "working on" } else { "listening on" });
             assert!(process.logged[0].ends_with("backend embedded, data in ./flux.db"));
-            // In the middle of a receive that waits.
+            // By now it waits in a receive.
             std::thread::sleep(Duration::from_millis(300));
             process.signal(signal);
-            leaves_at_once(process);
+            assert_exits_at_once(process);
         }
     }
 }
 
-/// A server with a client that is in the middle of its request.
+/// A server with a client that has sent only a part of its request.
 fn busy_server(desk: &Desk) -> (Process, TcpStream) {
     let (serve, address) = desk.serve("");
     let mut client = TcpStream::connect(address).unwrap();
@@ -54,7 +54,7 @@ fn second_signal_exits_at_once() {
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(serve.child.try_wait().unwrap(), None, "it waits for its client");
         serve.signal(second);
-        leaves_at_once(serve);
+        assert_exits_at_once(serve);
     }
 }
 
@@ -67,7 +67,7 @@ fn simultaneous_signals_count_as_one() {
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(serve.child.try_wait().unwrap(), None, "it waits for its client");
     serve.signal("TERM");
-    leaves_at_once(serve);
+    assert_exits_at_once(serve);
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn hanging_call_does_not_delay_exit() {
     let desk = Desk::new().with_file(file, "log = \"info\"");
     let (mut serve, _) = desk.serve("");
     std::fs::remove_file(desk.path(file)).unwrap();
-    // Whoever opens it waits until somebody writes, in a call that cannot be cancelled.
+    // Opening a FIFO blocks until another process writes to it, and cannot be cancelled.
     assert!(Command::new("mkfifo").arg(desk.path(file)).status().unwrap().success());
     serve.signal("HUP");
     std::thread::sleep(Duration::from_millis(300));
     serve.signal("TERM");
     serve.log_line("stopped");
-    leaves_at_once(serve);
+    assert_exits_at_once(serve);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn unread_log_does_not_delay_exit() {
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    // More lines of the log than a pipe holds.
+    // More log lines than fit into the pipe.
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let mut client = TcpStream::connect(address).unwrap();

@@ -1,4 +1,4 @@
-//! The embedded store's files: who can read them, and where the sale is when everybody has stopped.
+//! The embedded store's files: permissions, checkpoints, removal.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Desk, buy, decided, http};
 
-/// How many orders a copy of `flux.db` alone has, by an audit that passes.
+/// The number of orders in a copy of `flux.db` without its log, by an audit that passes.
 fn orders_in_a_copy(desk: &Desk) -> u64 {
     let copy = Desk::new();
     std::fs::copy(desk.path("flux.db"), copy.path("flux.db")).unwrap();
@@ -16,7 +16,7 @@ fn orders_in_a_copy(desk: &Desk) -> u64 {
     report["orders"].as_u64().unwrap()
 }
 
-/// Sells so many units; the process that did it, and another that worked on the same file.
+/// Sells this number of units with two processes on one store; returns the processes.
 fn sold(desk: &Desk, orders: usize) -> [super::Process; 2] {
     desk.run("provision --item hall_A --stock 1000000");
     let (serve, address) = desk.serve("--workers 4");
@@ -33,7 +33,7 @@ fn stopped_store_is_one_file() {
     let desk = Desk::new();
     for round in 1..=4 {
         let mut processes = sold(&desk, 20);
-        // The last round one after the other, the others at the same instant.
+        // In the last round the processes stop one after the other, else at the same time.
         for process in &mut processes {
             process.signal("TERM");
             if round == 4 {
@@ -105,20 +105,20 @@ fn store_files_have_mode_0600() {
     }
     assert!(!serve.logged.iter().any(|line| line.contains("can be read")));
 
-    // A link to a file that is not there yet.
+    // A symbolic link to a file that does not exist yet.
     let desk = Desk::new().with("FLUX_DATA", "link.db");
     std::os::unix::fs::symlink("elsewhere.db", desk.path("link.db")).unwrap();
     desk.run("provision");
     assert_eq!(mode(&desk, "elsewhere.db"), 0o600);
 
-    // One that is there stays as it is, and who serves it is warned.
+    // The mode of an existing file is kept, and a warning is logged.
     std::fs::set_permissions(desk.path("elsewhere.db"), PermissionsExt::from_mode(0o644)).unwrap();
     let mut work = desk.start("work");
     work.log_line("every user of this machine can read link.db");
     assert_eq!(mode(&desk, "elsewhere.db"), 0o644);
 }
 
-/// Something that takes the store away from under its processes.
+/// A way to take the store away from running processes.
 type Loss = fn(&Desk);
 
 const LOSSES: [(&str, Loss); 6] = [
@@ -172,7 +172,7 @@ fn removed_or_replaced_store_is_not_used() {
     }
 }
 
-/// The log of the moment before is not enough: no order may be accepted into a file that is gone.
+/// No order may be accepted into a removed file, even before the removal is noticed and logged.
 #[test]
 fn no_order_is_accepted_after_file_removal() {
     for part in ["flux.db", "flux.db-wal", "flux.db-shm"] {
@@ -185,7 +185,7 @@ fn no_order_is_accepted_after_file_removal() {
     }
 }
 
-/// Where a process still has the former store open, its end takes nothing from the new one.
+/// A process that still has the former store open must not delete the new store's log when it ends.
 #[test]
 fn process_of_replaced_store_does_not_harm_the_new_one() {
     let desk = Desk::new();
@@ -222,11 +222,11 @@ fn empty_audit_is_refused_and_undecided_come_first() {
     let (serve, address) = desk.serve("");
     buy(&address, "ann", "hall_A");
     drop(serve);
-    let said = desk.run("audit");
-    assert!(said.starts_with("UNDECIDED: 1 orders have no decision yet"), "{said}");
-    assert!(said.ends_with("stranded 0, undecided 1\n"), "{said}");
+    let printed = desk.run("audit");
+    assert!(printed.starts_with("UNDECIDED: 1 orders have no decision yet"), "{printed}");
+    assert!(printed.ends_with("stranded 0, undecided 1\n"), "{printed}");
 
-    // Rows that were taken away are no empty store.
+    // A store with deleted rows is not an empty store.
     let file = rusqlite::Connection::open(desk.path("flux.db")).unwrap();
     assert_eq!(file.execute("DELETE FROM orders", []).unwrap(), 1);
     drop(file);

@@ -1,4 +1,4 @@
-//! Two people want one ticket: the README's tour, on both backends.
+//! The README's tour on both backends: two users buy one ticket.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use super::{Desk, Process, buy, decided, http};
 #[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::fresh_name;
 
-/// The desk in the environment that `flux provision` prints, and what else it printed.
+/// Runs `flux provision`; returns the environment that it printed, and the rest of its output.
 #[cfg(all(feature = "aws", feature = "redis"))]
 pub fn provisioned(mut desk: Desk, suffix: &str) -> (Desk, String) {
     let queue = format!("{}{suffix}", fresh_name("orders"));
@@ -19,7 +19,7 @@ pub fn provisioned(mut desk: Desk, suffix: &str) -> (Desk, String) {
     (desk, done.to_owned())
 }
 
-/// The tour; returns the worker's first log lines. Without a lock none is told of.
+/// Runs the tour; returns the worker's first log lines. Without a lock, no `LOCK` lines are printed.
 fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
     let (serve, address) = desk.serve("");
     let mut work = desk.start("work --concurrency 50");
@@ -32,7 +32,7 @@ fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
     assert_eq!(work.told(), "SUCCESS: saved");
     let second = buy(&address, "Tanisha_Real", "ticket_001");
     let mut line = work.told();
-    // Whether the lock was kept from the first order to the second is a matter of time.
+    // The lock may or may not have been kept since the first order.
     if line.starts_with("LOCK") {
         line = work.told();
     }
@@ -47,18 +47,18 @@ fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
     assert_eq!((status, inventory), (200, owner));
     assert!(desk.run("audit").ends_with("oversold 0, stranded 0, undecided 0\n"));
     assert_eq!(serve.logged.len(), work.logged.len(), "{:#?}", serve.logged);
-    ends_well(serve);
+    assert_stops(serve);
     let logged = work.logged.clone();
-    ends_well(work);
+    assert_stops(work);
     logged
 }
 
-fn ends_well(mut process: Process) {
+fn assert_stops(mut process: Process) {
     process.signal("TERM");
     assert_eq!(process.end().0.code(), Some(0));
 }
 
-/// `cargo test` hands on what `cargo run` does.
+/// `cargo test` passes the same variables on as `cargo run`.
 #[test]
 fn build_variables_are_not_taken_for_settings() {
     let elsewhere = tempfile::tempdir().unwrap();
@@ -67,8 +67,8 @@ fn build_variables_are_not_taken_for_settings() {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLUX_TEST_")) {
         flux.env_remove(name);
     }
-    let said = String::from_utf8(flux.output().unwrap().stderr).unwrap();
-    assert!(!said.contains("is not a setting of flux"), "{said}");
+    let printed = String::from_utf8(flux.output().unwrap().stderr).unwrap();
+    assert!(!printed.contains("is not a setting of flux"), "{printed}");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn readyz_names_missing_parts_and_is_ready_without_redis() {
         assert!(ready[part].as_str().unwrap().starts_with("not available"), "{ready}");
     }
     desk.run("provision --destroy --yes --force");
-    // One answer is shown for a second.
+    // The response is cached for a second.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let (status, not_ready) = http(&address, "GET /readyz", "");
     assert_eq!((status, &not_ready["detail"]), (503, &"not ready".into()));
@@ -133,12 +133,12 @@ fn report_format_follows_file_extension() {
     let desk = desk.with("FLUX_ADMIN_KEY", super::SESAME).with("FLUX_GRACE_MS", "8765");
     let reports = "--report page.html --report figures.json --report figures.txt";
     let output = desk.command(&format!("stress --item t --users 20 {reports}")).output().unwrap();
-    let (status, said) = (output.status, String::from_utf8(output.stderr).unwrap());
-    assert!(status.success(), "{said}");
-    assert_eq!(said.matches("--report").count(), 1, "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{printed}");
+    assert_eq!(printed.matches("--report").count(), 1, "{printed}");
     assert!(
-        said.contains("figures.txt will be JSON; for a page with plots use FILE.html"),
-        "{said}"
+        printed.contains("figures.txt will be JSON; for a page with plots use FILE.html"),
+        "{printed}"
     );
     let read = |name| std::fs::read_to_string(desk.path(name)).unwrap();
     let page = read("page.html");

@@ -1,15 +1,16 @@
-//! Text from outside never reaches a terminal raw, and never becomes a line of its own.
+//! Foreign text is escaped in all output, and never starts a line.
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Desk, buy, decided};
 
-/// Forges a line of the audit, clears the screen, turns the line around, is invisible.
+/// A forged audit line, a sequence that clears the screen, a direction override, invisible
+/// characters.
 const HOSTILE: &str = "x\nPASS: sold\u{1b}[2J\u{9b}1m\u{202e}\u{2028}\u{200b}\u{feff}";
-/// The same as it is shown.
+/// [`HOSTILE`] as it is printed.
 const SHOWN: &str = "x\\u000aPASS: sold\\u001b[2J\\u009b1m\\u202e\\u2028\\u200b\\ufeff";
-/// A name that an older version accepted.
+/// A name that older versions accepted.
 const OLD_NAME: &str = "ann\u{2028}\u{202e}";
 
 fn is_plain(printed: &str) {
@@ -64,7 +65,7 @@ fn hostile_text_is_escaped_in_output() {
     is_plain(&String::from_utf8(audit.stdout).unwrap());
     let mut wrong = desk.command("audit --item");
     let output = wrong.arg(HOSTILE).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    is_plain(&said);
-    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    is_plain(&printed);
+    assert_eq!((output.status.code(), printed.lines().count()), (Some(2), 1), "{printed}");
 }

@@ -13,7 +13,7 @@ use crate::traces::{CALLER, TRACE, traceparent};
 /// Receives OTLP over HTTP, as JSON, on loopback.
 struct Collector {
     url: String,
-    /// Each span, with its resource as `resource`.
+    /// The spans, each with its resource added as `resource`.
     spans: Arc<Mutex<Vec<Value>>>,
     heads: Arc<Mutex<Vec<String>>>,
 }
@@ -81,13 +81,14 @@ fn attribute(of: &Value, key: &str) -> String {
     found["stringValue"].as_str().or(found["intValue"].as_str()).unwrap().to_owned()
 }
 
-/// Buys with a trace, and one order with a malformed one, through `serve` and `work` apart.
+/// Sends an order with a trace and one with a malformed trace, with `serve` and `work` as separate
+/// processes.
 fn follow_an_order(desk: Desk) {
     let collector = Collector::start();
     let desk = desk
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .with("OTEL_EXPORTER_OTLP_HEADERS", "x-sesame=open%2Dsesame%2Dplease")
-        // Read by the SDK, past the checks of flux's own settings.
+        // Variables of the SDK that flux does not check; they must have no effect.
         .with("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-unchecked=1")
         .with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1")
         .with("OTEL_SERVICE_NAME", "the shop")
@@ -167,7 +168,7 @@ fn unavailable_collector_delays_nothing() {
     for (url, is_away) in [("http://127.0.0.1:1", true), (mute.as_str(), false)] {
         let desk = Desk::new().with("FLUX_OTLP_ENDPOINT", url).with("FLUX_TRACE_RATIO", "1");
         let (mut serve, address) = desk.serve("--workers 5");
-        let order = buy_with(&address, "Accept: */*", "ann");
+        let order = buy_with(&address, &[("Accept", "*/*")], "ann");
         assert_eq!(decided(&address, &order)["status"], "sold");
         if is_away {
             serve.log_line("the collector of traces does not take them");

@@ -1,4 +1,4 @@
-//! A shop that is told of decisions by real processes: what it hears, whatever is killed when.
+//! Webhooks across processes that are killed at any time.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,42 +11,42 @@ use crate::support::free_port;
 use crate::webhooks::receiver::{Receiver, Reply};
 use crate::webhooks::{NEW_SECRET, SECRET};
 
-/// The desk, where a receiver is to be told within a second or so.
-fn told(desk: Desk, receiver: &Receiver, secret: &str) -> Desk {
+/// An environment that sends webhooks to a receiver.
+fn sending_to(desk: Desk, receiver: &Receiver, secret: &str) -> Desk {
     desk.with("FLUX_WEBHOOK_URL", &receiver.url())
         .with("FLUX_WEBHOOK_SECRET", secret)
         .with("FLUX_WEBHOOK_TIMEOUT_MS", "1000")
 }
 
-fn taken(_: u64, _: u64, _: &Value) -> Reply {
+fn accept(_: u64, _: u64, _: &Value) -> Reply {
     Reply::Status(200)
 }
 
-/// The same with an outbox on AWS.
+/// [`sending_to`] with an outbox on AWS.
 #[cfg(all(feature = "aws", feature = "redis"))]
-fn told_on_aws(receiver: &Receiver) -> (Desk, String) {
-    // On the stand-ins a worker that dies would keep its deliveries for half a minute.
-    let desk = told(Desk::on_aws(), receiver, SECRET)
+fn sending_on_aws(receiver: &Receiver) -> (Desk, String) {
+    // Short timeouts, because a killed worker's deliveries stay invisible until they expire.
+    let desk = sending_to(Desk::on_aws(), receiver, SECRET)
         .with("FLUX_VISIBILITY_TIMEOUT_MS", "3000")
         .with("FLUX_LEASE_MS", "1000");
     super::story::provisioned(desk, "")
 }
 
-/// What the shop hears is what the buyer sees.
-fn hears_what_buyers_see(desk: &Desk, receiver: &Receiver) {
+/// Each webhook contains the same order as the response to the buyer.
+fn assert_webhooks_equal_orders(desk: &Desk, receiver: &Receiver) {
     desk.run("provision --item hall --stock 1");
     let (_serve, address) = desk.serve("--workers 5");
     let orders = ["Zoë", "bob", "cid"].map(|user| buy(&address, user, "hall"));
-    let seen: Vec<Value> = orders.iter().map(|order| decided(&address, order)).collect();
-    let heard = receiver.wait_for_orders(&orders);
-    for (order, seen) in orders.iter().zip(seen) {
-        let event = &heard[order];
-        assert_eq!(event["data"], seen);
-        assert_eq!(event["timestamp"], seen["decided_at"]);
-        let kind = format!("order.{}", seen["status"].as_str().unwrap());
+    let decisions: Vec<Value> = orders.iter().map(|order| decided(&address, order)).collect();
+    let delivered = receiver.wait_for_orders(&orders);
+    for (order, decision) in orders.iter().zip(decisions) {
+        let event = &delivered[order];
+        assert_eq!(event["data"], decision);
+        assert_eq!(event["timestamp"], decision["decided_at"]);
+        let kind = format!("order.{}", decision["status"].as_str().unwrap());
         assert_eq!(event["type"], kind);
     }
-    let sold = heard.values().filter(|event| event["type"] == "order.sold").count();
+    let sold = delivered.values().filter(|event| event["type"] == "order.sold").count();
     assert_eq!(sold, 1);
     let (_, stats) = http(&address, "GET /stats", "");
     assert_eq!(stats["webhooks"]["dead_letters"], 0, "{stats}");
@@ -54,30 +54,30 @@ fn hears_what_buyers_see(desk: &Desk, receiver: &Receiver) {
 
 #[test]
 fn webhook_equals_order_on_embedded() {
-    let receiver = Receiver::open(&[SECRET], taken);
-    hears_what_buyers_see(&told(Desk::new(), &receiver, SECRET), &receiver);
+    let receiver = Receiver::open(&[SECRET], accept);
+    assert_webhooks_equal_orders(&sending_to(Desk::new(), &receiver, SECRET), &receiver);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn webhook_equals_order_on_aws() {
-    let receiver = Receiver::open(&[SECRET], taken);
-    let (desk, done) = told_on_aws(&receiver);
+    let receiver = Receiver::open(&[SECRET], accept);
+    let (desk, done) = sending_on_aws(&receiver);
     assert_eq!(done.matches(" created\n").count(), 8, "{done}");
     assert!(done.contains("-webhooks created") && done.contains("-webhooks-dlq created"), "{done}");
-    hears_what_buyers_see(&desk, &receiver);
+    assert_webhooks_equal_orders(&desk, &receiver);
     let again = desk.run("provision --backend aws");
     assert_eq!(again.matches("already exists").count(), 8, "{again}");
     let policies = desk.run("provision --backend aws --print iam");
-    // Who works, who makes it, and who drops letters of what is decided.
+    // Once for `work`, `provision` and `dlq drop`.
     assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
     let gone = desk.run("provision --backend aws --destroy --yes --force");
     assert_eq!(gone.matches("deleted").count(), 7, "{gone}");
 }
 
-/// A sale of many items, by workers that are killed again and again, to a shop whose answers are
-/// lost or refused now and then: each decision reaches it, and says what the ledger says.
-fn is_told_of_every_decision_whoever_is_killed(desk: &Desk, receiver: &Receiver) {
+/// Sells items with workers that are killed repeatedly, while some webhooks are refused or their
+/// responses lost: each decision is delivered, with the ledger's content.
+fn assert_delivered_despite_kills(desk: &Desk, receiver: &Receiver) {
     let (_serve, address) = desk.serve("");
     let mut orders = Vec::new();
     for round in 0..6 {
@@ -85,7 +85,7 @@ fn is_told_of_every_decision_whoever_is_killed(desk: &Desk, receiver: &Receiver)
         for n in 0..40 {
             orders.push(buy(&address, &format!("user-{n}"), &format!("item-{}", n % 7)));
         }
-        // At any moment: before a commit, between it and its event, while that is sent.
+        // Kills at different moments: before a commit, after it, during a delivery.
         std::thread::sleep(Duration::from_millis(120 + 170 * round));
         work.signal("KILL");
         work.end();
@@ -94,19 +94,19 @@ fn is_told_of_every_decision_whoever_is_killed(desk: &Desk, receiver: &Receiver)
     for order in &orders {
         decided(&address, order);
     }
-    let heard = receiver.wait_for_orders(&orders);
-    let seen: HashMap<String, Value> =
+    let delivered = receiver.wait_for_orders(&orders);
+    let decisions: HashMap<String, Value> =
         orders.iter().map(|order| (order.clone(), decided(&address, order))).collect();
-    assert_eq!(heard.len(), orders.len());
-    for (order, event) in &heard {
-        assert_eq!(event["data"], seen[order]);
+    assert_eq!(delivered.len(), orders.len());
+    for (order, event) in &delivered {
+        assert_eq!(event["data"], decisions[order]);
     }
-    assert_eq!(heard.values().filter(|event| event["type"] == "order.sold").count(), 7);
-    // What was lost or refused is tried again.
+    assert_eq!(delivered.values().filter(|event| event["type"] == "order.sold").count(), 7);
+    // Lost and refused deliveries are retried.
     receiver.wait_for(orders.len() + 1);
 }
 
-/// One answer in nine is lost, one refused.
+/// Of nine deliveries, one response is lost and one is an error.
 fn unreliable(n: u64, _: u64, _: &Value) -> Reply {
     match n % 9 {
         3 => Reply::HangUp,
@@ -118,21 +118,21 @@ fn unreliable(n: u64, _: u64, _: &Value) -> Reply {
 #[test]
 fn webhooks_survive_killed_workers_on_embedded() {
     let receiver = Receiver::open(&[SECRET], unreliable);
-    let desk = told(Desk::new(), &receiver, SECRET);
-    is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
+    let desk = sending_to(Desk::new(), &receiver, SECRET);
+    assert_delivered_despite_kills(&desk, &receiver);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn webhooks_survive_killed_workers_on_aws() {
     let receiver = Receiver::open(&[SECRET], unreliable);
-    let (desk, _) = told_on_aws(&receiver);
-    is_told_of_every_decision_whoever_is_killed(&desk, &receiver);
+    let (desk, _) = sending_on_aws(&receiver);
+    assert_delivered_despite_kills(&desk, &receiver);
 }
 
 #[test]
 fn unavailable_webhook_endpoint_delays_no_decision() {
-    // Nobody listens there until the shop opens.
+    // Nothing listens there until the receiver is opened.
     let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let silent = Receiver::open(&[SECRET], |_, _, _| Reply::Never);
     for address in [silent.address, closed] {
@@ -148,7 +148,7 @@ fn unavailable_webhook_endpoint_delays_no_decision() {
         }
         if address == closed {
             serve.log_line("deliveries paused");
-            let shop = Receiver::open_at(closed, &[SECRET], taken);
+            let shop = Receiver::open_at(closed, &[SECRET], accept);
             shop.wait_for_orders(&orders);
             serve.log_line("available again");
         }
@@ -160,7 +160,7 @@ fn unavailable_webhook_endpoint_delays_no_decision() {
 #[test]
 fn refused_webhooks_are_listed_redriven_and_dropped() {
     let receiver = Receiver::open(&[SECRET], |_, _, _| Reply::Status(410));
-    let desk = told(Desk::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
+    let desk = sending_to(Desk::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
     let (_serve, address) = desk.serve("--workers 5");
     let orders = ["a", "b", "c"].map(|item| buy(&address, "ann", item));
     let loser = buy(&address, "bob", "a");
@@ -178,7 +178,7 @@ fn refused_webhooks_are_listed_redriven_and_dropped() {
         assert_eq!((&letter["status"], &letter["attempts"]), (&json!("sold"), &json!(1)));
         assert!(letter["reason"].as_str().unwrap().contains("410"), "{letter}");
     }
-    receiver.tell(taken);
+    receiver.tell(accept);
     let redriven = desk.run(&format!("webhooks redrive --id {}", orders[0]));
     assert_eq!(redriven, "1 due again\n");
     receiver.wait_for(4);
@@ -198,21 +198,21 @@ fn refused_webhooks_are_listed_redriven_and_dropped() {
 
 #[test]
 fn secret_rotation_signs_with_both_secrets() {
-    let receiver = Receiver::open(&[SECRET, NEW_SECRET], taken);
-    let desk = told(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
-    let said = desk.run("webhooks send-test");
-    assert!(said.contains("took it in") && !said.contains(SESAME), "{said}");
+    let receiver = Receiver::open(&[SECRET, NEW_SECRET], accept);
+    let desk = sending_to(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
+    let printed = desk.run("webhooks send-test");
+    assert!(printed.contains("took it in") && !printed.contains(SESAME), "{printed}");
     let got = receiver.got();
     assert!(got[0].signed && got[0].event["type"] == "flux.test", "{got:?}");
 
-    let old = told(Desk::new(), &receiver, SECRET);
+    let old = sending_to(Desk::new(), &receiver, SECRET);
     old.run("webhooks send-test");
     assert!(!receiver.got()[1].signed);
     receiver.tell(|_, _, _| Reply::Status(401));
     let output = old.command("webhooks send-test").output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("HTTP status 401") && !said.contains(SESAME), "{said}");
+    assert!(printed.contains("HTTP status 401") && !printed.contains(SESAME), "{printed}");
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
@@ -223,7 +223,8 @@ fn invalid_webhook_settings_are_refused() {
         let line = desk.refused("work");
         assert!(line.contains(part), "{line}");
     };
-    let (url, secret) = ("FLUX_WEBHOOK_URL", "FLUX_WEBHOOK_SECRET");
+    let url = "FLUX_WEBHOOK_URL";
+    let secret = "FLUX_WEBHOOK_SECRET";
     let shop = "https://shop.example/open-sesame-please";
     refused(&[(url, shop)], "webhook_url needs a webhook_secret");
     refused(&[(secret, SECRET)], "webhook_secret needs a webhook_url");
@@ -236,16 +237,16 @@ fn invalid_webhook_settings_are_refused() {
     let line = Desk::new().refused("webhooks send-test");
     assert!(line.contains("set webhook_url and webhook_secret"), "{line}");
 
-    let receiver = Receiver::open(&[SECRET], taken);
+    let receiver = Receiver::open(&[SECRET], accept);
     let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
-    let line = told(desk, &receiver, SECRET).refused("work");
+    let line = sending_to(desk, &receiver, SECRET).refused("work");
     assert!(line.contains("-webhooks: run `flux provision` with webhook_url set"), "{line}");
 }
 
 #[test]
 fn process_without_webhook_url_warns_and_keeps_events() {
-    let receiver = Receiver::open(&[SECRET], taken);
-    let desk = told(Desk::new(), &receiver, SECRET);
+    let receiver = Receiver::open(&[SECRET], accept);
+    let desk = sending_to(Desk::new(), &receiver, SECRET);
     {
         let (mut serve, _) = desk.serve("--workers 1");
         serve.signal("TERM");
