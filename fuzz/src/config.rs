@@ -1,12 +1,12 @@
-//! The settings: a file, a `.env` and an environment, cut from one text at the lines `--- .env` and
-//! `--- environment`.
+//! The settings. The input is split at the lines `--- .env` and `--- environment` into a file, a
+//! `.env` and an environment.
 
 use std::path::Path;
 use std::sync::LazyLock;
 
 use flux::config::{Flags, Settings};
 
-/// A word that stands for a secret where a secret stands.
+/// A word in the seeds that is the value of secret settings.
 const SESAME: &str = "sesame";
 const SECRET: [&str; 8] = [
     "order_key",
@@ -25,8 +25,8 @@ static DIRECTORY: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     directory
 });
 
-/// What is wrong is said in one line that names the place and no secret; what is right is within
-/// its bounds, and means the same whichever source it comes from.
+/// An error is one line that names its place and contains no secret. Valid settings are within
+/// their bounds, and are the same from each source.
 pub fn any(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (rest, environment) = text.split_once("--- environment\n").unwrap_or((&text, ""));
@@ -43,14 +43,14 @@ pub fn any(bytes: &[u8]) {
         }
         Ok(settings) => {
             assert!(!format!("{settings:?}").contains(SESAME) || !is_only_in_secrets(&text));
-            fits_together(&settings);
+            is_consistent(&settings);
         }
     }
     means_the_same_as_variables(toml);
 }
 
 fn load(toml: &str, dotenv: &str, environment: Vec<(String, String)>) -> Result<Settings, String> {
-    // Threads of one test run may be here at once.
+    // The tests of one run call this from several threads.
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let write = |name: &str, text: &str| {
@@ -81,7 +81,7 @@ fn is_only_in_secrets(text: &str) -> bool {
     })
 }
 
-fn fits_together(settings: &Settings) {
+fn is_consistent(settings: &Settings) {
     assert!(settings.lease_ms < settings.visibility_timeout_ms);
     assert!(settings.receive_wait_ms < settings.grace_ms);
     assert!(settings.retention_days <= settings.dlq_retention_days);
@@ -97,6 +97,6 @@ fn means_the_same_as_variables(toml: &str) {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         (format!("FLUX_{}", key.to_ascii_uppercase()), text)
     });
-    let told = load("", "", variables.collect()).expect("what a file may say, variables may say");
-    assert_eq!(format!("{settings:?}"), format!("{told:?}"));
+    let from_variables = load("", "", variables.collect()).expect("valid in a file");
+    assert_eq!(format!("{settings:?}"), format!("{from_variables:?}"));
 }

@@ -1,4 +1,4 @@
-//! What comes over a connection, into the whole server on a loopback socket.
+//! Bytes of a connection, sent to the whole server on a loopback socket.
 
 use std::sync::LazyLock;
 
@@ -8,45 +8,45 @@ use tokio::time::timeout;
 
 use super::shop::{Client, PATIENCE, Reply, Shop};
 
-struct Street {
+struct Server {
     runtime: Runtime,
     shop: Shop,
 }
 
-static STREET: LazyLock<Street> = LazyLock::new(|| {
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("a runtime");
     let shop = runtime.block_on(Shop::open());
-    Street { runtime, shop }
+    Server { runtime, shop }
 });
 
-/// Whatever is sent, every answer keeps the contract, the server closes the connection once the
-/// sender has, and the next buyer's order is taken.
+/// Every response keeps the contract, the server closes the connection after the client has, and
+/// the next buyer's order is accepted.
 pub fn any(bytes: &[u8]) {
-    STREET.runtime.block_on(async {
-        let mut client = STREET.shop.connect().await;
-        let said = timeout(PATIENCE, exchange(&mut client, bytes)).await.expect("closed in time");
-        for reply in replies(&said) {
+    SERVER.runtime.block_on(async {
+        let mut client = SERVER.shop.connect().await;
+        let output = timeout(PATIENCE, exchange(&mut client, bytes)).await.expect("closed in time");
+        for reply in replies(&output) {
             reply.keeps_the_contract();
         }
-        STREET.shop.good_order().await;
+        SERVER.shop.good_order().await;
     });
 }
 
-/// Everything that the server says to this.
+/// Sends the bytes and returns everything that the server sends back.
 async fn exchange(client: &mut Client, bytes: &[u8]) -> Vec<u8> {
     client.send(bytes).await;
-    // A server that hung up already is no fault.
+    // The server may have closed the connection already.
     let _closed = client.stream.shutdown().await;
-    let mut said = Vec::new();
-    let _reset = client.stream.read_to_end(&mut said).await;
-    said
+    let mut output = Vec::new();
+    let _reset = client.stream.read_to_end(&mut output).await;
+    output
 }
 
-/// Cuts what was said into answers. Which of them had no body, because a HEAD asked for them, shows
-/// in what follows: the next answer, or nothing.
-fn replies(said: &[u8]) -> Vec<Reply> {
+/// Splits the output into responses. A response to HEAD has no body: the next response, or nothing,
+/// follows its head.
+fn replies(output: &[u8]) -> Vec<Reply> {
     let mut replies = Vec::new();
-    let mut rest = said;
+    let mut rest = output;
     while !rest.is_empty() {
         let end = rest.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
         let head = String::from_utf8(rest[..end].to_vec()).expect("heads are ASCII");
@@ -58,7 +58,7 @@ fn replies(said: &[u8]) -> Vec<Reply> {
             continue;
         }
         let length: usize =
-            reply.header("content-length").expect("said").parse().expect("a number");
+            reply.header("content-length").expect("present").parse().expect("a number");
         let is_to_head = rest.is_empty() || rest.starts_with(b"HTTP/1.");
         if length > 0 && is_to_head {
             continue;

@@ -1,4 +1,4 @@
-//! Ids, and the cursors of long lists: texts that come from outside.
+//! Ids and cursors: texts from outside.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,8 +14,8 @@ use tokio::runtime::Runtime;
 
 const ITEMS: [&str; 5] = ["-", "A:1", "a.1", "hall_A", "ticket_001"];
 
-/// What is taken as an id is written as it was read; an order id is only what flux named; and a
-/// cursor, whatever it says, gives the items behind it.
+/// A valid id is written as it was read. Only ids that flux created are verified. Any cursor gives
+/// the items after it.
 pub fn any(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(item) = ItemId::parse(&text) {
@@ -61,7 +61,7 @@ fn names(bytes: &[u8]) {
     if let (Some(user), Ok(key)) = (user, IdempotencyKey::parse(key)) {
         let id = names.from_idempotency_key(&user, &key);
         assert!(names.verify(id) && id == names.from_idempotency_key(&user, &key));
-        // The same letters, told apart elsewhere, are another request.
+        // The same bytes, split elsewhere, are another request.
         let (more, less) = bytes.split_at(middle + 1);
         let more = std::str::from_utf8(more).ok().and_then(|user| UserId::parse(user).ok());
         if let (Some(user), Ok(key)) = (more, IdempotencyKey::parse(less)) {
@@ -81,13 +81,13 @@ fn names(bytes: &[u8]) {
     }
 }
 
-struct Shelf {
+struct Listed {
     runtime: Runtime,
     ledger: SqliteLedger,
     _directory: tempfile::TempDir,
 }
 
-static SHELF: LazyLock<Shelf> = LazyLock::new(|| {
+static LISTED: LazyLock<Listed> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
     let store = Store::open(&directory.path().join("flux.db")).expect("a store");
@@ -96,22 +96,23 @@ static SHELF: LazyLock<Shelf> = LazyLock::new(|| {
         let item = ItemId::parse(item).expect("valid");
         runtime.block_on(ledger.set_stock(&item, 1)).expect("written");
     }
-    Shelf { runtime, ledger, _directory: directory }
+    Listed { runtime, ledger, _directory: directory }
 });
 
 fn cursor(text: &str) {
-    let behind: Vec<&str> = ITEMS.into_iter().filter(|item| *item > text).collect();
-    SHELF.runtime.block_on(async {
-        let (mut after, mut found) = (text.to_owned(), Vec::new());
+    let expected: Vec<&str> = ITEMS.into_iter().filter(|item| *item > text).collect();
+    LISTED.runtime.block_on(async {
+        let mut after = text.to_owned();
+        let mut found = Vec::new();
         loop {
-            let page = SHELF.ledger.items(Some(&after), 2).await.expect("a page");
+            let page = LISTED.ledger.items(Some(&after), 2).await.expect("a page");
             found.extend(page.rows.iter().map(|item| item.id.to_string()));
             let Some(next) = page.next else { break };
             after = next;
         }
-        assert_eq!(found, behind);
-        SHELF.ledger.inventory(Some(text), 2).await.expect("a page");
-        SHELF.ledger.audit_items(Some(text)).await.expect("a page");
-        SHELF.ledger.audit_orders(None, Some(text)).await.expect("a page");
+        assert_eq!(found, expected);
+        LISTED.ledger.inventory(Some(text), 2).await.expect("a page");
+        LISTED.ledger.audit_items(Some(text)).await.expect("a page");
+        LISTED.ledger.audit_orders(None, Some(text)).await.expect("a page");
     });
 }

@@ -1,5 +1,5 @@
-//! What flux reads, and what must be so whatever it is given. Each target is a function of any
-//! bytes that panics when it is not so; `tests/fuzz.rs` calls the same ones.
+//! Fuzz targets for everything that flux parses. Each target is a function of arbitrary bytes that
+//! panics if a property does not hold. `tests/fuzz.rs` calls the same functions.
 
 pub mod config;
 pub mod http;

@@ -1,4 +1,4 @@
-//! The queue's message, as any producer may have written it.
+//! The queue's messages, from any producer.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,13 +12,13 @@ use serde_json::value::RawValue;
 /// A time at which the seeds' times of acceptance are plausible.
 const NOW: Timestamp = Timestamp(1_700_000_000_077);
 const ORIGIN: Origin<'_> = Origin { message_id: "m-1", sent_at: NOW };
-/// What `queue/sqs/pack.rs` counts for an order.
+/// The size of an order that `adapters/aws/sqs/packing.rs` assumes.
 const ORDER_BYTES: usize = 700;
 
 static NAMES: LazyLock<OrderIds> = LazyLock::new(|| OrderIds::new(OrderKey::from_text("a key"), 1));
 
-/// Every entry is an order or a dead letter, the same at each delivery; an order says what its
-/// entry says; what is written is read back; and a bad entry costs only itself.
+/// Every entry is an order or a dead letter, and the same one at each delivery. An order matches
+/// its entry. Decoding reads what encoding wrote. A bad entry affects no other.
 pub fn any(bytes: &[u8]) {
     let body = String::from_utf8_lossy(bytes);
     let (orders, letters) = decode(&body, ORIGIN, &NAMES);
@@ -31,7 +31,7 @@ pub fn any(bytes: &[u8]) {
         let text = encode(std::slice::from_ref(order));
         assert!(text.len() < ORDER_BYTES, "{text}");
     }
-    costs_only_itself(&body);
+    affects_no_other(&body);
 }
 
 fn again(body: &str) -> (Vec<Order>, Vec<DeadLetter>) {
@@ -43,21 +43,22 @@ fn each_entry_is_one_of_both(body: &str, orders: &[Order], letters: &[DeadLetter
     let array = serde_json::from_str::<Vec<&RawValue>>(body);
     let entries = array.map_or(vec![body], |all| all.into_iter().map(RawValue::get).collect());
     assert_eq!(entries.len(), orders.len() + letters.len());
-    let (mut orders, mut letters) = (orders.iter(), letters.iter().peekable());
+    let mut orders = orders.iter();
+    let mut letters = letters.iter().peekable();
     for entry in entries {
         match letters.next_if(|letter| letter.body == entry) {
             Some(letter) => assert!(!letter.reason.is_empty()),
-            None => says(entry, orders.next().expect("as many as entries")),
+            None => matches_entry(entry, orders.next().expect("as many as entries")),
         }
     }
 }
 
-fn says(entry: &str, order: &Order) {
+fn matches_entry(entry: &str, order: &Order) {
     assert!(entry.trim_start().starts_with('{'), "an order made of {entry}");
     let raw = serde_json::from_str::<HashMap<String, &RawValue>>(entry).expect("an object");
     for (key, id) in [("user_id", order.user.as_str()), ("item_id", order.item.as_str())] {
         let text = serde_json::from_str::<String>(raw[key].get());
-        // A number is taken as it is written.
+        // A number is read as its text.
         assert_eq!(text.as_deref().unwrap_or(raw[key].get()), id);
     }
     // serde_json reads values to a depth of 128; what flux ignores may be deeper.
@@ -73,7 +74,7 @@ fn says(entry: &str, order: &Order) {
     assert!(NAMES.verify(order.id));
 }
 
-fn costs_only_itself(body: &str) {
+fn affects_no_other(body: &str) {
     let good = |user: &str| Order {
         id: NAMES.generate(NOW),
         user: UserId::parse(user).expect("valid"),

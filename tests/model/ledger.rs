@@ -1,28 +1,27 @@
-//! The ledger as its port promises it to be, and beside it the books of an auditor who sees
-//! everything.
+//! The ledger as its port specifies it, with the books of an auditor who observes every step.
 
 use flux::core::model::{
     DecidedBatch, Decision, Item, ItemChange, ItemId, Order, Reason, Timestamp, decide,
 };
 
-/// Orders in a model, at most.
+/// The most orders in a model.
 pub const ORDERS: usize = 3;
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-/// Stands beside the numbers of free units, which are small.
+/// The bit of a closed sale in a set of levels. The bits of free units are lower.
 const CLOSED: u8 = 1 << 7;
 
-/// A set of orders, a bit for each.
+/// A set of orders, one bit each.
 pub type Orders = u8;
 
-/// What was decided of each order.
+/// The decision of each order.
 pub type Decisions = [Option<Decision>; ORDERS];
 
 pub fn members(orders: Orders) -> impl Iterator<Item = usize> {
     (0..ORDERS).filter(move |order| orders & 1 << order != 0)
 }
 
-/// What the protocol turns on of an [`Item`].
+/// The part of an [`Item`] that the protocol depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Row {
     pub stock: u8,
@@ -33,17 +32,17 @@ pub struct Row {
 }
 
 impl Row {
-    /// An item that nobody bought from yet.
+    /// An item without sales.
     pub fn new(stock: u8) -> Row {
         Row { stock, free: stock, sold: 0, version: 0, closed: false }
     }
 
-    /// What an order that is decided now may be told, as a bit.
+    /// The level of the item as a bit: its free units, or [`CLOSED`].
     fn level(self) -> u8 {
         if self.closed { CLOSED } else { 1 << self.free }
     }
 
-    /// Whether each of its orders gets a "no".
+    /// True if every order is rejected.
     pub fn rejects_all(self) -> bool {
         self.item().rejects_all()
     }
@@ -58,7 +57,7 @@ impl Row {
         }
     }
 
-    /// The real [`decide`] on these of the orders.
+    /// Runs the real [`decide`] on the orders of `batch`.
     pub fn decide(self, all: &[Order], batch: Orders) -> (Row, Decisions) {
         let orders = members(batch).map(|order| all[order].clone()).collect();
         let DecidedBatch { item, decided } = decide(Some(&self.item()), orders, NOW);
@@ -78,7 +77,7 @@ impl From<Item> for Row {
     }
 }
 
-/// Under what a write is applied, beside each of its orders' being undecided.
+/// The condition of a write, in addition to each order being undecided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Condition {
     Version(u8),
@@ -86,21 +85,21 @@ pub enum Condition {
     Fence(u8),
     /// Broken: none at all.
     Nothing,
-    /// Rejections, each for itself: one that is decided stays as it is.
+    /// Independent rejections: an order that is decided keeps its decision.
     EachAlone,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Write {
     pub condition: Condition,
-    /// The item as it was read, and as it is to be. The latter is not written with rejections.
+    /// The item as read, and after the write. Rejections do not write it.
     pub read: Row,
     pub next: Row,
     pub decided: Decisions,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum WriteResult {
     Written,
     Refused { item_changed: bool, decided_before: Orders },
 }
@@ -113,19 +112,18 @@ pub struct Ledger {
     pub books: Books,
 }
 
-/// What no part of flux can see whole.
+/// What no single part of flux can observe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Books {
-    /// Units that a written decision gave away, in all.
+    /// Units of all written sales.
     pub given: u8,
-    /// An order that had a decision was given another one.
+    /// True if a decided order got another decision.
     pub decided_again: bool,
-    /// An order was turned away though the units it wanted were there ever since it was sent.
+    /// True if an order was rejected although its units were free ever since it was sent.
     pub wrongly_refused: bool,
-    /// A unit was given away while the sale was closed.
+    /// True if a unit was sold while the sale was closed.
     pub sold_when_closed: bool,
-    /// For each order that is sent and undecided: the numbers of free units seen since while the
-    /// sale was open, a bit each, and [`CLOSED`] if it was closed.
+    /// For each undecided order: the levels of the item since it was sent.
     levels: [u8; ORDERS],
 }
 
@@ -138,7 +136,7 @@ impl Ledger {
         self.change(ItemChange::stock(u64::from(self.item.stock) + 1));
     }
 
-    /// Closes the sale, or opens it again.
+    /// Closes or reopens the sale.
     pub fn close(&mut self, closed: bool) {
         self.change(ItemChange::closed(closed));
     }
@@ -146,11 +144,11 @@ impl Ledger {
     fn change(&mut self, change: ItemChange) {
         let after = self.item.item().changed(change, NOW);
         self.item = after.expect("stock is not lowered").into();
-        self.books.saw(self.item.level());
+        self.books.record_level(self.item.level());
     }
 
-    /// From now on the order may be decided.
-    pub fn expect(&mut self, order: usize) {
+    /// The order is sent: it may be decided from now on.
+    pub fn order_sent(&mut self, order: usize) {
         self.books.levels[order] = self.item.level();
     }
 
@@ -158,10 +156,11 @@ impl Ledger {
         members(orders).filter(|&order| self.rows[order].is_some()).fold(0, |set, o| set | 1 << o)
     }
 
-    /// Applies a write whole or not at all; `unseen` is whether it minds orders that are decided.
-    pub fn apply(&mut self, write: &Write, all: &[Order], unseen: bool) -> Answer {
+    /// Applies a write as a whole or not at all. With `undecided` it requires that its orders are
+    /// undecided.
+    pub fn apply(&mut self, write: &Write, all: &[Order], undecided: bool) -> WriteResult {
         let orders = (0..ORDERS).filter(|&o| write.decided[o].is_some()).fold(0, |s, o| s | 1 << o);
-        let decided_before = if unseen { self.decided_among(orders) } else { 0 };
+        let decided_before = if undecided { self.decided_among(orders) } else { 0 };
         let item_changed = match write.condition {
             Condition::Version(read) => read != self.item.version,
             Condition::Fence(number) => number < self.highest_fence,
@@ -169,7 +168,7 @@ impl Ledger {
         };
         let alone = write.condition == Condition::EachAlone;
         if !alone && (item_changed || decided_before != 0) {
-            return Answer::Refused { item_changed, decided_before };
+            return WriteResult::Refused { item_changed, decided_before };
         }
         if let Condition::Fence(number) = write.condition {
             self.highest_fence = number;
@@ -181,15 +180,15 @@ impl Ledger {
                 free -= units;
                 self.books.given += units;
                 self.books.sold_when_closed |= self.item.closed;
-                self.books.saw(Row { free, ..write.read }.level());
+                self.books.record_level(Row { free, ..write.read }.level());
             }
             self.decide(order, units, write.decided[order]);
         }
         if !alone {
             self.item = write.next;
-            self.books.saw(self.item.level());
+            self.books.record_level(self.item.level());
         }
-        Answer::Written
+        WriteResult::Written
     }
 
     fn decide(&mut self, order: usize, units: u8, decision: Option<Decision>) {
@@ -211,7 +210,7 @@ impl Ledger {
 }
 
 impl Books {
-    fn saw(&mut self, now: u8) {
+    fn record_level(&mut self, now: u8) {
         for level in self.levels.iter_mut().filter(|level| **level != 0) {
             *level |= now;
         }

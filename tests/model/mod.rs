@@ -1,5 +1,5 @@
-//! The model check: every state that a small sale can get into, with the real `decide()`, reads
-//! and writes apart, and faults wherever they can strike.
+//! The model check: examines every state that a small sale can reach, with the real `decide()`,
+//! reads and writes as separate steps, and faults at every step.
 
 mod ledger;
 mod promises;
@@ -30,12 +30,12 @@ fn sale(workers: usize, quantities: &[u64], faults: u8) -> Sale {
     Sale { without, workers, orders, stocks: vec![1, 2], faults, restocks: 1, closings: 0 }
 }
 
-/// Looks at every state, workers being alike.
+/// Checks every state. States that differ only by swapping workers are checked once.
 fn holds_everywhere(sale: Sale) {
     let began = Instant::now();
     let what =
         format!("{} workers, {} orders, {} faults", sale.workers, sale.orders.len(), sale.faults);
-    let checker = sale.checker().symmetry_fn(State::nameless).spawn_dfs().join();
+    let checker = sale.checker().symmetry_fn(State::canonical).spawn_dfs().join();
     println!(
         "{what}: {} states, {} steps, depth {}, {:.1?}",
         checker.unique_state_count(),
@@ -46,7 +46,7 @@ fn holds_everywhere(sale: Sale) {
     checker.assert_properties();
 }
 
-/// Without its guard, the shortest way to break a promise.
+/// Finds the shortest path that breaks a promise without a guard.
 fn breaks(without: Without, promise: &'static str) {
     breaks_in(Sale { without, ..sale(2, &[1, 1], 2) }, promise);
 }
@@ -56,65 +56,66 @@ fn breaks_in(sale: Sale, promise: &'static str) {
     let one = HasDiscoveries::AllOf([promise].into());
     let checker = sale.checker().finish_when(one).spawn_bfs().join();
     let path = checker.discovery(promise).expect("a way to break it");
-    let (states, steps) = (checker.unique_state_count(), path.into_actions());
+    let states = checker.unique_state_count();
+    let steps = path.into_actions();
     println!("{without:?}: after {states} states: {promise}: {steps:?}");
 }
 
 #[test]
-fn two_workers_and_two_orders_keep_every_promise_whatever_three_faults_strike() {
+fn promises_hold_with_2_workers_2_orders_3_faults() {
     holds_everywhere(sale(2, &[1, 2], 3));
 }
 
 #[test]
-fn three_workers_and_two_orders_keep_every_promise_whatever_two_faults_strike() {
+fn promises_hold_with_3_workers_2_orders_2_faults() {
     holds_everywhere(sale(3, &[1, 2], 2));
 }
 
 #[test]
-fn two_workers_and_three_orders_keep_every_promise_whatever_two_faults_strike() {
+fn promises_hold_with_2_workers_3_orders_2_faults() {
     holds_everywhere(Sale { stocks: vec![2], ..sale(2, &[1, 2, 1], 2) });
 }
 
 #[test]
-fn a_sale_that_is_closed_at_any_moment_keeps_every_promise_whatever_two_faults_strike() {
+fn promises_hold_if_the_sale_is_closed_at_any_step() {
     let closed = Sale { stocks: vec![2], closings: 1, ..sale(2, &[1, 2], 2) };
     holds_everywhere(closed);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn three_workers_and_three_orders_keep_every_promise_whatever_three_faults_strike() {
+fn promises_hold_with_3_workers_3_orders_3_faults() {
     holds_everywhere(sale(3, &[1, 2, 1], 3));
 }
 
 #[test]
-fn without_the_version_condition_it_oversells() {
+fn no_version_condition_oversells() {
     breaks(Without::Version, NEVER_OVERSOLD);
 }
 
 #[test]
-fn a_fencing_number_compared_only_at_the_commit_oversells() {
+fn fencing_number_compared_at_the_commit_oversells() {
     breaks(Without::VersionButFenced, NEVER_OVERSOLD);
 }
 
 #[test]
-fn without_the_unseen_condition_a_decision_changes_and_units_go_astray() {
-    breaks(Without::Unseen, FINAL);
-    breaks(Without::Unseen, CONSERVED);
+fn no_undecided_condition_changes_decisions_and_loses_units() {
+    breaks(Without::Undecided, FINAL);
+    breaks(Without::Undecided, CONSERVED);
 }
 
 #[test]
-fn a_sold_out_remembered_from_before_turns_away_who_came_after_a_restock() {
-    breaks(Without::SoldOutReadAnew, NEVER_STRANDED);
+fn cached_sold_out_strands_restocked_units() {
+    breaks(Without::SoldOutReread, NEVER_STRANDED);
 }
 
 #[test]
-fn without_the_version_condition_units_are_sold_after_the_close() {
+fn no_version_condition_sells_after_the_close() {
     let sale = Sale { without: Without::Version, closings: 1, ..sale(1, &[1, 1], 0) };
     breaks_in(sale, NOT_WHEN_CLOSED);
 }
 
 #[test]
-fn acknowledging_before_the_commit_loses_an_order() {
+fn ack_before_the_commit_loses_an_order() {
     breaks(Without::AckAfterCommit, NEVER_LOST);
 }

@@ -1,4 +1,5 @@
-//! What must be so in every state, and what must be so in some, lest the model be empty.
+//! The properties of every state, and properties of some states, which prove that the model is not
+//! empty.
 
 use flux::core::model::{Decision, Reason};
 use stateright::Property;
@@ -6,13 +7,13 @@ use stateright::Property;
 use super::ledger::ORDERS;
 use super::sale::{Message, Sale, State, Worker};
 
-pub const NEVER_OVERSOLD: &str = "P1: no more is given away than there is";
-pub const CONSERVED: &str = "P2: the item and its orders' rows say the same";
-pub const NEVER_STRANDED: &str = "P2: who was turned away was so rightly, after it was sent";
-pub const NOT_WHEN_CLOSED: &str = "no unit is given away while the sale is closed";
-pub const NEVER_LOST: &str = "P3: what is undecided is in the queue or in a worker's hand";
-pub const FINAL: &str = "P4: what is decided is not decided again";
-pub const DECIDED_AT_LAST: &str = "P3: when nothing more happens, all is decided and acknowledged";
+pub const NEVER_OVERSOLD: &str = "P1: no more units are sold than exist";
+pub const CONSERVED: &str = "P2: the item matches its orders' rows";
+pub const NEVER_STRANDED: &str = "P2: each rejection was correct after its order was sent";
+pub const NOT_WHEN_CLOSED: &str = "no unit is sold while the sale is closed";
+pub const NEVER_LOST: &str = "P3: an undecided order is in the queue or in flight";
+pub const FINAL: &str = "P4: no decision overwrites another";
+pub const DECIDED_AT_LAST: &str = "P3: in the end all orders are decided and acknowledged";
 
 pub fn all() -> Vec<Property<Sale>> {
     vec![
@@ -25,14 +26,18 @@ pub fn all() -> Vec<Property<Sale>> {
         Property::always(NEVER_LOST, |_, s: &State| (0..ORDERS).all(|order| !is_lost(s, order))),
         Property::always(FINAL, |_, s: &State| !s.ledger.books.decided_again),
         Property::always(DECIDED_AT_LAST, |sale: &Sale, s: &State| {
-            !s.is_at_rest(sale) || is_settled(sale, s)
+            !s.is_at_rest(sale) || is_finished(sale, s)
         }),
         Property::sometimes("everything is sold, the restock too", |sale: &Sale, s: &State| {
             s.ledger.item.sold > sale.stocks[0] && s.ledger.item.free == 0
         }),
-        Property::sometimes("sold out is said", |_, s: &State| says(s, Reason::SoldOut)),
-        Property::sometimes("not enough is said", |_, s: &State| says(s, Reason::NotEnough)),
-        Property::sometimes("two workers have read the same, to write on it", |_, s: &State| {
+        Property::sometimes("an order is sold_out", |_, s: &State| {
+            has_rejected(s, Reason::SoldOut)
+        }),
+        Property::sometimes("an order is not_enough", |_, s: &State| {
+            has_rejected(s, Reason::NotEnough)
+        }),
+        Property::sometimes("two workers will commit on the same read", |_, s: &State| {
             let commits_on = |worker: &&Worker| worker.would_commit_on(s.ledger.item);
             s.workers.iter().filter(commits_on).count() > 1
         }),
@@ -55,15 +60,15 @@ fn conserved(sale: &Sale, state: &State) -> bool {
 fn is_lost(state: &State, order: usize) -> bool {
     state.messages[order] == Message::Acknowledged
         && state.ledger.rows[order].is_none()
-        && !state.is_with_somebody(order)
+        && !state.is_in_flight(order)
 }
 
-fn is_settled(sale: &Sale, state: &State) -> bool {
+fn is_finished(sale: &Sale, state: &State) -> bool {
     (0..sale.orders.len()).all(|order| {
         state.ledger.rows[order].is_some() && state.messages[order] == Message::Acknowledged
     })
 }
 
-fn says(state: &State, reason: Reason) -> bool {
+fn has_rejected(state: &State, reason: Reason) -> bool {
     state.ledger.rows.contains(&Some(Decision::Rejected(reason)))
 }

@@ -1,23 +1,23 @@
-//! The sale of one item as a state machine: what `core/engine/worker/lane.rs` does between two
-//! calls to a port is one step, and so is each call.
+//! The sale of one item as a state machine. A step is a call to a port, or what the lane
+//! (`core/engine/worker/lane/mod.rs`) does between two calls.
 
 use flux::core::model::Order;
 use stateright::{Model, Property};
 
-use super::ledger::{Answer, Condition, Ledger, ORDERS, Orders, Row, Write, members};
+use super::ledger::{Condition, Ledger, ORDERS, Orders, Row, Write, WriteResult, members};
 
-/// The guard that is taken out.
+/// The guard that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Without {
     Nothing,
-    /// A commit does not mind what happened to the item since it was read.
+    /// A commit ignores changes of the item since it was read.
     Version,
-    /// A fencing number, compared by the ledger at the commit, takes the version's place.
+    /// Instead of the version, the ledger compares a fencing number at the commit.
     VersionButFenced,
-    /// A write does not mind that an order has its decision.
-    Unseen,
-    /// "Sold out" is remembered from batch to batch.
-    SoldOutReadAnew,
+    /// A write ignores that an order is decided.
+    Undecided,
+    /// A sold-out item is not read again for the next batch.
+    SoldOutReread,
     /// A delivery is acknowledged when it is received.
     AckAfterCommit,
 }
@@ -27,12 +27,12 @@ pub struct Sale {
     pub without: Without,
     pub workers: usize,
     pub orders: Vec<Order>,
-    /// A run for each.
+    /// Initial stocks; one initial state each.
     pub stocks: Vec<u8>,
-    /// Faults in one run, of whatever kind.
+    /// The most faults in one run.
     pub faults: u8,
     pub restocks: u8,
-    /// How often the sale may be closed. It is opened again at any time, or never.
+    /// How often the sale may be closed. It is reopened at any time, or never.
     pub closings: u8,
 }
 
@@ -41,9 +41,11 @@ pub struct State {
     pub ledger: Ledger,
     pub messages: [Message; ORDERS],
     pub workers: Vec<Worker>,
-    /// Who has the lock, as its service knows it, and how often it was granted (if that counts).
-    lock: (Option<usize>, u8),
-    /// A write whose answer nobody waits for any more. It may arrive at any time, or never.
+    /// The holder of the lock, as its service knows it.
+    lock_holder: Option<usize>,
+    /// How often the lock was granted, if grants are numbered.
+    lock_grants: u8,
+    /// A write whose caller no longer waits. It is applied at any time, or never.
     pub late: Option<Write>,
     faults: u8,
     restocks: u8,
@@ -60,11 +62,11 @@ pub enum Message {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Worker {
-    line: Orders,
+    waiting: Orders,
     batch: Orders,
-    /// The number under which it was granted the lock, which it believes to have.
+    /// The number of the grant of the lock that it believes to hold.
     held: Option<u8>,
-    known: Option<Row>,
+    cached: Option<Row>,
     rejects_all: bool,
     step: Step,
 }
@@ -73,11 +75,11 @@ pub struct Worker {
 enum Step {
     #[default]
     Idle,
-    /// Has a batch, and neither lock nor leave to go without.
+    /// Has a batch, and neither holds the lock nor may continue without it.
     Begun,
     Deciding,
     Rejecting,
-    /// A commit's answer did not come.
+    /// A commit got no response.
     Unknown,
 }
 
@@ -97,25 +99,25 @@ pub enum Action {
     Write(usize),
     Find(usize),
     EndLane(usize),
-    /// A lease whose holder is gone runs out.
+    /// A lease expires after its holder died or ended.
     LeaseOver,
-    /// The worker finds out that it lost the lock.
+    /// The worker detects that it lost the lock.
     NoticeLoss(usize),
     Fault(Fault),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Delivered again: the visibility timeout passed, or the acknowledgement was lost.
+    /// A redelivery: the visibility timeout passed, or the acknowledgement was lost.
     Redeliver {
         worker: usize,
         order: usize,
     },
-    /// The lease runs out under its holder, or the lock's service forgets it.
+    /// The lease expires while it is held, or the lock's service loses it.
     LeaseLost,
-    /// The lock's service does not answer: the worker goes on without.
+    /// The lock's service does not respond: the worker continues without a lock.
     LockAway(usize),
-    /// A write gets no answer in time; it may be applied later, or never.
+    /// A write gets no response in time. It is applied later, or never.
     LoseWrite(usize),
     ArriveLate,
     Crash(usize),
@@ -123,11 +125,11 @@ pub enum Fault {
 
 impl Worker {
     fn has(&self, order: usize) -> bool {
-        (self.line | self.batch) & 1 << order != 0
+        (self.waiting | self.batch) & 1 << order != 0
     }
 
     pub fn would_commit_on(&self, item: Row) -> bool {
-        self.step == Step::Deciding && self.known == Some(item)
+        self.step == Step::Deciding && self.cached == Some(item)
     }
 }
 
@@ -137,7 +139,8 @@ impl State {
             ledger: Ledger::new(Row::new(stock)),
             messages: [Message::Unsent; ORDERS],
             workers: vec![Worker::default(); sale.workers],
-            lock: (None, 0),
+            lock_holder: None,
+            lock_grants: 0,
             late: None,
             faults: sale.faults,
             restocks: sale.restocks,
@@ -145,8 +148,8 @@ impl State {
         }
     }
 
-    /// These orders of the worker are decided.
-    fn settle(&mut self, worker: usize, decided: Orders) {
+    /// Acknowledges decided orders of a worker.
+    fn complete(&mut self, worker: usize, decided: Orders) {
         self.workers[worker].batch &= !decided;
         for order in members(decided) {
             self.messages[order] = Message::Acknowledged;
@@ -155,25 +158,25 @@ impl State {
 
     fn unlock(&mut self, worker: usize) {
         self.workers[worker].held = None;
-        if self.lock.0 == Some(worker) {
-            self.lock.0 = None;
+        if self.lock_holder == Some(worker) {
+            self.lock_holder = None;
         }
     }
 
-    /// Where a worker stands that has come back to the head of `Lane::decide_all`'s loop.
-    fn loop_on(&mut self, worker: usize, without: Without) {
+    /// The next step of a worker at the head of the loop of `Lane::decide_all`.
+    fn next_step(&mut self, worker: usize, without: Without) {
         let lane = &mut self.workers[worker];
         lane.step = match lane {
             Worker { batch: 0, .. } => Step::Idle,
-            Worker { rejects_all: true, known: Some(_), .. }
-                if without == Without::SoldOutReadAnew =>
+            Worker { rejects_all: true, cached: Some(_), .. }
+                if without == Without::SoldOutReread =>
             {
                 Step::Rejecting
             }
-            Worker { rejects_all: false, held: Some(_), known, .. } => {
-                if known.is_some_and(Row::rejects_all) {
+            Worker { rejects_all: false, held: Some(_), cached, .. } => {
+                if cached.is_some_and(Row::rejects_all) {
                     lane.rejects_all = true;
-                    lane.known = None;
+                    lane.cached = None;
                     lane.step = Step::Begun;
                     return self.unlock(worker);
                 }
@@ -183,39 +186,39 @@ impl State {
         };
     }
 
-    /// What can happen without anything going wrong.
-    fn courses(&self, sale: &Sale, actions: &mut Vec<Action>) {
+    /// The actions without faults.
+    fn steps(&self, sale: &Sale, actions: &mut Vec<Action>) {
         let unsent = |order: &usize| self.messages[*order] == Message::Unsent;
         actions.extend((0..sale.orders.len()).find(unsent).map(Action::Send));
-        if let Some(holder) = self.lock.0
+        if let Some(holder) = self.lock_holder
             && self.workers[holder].held.is_none()
         {
             actions.push(Action::LeaseOver);
         }
         for (worker, lane) in self.workers.iter().enumerate() {
-            let waits = |order: &usize| self.messages[*order] == Message::Waiting;
-            let waiting = (0..ORDERS).filter(waits);
-            actions.extend(waiting.map(|order| Action::Receive { worker, order }));
+            let is_queued = |order: &usize| self.messages[*order] == Message::Waiting;
+            let queued = (0..ORDERS).filter(is_queued);
+            actions.extend(queued.map(|order| Action::Receive { worker, order }));
             match lane.step {
-                Step::Idle if lane.line != 0 => actions.push(Action::Begin(worker)),
+                Step::Idle if lane.waiting != 0 => actions.push(Action::Begin(worker)),
                 Step::Idle if *lane != Worker::default() => actions.push(Action::EndLane(worker)),
                 Step::Idle => {}
                 Step::Begun if lane.rejects_all => actions.push(Action::Read(worker)),
-                Step::Begun if self.lock.0.is_none() => actions.push(Action::Acquire(worker)),
+                Step::Begun if self.lock_holder.is_none() => actions.push(Action::Acquire(worker)),
                 Step::Begun => {}
-                Step::Deciding if lane.known.is_none() => actions.push(Action::Read(worker)),
+                Step::Deciding if lane.cached.is_none() => actions.push(Action::Read(worker)),
                 Step::Deciding | Step::Rejecting => actions.push(Action::Write(worker)),
                 Step::Unknown => actions.push(Action::Find(worker)),
             }
-            if lane.step == Step::Idle && lane.held.is_some() && self.lock.0 != Some(worker) {
+            if lane.step == Step::Idle && lane.held.is_some() && self.lock_holder != Some(worker) {
                 actions.push(Action::NoticeLoss(worker));
             }
         }
     }
 
-    fn mishaps(&self, sale: &Sale, actions: &mut Vec<Action>) {
+    fn fault_actions(&self, sale: &Sale, actions: &mut Vec<Action>) {
         let mut faults = Vec::new();
-        if self.lock.0.is_some_and(|holder| self.workers[holder].held.is_some()) {
+        if self.lock_holder.is_some_and(|holder| self.workers[holder].held.is_some()) {
             faults.push(Fault::LeaseLost);
         }
         for (worker, lane) in self.workers.iter().enumerate() {
@@ -226,8 +229,8 @@ impl State {
             if lane.step == Step::Begun && !lane.rejects_all && !fenced {
                 faults.push(Fault::LockAway(worker));
             }
-            let writes =
-                lane.step == Step::Rejecting || lane.step == Step::Deciding && lane.known.is_some();
+            let writes = lane.step == Step::Rejecting
+                || lane.step == Step::Deciding && lane.cached.is_some();
             if writes && self.late.is_none() {
                 faults.push(Fault::LoseWrite(worker));
             }
@@ -241,7 +244,7 @@ impl State {
     fn read(&mut self, worker: usize) {
         let item = self.ledger.item;
         let lane = &mut self.workers[worker];
-        lane.known = Some(item);
+        lane.cached = Some(item);
         lane.rejects_all = item.rejects_all();
         if lane.rejects_all {
             lane.step = Step::Rejecting;
@@ -251,7 +254,7 @@ impl State {
 
     fn write_of(&self, worker: usize, sale: &Sale) -> Write {
         let lane = &self.workers[worker];
-        let read = lane.known.expect("read before");
+        let read = lane.cached.expect("read before");
         let (next, decided) = read.decide(&sale.orders, lane.batch);
         let condition = match sale.without {
             _ if lane.step == Step::Rejecting => Condition::EachAlone,
@@ -264,37 +267,37 @@ impl State {
 
     fn write(&mut self, worker: usize, sale: &Sale) {
         let write = self.write_of(worker, sale);
-        let unseen = sale.without != Without::Unseen;
-        let answer = self.ledger.apply(&write, &sale.orders, unseen);
+        let undecided = sale.without != Without::Undecided;
+        let answer = self.ledger.apply(&write, &sale.orders, undecided);
         let lane = &mut self.workers[worker];
         match answer {
-            Answer::Written => {
-                let remembered = sale.without == Without::SoldOutReadAnew;
-                lane.known = match lane.step {
-                    Step::Rejecting => lane.known.filter(|_| remembered),
+            WriteResult::Written => {
+                let remembered = sale.without == Without::SoldOutReread;
+                lane.cached = match lane.step {
+                    Step::Rejecting => lane.cached.filter(|_| remembered),
                     _ => Some(write.next),
                 };
-                self.settle(worker, self.workers[worker].batch);
+                self.complete(worker, self.workers[worker].batch);
             }
-            Answer::Refused { item_changed, decided_before } => {
-                lane.known = lane.known.filter(|_| !item_changed);
-                self.settle(worker, decided_before);
+            WriteResult::Refused { item_changed, decided_before } => {
+                lane.cached = lane.cached.filter(|_| !item_changed);
+                self.complete(worker, decided_before);
             }
         }
-        self.loop_on(worker, sale.without);
+        self.next_step(worker, sale.without);
     }
 
-    fn strike(&mut self, fault: Fault, sale: &Sale) {
+    fn apply_fault(&mut self, fault: Fault, sale: &Sale) {
         match fault {
-            Fault::Redeliver { worker, order } => self.workers[worker].line |= 1 << order,
-            Fault::LeaseLost => self.lock.0 = None,
+            Fault::Redeliver { worker, order } => self.workers[worker].waiting |= 1 << order,
+            Fault::LeaseLost => self.lock_holder = None,
             Fault::LockAway(worker) => self.workers[worker].step = Step::Deciding,
             Fault::LoseWrite(worker) => {
                 self.late = Some(self.write_of(worker, sale));
                 let lane = &mut self.workers[worker];
-                lane.known = None;
+                lane.cached = None;
                 if lane.step == Step::Rejecting {
-                    lane.line |= std::mem::take(&mut lane.batch);
+                    lane.waiting |= std::mem::take(&mut lane.batch);
                     lane.step = Step::Idle;
                 } else {
                     lane.step = Step::Unknown;
@@ -303,7 +306,7 @@ impl State {
             Fault::ArriveLate => {}
             Fault::Crash(worker) => {
                 let gone = std::mem::take(&mut self.workers[worker]);
-                for order in members(gone.line | gone.batch) {
+                for order in members(gone.waiting | gone.batch) {
                     let elsewhere = self.workers.iter().any(|lane| lane.has(order));
                     if self.messages[order] == Message::InFlight && !elsewhere {
                         self.messages[order] = Message::Waiting;
@@ -323,7 +326,7 @@ impl Model for Sale {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        state.courses(self, actions);
+        state.steps(self, actions);
         if state.restocks > 0 {
             actions.push(Action::Restock);
         }
@@ -333,7 +336,7 @@ impl Model for Sale {
             actions.push(Action::Close);
         }
         if state.faults > 0 {
-            state.mishaps(self, actions);
+            state.fault_actions(self, actions);
         }
         if state.late.is_some() {
             actions.push(Action::Fault(Fault::ArriveLate));
@@ -345,7 +348,7 @@ impl Model for Sale {
         match action {
             Action::Send(order) => {
                 state.messages[order] = Message::Waiting;
-                state.ledger.expect(order);
+                state.ledger.order_sent(order);
             }
             Action::Restock => {
                 state.restocks -= 1;
@@ -357,7 +360,7 @@ impl Model for Sale {
             }
             Action::Open => state.ledger.close(false),
             Action::Receive { worker, order } => {
-                state.workers[worker].line |= 1 << order;
+                state.workers[worker].waiting |= 1 << order;
                 state.messages[order] = match self.without {
                     Without::AckAfterCommit => Message::Acknowledged,
                     _ => Message::InFlight,
@@ -365,37 +368,40 @@ impl Model for Sale {
             }
             Action::Begin(worker) => {
                 let lane = &mut state.workers[worker];
-                lane.batch = std::mem::take(&mut lane.line);
-                state.loop_on(worker, self.without);
+                lane.batch = std::mem::take(&mut lane.waiting);
+                state.next_step(worker, self.without);
             }
             Action::Acquire(worker) => {
                 let counts = self.without == Without::VersionButFenced;
-                let number = state.lock.1 + u8::from(counts);
-                state.lock = (Some(worker), number);
+                let number = state.lock_grants + u8::from(counts);
+                state.lock_holder = Some(worker);
+                state.lock_grants = number;
                 let lane = &mut state.workers[worker];
-                (lane.held, lane.known, lane.step) = (Some(number), None, Step::Deciding);
-                lane.batch |= std::mem::take(&mut lane.line);
+                lane.held = Some(number);
+                lane.cached = None;
+                lane.step = Step::Deciding;
+                lane.batch |= std::mem::take(&mut lane.waiting);
             }
             Action::Read(worker) => state.read(worker),
             Action::Write(worker) => state.write(worker, self),
             Action::Find(worker) => {
                 let decided = state.ledger.decided_among(state.workers[worker].batch);
-                state.settle(worker, decided);
-                state.loop_on(worker, self.without);
+                state.complete(worker, decided);
+                state.next_step(worker, self.without);
             }
             Action::EndLane(worker) => {
                 state.unlock(worker);
                 state.workers[worker] = Worker::default();
             }
-            Action::LeaseOver => state.lock.0 = None,
+            Action::LeaseOver => state.lock_holder = None,
             Action::NoticeLoss(worker) => state.workers[worker].held = None,
             Action::Fault(Fault::ArriveLate) => {
                 let write = state.late.take().expect("there is one");
-                state.ledger.apply(&write, &self.orders, self.without != Without::Unseen);
+                state.ledger.apply(&write, &self.orders, self.without != Without::Undecided);
             }
             Action::Fault(fault) => {
                 state.faults -= 1;
-                state.strike(fault, self);
+                state.apply_fault(fault, self);
             }
         }
         Some(state)
@@ -407,25 +413,26 @@ impl Model for Sale {
 }
 
 impl State {
-    /// The same but for the workers' names.
-    pub fn nameless(&self) -> State {
-        let holds = |worker: usize| self.lock.0 == Some(worker);
+    /// The state with its workers sorted, so that states that differ only by swapping workers are
+    /// equal.
+    pub fn canonical(&self) -> State {
+        let holds = |worker: usize| self.lock_holder == Some(worker);
         let mut named: Vec<_> =
             self.workers.iter().enumerate().map(|(n, worker)| (*worker, holds(n))).collect();
         named.sort_unstable();
         let holder = named.iter().position(|(_, holds)| *holds);
         let workers = named.into_iter().map(|(worker, _)| worker).collect();
-        State { workers, lock: (holder, self.lock.1), ..self.clone() }
+        State { workers, lock_holder: holder, ..self.clone() }
     }
 
-    /// Whether nothing will happen any more of itself.
+    /// True if nothing further happens without faults.
     pub fn is_at_rest(&self, sale: &Sale) -> bool {
         let mut actions = Vec::new();
-        self.courses(sale, &mut actions);
+        self.steps(sale, &mut actions);
         actions.is_empty()
     }
 
-    pub fn is_with_somebody(&self, order: usize) -> bool {
+    pub fn is_in_flight(&self, order: usize) -> bool {
         self.workers.iter().any(|worker| worker.has(order))
     }
 }

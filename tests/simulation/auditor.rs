@@ -1,5 +1,5 @@
-//! The auditor: keeps its own books from what the services saw and what buyers were told, and
-//! holds them against the promises. It knows nothing of how flux decides.
+//! The auditor: keeps its own books of what the services did and of the responses to buyers, and
+//! checks the promises against them. It shares no code with flux's decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,51 +8,51 @@ use flux::core::model::{
     DECISION_RETENTION, Decided, Decision, Item, ItemId, Order, OrderId, Reason,
 };
 
-/// What a buyer asks for: user, item, units.
-pub type Wish = (String, String, u64);
+/// The content of a request: user, item, units.
+pub type Requested = (String, String, u64);
 
-pub fn wish(order: &Order) -> Wish {
+pub fn requested_by(order: &Order) -> Requested {
     (order.user.to_string(), order.item.to_string(), order.quantity.units())
 }
 
 #[derive(Debug, Default)]
 pub struct Auditor {
     pub now: Duration,
-    /// Each broken promise, in words.
+    /// Descriptions of the broken promises.
     pub wrong: Vec<String>,
-    /// Stock of an item that nobody listed.
+    /// Stock of an unlisted item.
     pub unlisted_stock: u64,
-    /// The queue hands out an item's orders one after another (P6 is strict).
+    /// True if the queue delivers an item's orders strictly in order (P6).
     pub strict_order: bool,
-    /// Somebody compares a reused key with its first request.
+    /// True if a reused key is compared with its first request.
     pub keys_are_compared: bool,
-    /// The shop is told of each decision.
-    pub shop_is_told: bool,
+    /// True if each decision must have an event in the outbox.
+    pub webhooks_enabled: bool,
     /// Orders whose events are in the outbox.
-    told: BTreeSet<OrderId>,
-    /// On a standard queue: units given while an order accepted before waited.
+    events: BTreeSet<OrderId>,
+    /// On a standard queue: sales while an order that was accepted earlier was still queued.
     pub inversions: u64,
     items: BTreeMap<ItemId, Books>,
     orders: BTreeMap<OrderId, Account>,
     /// By user and key.
     keys: BTreeMap<(String, String), Uses>,
-    /// Orders of whose key the service that compares was away.
-    unmarked: BTreeSet<OrderId>,
-    /// Ids that a dead letter had.
-    lettered: BTreeSet<OrderId>,
-    /// Requests that are dead-lettered, by the id under which they were sent.
-    set_aside: BTreeSet<(OrderId, Wish)>,
+    /// Orders whose key was not compared because the service failed.
+    keys_unchecked: BTreeSet<OrderId>,
+    /// Ids of all dead letters so far.
+    dead_letter_ids: BTreeSet<OrderId>,
+    /// Dead-lettered requests, with the id under which they were sent.
+    set_aside: BTreeSet<(OrderId, Requested)>,
 }
 
-/// What a key was used for.
+/// The uses of a key.
 #[derive(Debug, Default)]
 struct Uses {
-    tried: BTreeSet<Wish>,
-    /// The first that got a 202.
-    taken: Option<(OrderId, Wish)>,
+    tried: BTreeSet<Requested>,
+    /// The first request that got a 202.
+    taken: Option<(OrderId, Requested)>,
 }
 
-/// An item as its orders make it.
+/// An item as computed from its orders.
 #[derive(Debug)]
 struct Books {
     stock: u64,
@@ -60,11 +60,11 @@ struct Books {
     listed: Duration,
     raised: Duration,
     sale: Sale,
-    /// Free units from each moment on, and what the organiser had done.
+    /// History of the free units and of the sale's state.
     past: Vec<(Duration, u64, Sale)>,
 }
 
-/// What the organiser did with an item.
+/// The state of an item's sale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sale {
     Open,
@@ -92,12 +92,12 @@ enum State {
 #[derive(Debug)]
 struct Account {
     order: Order,
-    wishes: BTreeSet<Wish>,
+    requests: BTreeSet<Requested>,
     durable: Duration,
-    /// Where it stood in line when it first came.
-    came: u64,
-    /// Where it stands in line; each copy in the queue has a place.
-    places: BTreeSet<u64>,
+    /// Position of its first copy in the queue.
+    first_seq: u64,
+    /// Positions of its copies in the queue.
+    seqs: BTreeSet<u64>,
     state: State,
     was_dead: bool,
     promised: bool,
@@ -108,7 +108,7 @@ impl Books {
         self.stock.saturating_sub(self.sold)
     }
 
-    /// Whether at some moment since then such a "no" was right.
+    /// True if a rejection was correct at any moment since `begin`.
     fn was_right_since(&self, begin: Duration, is_right: impl Fn(u64, Sale) -> bool) -> bool {
         let at_begin = self.past.iter().rev().find(|(at, ..)| *at <= begin);
         let later = self.past.iter().filter(|(at, ..)| *at > begin);
@@ -125,10 +125,10 @@ impl Auditor {
         self.wrong.push(what);
     }
 
-    /// A buyer is about to ask under this key.
-    pub fn tried(&mut self, key: &str, wish: &Wish) {
-        let key = (wish.0.clone(), key.to_owned());
-        self.keys.entry(key).or_default().tried.insert(wish.clone());
+    /// A buyer sends a request with this key.
+    pub fn tried(&mut self, key: &str, request: &Requested) {
+        let key = (request.0.clone(), key.to_owned());
+        self.keys.entry(key).or_default().tried.insert(request.clone());
     }
 
     /// A buyer got a 202.
@@ -142,113 +142,116 @@ impl Auditor {
             Some(account) => account.promised = true,
         }
         let Some(key) = key else { return };
-        let wished = wish(order);
-        let uses = self.keys.entry((wished.0.clone(), key.to_owned())).or_default();
+        let requested = requested_by(order);
+        let uses = self.keys.entry((requested.0.clone(), key.to_owned())).or_default();
         match uses.taken.clone() {
-            None => uses.taken = Some((id, wished)),
+            None => uses.taken = Some((id, requested)),
             Some((other, _)) if other != id => {
                 self.broken(format!("P5: one key made two orders, {other} and {id}"));
             }
-            Some((_, other)) if other != wished && self.is_compared(id) => {
-                self.broken(format!("P5: the key of {id} was used for {other:?} and {wished:?}"));
+            Some((_, other)) if other != requested && self.is_compared(id) => {
+                self.broken(format!(
+                    "P5: the key of {id} was used for {other:?} and {requested:?}"
+                ));
             }
             Some(_) => {}
         }
     }
 
     fn is_compared(&self, order: OrderId) -> bool {
-        self.keys_are_compared && !self.unmarked.contains(&order)
+        self.keys_are_compared && !self.keys_unchecked.contains(&order)
     }
 
     /// A buyer got a 422.
-    pub fn refused(&mut self, key: &str, wish: &Wish) {
-        if self.keys[&(wish.0.clone(), key.to_owned())].tried.len() < 2 {
-            self.broken(format!("P5: a key used once was refused: {wish:?}"));
+    pub fn refused(&mut self, key: &str, request: &Requested) {
+        if self.keys[&(request.0.clone(), key.to_owned())].tried.len() < 2 {
+            self.broken(format!("P5: a key used once was refused: {request:?}"));
         }
     }
 
-    /// Reused keys of these orders need not be noticed.
-    pub fn unmarked(&mut self, orders: impl IntoIterator<Item = OrderId>) {
-        self.unmarked.extend(orders);
+    /// Reused keys of these orders need not be detected.
+    pub fn keys_unchecked(&mut self, orders: impl IntoIterator<Item = OrderId>) {
+        self.keys_unchecked.extend(orders);
     }
 
-    fn account(&mut self, order: &Order, place: u64) -> &mut Account {
+    fn account(&mut self, order: &Order, seq: u64) -> &mut Account {
         let durable = self.now;
         self.orders.entry(order.id).or_insert_with(|| Account {
             order: order.clone(),
-            wishes: BTreeSet::new(),
+            requests: BTreeSet::new(),
             durable,
-            came: place,
-            places: BTreeSet::new(),
+            first_seq: seq,
+            seqs: BTreeSet::new(),
             state: State::Waiting,
             was_dead: false,
             promised: false,
         })
     }
 
-    /// An order of which only a dead letter is known, if it is one.
+    /// Adds an order that is known only from a dead letter.
     fn queue_unsent(&mut self, order: &Order) {
-        if self.lettered.contains(&order.id) && !self.orders.contains_key(&order.id) {
-            self.account(order, 0).wishes.insert(wish(order));
+        if self.dead_letter_ids.contains(&order.id) && !self.orders.contains_key(&order.id) {
+            self.account(order, 0).requests.insert(requested_by(order));
         }
     }
 
-    /// The queue has an order, durably, at this place; again after a redrive, or as a copy.
-    pub fn queued(&mut self, order: &Order, place: u64) {
-        let account = self.account(order, place);
-        account.wishes.insert(wish(order));
-        account.places.insert(place);
+    /// An order is durable in the queue at this position: new, redriven, or a copy.
+    pub fn queued(&mut self, order: &Order, seq: u64) {
+        let account = self.account(order, seq);
+        account.requests.insert(requested_by(order));
+        account.seqs.insert(seq);
         if account.state == State::Dead {
             account.state = State::Waiting;
             account.order = order.clone();
         }
     }
 
-    /// The copy at this place is in the dead-letter queue now.
-    pub fn dead_lettered(&mut self, order: OrderId, place: u64, reason: &str) {
+    /// The copy at this position was moved to the dead-letter queue.
+    pub fn dead_lettered(&mut self, order: OrderId, seq: u64, reason: &str) {
         if reason.is_empty() {
             self.broken(format!("P3: {order} is dead-lettered without a reason"));
         }
-        self.lettered.insert(order);
+        self.dead_letter_ids.insert(order);
         let Some(account) = self.orders.get_mut(&order) else { return };
-        account.places.remove(&place);
+        account.seqs.remove(&seq);
         account.was_dead = true;
-        if account.state == State::Waiting && account.places.is_empty() {
+        if account.state == State::Waiting && account.seqs.is_empty() {
             account.state = State::Dead;
         }
     }
 
-    /// A dead letter holds this order.
+    /// A dead letter contains this order.
     pub fn set_aside(&mut self, order: &Order) {
-        self.set_aside.insert((order.id, wish(order)));
+        self.set_aside.insert((order.id, requested_by(order)));
     }
 
-    /// The message of these orders at this place is gone from the queue for good.
-    pub fn acknowledged(&mut self, orders: &[Order], place: u64) {
+    /// The message with these orders, at this position, was deleted from the queue.
+    pub fn acknowledged(&mut self, orders: &[Order], seq: u64) {
         for order in orders {
-            let (id, wished) = (order.id, wish(order));
+            let (id, requested) = (order.id, requested_by(order));
             let Some(account) = self.orders.get_mut(&id) else { continue };
-            account.places.remove(&place);
-            let (state, decided) = (account.state, wish(&account.order));
+            account.seqs.remove(&seq);
+            let (state, decided) = (account.state, requested_by(&account.order));
             if state == State::Waiting && !account.was_dead {
                 self.broken(format!("P3: {id} was acknowledged undecided"));
             }
-            let is_aside = self.set_aside.contains(&(id, wished.clone()));
-            if matches!(state, State::Decided(_)) && decided != wished && !is_aside {
-                self.broken(format!("P3: {id} is decided for {decided:?}, {wished:?} is lost"));
+            let is_aside = self.set_aside.contains(&(id, requested.clone()));
+            if matches!(state, State::Decided(_)) && decided != requested && !is_aside {
+                self.broken(format!("P3: {id} is decided for {decided:?}, {requested:?} is lost"));
             }
         }
     }
 
-    /// A delivery comes again although nothing happened to the one who had it.
+    /// A message was redelivered although its receiver had no fault.
     pub fn needless_redelivery(&mut self, orders: &[OrderId]) {
         self.broken(format!("P7: {orders:?} were delivered again in a run without a fault"));
     }
 
-    /// An organiser changed an item's stock, or closed its sale or opened it again.
+    /// An organiser changed an item's stock, or closed or reopened its sale.
     pub fn changed(&mut self, item: &Item) {
-        let (now, fresh) = (self.now, self.fresh_books(item.stock));
-        let books = self.items.entry(item.id.clone()).or_insert(fresh);
+        let now = self.now;
+        let new = self.new_books(item.stock);
+        let books = self.items.entry(item.id.clone()).or_insert(new);
         if item.stock > books.stock {
             books.raised = now;
         }
@@ -258,16 +261,16 @@ impl Auditor {
         self.compare(item);
     }
 
-    fn fresh_books(&self, stock: u64) -> Books {
+    fn new_books(&self, stock: u64) -> Books {
         let now = self.now;
         let past = vec![(now, stock, Sale::Open)];
         Books { stock, sold: 0, listed: now, raised: now, sale: Sale::Open, past }
     }
 
-    /// The ledger wrote an item and decisions about it in one go.
+    /// The ledger wrote an item and its decisions in one commit.
     pub fn committed(&mut self, item: &Item, decided: &[Decided]) {
-        let fresh = self.fresh_books(self.unlisted_stock);
-        let mut books = self.items.remove(&item.id).unwrap_or(fresh);
+        let new = self.new_books(self.unlisted_stock);
+        let mut books = self.items.remove(&item.id).unwrap_or(new);
         for one in decided {
             let (units, free) = (one.order.quantity.units(), books.free());
             let right = match (one.decided_at.since(one.order.accepted_at), free) {
@@ -285,7 +288,7 @@ impl Auditor {
             }
             if made == Decision::Sold {
                 books.sold += units;
-                self.check_line(&one.order);
+                self.check_order(&one.order);
             }
             self.decided(one);
         }
@@ -298,7 +301,7 @@ impl Auditor {
         self.compare(item);
     }
 
-    /// The ledger wrote decisions that give no units.
+    /// The ledger wrote decisions without units.
     pub fn recorded(&mut self, decided: &[Decided]) {
         for one in decided {
             let (order, made) = (&one.order, one.decision);
@@ -323,7 +326,7 @@ impl Auditor {
                 Decision::Dropped => {
                     // Another request under an id in use is dead-lettered under an id of its own.
                     self.queue_unsent(order);
-                    self.lettered.contains(&order.id)
+                    self.dead_letter_ids.contains(&order.id)
                 }
             };
             if !right {
@@ -341,7 +344,7 @@ impl Auditor {
         };
         let before = std::mem::replace(&mut account.state, State::Decided(made));
         account.order = one.order.clone();
-        let known = account.wishes.contains(&wish(&one.order));
+        let known = account.requests.contains(&requested_by(&one.order));
         if let State::Decided(first) = before {
             self.broken(format!("P4: {id} was {first:?} and then {made:?}"));
         }
@@ -350,17 +353,17 @@ impl Auditor {
         }
     }
 
-    /// An order gets units: nobody may wait before it.
-    fn check_line(&mut self, order: &Order) {
-        let came = self.orders.get(&order.id).map_or(0, |account| account.came);
-        // An order whose key was reused unnoticed may be anybody's.
+    /// An order gets units: no order before it may be queued.
+    fn check_order(&mut self, order: &Order) {
+        let first_seq = self.orders.get(&order.id).map_or(0, |account| account.first_seq);
+        // An order with two requests under its id is skipped: either may be decided first.
         let waits = |a: &&Account| {
-            a.state == State::Waiting && a.order.item == order.item && a.wishes.len() == 1
+            a.state == State::Waiting && a.order.item == order.item && a.requests.len() == 1
         };
         let mut waiting = self.orders.values().filter(waits);
         if self.strict_order {
             if let Some(first) =
-                waiting.find(|a| a.places.first().is_some_and(|place| *place < came))
+                waiting.find(|a| a.seqs.first().is_some_and(|seq| *seq < first_seq))
             {
                 let (id, other) = (order.id, first.order.id);
                 self.broken(format!("P6: {id} got units before {other}, which came earlier"));
@@ -379,29 +382,29 @@ impl Auditor {
     }
 
     /// The outbox has the event of this decision.
-    pub fn told(&mut self, one: &Decided) {
+    pub fn event_put(&mut self, one: &Decided) {
         let account = self.orders.get(&one.order.id);
         if account.is_none_or(|account| account.state != State::Decided(one.decision)) {
             let (id, decision) = (one.order.id, one.decision);
-            self.broken(format!("webhooks: the shop is told that {id} is {decision:?}"));
+            self.broken(format!("webhooks: the outbox has an event that {id} is {decision:?}"));
         }
-        self.told.insert(one.order.id);
+        self.events.insert(one.order.id);
     }
 
-    /// Orders that the queue took and that neither have a decision nor are dead-lettered.
+    /// Orders in the queue that are neither decided nor dead-lettered.
     pub fn undecided(&self) -> Vec<OrderId> {
         let waiting = self.orders.values().filter(|account| account.state == State::Waiting);
         waiting.map(|account| account.order.id).collect()
     }
 
-    /// At the end of everything, with the orders that have a dead letter.
+    /// Checks the final state. `dead` are the orders with a dead letter.
     pub fn close(&mut self, dead: &BTreeSet<OrderId>) {
         let mut wrong = Vec::new();
         for (id, account) in &self.orders {
             let decided = matches!(account.state, State::Decided(_));
-            // A letter that is left tells the shop when it is sent again or dropped.
-            let told = self.told.contains(id) || dead.contains(id);
-            if self.shop_is_told && decided && !told {
+            // The event of an order with a dead letter is put when that is redriven or dropped.
+            let has_event = self.events.contains(id) || dead.contains(id);
+            if self.webhooks_enabled && decided && !has_event {
                 wrong.push(format!("webhooks: {id} was decided, and has no event in the outbox"));
             }
             match account.state {
@@ -422,8 +425,8 @@ impl Auditor {
         self.wrong.append(&mut wrong);
     }
 
-    /// How many orders there were, and how many were sold.
-    pub fn tally(&self) -> (u64, u64) {
+    /// The number of orders, and of those that were sold.
+    pub fn totals(&self) -> (u64, u64) {
         let sold = |a: &&Account| a.state == State::Decided(Decision::Sold);
         (self.orders.len() as u64, self.orders.values().filter(sold).count() as u64)
     }

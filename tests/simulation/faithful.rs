@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::process::Process;
+use super::scripted::{VISIBILITY, calm};
 use super::store::Backend;
-use super::turns::{VISIBILITY, calm};
 use crate::conformance::{lock, queue};
 
 fn queue_bench(backend: Backend) -> queue::Bench {

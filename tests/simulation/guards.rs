@@ -10,11 +10,11 @@ pub const SEEDS: u64 = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
     Version,
-    OrderUnseen,
+    OrderUndecided,
     FinalNo,
     AckAfterCommit,
     DurableBefore202,
-    FreshSoldOut,
+    SoldOutReread,
     Fingerprint,
     EntryByEntry,
     RepeatDropped,
@@ -30,11 +30,11 @@ impl Guard {
         use Guard::*;
         [
             Version,
-            OrderUnseen,
+            OrderUndecided,
             FinalNo,
             AckAfterCommit,
             DurableBefore202,
-            FreshSoldOut,
+            SoldOutReread,
             Fingerprint,
             EntryByEntry,
             RepeatDropped,
@@ -50,11 +50,11 @@ impl Guard {
     pub fn rule(self) -> &'static str {
         match self {
             Guard::Version => "a commit requires the item to have the version that was read",
-            Guard::OrderUnseen => "a decision requires the order to be undecided",
+            Guard::OrderUndecided => "a decision requires the order to be undecided",
             Guard::FinalNo => "a rejection is as final as a sale",
             Guard::AckAfterCommit => "an order is acknowledged only after the commit",
             Guard::DurableBefore202 => "an order is durable before its 202",
-            Guard::FreshSoldOut => "\"sold out\" is read after the batch was received",
+            Guard::SoldOutReread => "\"sold out\" is read after the batch was received",
             Guard::Fingerprint => "a reused key is compared with its first request",
             Guard::EntryByEntry => "the results of a batch call are checked entry by entry",
             Guard::RepeatDropped => "a repeated order is dropped before the commit",
@@ -97,8 +97,9 @@ pub fn table() -> String {
     for guard in Guard::ALL {
         let reports = (0..SEEDS).map(|seed| scenario::run(seed, Some(guard)).wrong);
         let found: Vec<String> = reports.filter_map(|wrong| wrong.into_iter().next()).collect();
-        let (count, said) = (found.len(), found.first().map_or("nothing", String::as_str));
-        rows.push(format!("| {} | {count} of {SEEDS} | {said} |", guard.rule()));
+        let count = found.len();
+        let message = found.first().map_or("nothing", String::as_str);
+        rows.push(format!("| {} | {count} of {SEEDS} | {message} |", guard.rule()));
     }
     rows.join("\n")
 }

@@ -1,4 +1,4 @@
-//! The simulated ledger: every write conditional, whole or not at all.
+//! The simulated ledger: every write is conditional, and applied as a whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,15 +18,16 @@ use super::process::{Failed, Process};
 use super::store::{State, Store};
 use super::world::Fault;
 
-/// Rejections written in one go.
+/// Rejections per write.
 const RECORDED_TOGETHER: usize = 3;
 
-/// The ledger as one process sees it.
+/// The client of the simulated ledger in one process.
 #[derive(Debug)]
 pub struct SimLedger {
     process: Arc<Process>,
     store: Arc<Store>,
-    /// Without its guard: items that were read once as turning all away are not read again.
+    /// With the guard `SoldOutReread` disabled: items that rejected all orders when they were read.
+    /// They are not read again.
     rejects_all: Mutex<BTreeMap<ItemId, Item>>,
 }
 
@@ -52,38 +53,41 @@ impl From<Failed> for LedgerError {
 }
 
 impl Store {
-    /// Whether an order has its decision, or for another reason must not get one.
+    /// True if an order is decided or dead-lettered, and must not get a decision.
     fn is_closed(&self, state: &State, id: OrderId) -> bool {
         if self.is_embedded() && state.letters.contains_key(&id) {
             return true;
         }
         let Some(row) = state.decided.get(&id) else { return false };
         let is_no = row.decision != Decision::Sold;
-        !(self.is_out(Guard::OrderUnseen) || is_no && self.is_out(Guard::FinalNo))
+        !(self.is_disabled(Guard::OrderUndecided) || is_no && self.is_disabled(Guard::FinalNo))
     }
 
     fn commit(&self, commit: &Commit) -> Committed {
         let mut state = self.state();
         let version = state.items.get(&commit.item.id).map_or(0, |item| item.version);
         let item_changed = match commit.expect {
-            Expect::Version(read) => read != version && !self.is_out(Guard::Version),
+            Expect::Version(read) => read != version && !self.is_disabled(Guard::Version),
             Expect::Anything => false,
         };
         let ids = commit.decided.iter().map(|one| one.order.id);
-        let seen: Vec<OrderId> = ids.filter(|id| self.is_closed(&state, *id)).collect();
-        let (item, tell) = (&commit.item, &self.world);
-        if item_changed || !seen.is_empty() {
-            tell.tell(format_args!("{} refused: moved {item_changed}, seen {seen:?}", item.id));
-            return Committed::Refused { item_changed, decided_before: seen };
+        let decided_before: Vec<OrderId> = ids.filter(|id| self.is_closed(&state, *id)).collect();
+        let item = &commit.item;
+        if item_changed || !decided_before.is_empty() {
+            self.world.trace(format_args!(
+                "{} refused: changed {item_changed}, decided before {decided_before:?}",
+                item.id
+            ));
+            return Committed::Refused { item_changed, decided_before };
         }
-        tell.tell(format_args!("{} v{}: free {}", item.id, item.version, item.free));
+        self.world.trace(format_args!("{} v{}: free {}", item.id, item.version, item.free));
         self.write(&mut state, &commit.decided);
         state.items.insert(item.id.clone(), item.clone());
         self.world.audit(|auditor| auditor.committed(item, &commit.decided));
         Committed::Written
     }
 
-    /// Answers who had a decision, and whether all the others have theirs now.
+    /// Returns the orders that had a decision, and whether all others were written.
     fn record(&self, rejected: &[Decided]) -> (Vec<OrderId>, bool) {
         let mut state = self.state();
         let mut closed = Vec::new();
@@ -91,9 +95,9 @@ impl Store {
             if self.world.happens(Fault::PartialBatch) {
                 return (closed, false);
             }
-            let (seen, open): (Vec<Decided>, Vec<Decided>) =
+            let (decided, open): (Vec<Decided>, Vec<Decided>) =
                 batch.iter().cloned().partition(|one| self.is_closed(&state, one.order.id));
-            closed.extend(seen.into_iter().map(|one| one.order.id));
+            closed.extend(decided.into_iter().map(|one| one.order.id));
             self.write(&mut state, &open);
             self.world.audit(|auditor| auditor.recorded(&open));
         }
@@ -102,7 +106,7 @@ impl Store {
 
     pub fn write(&self, state: &mut State, decided: &[Decided]) {
         for one in decided {
-            self.world.tell(format_args!("{} is {:?}", one.order.id, one.decision));
+            self.world.trace(format_args!("{} is {:?}", one.order.id, one.decision));
             state.decided.insert(one.order.id, one.clone());
             if self.is_embedded() {
                 state.rows.insert(one.order.id, one.order.clone());
@@ -118,8 +122,8 @@ impl Store {
         let state = self.state();
         let one = |id: &OrderId| {
             if let Some(row) = state.decided.get(id) {
-                let (decision, decided_at) = (row.decision, row.decided_at);
-                let state = OrderState::Decided { decision, decided_at };
+                let state =
+                    OrderState::Decided { decision: row.decision, decided_at: row.decided_at };
                 return Some(OrderRecord { order: row.order.clone(), state });
             }
             let order = state.rows.get(id)?.clone();
@@ -136,7 +140,7 @@ impl Store {
         if let ItemSet::Created(item) | ItemSet::Changed(item) = &set {
             let Item { version, stock, free, .. } = item;
             let status = item.status();
-            self.world.tell(format_args!("{id} v{version}: {status}, stock {stock}, free {free}"));
+            self.world.trace(format_args!("{id} v{version}: {status}, stock {stock}, free {free}"));
             state.items.insert(id.clone(), item.clone());
             self.world.audit(|auditor| auditor.changed(item));
         }
@@ -150,7 +154,7 @@ impl Store {
         let ordered = self.is_embedded() && state.rows.values().any(|order| order.item == *id);
         let removed = ItemRemoved::plan(state.items.get(id), ordered);
         if let ItemRemoved::Removed(item) = &removed {
-            self.world.tell(format_args!("{id} v{}: removed", item.version));
+            self.world.trace(format_args!("{id} v{}: removed", item.version));
             state.items.insert(id.clone(), item.clone());
             self.world.audit(|auditor| auditor.changed(item));
         }
@@ -175,7 +179,7 @@ impl Ledger for SimLedger {
         let (store, id) = (self.store.clone(), item.clone());
         let read = move || store.state().items.get(&id).cloned();
         let found = self.process.call(format!("reads {item}"), read).await?;
-        if self.store.is_out(Guard::FreshSoldOut)
+        if self.store.is_disabled(Guard::SoldOutReread)
             && let Some(item) = found.as_ref().filter(|item| item.rejects_all())
         {
             self.rejects_all.lock().unwrap().insert(item.id.clone(), item.clone());
@@ -198,7 +202,7 @@ impl Ledger for SimLedger {
         let (store, batch) = (self.store.clone(), rejected.to_vec());
         let what = format!("records {}", rejected.len());
         match self.process.call(what, move || store.record(&batch)).await? {
-            (seen, true) => Ok(seen),
+            (decided_before, true) => Ok(decided_before),
             (_, false) => Err(LedgerError::Busy("some were not written".to_owned())),
         }
     }

@@ -1,4 +1,4 @@
-//! The simulated lock, idempotency and notifier.
+//! The simulated lock, idempotency store and notifier.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use super::process::Process;
 use super::store::{HeldLock, State, Store};
 use super::world::Fault;
 
-/// How long a wish for a lock is remembered.
+/// How long a request for a busy lock is remembered.
 const WANTED: Duration = Duration::from_secs(1);
-/// The token of somebody who is no worker of ours.
+/// The token of a holder that is not a worker of the sale.
 pub const STRANGER: Token = Token(0);
 
-/// What Redis holds, as one process sees it.
+/// The client of the simulated Redis in one process.
 #[derive(Debug)]
 pub struct SimRedis {
     pub process: Arc<Process>,
@@ -31,25 +31,25 @@ pub struct SimRedis {
 
 impl fmt::Display for SimRedis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("simulated locks and marks")
+        f.write_str("simulated Redis")
     }
 }
 
 impl Store {
-    /// What befalls locks by themselves.
-    fn disturb(&self, state: &mut State, item: &ItemId, lease: Duration) {
+    /// Injects faults of the lock's service.
+    fn inject_lock_faults(&self, state: &mut State, item: &ItemId, lease: Duration) {
         let now = Instant::now();
         if self.world.happens(Fault::LocksWiped) {
-            self.world.tell(format_args!("all locks are wiped"));
+            self.world.trace(format_args!("all locks are wiped"));
             state.locks.clear();
         }
         if self.world.happens(Fault::LockLost) {
-            self.world.tell(format_args!("the lock of {item} is lost"));
+            self.world.trace(format_args!("the lock of {item} is lost"));
             state.locks.remove(item);
         }
         if self.world.happens(Fault::LockStuck) {
             let until = now + lease * self.world.between((1, 4)) as u32;
-            self.world.tell(format_args!("a stranger locks {item}"));
+            self.world.trace(format_args!("a stranger locks {item}"));
             state
                 .locks
                 .insert(item.clone(), HeldLock { token: STRANGER, until, wanted_until: now });
@@ -57,8 +57,9 @@ impl Store {
     }
 
     fn acquire(&self, item: &ItemId, token: Token, lease: Duration) -> Acquired {
-        let (mut state, now) = (self.state(), Instant::now());
-        self.disturb(&mut state, item, lease);
+        let mut state = self.state();
+        let now = Instant::now();
+        self.inject_lock_faults(&mut state, item, lease);
         if let Some(held) = state.locks.get_mut(item)
             && held.token != token
             && held.until > now
@@ -68,7 +69,7 @@ impl Store {
             return Acquired::Busy;
         }
         if state.locks.get(item).is_some_and(|held| held.token != token) {
-            self.world.tell(format_args!("the lock of {item} is taken from another"));
+            self.world.trace(format_args!("the lock of {item} is taken from another"));
         }
         let lease = if self.world.happens(Fault::LockExpired) { lease / 10 } else { lease };
         state.locks.insert(item.clone(), HeldLock { token, until: now + lease, wanted_until: now });
@@ -76,8 +77,9 @@ impl Store {
     }
 
     fn renew(&self, item: &ItemId, token: Token, lease: Duration) -> Renewed {
-        let (mut state, now) = (self.state(), Instant::now());
-        self.disturb(&mut state, item, lease);
+        let mut state = self.state();
+        let now = Instant::now();
+        self.inject_lock_faults(&mut state, item, lease);
         match state.locks.get_mut(item) {
             Some(held) if held.token == token && held.until > now => {
                 held.until = now + lease;
@@ -94,19 +96,19 @@ impl Store {
         }
     }
 
-    fn check_keys(&self, idempotency: &[Fingerprint]) -> Vec<KeyCheck> {
+    fn check_keys(&self, fingerprints: &[Fingerprint]) -> Vec<KeyCheck> {
         let mut state = self.state();
-        if self.world.happens(Fault::MarksWiped) {
-            self.world.tell(format_args!("all marks are wiped"));
-            self.world.audit(|auditor| auditor.unmarked(state.idempotency.keys().copied()));
+        if self.world.happens(Fault::FingerprintsWiped) {
+            self.world.trace(format_args!("all fingerprints are deleted"));
+            self.world.audit(|auditor| auditor.keys_unchecked(state.idempotency.keys().copied()));
             state.idempotency.clear();
         }
-        let mut one = |mark: &Fingerprint| {
-            let known = *state.idempotency.entry(mark.order).or_insert(mark.hash);
-            let fits = known == mark.hash || self.is_out(Guard::Fingerprint);
-            if fits { KeyCheck::Match } else { KeyCheck::Mismatch }
+        let mut check = |fingerprint: &Fingerprint| {
+            let known = *state.idempotency.entry(fingerprint.order).or_insert(fingerprint.hash);
+            let matches = known == fingerprint.hash || self.is_disabled(Guard::Fingerprint);
+            if matches { KeyCheck::Match } else { KeyCheck::Mismatch }
         };
-        idempotency.iter().map(&mut one).collect()
+        fingerprints.iter().map(&mut check).collect()
     }
 }
 
@@ -152,15 +154,17 @@ impl Lock for SimRedis {
 impl IdempotencyStore for SimRedis {
     async fn check_keys(
         &self,
-        idempotency: &[Fingerprint],
+        fingerprints: &[Fingerprint],
     ) -> Result<Vec<KeyCheck>, IdempotencyError> {
-        let (store, batch) = (self.store.clone(), idempotency.to_vec());
-        let marked = self.process.call("marks".to_owned(), move || store.check_keys(&batch)).await;
-        if marked.is_err() {
-            let orders = idempotency.iter().map(|mark| mark.order);
-            self.store.world.audit(|auditor| auditor.unmarked(orders));
+        let store = self.store.clone();
+        let batch = fingerprints.to_vec();
+        let check = move || store.check_keys(&batch);
+        let checked = self.process.call("checks keys".to_owned(), check).await;
+        if checked.is_err() {
+            let orders = fingerprints.iter().map(|fingerprint| fingerprint.order);
+            self.store.world.audit(|auditor| auditor.keys_unchecked(orders));
         }
-        marked.map_err(|e| IdempotencyError(format!("{e:?}")))
+        checked.map_err(|e| IdempotencyError(format!("{e:?}")))
     }
 }
 
@@ -171,7 +175,7 @@ impl Notifier for SimRedis {
     }
 
     async fn publish(&self, orders: &[OrderId]) {
-        let what = format!("tells of {}", orders.len());
+        let what = format!("notifies of {}", orders.len());
         let _lost = self.process.call(what, || ()).await;
     }
 

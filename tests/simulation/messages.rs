@@ -1,4 +1,4 @@
-//! What the simulated queue does with its messages: like SQS, standard or FIFO, or like the
+//! The messages of the simulated queue, which behaves like SQS (standard or FIFO) or like the
 //! embedded queue.
 
 use std::collections::BTreeSet;
@@ -18,12 +18,12 @@ use super::process::Failed;
 use super::store::{Backend, Message, State, Store};
 use super::world::Fault;
 
-/// The most orders that a message of ours carries.
+/// The least and the most orders in a message of flux.
 const MESSAGE_ORDERS: (u64, u64) = (1, 5);
 
-/// A message as it was handed out.
+/// A delivered message.
 pub struct Taken {
-    pub place: u64,
+    pub seq: u64,
     pub receipt: u64,
     pub body: String,
     pub receives: u32,
@@ -31,7 +31,7 @@ pub struct Taken {
 
 impl Taken {
     pub fn receipt(&self) -> Receipt {
-        Receipt(format!("{}/{}", self.place, self.receipt))
+        Receipt(format!("{}/{}", self.seq, self.receipt))
     }
 }
 
@@ -41,28 +41,29 @@ impl Store {
         let late =
             self.setup.backend == Backend::Standard && self.world.happens(Fault::DeliveredLate);
         let late = if late { self.world.span((1, 20_000)) } else { Duration::ZERO };
-        let place = state.fresh();
-        for order in self.decode(&body, place).0 {
+        let seq = state.next_seq();
+        for order in self.decode(&body, seq).0 {
             if self.is_embedded() {
                 state.rows.insert(order.id, order.clone());
             }
-            self.world.audit(|auditor| auditor.queued(&order, place));
+            self.world.audit(|auditor| auditor.queued(&order, seq));
         }
-        let (visible, holder) = (Instant::now() + late, String::new());
-        let message = Message { body, group, visible, receives: 0, holder, receipt: 0 };
-        state.messages.insert(place, message);
+        let visible = Instant::now() + late;
+        let message =
+            Message { body, group, visible, receives: 0, holder: String::new(), receipt: 0 };
+        state.messages.insert(seq, message);
         self.changed();
     }
 
-    pub fn decode(&self, body: &str, place: u64) -> (Vec<Order>, Vec<DeadLetter>) {
-        let message_id = &format!("message-{place}");
+    pub fn decode(&self, body: &str, seq: u64) -> (Vec<Order>, Vec<DeadLetter>) {
+        let message_id = &format!("message-{seq}");
         let origin = Origin { message_id, sent_at: Timestamp(1_700_000_000_000) };
         message::decode(body, origin, &self.names)
     }
 
-    fn orders_of(&self, state: &State, place: u64) -> Vec<Order> {
-        let Some(message) = state.messages.get(&place) else { return Vec::new() };
-        self.decode(&message.body, place).0
+    fn orders_of(&self, state: &State, seq: u64) -> Vec<Order> {
+        let Some(message) = state.messages.get(&seq) else { return Vec::new() };
+        self.decode(&message.body, seq).0
     }
 
     pub fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
@@ -78,29 +79,30 @@ impl Store {
                         let body = message::encode(std::slice::from_ref(order));
                         self.put(&mut state, body, Some(order.item.clone()));
                     }
-                    Some(row) if row.same_request(order) || self.is_out(Guard::Fingerprint) => {}
+                    Some(row)
+                        if row.same_request(order) || self.is_disabled(Guard::Fingerprint) => {}
                     Some(_) => *answer = Ok(Sent::KeyReused),
                 }
             }
             return answers;
         }
-        for places in self.pack(orders) {
+        for indexes in self.pack(orders) {
             let failed = self.world.happens(Fault::PartialBatch);
             let done = !failed || self.world.one_in(2);
             if done {
-                let batch: Vec<Order> = places.iter().map(|n| orders[*n].clone()).collect();
+                let batch: Vec<Order> = indexes.iter().map(|n| orders[*n].clone()).collect();
                 let group = (self.setup.backend == Backend::Fifo).then(|| batch[0].item.clone());
                 self.put(&mut state, message::encode(&batch), group);
             }
-            if failed && !self.is_out(Guard::EntryByEntry) {
+            if failed && !self.is_disabled(Guard::EntryByEntry) {
                 let failed = if done { Failed::Unknown } else { Failed::Refused };
-                places.into_iter().for_each(|n| answers[n] = Err(failed.into()));
+                indexes.into_iter().for_each(|n| answers[n] = Err(failed.into()));
             }
         }
         answers
     }
 
-    /// Which orders share a message: neighbours, on a FIFO queue of one item.
+    /// Groups orders into messages, by their indexes. On a FIFO queue a message has one item.
     fn pack(&self, orders: &[Order]) -> Vec<Vec<usize>> {
         let fifo = self.setup.backend == Backend::Fifo;
         let mut messages: Vec<Vec<usize>> = Vec::new();
@@ -115,22 +117,23 @@ impl Store {
         messages
     }
 
-    /// Hands out messages, hidden from others from now on.
+    /// Delivers messages and hides them from other receivers.
     pub fn take(&self, who: &str, max: usize) -> Vec<Taken> {
-        let (mut state, now) = (self.state(), Instant::now());
+        let mut state = self.state();
+        let now = Instant::now();
         let mut taken = Vec::new();
-        // A standard queue looks at some of its servers only.
+        // A standard queue queries only some of its servers.
         let standard = self.setup.backend == Backend::Standard;
         let max = if standard { self.world.between((1, max as u64)) as usize } else { max };
-        for place in self.line(&state, who, now) {
+        for seq in self.visible_messages(&state, who, now) {
             if taken.len() == max {
                 break;
             }
-            let receipt = state.fresh();
-            let orders = self.orders_of(&state, place);
-            let Some(message) = state.messages.get_mut(&place) else { continue };
+            let receipt = state.next_seq();
+            let orders = self.orders_of(&state, seq);
+            let Some(message) = state.messages.get_mut(&seq) else { continue };
             if message.receives >= self.setup.receives_max && !self.is_embedded() {
-                self.dead_letter_message(&mut state, place);
+                self.dead_letter_message(&mut state, seq);
                 continue;
             }
             message.receives += 1;
@@ -142,16 +145,18 @@ impl Store {
             if !twice {
                 message.visible = now + self.setup.visibility;
             }
-            (message.holder, message.receipt) = (who.to_owned(), receipt);
-            let (body, receives) = (message.body.clone(), message.receives);
-            self.world.tell(format_args!("{who} gets message {place}, time {receives}"));
-            taken.push(Taken { place, receipt, body, receives });
+            message.holder = who.to_owned();
+            message.receipt = receipt;
+            let body = message.body.clone();
+            let receives = message.receives;
+            self.world.trace(format_args!("{who} gets message {seq}, time {receives}"));
+            taken.push(Taken { seq, receipt, body, receives });
         }
         taken
     }
 
-    /// The places that may be handed out now, in this order.
-    fn line(&self, state: &State, who: &str, now: Instant) -> Vec<u64> {
+    /// The messages that may be delivered now, in this order.
+    fn visible_messages(&self, state: &State, who: &str, now: Instant) -> Vec<u64> {
         let hidden = |m: &&Message| m.visible > now;
         let embedded = self.is_embedded();
         let held: BTreeSet<&ItemId> = state
@@ -163,20 +168,20 @@ impl Store {
             .collect();
         let free = |m: &Message| m.group.as_ref().is_none_or(|group| !held.contains(group));
         let visible = state.messages.iter().filter(|(_, m)| m.visible <= now && free(m));
-        let mut line: Vec<u64> = visible.map(|(place, _)| *place).collect();
+        let mut seqs: Vec<u64> = visible.map(|(seq, _)| *seq).collect();
         if self.setup.backend == Backend::Standard && self.world.happens(Fault::DeliveredOutOfOrder)
         {
-            for n in (1..line.len()).rev() {
-                line.swap(n, self.world.below(n as u64 + 1) as usize);
+            for n in (1..seqs.len()).rev() {
+                seqs.swap(n, self.world.below(n as u64 + 1) as usize);
             }
         }
-        line
+        seqs
     }
 
-    /// Moves a message that was received too often.
-    fn dead_letter_message(&self, state: &mut State, place: u64) {
-        let Some(message) = state.messages.remove(&place) else { return };
-        let (orders, letters) = self.decode(&message.body, place);
+    /// Dead-letters a message that was received too often.
+    fn dead_letter_message(&self, state: &mut State, seq: u64) {
+        let Some(message) = state.messages.remove(&seq) else { return };
+        let (orders, letters) = self.decode(&message.body, seq);
         let too_often = |order: Order| DeadLetter {
             order_id: order.id,
             reason: "received too often".to_owned(),
@@ -184,16 +189,15 @@ impl Store {
             at: order.accepted_at,
         };
         let letters = letters.into_iter().chain(orders.into_iter().map(too_often)).collect();
-        self.dead_letter(state, place, letters);
+        self.dead_letter(state, seq, letters);
     }
 
-    pub fn dead_letter(&self, state: &mut State, place: u64, letters: Vec<DeadLetter>) {
+    pub fn dead_letter(&self, state: &mut State, seq: u64, letters: Vec<DeadLetter>) {
         for letter in letters {
             self.world
-                .tell(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
-            self.world
-                .audit(|auditor| auditor.dead_lettered(letter.order_id, place, &letter.reason));
-            let (orders, _) = self.decode(&letter.body, place);
+                .trace(format_args!("{} is dead-lettered: {}", letter.order_id, letter.reason));
+            self.world.audit(|auditor| auditor.dead_lettered(letter.order_id, seq, &letter.reason));
+            let (orders, _) = self.decode(&letter.body, seq);
             orders.iter().for_each(|order| self.world.audit(|auditor| auditor.set_aside(order)));
             if self.is_embedded() {
                 state.close_rows(&[letter.order_id]);
@@ -202,13 +206,13 @@ impl Store {
         }
     }
 
-    /// Something that no API of ours sent: another producer's message, or, in a file, an order's
-    /// damaged row.
-    pub fn strange(&self, item: &ItemId) {
+    /// Puts a message of another producer into the queue. Embedded: dead-letters an order, as after
+    /// damage to its row.
+    pub fn put_foreign(&self, item: &ItemId) {
         let mut state = self.state();
         if self.is_embedded() {
-            let Some(place) = state.messages.keys().next().copied() else { return };
-            return self.dead_letter_message(&mut state, place);
+            let Some(seq) = state.messages.keys().next().copied() else { return };
+            return self.dead_letter_message(&mut state, seq);
         }
         let order = format!(r#"{{"user_id":"stranger","item_id":"{item}"}}"#);
         let body = match self.world.below(4) {
@@ -221,8 +225,8 @@ impl Store {
         self.put(&mut state, body, grouped.then(|| item.clone()));
     }
 
-    /// A message that bears the id of another order, sent already or to be sent.
-    pub fn forge(&self, item: &ItemId, buyers: u64) {
+    /// Puts a message with the id of another order, which was sent before or may be sent later.
+    pub fn put_forged(&self, item: &ItemId, buyers: u64) {
         let mut state = self.state();
         if self.is_embedded() {
             return;
@@ -250,31 +254,31 @@ impl Store {
         self.put(&mut state, message::encode(&[order]), group);
     }
 
-    /// The message that a receipt still stands for.
-    fn place_of(&self, state: &State, receipt: &Receipt) -> Option<u64> {
-        let (place, receipt) = receipt.0.split_once('/')?;
-        let (place, receipt): (u64, u64) = (place.parse().ok()?, receipt.parse().ok()?);
-        let message = state.messages.get(&place)?;
+    /// The message of a receipt that is still valid.
+    fn message_of(&self, state: &State, receipt: &Receipt) -> Option<u64> {
+        let (seq, receipt) = receipt.0.split_once('/')?;
+        let (seq, receipt): (u64, u64) = (seq.parse().ok()?, receipt.parse().ok()?);
+        let message = state.messages.get(&seq)?;
         let old = self.setup.backend == Backend::Standard && self.setup.old_receipts_count;
-        (message.receipt == receipt || old).then_some(place)
+        (message.receipt == receipt || old).then_some(seq)
     }
 
     pub fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
         let mut state = self.state();
         let mut answers = vec![Ok(()); receipts.len()];
         for (receipt, answer) in receipts.iter().zip(&mut answers) {
-            let Some(place) = self.place_of(&state, receipt) else { continue };
+            let Some(seq) = self.message_of(&state, receipt) else { continue };
             let failed = self.world.happens(Fault::PartialBatch);
-            if failed && !self.is_out(Guard::EntryByEntry) {
+            if failed && !self.is_disabled(Guard::EntryByEntry) {
                 *answer = Err(Failed::Unknown.into());
             }
             if failed && self.world.one_in(2) {
                 continue;
             }
-            let orders = self.orders_of(&state, place);
-            self.world.audit(|auditor| auditor.acknowledged(&orders, place));
-            self.world.tell(format_args!("message {place} is gone"));
-            state.messages.remove(&place);
+            let orders = self.orders_of(&state, seq);
+            self.world.audit(|auditor| auditor.acknowledged(&orders, seq));
+            self.world.trace(format_args!("message {seq} is gone"));
+            state.messages.remove(&seq);
         }
         self.changed();
         answers
@@ -282,10 +286,10 @@ impl Store {
 
     pub fn hide(&self, receipts: &[Receipt], time: Duration) {
         let mut state = self.state();
-        // The caller hands them over in no particular order.
+        // Sorted, because the caller's order is random.
         for receipt in receipts.iter().map(|r| &r.0).collect::<BTreeSet<_>>() {
-            if let Some(place) = self.place_of(&state, &Receipt(receipt.clone()))
-                && let Some(message) = state.messages.get_mut(&place)
+            if let Some(seq) = self.message_of(&state, &Receipt(receipt.clone()))
+                && let Some(message) = state.messages.get_mut(&seq)
             {
                 message.visible = Instant::now() + time;
             }
@@ -308,7 +312,7 @@ impl Store {
             state.letters.remove(&id);
             return Became::Dropped(self.decide_dropped(state, id, now));
         };
-        let lost = self.is_out(Guard::OrderIdKept);
+        let lost = self.is_disabled(Guard::OrderIdKept);
         let id_now = if lost { self.names.generate(order.accepted_at) } else { id };
         let order = Order { id: id_now, ..order.clone() };
         let grouped = self.setup.backend != Backend::Standard;
@@ -341,7 +345,8 @@ impl Store {
 
     /// When the next message becomes visible.
     pub fn next_visible(&self) -> Option<Instant> {
-        let (state, now) = (self.state(), Instant::now());
+        let state = self.state();
+        let now = Instant::now();
         state.messages.values().map(|m| m.visible).filter(|at| *at > now).min()
     }
 }

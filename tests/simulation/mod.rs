@@ -1,8 +1,9 @@
-//! The pipeline as it runs in production, intake to acknowledgement, on one thread and simulated
-//! time, over simulated services that fail in every way that ours may.
+//! Runs the production pipeline, from intake to acknowledgement, on one thread and simulated time,
+//! over simulated services that fail in every way that the real ones may.
 //!
-//! A run is its seed: the same seed draws the same faults, stocks, buyers and delays, as long as
-//! nothing draws more or less. So what a seed finds is written down, step by step, in `turns`.
+//! A run is determined by its seed: the same seed gives the same faults, stocks, buyers and delays,
+//! until a change of the code draws more or fewer random numbers. So the sequences that a seed
+//! found are also written down, step by step, in `scripted`.
 
 mod auditor;
 mod buyers;
@@ -15,8 +16,8 @@ mod outbox;
 mod process;
 mod queue;
 mod scenario;
+mod scripted;
 mod store;
-mod turns;
 mod world;
 
 use std::fmt;
@@ -28,9 +29,9 @@ use guards::Guard;
 use scenario::{Report, run};
 use world::{Fault, Happened};
 
-/// What many runs came to.
+/// The totals of many runs.
 #[derive(Debug, Default)]
-struct StoreTotals {
+struct RunTotals {
     runs: u64,
     orders: u64,
     sold: u64,
@@ -39,18 +40,19 @@ struct StoreTotals {
     failed: Vec<(u64, Vec<String>)>,
 }
 
-impl fmt::Display for StoreTotals {
+impl fmt::Display for RunTotals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (runs, broken) = (self.runs, self.failed.len());
+        let runs = self.runs;
+        let broken = self.failed.len();
         write!(f, "{runs} seeds, {broken} of them broke a promise; {} orders, ", self.orders)?;
-        writeln!(f, "{} sold, {} out of line on a standard queue", self.sold, self.inversions)?;
+        writeln!(f, "{} sold, {} out of order on a standard queue", self.sold, self.inversions)?;
         let faults = Fault::ALL.iter().map(|fault| (fault, self.happened[*fault as usize]));
         let faults: Vec<String> = faults.map(|(fault, n)| format!("{fault:?} {n}")).collect();
         write!(f, "{}", faults.join(", "))
     }
 }
 
-impl StoreTotals {
+impl RunTotals {
     fn add(&mut self, seed: u64, report: Report) {
         self.runs += 1;
         self.orders += report.orders;
@@ -69,8 +71,9 @@ impl StoreTotals {
 }
 
 /// Runs every seed, on as many threads as there are cores.
-fn run_all(seeds: Range<u64>) -> StoreTotals {
-    let (next, tally) = (AtomicU64::new(seeds.start), Mutex::new(StoreTotals::default()));
+fn run_all(seeds: Range<u64>) -> RunTotals {
+    let next = AtomicU64::new(seeds.start);
+    let totals = Mutex::new(RunTotals::default());
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -81,20 +84,20 @@ fn run_all(seeds: Range<u64>) -> StoreTotals {
                         break;
                     }
                     let report = run(seed, None);
-                    tally.lock().unwrap().add(seed, report);
+                    totals.lock().unwrap().add(seed, report);
                 }
             });
         }
     });
-    tally.into_inner().unwrap()
+    totals.into_inner().unwrap()
 }
 
 #[test]
 fn a_thousand_seeds_break_no_promise() {
-    let tally = run_all(0..1_000);
-    assert_eq!(tally.failed, []);
-    assert!(tally.sold > 1_000 && tally.orders > 5_000, "{tally:?}");
-    let never = Fault::ALL.into_iter().filter(|fault| tally.happened[*fault as usize] < 10);
+    let totals = run_all(0..1_000);
+    assert_eq!(totals.failed, []);
+    assert!(totals.sold > 1_000 && totals.orders > 5_000, "{totals:?}");
+    let never = Fault::ALL.into_iter().filter(|fault| totals.happened[*fault as usize] < 10);
     assert_eq!(never.collect::<Vec<_>>(), []);
 }
 
@@ -107,7 +110,8 @@ fn the_loss_of_each_guard_is_found() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in 0..40 {
-        let (one, other) = (run(seed, None).trace, run(seed, None).trace);
+        let one = run(seed, None).trace;
+        let other = run(seed, None).trace;
         let differs = one.iter().zip(&other).find(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(one.len(), other.len(), "seed {seed}");
@@ -121,7 +125,8 @@ fn simulate() {
     let number = |name: &str, or: u64| {
         std::env::var(name).map_or(or, |text| text.parse().expect("a whole number"))
     };
-    let (from, seeds) = (number("SIMULATE_FROM", 0), number("SIMULATE_SEEDS", 1_000));
+    let from = number("SIMULATE_FROM", 0);
+    let seeds = number("SIMULATE_SEEDS", 1_000);
     if std::env::var_os("SIMULATE_TRACE").is_some() {
         for seed in from..from + seeds {
             run(seed, None).trace.iter().for_each(|line| println!("{line}"));
@@ -132,9 +137,9 @@ fn simulate() {
         return println!("{}", guards::table());
     }
     let begun = std::time::Instant::now();
-    let tally = run_all(from..from + seeds);
+    let totals = run_all(from..from + seeds);
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{tally}");
+    println!("{totals}");
     println!("{seconds:.0} s, {:.0} seeds a second", seeds as f64 / seconds);
-    assert_eq!(tally.failed, []);
+    assert_eq!(totals.failed, []);
 }

@@ -1,5 +1,4 @@
-//! The simulated outbox of webhooks, as one process sees it: only that events get into it. What
-//! then sends them is tested over real HTTP.
+//! The simulated webhook outbox: events are only put. Sending them is tested over real HTTP.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,8 +33,8 @@ impl From<Failed> for OutboxError {
     }
 }
 
-fn nobody_sends<T>() -> Result<T, OutboxError> {
-    Err(OutboxError::Broken("nobody sends in a simulation".to_owned()))
+fn not_simulated<T>() -> Result<T, OutboxError> {
+    Err(OutboxError::Broken("sending is not simulated".to_owned()))
 }
 
 #[async_trait]
@@ -45,7 +44,7 @@ impl WebhookOutbox for SimWebhooks {
     }
 
     async fn end(&self) -> Result<(), OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     fn put_by_ledger(&self) -> bool {
@@ -53,43 +52,44 @@ impl WebhookOutbox for SimWebhooks {
     }
 
     async fn put(&self, decided: &[Decided]) -> Result<(), OutboxError> {
-        let (world, batch) = (self.store.world.clone(), decided.to_vec());
+        let world = self.store.world.clone();
+        let batch = decided.to_vec();
         let put = move || {
             for one in &batch {
                 if world.happens(Fault::PartialBatch) {
                     return false;
                 }
-                world.audit(|auditor| auditor.told(one));
+                world.audit(|auditor| auditor.event_put(one));
             }
             true
         };
-        if self.process.call(format!("tells of {}", decided.len()), put).await? {
+        if self.process.call(format!("puts events of {}", decided.len()), put).await? {
             return Ok(());
         }
         Err(OutboxError::Busy("some were not put".to_owned()))
     }
 
     async fn take(&self, _: usize, _: Duration, _: Duration) -> Result<Vec<DueEvent>, OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     async fn record_results(&self, _: &[(DueEvent, AttemptResult)]) -> Result<(), OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     async fn dead_letters(&self, _: usize) -> Result<Vec<Letter>, OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     async fn redrive(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     async fn drop_letters(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 
     async fn waiting(&self) -> Result<Waiting, OutboxError> {
-        nobody_sends()
+        not_simulated()
     }
 }

@@ -1,4 +1,5 @@
-//! A process of flux in the simulation: paused, killed, its clock set; and its calls to services.
+//! A simulated process of flux: it can be paused and killed, its clock can jump, and it calls the
+//! services.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,9 +12,9 @@ use super::world::{Fault, World};
 
 /// The time of day at which every run begins.
 const BEGIN: u64 = 1_700_000_000_000;
-/// How long a caller waits for a reply that does not come.
+/// How long a caller waits for a missing reply, in milliseconds.
 const NO_REPLY: (u64, u64) = (50, 3_000);
-/// How long a process stands still; leases and visibility timeouts are in between.
+/// Ranges of a pause, in milliseconds; leases and visibility timeouts are within them.
 const PAUSES: [(u64, u64); 3] = [(1, 100), (100, 2_000), (2_000, 40_000)];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +24,15 @@ enum State {
     Dead,
 }
 
-/// A process of flux, or another that calls the services. Its death is that of all its tasks at
-/// what they wait for: from then on nothing of what they do reaches anybody.
+/// A process of flux, or another client of the services. When it is killed, all its tasks stop at
+/// their next await, and their calls have no further effect.
 #[derive(Debug)]
 pub struct Process {
     pub name: String,
     pub world: Arc<World>,
     state: Mutex<State>,
     changed: Notify,
-    /// How far its time of day is off, in milliseconds.
+    /// Error of its clock, in milliseconds.
     skew: AtomicI64,
 }
 
@@ -44,22 +45,27 @@ pub enum Failed {
 
 impl Process {
     pub fn new(world: &Arc<World>, name: String) -> Arc<Process> {
-        let (state, changed, skew) = (Mutex::new(State::Running), Notify::new(), AtomicI64::new(0));
-        Arc::new(Process { name, world: world.clone(), state, changed, skew })
+        Arc::new(Process {
+            name,
+            world: world.clone(),
+            state: Mutex::new(State::Running),
+            changed: Notify::new(),
+            skew: AtomicI64::new(0),
+        })
     }
 
-    /// Waits while the process is paused, and for ever when it is dead.
-    pub async fn turn(&self) {
-        self.reaches(State::Running).await;
+    /// Waits while the process is paused; for ever if it is dead.
+    pub async fn wait_while_paused(&self) {
+        self.wait_for(State::Running).await;
     }
 
     pub async fn died(&self) {
-        self.reaches(State::Dead).await;
+        self.wait_for(State::Dead).await;
     }
 
-    async fn reaches(&self, wanted: State) {
+    async fn wait_for(&self, wanted: State) {
         loop {
-            // Not a watch channel: it wakes who waits in an order of its own chance.
+            // Not a watch channel, which wakes its receivers in a random order.
             let changed = self.changed.notified();
             if *self.state.lock().unwrap() == wanted {
                 return;
@@ -68,7 +74,7 @@ impl Process {
         }
     }
 
-    fn turn_into(&self, new: State) {
+    fn set_state(&self, new: State) {
         let mut state = self.state.lock().unwrap();
         if *state != State::Dead {
             *state = new;
@@ -77,34 +83,34 @@ impl Process {
         self.changed.notify_waiters();
     }
 
-    /// Runs the rest of the process's life, as long as it lives.
-    pub async fn while_alive(&self, rest: impl Future) {
+    /// Runs a future until it ends or the process is killed.
+    pub async fn while_alive(&self, work: impl Future) {
         tokio::select! {
             biased;
             () = self.died() => {}
-            _ = rest => {}
+            _ = work => {}
         }
     }
 
     pub fn kill(&self) {
-        self.world.tell(format_args!("{} is killed", self.name));
-        self.turn_into(State::Dead);
+        self.world.trace(format_args!("{} is killed", self.name));
+        self.set_state(State::Dead);
     }
 
     pub async fn pause(&self) {
         let time = self.world.span(*self.world.pick(&PAUSES));
-        self.world.tell(format_args!("{} is paused for {time:?}", self.name));
-        self.turn_into(State::Paused);
+        self.world.trace(format_args!("{} is paused for {time:?}", self.name));
+        self.set_state(State::Paused);
         sleep(time).await;
-        self.turn_into(State::Running);
+        self.set_state(State::Running);
     }
 
     pub fn jump(&self, milliseconds: i64) {
-        self.world.tell(format_args!("{}'s clock jumps by {milliseconds} ms", self.name));
+        self.world.trace(format_args!("{}'s clock jumps by {milliseconds} ms", self.name));
         self.skew.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
-    /// Between two steps of a process, where it may die or stand still.
+    /// A point between two steps of a process, where it may be killed or paused.
     async fn step(&self) {
         if self.world.happens_in(Fault::Kill, 20_000) {
             self.kill();
@@ -112,10 +118,10 @@ impl Process {
         if self.world.happens_in(Fault::Pause, 20_000) {
             self.pause().await;
         }
-        self.turn().await;
+        self.wait_while_paused().await;
     }
 
-    /// A call to a service, which carries out `act`, or not, now or later.
+    /// A call to a service. The service runs `act` now, later or never, by the faults of the run.
     pub async fn call<T: Send + 'static>(
         &self,
         what: String,
@@ -123,34 +129,35 @@ impl Process {
     ) -> Result<T, Failed> {
         let world = &self.world;
         self.step().await;
-        let under_way = UnderWay::new(world);
+        let calls_in_progress = CallInProgress::new(world);
         world.travel().await;
         if world.happens(Fault::Throttled) {
-            world.tell(format_args!("{} {what}: throttled", self.name));
-            self.turn().await;
+            world.trace(format_args!("{} {what}: throttled", self.name));
+            self.wait_while_paused().await;
             return Err(Failed::Refused);
         }
         if world.happens(Fault::RequestLost) {
-            world.tell(format_args!("{} {what}: request lost", self.name));
+            world.trace(format_args!("{} {what}: request lost", self.name));
             return self.no_reply().await;
         }
         if world.happens(Fault::LateWrite) {
-            let (late, world) = (world.span((1, 20_000)), world.clone());
-            let told = format!("{} {what}", self.name);
-            world.tell(format_args!("{told}: will arrive in {late:?}"));
+            let late = world.span((1, 20_000));
+            let world = world.clone();
+            let call = format!("{} {what}", self.name);
+            world.trace(format_args!("{call}: will arrive in {late:?}"));
             tokio::spawn(async move {
                 sleep(late).await;
-                world.tell(format_args!("{told}: arrives late"));
+                world.trace(format_args!("{call}: arrives late"));
                 act();
-                drop(under_way);
+                drop(calls_in_progress);
             });
             return self.no_reply().await;
         }
-        world.tell(format_args!("{} {what}", self.name));
+        world.trace(format_args!("{} {what}", self.name));
         let done = act();
-        drop(under_way);
+        drop(calls_in_progress);
         if world.happens(Fault::ReplyLost) {
-            world.tell(format_args!("{} {what}: reply lost", self.name));
+            world.trace(format_args!("{} {what}: reply lost", self.name));
             return self.no_reply().await;
         }
         world.travel().await;
@@ -158,7 +165,7 @@ impl Process {
         Ok(done)
     }
 
-    /// A call that does not leave the machine: its answer is not lost.
+    /// A call within the machine: its reply is not lost.
     pub async fn local_call<T: Send>(
         &self,
         what: String,
@@ -167,11 +174,11 @@ impl Process {
         self.step().await;
         self.world.travel().await;
         if self.world.happens(Fault::Throttled) {
-            self.world.tell(format_args!("{} {what}: busy", self.name));
-            self.turn().await;
+            self.world.trace(format_args!("{} {what}: busy", self.name));
+            self.wait_while_paused().await;
             return Err(Failed::Refused);
         }
-        self.world.tell(format_args!("{} {what}", self.name));
+        self.world.trace(format_args!("{} {what}", self.name));
         let done = act();
         self.world.travel().await;
         self.step().await;
@@ -180,23 +187,23 @@ impl Process {
 
     async fn no_reply<T>(&self) -> Result<T, Failed> {
         sleep(self.world.span(NO_REPLY)).await;
-        self.turn().await;
+        self.wait_while_paused().await;
         Err(Failed::Unknown)
     }
 }
 
-struct UnderWay(Arc<World>);
+struct CallInProgress(Arc<World>);
 
-impl UnderWay {
-    fn new(world: &Arc<World>) -> UnderWay {
-        world.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(world.clone())
+impl CallInProgress {
+    fn new(world: &Arc<World>) -> CallInProgress {
+        world.calls_in_progress.fetch_add(1, Ordering::Relaxed);
+        CallInProgress(world.clone())
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for CallInProgress {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.calls_in_progress.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

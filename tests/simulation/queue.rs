@@ -1,4 +1,4 @@
-//! The simulated queue: the port, as one process sees it.
+//! The client of the simulated queue in one process.
 
 use std::fmt;
 use std::ops::Bound;
@@ -17,10 +17,10 @@ use super::messages::Taken;
 use super::process::{Failed, Process};
 use super::store::{Backend, Store};
 
-/// Messages in one receive.
+/// The most messages in one receive.
 const BATCH: usize = 10;
 
-/// The queue as one process sees it.
+/// The client of the simulated queue in one process.
 #[derive(Debug)]
 pub struct SimQueue {
     pub process: Arc<Process>,
@@ -43,17 +43,17 @@ impl From<Failed> for QueueError {
 }
 
 impl SimQueue {
-    /// As the SQS adapter does: what is no order is dead-lettered, then its message, if nothing
-    /// else is in it, acknowledged. On an error the message stays in the queue.
+    /// Decodes a message like the SQS adapter: entries that are not orders are dead-lettered, and a
+    /// message without orders is then acknowledged. On an error the message stays in the queue.
     async fn open(&self, taken: Taken) -> Result<Option<Delivery>, QueueError> {
         let receipt = taken.receipt();
-        let Taken { place, body, receives, .. } = taken;
-        let (orders, letters) = self.store.decode(&body, place);
+        let Taken { seq, body, receives, .. } = taken;
+        let (orders, letters) = self.store.decode(&body, seq);
         if !letters.is_empty() {
             self.dead_letter(&letters).await?;
         }
         if orders.is_empty() {
-            let _comes_again = self.ack(&[receipt]).await;
+            let _redelivered = self.ack(&[receipt]).await;
             return Ok(None);
         }
         let arrival = |(n, order): (usize, Order)| {
@@ -62,7 +62,7 @@ impl SimQueue {
                     let id = u128::from_be_bytes(*order.id.as_bytes());
                     u128::from(order.accepted_at.0) << 64 | id >> 64
                 }
-                Backend::Fifo | Backend::Embedded => u128::from(place) << 20 | n as u128,
+                Backend::Fifo | Backend::Embedded => u128::from(seq) << 20 | n as u128,
             };
             (Arrival(arrival), order)
         };
@@ -94,7 +94,7 @@ impl Queue for SimQueue {
             let changed = self.store.changes.notified();
             let (store, who) = (self.store.clone(), self.process.name.clone());
             let take = move || store.take(&who, max);
-            // The embedded queue hands out from the receiver's own memory.
+            // The embedded queue delivers from the receiver's own memory.
             let taken = if self.store.is_embedded() {
                 self.process.local_call("receives".to_owned(), take).await?
             } else {

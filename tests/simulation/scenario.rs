@@ -1,4 +1,4 @@
-//! One run: what is for sale, who plays, and how it ends.
+//! One run: its items and processes, and how it ends.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -24,10 +24,10 @@ use super::process::Process;
 use super::store::{Backend, Setup, Store};
 use super::world::{Fault, Happened, World};
 
-/// How long everything may take to be decided, and a process to stop, when nothing goes wrong.
-const SETTLES: Duration = Duration::from_secs(1_200);
+/// How long all decisions, or the stop of a process, may take without faults.
+const DECIDED_WITHIN: Duration = Duration::from_secs(1_200);
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Broken promises.
@@ -39,15 +39,15 @@ pub struct Report {
     pub inversions: u64,
 }
 
-/// What is for sale and who plays.
+/// The items, buyers and processes of a run.
 #[derive(Debug)]
 pub struct Plan {
     pub items: Vec<ItemId>,
     stocks: &'static [u64],
     pub buyers: u64,
-    /// Milliseconds.
+    /// Duration with faults, in milliseconds.
     pub length: u64,
-    /// Buyers come within the first of it.
+    /// Buyers start within this time, in milliseconds.
     pub rush: u64,
     apis: u64,
     workers: u64,
@@ -56,9 +56,9 @@ pub struct Plan {
     rules: Rules,
 }
 
-/// An API process and its way in.
+/// An API process and its intake.
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct ApiProcess {
     pub process: Arc<Process>,
     pub intake: Intake,
 }
@@ -68,8 +68,8 @@ pub struct Sale {
     pub world: Arc<World>,
     pub plan: Plan,
     store: Arc<Store>,
-    doors: Mutex<Vec<Option<Door>>>,
-    closing: CancellationToken,
+    running_apis: Mutex<Vec<Option<ApiProcess>>>,
+    ended: CancellationToken,
 }
 
 #[derive(PartialEq)]
@@ -78,30 +78,29 @@ enum End {
     Stopped,
 }
 
-/// One run, the same every time for the same seed; without a guard if one is named.
+/// Runs a seed, with one guard disabled if it is given. The same seed gives the same run.
 pub fn run(seed: u64, without: Option<Guard>) -> Report {
     disable(without.and_then(Guard::in_pipeline));
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-    let report = runtime.block_on(play(seed, without));
+    let report = runtime.block_on(run_sale(seed, without));
     disable(None);
     report
 }
 
-async fn play(seed: u64, without: Option<Guard>) -> Report {
-    let sale = Arc::new(Sale::draw(World::new(seed), without));
+async fn run_sale(seed: u64, without: Option<Guard>) -> Report {
+    let sale = Arc::new(Sale::random(World::new(seed), without));
     let world = sale.world.clone();
-    world.tell(format_args!("seed {seed}: {:?}, {:?}", sale.plan, sale.store.setup));
+    world.trace(format_args!("seed {seed}: {:?}, {:?}", sale.plan, sale.store.setup));
     sale.list_items();
     let mut lives = JoinSet::new();
-    for seat in 0..sale.plan.apis as usize {
-        lives.spawn(sale.clone().serve(seat));
+    for slot in 0..sale.plan.apis as usize {
+        lives.spawn(sale.clone().serve(slot));
     }
-    for seat in 0..sale.plan.workers {
-        lives.spawn(sale.clone().work(seat));
+    for slot in 0..sale.plan.workers {
+        lives.spawn(sale.clone().work(slot));
     }
-    // Whoever may still send something: the buyers, and the admin who sends letters again; and one
-    // who drops them.
+    // Those who send requests: the buyers, the admin and the organiser who drops dead letters.
     let mut people = JoinSet::new();
     people.spawn(sale.clone().administer());
     people.spawn(sale.clone().drop_letters());
@@ -109,18 +108,19 @@ async fn play(seed: u64, without: Option<Guard>) -> Report {
         people.spawn(buyers::buy(sale.clone(), number));
     }
     sleep(Duration::from_millis(sale.plan.length)).await;
-    world.calm_down();
-    world.tell(format_args!("calm"));
-    sale.settle(people).await;
-    sale.closing.cancel();
-    let stopped = timeout(SETTLES, async { while lives.join_next().await.is_some() {} }).await;
+    world.stop_faults();
+    world.trace(format_args!("no further faults"));
+    sale.await_decisions(people).await;
+    sale.ended.cancel();
+    let stopped =
+        timeout(DECIDED_WITHIN, async { while lives.join_next().await.is_some() {} }).await;
     sale.close(stopped.is_ok())
 }
 
-/// Sends all dead letters again.
+/// Redrives all dead letters.
 pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
-    let (deed, course) = (DlqAction::Redrive { body: None }, RedriveOptions::default());
-    redrive::act(ports, &DlqFilter::ALL, &deed, &course, &mut |_, _| {}).await
+    let action = DlqAction::Redrive { body: None };
+    redrive::act(ports, &DlqFilter::ALL, &action, &RedriveOptions::default(), &mut |_, _| {}).await
 }
 
 /// Drops all dead letters.
@@ -136,9 +136,9 @@ pub async fn drop_all(ports: &Ports) -> Result<bool, QueueError> {
 }
 
 impl Sale {
-    fn draw(world: Arc<World>, without: Option<Guard>) -> Sale {
+    fn random(world: Arc<World>, without: Option<Guard>) -> Sale {
         let w = &world;
-        // One item that everybody wants at once, and several workers that get at it.
+        // One item that all buyers want at once, and several workers.
         let hot = w.one_in(4);
         let backends = [Backend::Standard, Backend::Standard, Backend::Fifo, Backend::Embedded];
         let backend = if hot { Backend::Standard } else { *w.pick(&backends) };
@@ -150,7 +150,7 @@ impl Sale {
             backlog_max: *w.pick(&[10, 1_000]),
             commit_max: *w.pick(&[2, 5, 99]),
             old_receipts_count: w.one_in(2),
-            shop_is_told: backend != Backend::Embedded && w.one_in(2),
+            webhooks_enabled: backend != Backend::Embedded && w.one_in(2),
             without,
         };
         let rules = Rules {
@@ -177,13 +177,13 @@ impl Sale {
         };
         w.audit(|auditor| {
             auditor.unlisted_stock = plan.rules.unlisted_stock;
-            auditor.shop_is_told = setup.shop_is_told;
+            auditor.webhooks_enabled = setup.webhooks_enabled;
             auditor.strict_order = backend != Backend::Standard;
             auditor.keys_are_compared = plan.redis || backend == Backend::Embedded;
         });
         let store = Store::new(w, setup);
-        let doors = Mutex::new(vec![None; plan.apis as usize]);
-        Sale { plan, store, doors, closing: CancellationToken::new(), world }
+        let running_apis = Mutex::new(vec![None; plan.apis as usize]);
+        Sale { plan, store, running_apis, ended: CancellationToken::new(), world }
     }
 
     fn process(&self, name: String) -> Arc<Process> {
@@ -194,22 +194,23 @@ impl Sale {
         self.store.ports(process, self.plan.redis)
     }
 
-    /// A door that is open now.
-    pub fn door(&self) -> Option<Door> {
-        let doors = self.doors.lock().unwrap();
-        let open: Vec<&Door> = doors.iter().flatten().collect();
+    /// An API process that is running.
+    pub fn running_api(&self) -> Option<ApiProcess> {
+        let running_apis = self.running_apis.lock().unwrap();
+        let open: Vec<&ApiProcess> = running_apis.iter().flatten().collect();
         (!open.is_empty()).then(|| (*self.world.pick(&open)).clone())
     }
 
-    /// An API process: again and again, until the sale closes.
-    async fn serve(self: Arc<Self>, seat: usize) {
+    /// Runs an API process and restarts it, until the sale ends.
+    async fn serve(self: Arc<Self>, slot: usize) {
         for life in 1.. {
-            let process = self.process(format!("api{seat}.{life}"));
+            let process = self.process(format!("api{slot}.{life}"));
             let (intake, sending) = Intake::start(&self.ports(&process), self.plan.waiting_max);
             let sending = tokio::spawn(sending);
-            self.doors.lock().unwrap()[seat] = Some(Door { process: process.clone(), intake });
-            let end = self.trouble(&process).await;
-            self.doors.lock().unwrap()[seat] = None;
+            self.running_apis.lock().unwrap()[slot] =
+                Some(ApiProcess { process: process.clone(), intake });
+            let end = self.inject_faults(&process).await;
+            self.running_apis.lock().unwrap()[slot] = None;
             match end {
                 End::Killed => process.kill(),
                 End::Stopped => process.while_alive(sending).await,
@@ -220,23 +221,24 @@ impl Sale {
         }
     }
 
-    /// A worker process: again and again, until the sale closes.
-    async fn work(self: Arc<Self>, seat: u64) {
+    /// Runs a worker process and restarts it, until the sale ends.
+    async fn work(self: Arc<Self>, slot: u64) {
         for life in 1.. {
-            let process = self.process(format!("worker{seat}.{life}"));
-            let (ports, rules) = (self.ports(&process), self.plan.rules.clone());
+            let process = self.process(format!("worker{slot}.{life}"));
+            let ports = self.ports(&process);
+            let rules = self.plan.rules.clone();
             let stop = CancellationToken::new();
             let worker = Worker { ports, rules, observer: Arc::new(Silent) };
             let working = tokio::spawn(worker.run(stop.clone()));
-            if self.trouble(&process).await == End::Stopped {
-                self.world.tell(format_args!("{} is told to stop", process.name));
+            if self.inject_faults(&process).await == End::Stopped {
+                self.world.trace(format_args!("{} is stopped", process.name));
                 stop.cancel();
                 if self.world.happens(Fault::Kill) {
                     sleep(self.world.span((1, 8_000))).await;
                     process.kill();
                 } else {
                     process.while_alive(working).await;
-                    self.world.tell(format_args!("{} has stopped", process.name));
+                    self.world.trace(format_args!("{} has stopped", process.name));
                 }
             } else {
                 process.kill();
@@ -249,17 +251,17 @@ impl Sale {
 
     async fn is_over_after_a_break(&self) -> bool {
         sleep(self.world.span((10, 5_000))).await;
-        self.closing.is_cancelled()
+        self.ended.is_cancelled()
     }
 
-    /// What befalls a process, until it ends.
-    async fn trouble(&self, process: &Process) -> End {
+    /// Injects faults into a process until one ends it.
+    async fn inject_faults(&self, process: &Process) -> End {
         let world = &self.world;
         loop {
             tokio::select! {
                 biased;
                 () = process.died() => return End::Killed,
-                () = self.closing.cancelled() => return End::Stopped,
+                () = self.ended.cancelled() => return End::Stopped,
                 () = sleep(world.span((20, 1_500))) => {}
             }
             if world.happens(Fault::Kill) {
@@ -291,8 +293,8 @@ impl Sale {
         }
     }
 
-    /// Whoever changes stocks, closes sales and opens them again, sends dead letters again, and sends
-    /// strange and forged messages.
+    /// An admin who changes stocks, closes and reopens sales, redrives dead letters, and sends
+    /// foreign and forged messages.
     async fn administer(self: Arc<Self>) {
         while !self.world.is_calm() {
             let admin = self.process("admin".to_owned());
@@ -301,7 +303,8 @@ impl Sale {
     }
 
     async fn administer_as(&self, admin: &Arc<Process>) {
-        let (world, ports) = (&self.world, self.ports(admin));
+        let world = &self.world;
+        let ports = self.ports(admin);
         while !world.is_calm() {
             sleep(world.span((50, 2_000))).await;
             let item = world.pick(&self.plan.items);
@@ -326,10 +329,10 @@ impl Sale {
                 let _busy = ports.ledger.remove_item(item).await;
             }
             if world.happens(Fault::ForeignMessage) {
-                self.store.strange(item);
+                self.store.put_foreign(item);
             }
             if world.happens(Fault::ForgedId) {
-                self.store.forge(item, self.plan.buyers);
+                self.store.put_forged(item, self.plan.buyers);
             }
             if world.happens(Fault::Redrive) {
                 let _busy = redrive_all(&ports).await;
@@ -352,15 +355,15 @@ impl Sale {
             };
             tokio::select! {
                 biased;
-                _ended = self.trouble(&organiser) => organiser.kill(),
+                _ended = self.inject_faults(&organiser) => organiser.kill(),
                 () = organiser.while_alive(drops) => {}
             }
         }
     }
 
-    /// Waits until every order is decided, sending again what is dead-lettered.
-    async fn settle(&self, mut people: JoinSet<()>) {
-        let end = self.world.now() + SETTLES;
+    /// Redrives dead letters until every order is decided.
+    async fn await_decisions(&self, mut people: JoinSet<()>) {
+        let end = self.world.now() + DECIDED_WITHIN;
         while people.join_next().await.is_some() {}
         let operator = self.process("operator".to_owned());
         let ports = self.ports(&operator);
@@ -368,7 +371,10 @@ impl Sale {
             let _busy = redrive_all(&ports).await;
             sleep(Duration::from_secs(2)).await;
             let open = self.world.audit(|auditor| auditor.undecided().len());
-            if open == 0 && self.store.state().messages.is_empty() && !self.world.is_under_way() {
+            if open == 0
+                && self.store.state().messages.is_empty()
+                && !self.world.has_calls_in_progress()
+            {
                 return;
             }
         }
@@ -378,14 +384,14 @@ impl Sale {
         let letters: BTreeSet<OrderId> = self.store.state().letters.keys().copied().collect();
         self.world.audit(|auditor| {
             if !stopped {
-                auditor.wrong.push("a process that was told to stop did not".to_owned());
+                auditor.wrong.push("a stopped process did not end".to_owned());
             }
             auditor.close(&letters);
         });
         let (wrong, (orders, sold), inversions) = self
             .world
-            .audit(|auditor| (auditor.wrong.clone(), auditor.tally(), auditor.inversions));
-        let (trace, happened) = self.world.take_log();
+            .audit(|auditor| (auditor.wrong.clone(), auditor.totals(), auditor.inversions));
+        let (trace, happened) = self.world.take_trace();
         Report { wrong, trace, happened, orders, sold, inversions }
     }
 }

@@ -23,18 +23,18 @@ use super::process::Process;
 use super::queue::SimQueue;
 use super::world::World;
 
-/// After which of flux's queues the simulated one behaves.
+/// The queue that is simulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// SQS: at least once, in any order.
     Standard,
-    /// SQS FIFO: an item's messages one after another.
+    /// SQS FIFO: an item's messages in order, one receiver at a time.
     Fifo,
-    /// One file: the queue's rows are the ledger's, and it compares repeats itself.
+    /// The embedded store: queue and ledger share their rows, and the queue compares repeats.
     Embedded,
 }
 
-/// How the services are set up.
+/// The configuration of the services.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub backend: Backend,
@@ -43,23 +43,24 @@ pub struct Setup {
     pub receives_max: u32,
     pub backlog_max: usize,
     pub commit_max: usize,
-    /// A receipt of an earlier delivery still takes its message away.
+    /// True if a receipt of an earlier delivery still deletes its message.
     pub old_receipts_count: bool,
-    /// A shop is to be told of each decision, by whoever acknowledges its order.
-    pub shop_is_told: bool,
-    /// The guard that is taken out, if any.
+    /// True if webhooks are configured: workers put an event of each decision.
+    pub webhooks_enabled: bool,
+    /// The disabled guard, if any.
     pub without: Option<Guard>,
 }
 
 #[derive(Debug)]
 pub struct Message {
     pub body: String,
-    /// Held together: of a group, one receiver at a time.
+    /// Messages of one group have one receiver at a time.
     pub group: Option<ItemId>,
     pub visible: Instant,
     pub receives: u32,
-    /// Whose it is until it is visible, and its current receipt.
+    /// The receiver until it is visible again.
     pub holder: String,
+    /// Number of its current receipt.
     pub receipt: u64,
 }
 
@@ -72,11 +73,12 @@ pub struct HeldLock {
 
 #[derive(Debug, Default)]
 pub struct State {
-    pub next: u64,
-    /// By place in line.
+    /// The last sequence number.
+    pub last_seq: u64,
+    /// By sequence number.
     pub messages: BTreeMap<u64, Message>,
     pub letters: BTreeMap<OrderId, DeadLetter>,
-    /// Embedded: each order that was ever queued, as it stands.
+    /// Embedded: each order that was ever queued.
     pub rows: BTreeMap<OrderId, Order>,
     pub items: BTreeMap<ItemId, Item>,
     pub decided: BTreeMap<OrderId, Decided>,
@@ -90,7 +92,7 @@ pub struct Store {
     pub world: Arc<World>,
     pub names: Arc<OrderIds>,
     state: Mutex<State>,
-    /// Told of changes that a waiting receiver wants to know of.
+    /// Notified of changes, for waiting receivers.
     pub changes: Notify,
 }
 
@@ -101,16 +103,17 @@ fn names(process: u32) -> Arc<OrderIds> {
 impl Store {
     pub fn new(world: &Arc<World>, setup: Setup) -> Arc<Store> {
         let names = names(0);
-        let (state, changes) = (Mutex::default(), Notify::new());
-        Arc::new(Store { setup, world: world.clone(), names, state, changes })
+        let state = Mutex::default();
+        Arc::new(Store { setup, world: world.clone(), names, state, changes: Notify::new() })
     }
 
-    /// What a process of flux works with; without `redis`, no lock and no idempotency.
+    /// The ports of a process. Without `redis` there is no lock and no idempotency store.
     pub fn ports(self: &Arc<Self>, process: &Arc<Process>, redis: bool) -> Ports {
-        let (process, store) = (process.clone(), self.clone());
+        let process = process.clone();
+        let store = self.clone();
         let services = Arc::new(SimRedis { process: process.clone(), store: store.clone() });
         let idempotency = redis && !self.is_embedded();
-        let number = self.state().fresh() as u32;
+        let number = self.state().next_seq() as u32;
         let outbox = SimWebhooks { process: process.clone(), store: store.clone() };
         let outbox: Arc<dyn WebhookOutbox> = Arc::new(outbox);
         Ports {
@@ -119,7 +122,7 @@ impl Store {
             lock: if redis { Some(services.clone()) } else { None },
             notifier: services.clone(),
             idempotency: if idempotency { Some(services) } else { None },
-            webhooks: self.setup.shop_is_told.then_some(outbox),
+            webhooks: self.setup.webhooks_enabled.then_some(outbox),
             order_ids: names(number),
             clock: process.clone(),
             ids: process,
@@ -134,7 +137,7 @@ impl Store {
         self.state.lock().unwrap()
     }
 
-    pub fn is_out(&self, guard: Guard) -> bool {
+    pub fn is_disabled(&self, guard: Guard) -> bool {
         self.setup.without == Some(guard)
     }
 
@@ -148,12 +151,12 @@ impl Store {
 }
 
 impl State {
-    pub fn fresh(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    pub fn next_seq(&mut self) -> u64 {
+        self.last_seq += 1;
+        self.last_seq
     }
 
-    /// Embedded: a decided or dead-lettered order waits no more.
+    /// Embedded: removes decided or dead-lettered orders from the queue.
     pub fn close_rows(&mut self, orders: &[OrderId]) {
         self.messages.retain(|_, message| {
             !orders.iter().any(|id| message.body.contains(&format!("\"order_id\":\"{id}\"")))

@@ -1,4 +1,4 @@
-//! The world of one run: one source of chance, one clock, the faults, the trace.
+//! The world of one run: its random numbers, its clock, its faults and its trace.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,16 +9,16 @@ use tokio::time::{Instant, sleep};
 
 use super::auditor::Auditor;
 
-/// What may go wrong. Each run draws which of these are on, and how often they happen.
+/// The kinds of faults. Each run chooses at random which are enabled, and how often they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// A call never arrives; its caller does not know.
+    /// A call is not carried out; its caller gets no reply.
     RequestLost,
-    /// A call is carried out; its caller does not know.
+    /// A call is carried out; its caller gets no reply.
     ReplyLost,
-    /// A call is carried out long after its caller gave it up.
+    /// A call is carried out long after its caller gave up.
     LateWrite,
-    /// A call is refused for being one too many.
+    /// A call is refused because of a rate limit.
     Throttled,
     /// Some entries of a batch fail, carried out or not.
     PartialBatch,
@@ -31,14 +31,14 @@ pub enum Fault {
     LockLost,
     LockExpired,
     LocksWiped,
-    /// Somebody who is no worker of ours holds the lock for some leases.
+    /// A holder that is not a worker of the sale keeps the lock for some leases.
     LockStuck,
-    MarksWiped,
-    /// A process ends at whatever it waits for, and is started again later.
+    FingerprintsWiped,
+    /// A process is killed at any await, and is started again later.
     Kill,
-    /// A process stands still at whatever it waits for, up to several leases and timeouts.
+    /// A process is paused at any await, for up to several leases and timeouts.
     Pause,
-    /// A process is told to stop, ends in order, and is started again later.
+    /// A process is stopped, shuts down, and is started again later.
     Stop,
     /// A process's time of day jumps by up to a minute, in either direction.
     ClockJump,
@@ -46,17 +46,17 @@ pub enum Fault {
     ClockLeap,
     Restock,
     StockLowered,
-    /// An item's sale is closed, or opened again.
+    /// An item's sale is closed or reopened.
     SaleClosed,
     /// An item without orders is removed, until it is restocked.
     ItemRemoved,
-    /// Another producer's messages, some of them no orders.
+    /// Messages of another producer; some are not orders.
     ForeignMessage,
-    /// A message that bears the id of somebody else's order.
+    /// A message with the id of another user's order.
     ForgedId,
-    /// The dead letters are sent again.
+    /// The dead letters are redriven.
     Redrive,
-    /// The dead letters are dropped, whatever else is done with them.
+    /// The dead letters are dropped, possibly during a redrive.
     LettersDropped,
 }
 
@@ -78,7 +78,7 @@ impl Fault {
             LockExpired,
             LocksWiped,
             LockStuck,
-            MarksWiped,
+            FingerprintsWiped,
             Kill,
             Pause,
             Stop,
@@ -94,7 +94,7 @@ impl Fault {
             LettersDropped,
         ]
     };
-    /// Those that may happen in a run in which nothing but contention is in the way.
+    /// Faults of a run with contention only.
     const OF_CONTENTION: [Fault; 10] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
@@ -107,7 +107,7 @@ impl Fault {
         Fault::SaleClosed,
         Fault::ItemRemoved,
     ];
-    /// Those with few chances to happen.
+    /// Faults with few occasions in a run.
     const RARELY_TRIED: [Fault; 9] = [
         Fault::LockGrantedTwice,
         Fault::LockLost,
@@ -119,37 +119,39 @@ impl Fault {
         Fault::ItemRemoved,
         Fault::LettersDropped,
     ];
-    /// How often a fault that is on happens, in a thousand chances, or in 200.
+    /// How often an enabled fault happens in 1,000 occasions, or in 200 if they are few.
     const RATES: [u64; 4] = [3, 10, 50, 200];
 }
 
-/// Times happened, by fault.
+/// Number of occurrences, by fault.
 pub type Happened = [u64; Fault::ALL.len()];
 
 #[derive(Debug)]
 pub struct World {
-    chance: Mutex<u64>,
+    random_state: Mutex<u64>,
     rates: [u64; Fault::ALL.len()],
-    /// Only locks, stocks and clocks misbehave: no delivery need come twice.
+    /// True if only locks, stocks and clocks have faults: no redelivery is needed.
     pub contention_only: bool,
     calm: AtomicBool,
-    /// Calls that are not carried out yet.
-    pub under_way: AtomicUsize,
-    born: Instant,
-    log: Mutex<(Vec<String>, Happened)>,
+    /// Number of calls that are not carried out yet.
+    pub calls_in_progress: AtomicUsize,
+    started: Instant,
+    trace: Mutex<Vec<String>>,
+    happened: Mutex<Happened>,
     auditor: Mutex<Auditor>,
 }
 
 impl World {
     pub fn new(seed: u64) -> Arc<World> {
         let mut world = World {
-            chance: Mutex::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D)),
+            random_state: Mutex::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D)),
             rates: Default::default(),
             contention_only: false,
             calm: AtomicBool::new(false),
-            under_way: AtomicUsize::new(0),
-            born: Instant::now(),
-            log: Mutex::default(),
+            calls_in_progress: AtomicUsize::new(0),
+            started: Instant::now(),
+            trace: Mutex::default(),
+            happened: Mutex::new([0; Fault::ALL.len()]),
             auditor: Mutex::default(),
         };
         world.contention_only = world.one_in(8);
@@ -162,10 +164,10 @@ impl World {
         Arc::new(world)
     }
 
-    /// The next number of the one stream of chance (SplitMix64, Steele et al. 2014). Not fastrand:
-    /// with it the seeds of the runs in docs/reliability.md would be other runs.
+    /// The next random number of the run (SplitMix64, Steele et al. 2014). Not fastrand, which
+    /// would change the runs of the seeds in docs/reliability.md.
     pub fn next(&self) -> u64 {
-        let mut state = self.chance.lock().unwrap();
+        let mut state = self.random_state.lock().unwrap();
         *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = *state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -202,13 +204,13 @@ impl World {
         let rate = self.rates[fault as usize];
         let happens = rate > 0 && !self.is_calm() && self.below(chances) < rate;
         if happens {
-            self.log.lock().unwrap().1[fault as usize] += 1;
+            self.happened.lock().unwrap()[fault as usize] += 1;
         }
         happens
     }
 
-    /// From now on nothing goes wrong any more; what did is left to be overcome.
-    pub fn calm_down(&self) {
+    /// Ends all faults. The pipeline then has to recover from those that happened.
+    pub fn stop_faults(&self) {
         self.calm.store(true, Ordering::Relaxed);
     }
 
@@ -216,38 +218,40 @@ impl World {
         self.calm.load(Ordering::Relaxed)
     }
 
-    /// Whether calls, late ones too, may still be carried out.
-    pub fn is_under_way(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) > 0
+    /// True if calls, including late ones, may still be carried out.
+    pub fn has_calls_in_progress(&self) -> bool {
+        self.calls_in_progress.load(Ordering::Relaxed) > 0
     }
 
-    /// Since the beginning of the run.
+    /// Time since the start of the run.
     pub fn now(&self) -> Duration {
-        self.born.elapsed()
+        self.started.elapsed()
     }
 
-    pub fn tell(&self, event: fmt::Arguments<'_>) {
+    pub fn trace(&self, event: fmt::Arguments<'_>) {
         let line = format!("{:>7} {event}", self.now().as_millis());
-        self.log.lock().unwrap().0.push(line);
+        self.trace.lock().unwrap().push(line);
     }
 
-    /// Lets the auditor see something; what it finds wrong goes into the trace at that place.
-    pub fn audit<T>(&self, see: impl FnOnce(&mut Auditor) -> T) -> T {
-        let (seen, wrong) = {
+    /// Calls the auditor. Promises that it finds broken are added to the trace at this point.
+    pub fn audit<T>(&self, call: impl FnOnce(&mut Auditor) -> T) -> T {
+        let (result, wrong) = {
             let mut auditor = self.auditor.lock().unwrap();
             auditor.now = self.now();
             let known = auditor.wrong.len();
-            let seen = see(&mut auditor);
-            (seen, auditor.wrong[known..].to_vec())
+            let result = call(&mut auditor);
+            (result, auditor.wrong[known..].to_vec())
         };
-        wrong.iter().for_each(|wrong| self.tell(format_args!("BROKEN {wrong}")));
-        seen
+        wrong.iter().for_each(|wrong| self.trace(format_args!("BROKEN {wrong}")));
+        result
     }
 
-    pub fn take_log(&self) -> (Vec<String>, Happened) {
-        std::mem::take(&mut *self.log.lock().unwrap())
+    pub fn take_trace(&self) -> (Vec<String>, Happened) {
+        let trace = std::mem::take(&mut *self.trace.lock().unwrap());
+        (trace, *self.happened.lock().unwrap())
     }
 
+    /// Waits for the time that a call or its reply takes.
     pub async fn travel(&self) {
         let time =
             if self.happens(Fault::Slow) { self.span((10, 20_000)) } else { self.span((0, 8)) };

@@ -1,5 +1,5 @@
-//! Scripted runs in which nothing fails: the guards of speed that stand in the pipeline, and
-//! sequences that once broke a promise.
+//! Scripted runs without faults: the pipeline's performance guards, and sequences that once broke a
+//! promise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use super::world::World;
 pub const VISIBILITY: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_millis(500);
 
-/// Services that never fail. A commit takes few orders, so that a line does not empty at once.
+/// Services without faults. A commit has few orders, so that not all are decided at once.
 pub fn calm(backend: Backend) -> Arc<Store> {
     let world = World::new(1);
-    world.calm_down();
+    world.stop_faults();
     let setup = Setup {
         backend,
         visibility: VISIBILITY,
@@ -33,30 +33,30 @@ pub fn calm(backend: Backend) -> Arc<Store> {
         backlog_max: 10_000,
         commit_max: 2,
         old_receipts_count: false,
-        shop_is_told: false,
+        webhooks_enabled: false,
         without: None,
     };
     Store::new(&world, setup)
 }
 
-struct Stage {
+struct Fixture {
     world: Arc<World>,
     store: Arc<Store>,
     item: ItemId,
 }
 
-impl Stage {
-    /// One item with plenty of units, and nothing that fails.
-    fn new(backend: Backend) -> Stage {
+impl Fixture {
+    /// One item with many units, and services without faults.
+    fn new(backend: Backend) -> Fixture {
         let store = calm(backend);
         let world = store.world.clone();
         let item = ItemId::parse("hot").unwrap();
         let now = Process::new(&world, "admin".to_owned()).now();
         store.set_item(&item, ItemChange::stock(10_000), now);
-        Stage { world, store, item }
+        Fixture { world, store, item }
     }
 
-    fn hire(&self, name: &str) {
+    fn spawn_worker(&self, name: &str) {
         let process = Process::new(&self.world, name.to_owned());
         let rules = Rules {
             unlisted_stock: 0,
@@ -72,14 +72,14 @@ impl Stage {
         );
     }
 
-    /// A stranger takes the lock for so long.
+    /// Holds the item's lock under a foreign token.
     fn lock(&self, time: Duration) {
-        let (now, token) = (Instant::now(), STRANGER);
-        let held = HeldLock { token, until: now + time, wanted_until: now };
+        let now = Instant::now();
+        let held = HeldLock { token: STRANGER, until: now + time, wanted_until: now };
         self.store.state().locks.insert(self.item.clone(), held);
     }
 
-    /// Sends so many orders, one each millisecond: a lane's line is never empty.
+    /// Sends orders, one per millisecond, so that a lane always has waiting orders.
     async fn send(&self, count: usize) -> Vec<OrderId> {
         let api = Process::new(&self.world, "api".to_owned());
         let ports = self.store.ports(&api, true);
@@ -113,7 +113,7 @@ impl Stage {
         }
     }
 
-    /// Puts one message of these orders into the queue.
+    /// Puts one message with these orders into the queue.
     fn put(&self, orders: &[Order]) {
         self.store.put(&mut self.store.state(), message::encode(orders), None);
     }
@@ -125,95 +125,98 @@ impl Stage {
         matches!(state, Some(OrderState::Decided { .. }))
     }
 
-    /// How many events have this in their text.
+    /// Number of trace lines that contain `text`.
     fn count(trace: &[String], text: &str) -> usize {
         trace.iter().filter(|line| line.contains(text)).count()
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_hot_items_lock_gets_its_turn_and_nobody_loses_a_lease() {
-    let stage = Stage::new(Backend::Standard);
-    stage.hire("first");
-    stage.hire("second");
-    stage.send(3_000).await;
-    let (trace, _) = stage.world.take_log();
+async fn waiting_lane_gets_its_turn_and_no_lease_is_lost() {
+    let fixture = Fixture::new(Backend::Standard);
+    fixture.spawn_worker("first");
+    fixture.spawn_worker("second");
+    fixture.send(3_000).await;
+    let (trace, _) = fixture.world.take_trace();
     for name in ["first", "second"] {
-        let commits = Stage::count(&trace, &format!("{name} commits"));
+        let commits = Fixture::count(&trace, &format!("{name} commits"));
         assert!(commits > 20, "{name} committed {commits} times");
     }
-    assert_eq!(Stage::count(&trace, "is taken from another"), 0);
-    assert_eq!(Stage::count(&trace, "time 2"), 0);
+    assert_eq!(Fixture::count(&trace, "is taken from another"), 0);
+    assert_eq!(Fixture::count(&trace, "time 2"), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_lock_is_not_delivered_again() {
-    let stage = Stage::new(Backend::Standard);
-    stage.lock(VISIBILITY * 5);
-    stage.hire("worker");
-    let sent = stage.send(3).await;
+async fn orders_waiting_for_a_lock_are_not_redelivered() {
+    let fixture = Fixture::new(Backend::Standard);
+    fixture.lock(VISIBILITY * 5);
+    fixture.spawn_worker("worker");
+    let sent = fixture.send(3).await;
     sleep(VISIBILITY * 4).await;
-    assert!(!stage.is_decided(sent[0]).await);
+    assert!(!fixture.is_decided(sent[0]).await);
     sleep(VISIBILITY * 2).await;
-    assert!(stage.is_decided(sent[0]).await);
-    assert_eq!(Stage::count(&stage.world.take_log().0, "time 2"), 0);
+    assert!(fixture.is_decided(sent[0]).await);
+    assert_eq!(Fixture::count(&fixture.world.take_trace().0, "time 2"), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_dead_lettered_in_a_workers_hand_is_decided_after_its_redrive() {
-    let stage = Stage::new(Backend::Embedded);
-    stage.lock(VISIBILITY);
-    stage.hire("worker");
-    let sent = stage.send(1).await;
+async fn order_dead_lettered_in_flight_is_decided_after_its_redrive() {
+    let fixture = Fixture::new(Backend::Embedded);
+    fixture.lock(VISIBILITY);
+    fixture.spawn_worker("worker");
+    let sent = fixture.send(1).await;
     sleep(VISIBILITY / 2).await;
-    stage.store.strange(&stage.item);
+    fixture.store.put_foreign(&fixture.item);
     sleep(VISIBILITY * 2).await;
-    let operator = Process::new(&stage.world, "operator".to_owned());
-    let ports = stage.store.ports(&operator, true);
+    let operator = Process::new(&fixture.world, "operator".to_owned());
+    let ports = fixture.store.ports(&operator, true);
     redrive_all(&ports).await.unwrap();
     sleep(VISIBILITY).await;
-    assert!(stage.is_decided(sent[0]).await);
+    assert!(fixture.is_decided(sent[0]).await);
 }
 
-/// A copy of an order that asks for something else under its id.
+/// Another request under the id of an order.
 fn forged(order: &Order) -> Order {
     Order { user: UserId::parse("forger").unwrap(), ..order.clone() }
 }
 
 /// The users of decided orders, and those of dead-lettered ones.
-async fn settled(stage: &Stage) -> (Vec<String>, Vec<String>) {
+async fn decided_and_dead(fixture: &Fixture) -> (Vec<String>, Vec<String>) {
     sleep(VISIBILITY * 3).await;
-    let state = stage.store.state();
+    let state = fixture.store.state();
     assert!(state.messages.is_empty());
     let mut sold: Vec<String> =
         state.decided.values().map(|one| one.order.user.to_string()).collect();
     sold.sort_unstable();
     let letters = state.letters.values();
     let dead = letters.inspect(|letter| assert!(letter.reason.contains("another request")));
-    let dead = dead.flat_map(|letter| stage.store.decode(&letter.body, 0).0);
+    let dead = dead.flat_map(|letter| fixture.store.decode(&letter.body, 0).0);
     (sold, dead.map(|order| order.user.to_string()).collect())
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_request_under_a_decided_id_is_dead_lettered_and_a_repeat_is_not() {
+async fn other_request_under_a_decided_id_is_dead_lettered() {
     for rejecting in [false, true] {
-        let stage = Stage::new(Backend::Standard);
+        let fixture = Fixture::new(Backend::Standard);
         if rejecting {
-            let now = Process::new(&stage.world, "admin".to_owned()).now();
-            stage.store.set_item(&stage.item, ItemChange::stock(0), now);
+            let now = Process::new(&fixture.world, "admin".to_owned()).now();
+            fixture.store.set_item(&fixture.item, ItemChange::stock(0), now);
         }
-        stage.hire("first");
-        let order = stage.order("ann");
+        fixture.spawn_worker("first");
+        let order = fixture.order("ann");
         let later = Order { accepted_at: order.accepted_at.plus(LEASE), ..order.clone() };
-        stage.put(std::slice::from_ref(&order));
+        fixture.put(std::slice::from_ref(&order));
         sleep(LEASE).await;
-        // The worker that decided it, from memory; then one that only the ledger tells.
-        stage.put(&[later.clone(), forged(&order)]);
-        assert_eq!(settled(&stage).await, (vec!["ann".to_owned()], vec!["forger".to_owned()]));
+        // First a worker that remembers the decision, then one that finds it in the ledger.
+        fixture.put(&[later.clone(), forged(&order)]);
+        assert_eq!(
+            decided_and_dead(&fixture).await,
+            (vec!["ann".to_owned()], vec!["forger".to_owned()])
+        );
         let other = Quantity::new(2).unwrap();
-        stage.hire("second");
-        stage.put(&[later, Order { quantity: other, ..order.clone() }]);
-        let (sold, mut dead) = settled(&stage).await;
+        fixture.spawn_worker("second");
+        fixture.put(&[later, Order { quantity: other, ..order.clone() }]);
+        let (sold, mut dead) = decided_and_dead(&fixture).await;
         dead.sort_unstable();
         assert_eq!(
             (sold, dead),
@@ -223,26 +226,26 @@ async fn another_request_under_a_decided_id_is_dead_lettered_and_a_repeat_is_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_requests_under_one_id_the_first_is_decided_and_the_other_redriven_under_its_own() {
-    let stage = Stage::new(Backend::Standard);
-    let order = stage.order("ann");
+async fn second_request_under_an_id_is_redriven_under_its_own_id() {
+    let fixture = Fixture::new(Backend::Standard);
+    let order = fixture.order("ann");
     let first = Order { accepted_at: Timestamp(order.accepted_at.0 - 1), ..forged(&order) };
-    stage.put(&[order.clone(), first, order.clone()]);
-    stage.hire("worker");
+    fixture.put(&[order.clone(), first, order.clone()]);
+    fixture.spawn_worker("worker");
     let ann = vec!["ann".to_owned()];
-    assert_eq!(settled(&stage).await, (vec!["forger".to_owned()], ann));
-    let operator = Process::new(&stage.world, "operator".to_owned());
-    redrive_all(&stage.store.ports(&operator, true)).await.unwrap();
+    assert_eq!(decided_and_dead(&fixture).await, (vec!["forger".to_owned()], ann));
+    let operator = Process::new(&fixture.world, "operator".to_owned());
+    redrive_all(&fixture.store.ports(&operator, true)).await.unwrap();
     let both = vec!["ann".to_owned(), "forger".to_owned()];
-    assert_eq!(settled(&stage).await, (both, vec![]));
+    assert_eq!(decided_and_dead(&fixture).await, (both, vec![]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_letter_whose_id_is_decided_for_another_request_is_not_dropped() {
-    let stage = Stage::new(Backend::Standard);
-    let order = stage.order("ann");
-    stage.hire("worker");
-    stage.put(std::slice::from_ref(&order));
+async fn dead_letter_of_another_request_survives_a_redrive() {
+    let fixture = Fixture::new(Backend::Standard);
+    let order = fixture.order("ann");
+    fixture.spawn_worker("worker");
+    fixture.put(std::slice::from_ref(&order));
     sleep(LEASE).await;
     let letter = DeadLetter {
         order_id: order.id,
@@ -250,8 +253,11 @@ async fn a_letter_whose_id_is_decided_for_another_request_is_not_dropped() {
         body: message::encode(&[forged(&order)]),
         at: order.accepted_at,
     };
-    stage.store.state().letters.insert(order.id, letter);
-    let operator = Process::new(&stage.world, "operator".to_owned());
-    redrive_all(&stage.store.ports(&operator, true)).await.unwrap();
-    assert_eq!(settled(&stage).await, (vec!["ann".to_owned()], vec!["forger".to_owned()]));
+    fixture.store.state().letters.insert(order.id, letter);
+    let operator = Process::new(&fixture.world, "operator".to_owned());
+    redrive_all(&fixture.store.ports(&operator, true)).await.unwrap();
+    assert_eq!(
+        decided_and_dead(&fixture).await,
+        (vec!["ann".to_owned()], vec!["forger".to_owned()])
+    );
 }
