@@ -8,7 +8,7 @@ use super::request_id;
 use crate::core::engine::Ports;
 use crate::core::ports::ledger::LedgerError;
 use crate::core::ports::queue::{Backlog, QueueError};
-use crate::core::ports::webhook_outbox::Waiting;
+use crate::core::ports::webhook_outbox::OutboxBacklog;
 
 /// A service that takes longer to answer counts as unavailable.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ pub(super) struct Health {
 pub(super) struct StoreCounts {
     pub backlog: Option<Backlog>,
     /// `None` without an outbox; `Some(None)` if the outbox did not answer.
-    pub webhooks: Option<Option<Waiting>>,
+    pub webhooks: Option<Option<OutboxBacklog>>,
 }
 
 pub(super) async fn count_stores(ports: &Ports) -> StoreCounts {

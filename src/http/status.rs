@@ -16,7 +16,7 @@ use super::state::AppState;
 use crate::core::engine::Ports;
 use crate::core::metrics::Counter;
 use crate::core::ports::queue::Backlog;
-use crate::core::ports::webhook_outbox::Waiting;
+use crate::core::ports::webhook_outbox::OutboxBacklog;
 
 /// Counts of this process, and of the queue (`backlog`, `oldest_ms`) and the outbox (`webhooks`).
 #[derive(Serialize, JsonSchema)]
@@ -46,7 +46,7 @@ pub(super) struct StatsJson {
     connections: usize,
     /// Webhooks waiting to be sent, if webhooks are configured; null if the outbox did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    webhooks: Option<Option<Waiting>>,
+    webhooks: Option<Option<OutboxBacklog>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
 }

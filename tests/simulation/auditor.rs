@@ -228,10 +228,12 @@ impl Auditor {
     /// The message with these orders, at this position, was deleted from the queue.
     pub fn acknowledged(&mut self, orders: &[Order], seq: u64) {
         for order in orders {
-            let (id, requested) = (order.id, requested_by(order));
+            let id = order.id;
+            let requested = requested_by(order);
             let Some(account) = self.orders.get_mut(&id) else { continue };
             account.seqs.remove(&seq);
-            let (state, decided) = (account.state, requested_by(&account.order));
+            let state = account.state;
+            let decided = requested_by(&account.order);
             if state == State::Waiting && !account.was_dead {
                 self.broken(format!("P3: {id} was acknowledged undecided"));
             }
@@ -272,7 +274,8 @@ impl Auditor {
         let new = self.new_books(self.unlisted_stock);
         let mut books = self.items.remove(&item.id).unwrap_or(new);
         for one in decided {
-            let (units, free) = (one.order.quantity.units(), books.free());
+            let units = one.order.quantity.units();
+            let free = books.free();
             let right = match (one.decided_at.since(one.order.accepted_at), free) {
                 (age, _) if age > DECISION_RETENTION => Decision::Expired,
                 _ if books.sale == Sale::Removed => Decision::Rejected(Reason::UnknownItem),
@@ -281,7 +284,8 @@ impl Auditor {
                 (_, free) if free < units => Decision::Rejected(Reason::NotEnough),
                 _ => Decision::Sold,
             };
-            let (id, made) = (one.order.id, one.decision);
+            let id = one.order.id;
+            let made = one.decision;
             if made != right {
                 let sale = books.sale;
                 self.broken(format!("P1, P2: {id} was {made:?} with {free} free, {sale:?}"));
@@ -293,7 +297,9 @@ impl Auditor {
             self.decided(one);
         }
         if books.sold > books.stock {
-            let (id, sold, stock) = (&item.id, books.sold, books.stock);
+            let id = &item.id;
+            let sold = books.sold;
+            let stock = books.stock;
             self.broken(format!("P1: {id} is oversold: {sold} of {stock}"));
         }
         books.remember(self.now);
@@ -304,7 +310,8 @@ impl Auditor {
     /// The ledger wrote decisions without units.
     pub fn recorded(&mut self, decided: &[Decided]) {
         for one in decided {
-            let (order, made) = (&one.order, one.decision);
+            let order = &one.order;
+            let made = one.decision;
             let since = self.orders.get(&order.id).map_or(self.now, |account| account.durable);
             let books = self.items.get(&order.item);
             let right = match made {
@@ -338,7 +345,8 @@ impl Auditor {
     }
 
     fn decided(&mut self, one: &Decided) {
-        let (id, made) = (one.order.id, one.decision);
+        let id = one.order.id;
+        let made = one.decision;
         let Some(account) = self.orders.get_mut(&id) else {
             return self.broken(format!("P3: {id} was decided and never sent"));
         };
@@ -349,7 +357,10 @@ impl Auditor {
             self.broken(format!("P4: {id} was {first:?} and then {made:?}"));
         }
         if !known {
-            self.broken(format!("P5: {id} was decided as nobody asked for it: {:?}", one.order));
+            self.broken(format!(
+                "P5: {id} was decided for a request that was never sent: {:?}",
+                one.order
+            ));
         }
     }
 
@@ -365,7 +376,8 @@ impl Auditor {
             if let Some(first) =
                 waiting.find(|a| a.seqs.first().is_some_and(|seq| *seq < first_seq))
             {
-                let (id, other) = (order.id, first.order.id);
+                let id = order.id;
+                let other = first.order.id;
                 self.broken(format!("P6: {id} got units before {other}, which came earlier"));
             }
         } else if waiting.any(|account| account.order.accepted_at < order.accepted_at) {
@@ -385,7 +397,8 @@ impl Auditor {
     pub fn event_put(&mut self, one: &Decided) {
         let account = self.orders.get(&one.order.id);
         if account.is_none_or(|account| account.state != State::Decided(one.decision)) {
-            let (id, decision) = (one.order.id, one.decision);
+            let id = one.order.id;
+            let decision = one.decision;
             self.broken(format!("webhooks: the outbox has an event that {id} is {decision:?}"));
         }
         self.events.insert(one.order.id);

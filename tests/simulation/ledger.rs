@@ -176,7 +176,8 @@ impl Ledger for SimLedger {
         if let Some(remembered) = self.rejects_all.lock().unwrap().get(item) {
             return Ok(Some(remembered.clone()));
         }
-        let (store, id) = (self.store.clone(), item.clone());
+        let store = self.store.clone();
+        let id = item.clone();
         let read = move || store.state().items.get(&id).cloned();
         let found = self.process.call(format!("reads {item}"), read).await?;
         if self.store.is_disabled(Guard::SoldOutReread)
@@ -188,18 +189,21 @@ impl Ledger for SimLedger {
     }
 
     async fn find(&self, orders: &[OrderId]) -> Result<Vec<Option<OrderRecord>>, LedgerError> {
-        let (store, orders) = (self.store.clone(), orders.to_vec());
+        let store = self.store.clone();
+        let orders = orders.to_vec();
         Ok(self.process.call("finds".to_owned(), move || store.find(&orders)).await?)
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Committed, LedgerError> {
-        let (store, it) = (self.store.clone(), commit.clone());
+        let store = self.store.clone();
+        let it = commit.clone();
         let what = format!("commits {} of {}", commit.decided.len(), commit.item.id);
         Ok(self.process.call(what, move || store.commit(&it)).await?)
     }
 
     async fn record(&self, rejected: &[Decided]) -> Result<Vec<OrderId>, LedgerError> {
-        let (store, batch) = (self.store.clone(), rejected.to_vec());
+        let store = self.store.clone();
+        let batch = rejected.to_vec();
         let what = format!("records {}", rejected.len());
         match self.process.call(what, move || store.record(&batch)).await? {
             (decided_before, true) => Ok(decided_before),
@@ -208,13 +212,16 @@ impl Ledger for SimLedger {
     }
 
     async fn set_item(&self, item: &ItemId, change: ItemChange) -> Result<ItemSet, LedgerError> {
-        let (store, id, now) = (self.store.clone(), item.clone(), self.process.now());
+        let store = self.store.clone();
+        let id = item.clone();
+        let now = self.process.now();
         let set = move || store.set_item(&id, change, now);
         Ok(self.process.call(format!("changes {item}: {change:?}"), set).await?)
     }
 
     async fn remove_item(&self, item: &ItemId) -> Result<ItemRemoved, LedgerError> {
-        let (store, id) = (self.store.clone(), item.clone());
+        let store = self.store.clone();
+        let id = item.clone();
         let remove = move || store.remove_item(&id);
         Ok(self.process.call(format!("removes {item}"), remove).await?)
     }

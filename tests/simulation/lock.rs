@@ -120,7 +120,8 @@ impl Lock for SimRedis {
         token: Token,
         lease: Duration,
     ) -> Result<Acquired, LockError> {
-        let (store, id) = (self.store.clone(), item.clone());
+        let store = self.store.clone();
+        let id = item.clone();
         let acquire = move || store.acquire(&id, token, lease);
         let acquired = self.process.call(format!("locks {item}"), acquire).await;
         acquired.map_err(|e| LockError(format!("{e:?}")))
@@ -132,14 +133,16 @@ impl Lock for SimRedis {
         token: Token,
         lease: Duration,
     ) -> Result<Renewed, LockError> {
-        let (store, id) = (self.store.clone(), item.clone());
+        let store = self.store.clone();
+        let id = item.clone();
         let renew = move || store.renew(&id, token, lease);
         let renewed = self.process.call(format!("renews {item}"), renew).await;
         renewed.map_err(|e| LockError(format!("{e:?}")))
     }
 
     async fn release(&self, item: &ItemId, token: Token) -> Result<(), LockError> {
-        let (store, id) = (self.store.clone(), item.clone());
+        let store = self.store.clone();
+        let id = item.clone();
         let released =
             self.process.call(format!("unlocks {item}"), move || store.unlock(&id, token));
         released.await.map_err(|e| LockError(format!("{e:?}")))

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use flux::core::model::Decided;
 use flux::core::ports::dead_letters::DlqFilter;
 use flux::core::ports::webhook_outbox::{
-    AttemptResult, DueEvent, Letter, OutboxError, Waiting, WebhookOutbox,
+    AttemptResult, DeadEvent, DueEvent, OutboxBacklog, OutboxError, WebhookOutbox,
 };
 
 use super::process::{Failed, Process};
@@ -77,7 +77,7 @@ impl WebhookOutbox for SimWebhooks {
         not_simulated()
     }
 
-    async fn dead_letters(&self, _: usize) -> Result<Vec<Letter>, OutboxError> {
+    async fn dead_letters(&self, _: usize) -> Result<Vec<DeadEvent>, OutboxError> {
         not_simulated()
     }
 
@@ -89,7 +89,7 @@ impl WebhookOutbox for SimWebhooks {
         not_simulated()
     }
 
-    async fn waiting(&self) -> Result<Waiting, OutboxError> {
+    async fn waiting(&self) -> Result<OutboxBacklog, OutboxError> {
         not_simulated()
     }
 }

@@ -79,7 +79,8 @@ impl Queue for SimQueue {
     }
 
     async fn send(&self, orders: &[Order]) -> Vec<Result<Sent, QueueError>> {
-        let (store, batch) = (self.store.clone(), orders.to_vec());
+        let store = self.store.clone();
+        let batch = orders.to_vec();
         let sent = self.process.call(format!("sends {}", orders.len()), move || store.send(&batch));
         match sent.await {
             Ok(answers) => answers,
@@ -92,7 +93,8 @@ impl Queue for SimQueue {
         let max = max.clamp(1, BATCH);
         let taken = loop {
             let changed = self.store.changes.notified();
-            let (store, who) = (self.store.clone(), self.process.name.clone());
+            let store = self.store.clone();
+            let who = self.process.name.clone();
             let take = move || store.take(&who, max);
             // The embedded queue delivers from the receiver's own memory.
             let taken = if self.store.is_embedded() {
@@ -128,7 +130,8 @@ impl Queue for SimQueue {
     }
 
     async fn ack(&self, receipts: &[Receipt]) -> Vec<Result<(), QueueError>> {
-        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let store = self.store.clone();
+        let batch = receipts.to_vec();
         let acked =
             self.process.call(format!("acks {}", receipts.len()), move || store.ack(&batch));
         match acked.await {
@@ -138,13 +141,15 @@ impl Queue for SimQueue {
     }
 
     async fn extend(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
-        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let store = self.store.clone();
+        let batch = receipts.to_vec();
         let extend = move || store.hide(&batch, store.setup.visibility);
         Ok(self.process.call(format!("extends {}", receipts.len()), extend).await?)
     }
 
     async fn release(&self, receipts: &[Receipt]) -> Result<(), QueueError> {
-        let (store, batch) = (self.store.clone(), receipts.to_vec());
+        let store = self.store.clone();
+        let batch = receipts.to_vec();
         let release = move || store.hide(&batch, Duration::ZERO);
         Ok(self.process.call(format!("releases {}", receipts.len()), release).await?)
     }

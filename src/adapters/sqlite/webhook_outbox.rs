@@ -16,7 +16,8 @@ use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
 use crate::core::ports::dead_letters::DlqFilter;
 use crate::core::ports::webhook_outbox::{
-    AttemptResult, DueEvent, Lease, Letter, OutboxError, Waiting, WebhookOutbox, is_meant,
+    AttemptResult, DeadEvent, DueEvent, Lease, OutboxBacklog, OutboxError, WebhookOutbox,
+    is_selected,
 };
 
 /// Interval at which a waiting `take` checks whether the file has changed.
@@ -175,7 +176,7 @@ impl WebhookOutbox for SqliteOutbox {
         Ok(self.store.write(write).await?)
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadEvent>, OutboxError> {
         Ok(self.store.read(move |c| letters(c, max)).await?)
     }
 
@@ -200,13 +201,13 @@ impl WebhookOutbox for SqliteOutbox {
         Ok(self.store.write(drop).await?)
     }
 
-    async fn waiting(&self) -> Result<Waiting, OutboxError> {
+    async fn waiting(&self) -> Result<OutboxBacklog, OutboxError> {
         let read = |c: &Connection| {
             let count = |condition: &str| {
                 let sql = format!("SELECT count(*) FROM webhooks WHERE dead_at {condition}");
                 c.prepare_cached(&sql)?.query_row([], |row| row.get::<_, u64>(0))
             };
-            Ok(Waiting { waiting: count("IS NULL")?, dead_letters: count("IS NOT NULL")? })
+            Ok(OutboxBacklog { waiting: count("IS NULL")?, dead_letters: count("IS NOT NULL")? })
         };
         Ok(self.store.read(read).await?)
     }
@@ -314,13 +315,13 @@ fn dead_letter(tx: &Connection, seq: i64, reason: &str, now: Timestamp) -> rusql
     tx.prepare_cached(sql)?.execute(params![now.0, reason, seq]).map(drop)
 }
 
-fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<Letter>> {
+fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<DeadEvent>> {
     let mut letters = c.prepare_cached(
         "SELECT orders.id, state, reason, attempts, dead_at FROM webhooks
          JOIN orders USING (place) WHERE dead_at IS NOT NULL ORDER BY dead_at, place LIMIT ?",
     )?;
     let rows = letters.query_map([max as i64], |row| {
-        Ok(Letter {
+        Ok(DeadEvent {
             order_id: OrderId::from_bytes(row.get(0)?),
             status: state::decision(row.get(1)?).map_or("unknown", |decision| decision.status()),
             reason: row.get(2)?,
@@ -340,7 +341,7 @@ fn dead_seqs(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
     let mut seqs = Vec::new();
     while let Some(row) = rows.next()? {
         let why = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
-        if is_meant(which, &OrderId::from_bytes(row.get(1)?), why) {
+        if is_selected(which, &OrderId::from_bytes(row.get(1)?), why) {
             seqs.push(row.get(0)?);
         }
     }

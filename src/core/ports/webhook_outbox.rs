@@ -56,7 +56,7 @@ pub enum AttemptResult {
 
 /// An event that the endpoint did not accept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Letter {
+pub struct DeadEvent {
     pub order_id: OrderId,
     pub status: &'static str,
     pub reason: String,
@@ -68,7 +68,7 @@ pub struct Letter {
 /// The contents of the outbox; estimates if the service only estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, schemars::JsonSchema)]
 #[schemars(rename = "Outbox")]
-pub struct Waiting {
+pub struct OutboxBacklog {
     /// Events that the endpoint has not accepted yet, including those being sent.
     pub waiting: u64,
     pub dead_letters: u64,
@@ -109,7 +109,7 @@ pub trait WebhookOutbox: Debug + Display + Send + Sync {
     ) -> Result<(), OutboxError>;
 
     /// At most `max` dead letters, oldest first if the store knows their age.
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError>;
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadEvent>, OutboxError>;
 
     /// Makes dead letters due again, with no attempts counted; returns how many. Safe to repeat.
     async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
@@ -118,11 +118,11 @@ pub trait WebhookOutbox: Debug + Display + Send + Sync {
     async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
 
     /// The contents of the outbox.
-    async fn waiting(&self) -> Result<Waiting, OutboxError>;
+    async fn waiting(&self) -> Result<OutboxBacklog, OutboxError>;
 }
 
 /// True if the filter includes the dead letter of this order, with the reason `why`.
-pub fn is_meant(which: &DlqFilter, order: &OrderId, why: &str) -> bool {
+pub fn is_selected(which: &DlqFilter, order: &OrderId, why: &str) -> bool {
     match which {
         DlqFilter::All { reason } => reason.as_deref().is_none_or(|text| why.contains(text)),
         DlqFilter::These(orders) => orders.contains(order),

@@ -8,7 +8,7 @@ use super::stored::Stored;
 use super::{Envelope, SqsOutbox};
 use crate::core::model::{Decided, Timestamp};
 use crate::core::ports::dead_letters::DlqFilter;
-use crate::core::ports::webhook_outbox::{Letter, OutboxError, is_meant};
+use crate::core::ports::webhook_outbox::{DeadEvent, OutboxError, is_selected};
 
 /// How long letters are hidden from others while the queue is looked through.
 const LOOK: Duration = Duration::from_secs(120);
@@ -33,7 +33,7 @@ struct Dead {
 }
 
 impl SqsOutbox {
-    pub(super) async fn list_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
+    pub(super) async fn list_letters(&self, max: usize) -> Result<Vec<DeadEvent>, OutboxError> {
         let mut look = Look::default();
         let found = self.collect_letters(&mut look, max).await;
         self.hide(&self.dead_letter_queue_url, &look.keep).await;
@@ -44,7 +44,7 @@ impl SqsOutbox {
         &self,
         look: &mut Look,
         max: usize,
-    ) -> Result<Vec<Letter>, OutboxError> {
+    ) -> Result<Vec<DeadEvent>, OutboxError> {
         let (mut found, mut listed) = (Vec::new(), HashSet::new());
         while found.len() < max {
             let Some(messages) = self.look(look).await? else { break };
@@ -52,7 +52,7 @@ impl SqsOutbox {
                 look.keep.push((receipt, 0));
                 let reason = envelope.reason.as_deref().unwrap_or(RECEIVED_TOO_OFTEN);
                 let new = decided.into_iter().filter(|one| listed.insert(one.order.id));
-                found.extend(new.map(|one| Letter {
+                found.extend(new.map(|one| DeadEvent {
                     order_id: one.order.id,
                     status: one.decision.status(),
                     reason: reason.to_owned(),
@@ -89,7 +89,7 @@ impl SqsOutbox {
             for Dead { receipt, envelope, decided } in messages {
                 let why = envelope.reason.as_deref().unwrap_or_default();
                 let (meant, stay): (Vec<Decided>, Vec<Decided>) =
-                    decided.into_iter().partition(|one| is_meant(which, &one.order.id, why));
+                    decided.into_iter().partition(|one| is_selected(which, &one.order.id, why));
                 if meant.is_empty() {
                     look.keep.push((receipt, 0));
                     continue;

@@ -28,7 +28,7 @@ use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, Timestamp};
 use crate::core::ports::dead_letters::DlqFilter;
 use crate::core::ports::webhook_outbox::{
-    AttemptResult, DueEvent, Lease, Letter, OutboxError, Waiting, WebhookOutbox,
+    AttemptResult, DeadEvent, DueEvent, Lease, OutboxBacklog, OutboxError, WebhookOutbox,
 };
 use stored::Stored;
 
@@ -403,7 +403,7 @@ impl WebhookOutbox for SqsOutbox {
         self.delete(&self.queue_url, &done).await
     }
 
-    async fn dead_letters(&self, max: usize) -> Result<Vec<Letter>, OutboxError> {
+    async fn dead_letters(&self, max: usize) -> Result<Vec<DeadEvent>, OutboxError> {
         self.list_letters(max).await
     }
 
@@ -416,11 +416,11 @@ impl WebhookOutbox for SqsOutbox {
     }
 
     /// Counts messages, each of which has up to [`EVENTS_PER_MESSAGE`] events.
-    async fn waiting(&self) -> Result<Waiting, OutboxError> {
+    async fn waiting(&self) -> Result<OutboxBacklog, OutboxError> {
         let (waiting, dead_letters) = futures_util::join!(
             self.count(&self.queue_url),
             self.count(&self.dead_letter_queue_url)
         );
-        Ok(Waiting { waiting: waiting?, dead_letters: dead_letters? })
+        Ok(OutboxBacklog { waiting: waiting?, dead_letters: dead_letters? })
     }
 }
