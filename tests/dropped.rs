@@ -10,11 +10,10 @@ use flux::config::Settings;
 use flux::core::engine::Ports;
 use flux::core::engine::message;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
+use flux::core::engine::redrive::{DlqResult, RedriveOptions};
 use flux::core::engine::worker::{Rules, Worker};
 use flux::core::model::{Decided, Decision, Order, OrderId, decide};
-use flux::core::ports::dead_letters::DeadLetter;
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DeadLetter, DlqAction, DlqFilter};
 use flux::core::ports::ledger::{Commit, Committed, Expect, OrderState};
 use flux::core::ports::queue::Queue;
 use flux::load::{AuditReport, AuditResult, audit};
@@ -100,13 +99,12 @@ impl Sale {
         orders
     }
 
-    async fn act(&self, deed: DlqAction, which: DlqFilter) -> HashMap<OrderId, DlqResult> {
-        let mut fates = HashMap::new();
-        let mut tell = |id, fate| drop(fates.insert(id, fate));
-        redrive::act(&self.ports, &which, &deed, &RedriveOptions::default(), &mut tell)
-            .await
-            .unwrap();
-        fates
+    async fn act(&self, action: DlqAction, filter: DlqFilter) -> HashMap<OrderId, DlqResult> {
+        let mut results = HashMap::new();
+        let mut report = |id, result| drop(results.insert(id, result));
+        let options = RedriveOptions::default();
+        redrive::act(&self.ports, &filter, action, &options, &mut report).await.unwrap();
+        results
     }
 
     async fn drop_all(&self) -> HashMap<OrderId, DlqResult> {
@@ -114,7 +112,7 @@ impl Sale {
     }
 
     async fn redrive_all(&self) -> HashMap<OrderId, DlqResult> {
-        self.act(DlqAction::Redrive { body: None }, DlqFilter::ALL).await
+        self.act(DlqAction::Redrive, DlqFilter::ALL).await
     }
 
     async fn decision(&self, id: OrderId) -> Option<Decision> {
@@ -184,8 +182,8 @@ fn letter(order: &Order) -> DeadLetter {
 async fn dropped_order_has_its_decision_event_and_count() {
     for sale in Sale::both().await {
         let orders = sale.dead(3).await;
-        let fates = sale.act(DlqAction::Drop, DlqFilter::These(ids(&orders[..2]))).await;
-        assert!(fates.values().all(|fate| *fate == DlqResult::Dropped), "{fates:?}");
+        let results = sale.act(DlqAction::Drop, DlqFilter::These(ids(&orders[..2]))).await;
+        assert!(results.values().all(|result| *result == DlqResult::Dropped), "{results:?}");
         for order in &orders[..2] {
             let found = sale.ports.ledger.find(&[order.id]).await.unwrap().pop().flatten();
             let Decided { order: dropped, decision, decided_at } =
@@ -218,8 +216,8 @@ async fn nothing_sells_a_dropped_order() {
             Committed::Refused { item_changed: false, decided_before: seen }
         );
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
-        let fates = sale.redrive_all().await;
-        assert_eq!(fates, HashMap::from([(order.id, DlqResult::AlreadyDecided)]));
+        let results = sale.redrive_all().await;
+        assert_eq!(results, HashMap::from([(order.id, DlqResult::AlreadyDecided)]));
         sale.queue().dead_letter(&[letter(&order)]).await.unwrap();
         assert_eq!(sale.drop_all().await, HashMap::from([(order.id, DlqResult::Dropped)]));
         let gone = sale.act(DlqAction::Drop, DlqFilter::These(vec![order.id])).await;
@@ -287,10 +285,10 @@ async fn drop_and_redrive_at_once_end_in_one_decision() {
             assert!(begun.elapsed() < PATIENCE, "letters are left");
             let some = |n: usize| DlqFilter::These(ids(&orders[n..n + 40]));
             let (_, drops) = tokio::join!(
-                sale.act(DlqAction::Redrive { body: None }, some(0)),
+                sale.act(DlqAction::Redrive, some(0)),
                 sale.act(DlqAction::Drop, some(20)),
             );
-            dropped.extend(drops.into_iter().filter(|(_, fate)| *fate == DlqResult::Dropped));
+            dropped.extend(drops.into_iter().filter(|(_, result)| *result == DlqResult::Dropped));
         }
         let mut count = 0;
         for order in &orders {
@@ -352,13 +350,13 @@ async fn letter_that_is_no_order_just_goes() {
 async fn dry_run_drops_nothing() {
     for sale in Sale::both().await {
         let order = sale.dead(1).await.remove(0);
-        let course = RedriveOptions { dry_run: true, ..RedriveOptions::default() };
-        let mut told = Vec::new();
-        let mut tell = |id, fate| told.push((id, fate));
-        redrive::act(&sale.ports, &DlqFilter::ALL, &DlqAction::Drop, &course, &mut tell)
+        let options = RedriveOptions { dry_run: true, ..RedriveOptions::default() };
+        let mut reported = Vec::new();
+        let mut report = |id, result| reported.push((id, result));
+        redrive::act(&sale.ports, &DlqFilter::ALL, DlqAction::Drop, &options, &mut report)
             .await
             .unwrap();
-        assert_eq!(told, [(order.id, DlqResult::Dropped)]);
+        assert_eq!(reported, [(order.id, DlqResult::Dropped)]);
         assert_eq!((sale.decision(order.id).await, sale.letters().await), (None, 1));
     }
 }

@@ -5,17 +5,18 @@ use clap::Subcommand;
 use tokio::time::Instant;
 
 use super::UsageError;
-use super::dlq::WhichArgs;
+use super::dlq::FilterArgs;
 use crate::config::Flags;
 use crate::core::model::{Clock, SystemClock};
+use crate::core::ports::dead_letters::DlqAction;
 use crate::telemetry::{remark, say};
 use crate::webhooks::EndpointReply;
 use crate::wiring;
 
-/// Letters listed in one go.
+/// Letters that one call lists, at most.
 const LETTERS_MAX: usize = 10_000;
 
-/// Look at, send again or drop the decisions that the shop did not take
+/// List, redrive or drop webhook events that the shop did not accept
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -24,21 +25,21 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print each letter with its reason, as a line of JSON; on stderr, how many events wait
+    /// Print each dead letter as a line of JSON, and the number of queued events on stderr
     List,
-    /// Make letters due again; workers send them
+    /// Make dead letters due again; workers send them
     Redrive {
         #[command(flatten)]
-        which: WhichArgs,
+        filter: FilterArgs,
     },
-    /// Drop letters for good
+    /// Delete dead letters for good
     Drop {
         #[command(flatten)]
-        which: WhichArgs,
+        filter: FilterArgs,
     },
-    /// Send the shop an event of type flux.test, signed as the others; exit code 1 if it is not taken
+    /// Send the shop a signed event of type flux.test; exit code 1 if it is not accepted
     SendTest,
-    /// Embedded: put no further events; those that wait stay
+    /// Embedded: queue no further events; queued events stay
     Off,
 }
 
@@ -59,11 +60,13 @@ pub async fn run(args: Args, flags: &Flags) -> Result<ExitCode> {
             }
             tracing::info!("{} wait to be sent", outbox.waiting().await?.waiting);
         }
-        Action::Redrive { which } => {
-            say(format_args!("{} due again", outbox.redrive(&which.letters()).await?))?;
+        Action::Redrive { filter } => {
+            let count = outbox.resolve_letters(&filter.filter(), DlqAction::Redrive).await?;
+            say(format_args!("{count} due again"))?;
         }
-        Action::Drop { which } => {
-            say(format_args!("{} dropped", outbox.drop_letters(&which.letters()).await?))?;
+        Action::Drop { filter } => {
+            let count = outbox.resolve_letters(&filter.filter(), DlqAction::Drop).await?;
+            say(format_args!("{count} dropped"))?;
         }
         Action::Off => {
             outbox.end().await.map_err(|e| UsageError(e.to_string()))?;

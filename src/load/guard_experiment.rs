@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::core::engine::Ports;
 use crate::core::engine::worker::{Observer, Rules, Worker};
 use crate::core::model::{Decided, Item, ItemChange, ItemId, Order, OrderId, UserId};
-use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
+use crate::core::ports::dead_letters::{DeadLetter, DlqCursor, DlqFilter, LetterPosition};
 use crate::core::ports::ledger::{
     AuditedItem, AuditedOrder, Commit, Committed, Expect, ItemRemoved, ItemSet, Ledger,
     LedgerError, OrderRecord, Page, StoreAudit, StoreTotals,
@@ -268,12 +268,12 @@ impl Queue for WorkerQueueView {
         self.queue.real.dead_letter(letters).await
     }
 
-    async fn walk_letters(
+    fn dead_letter_cursor(
         &self,
-        letters: &Letters,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError> {
-        self.queue.real.walk_letters(letters, visitor).await
+        filter: &DlqFilter,
+        after: Option<LetterPosition>,
+    ) -> Box<dyn DlqCursor + '_> {
+        self.queue.real.dead_letter_cursor(filter, after)
     }
 
     async fn position(&self, order: OrderId) -> Result<Option<QueuePosition>, QueueError> {

@@ -250,7 +250,7 @@ fn a_paced_redrive_ends_in_order_when_it_is_interrupted() {
     let line: Value = serde_json::from_str(&redrive.told()).unwrap();
     assert_eq!(line["became"], "sent_again");
     redrive.signal("INT");
-    redrive.log_line("the same command again goes on from there");
+    redrive.log_line("run the same command again to continue");
     assert_eq!(redrive.end().0.code(), Some(0));
     let left = desk.run("dlq list").lines().count();
     assert!((1..BURIED).contains(&left), "{left}");

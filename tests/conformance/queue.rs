@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use flux::core::engine::message::{encode, repair};
 use flux::core::model::{Order, OrderId, OrderIds, Timestamp};
-use flux::core::ports::dead_letters::{Became, DeadLetter, LetterVisitor, Letters, Wish};
-use flux::core::ports::queue::{Arrival, Delivery, Queue, QueueError, Receipt, Sent};
+use flux::core::ports::dead_letters::{
+    DeadLetter, DlqFilter, LetterPosition, Resolution, Resolved,
+};
+use flux::core::ports::queue::{Arrival, Delivery, Queue, Receipt, Sent};
 
 use super::{ids, now, order, traced};
 
@@ -33,7 +34,7 @@ macro_rules! queue_contract {
             a_dead_letter_is_listed_and_redriven_once_under_its_own_id,
             a_letter_that_is_no_order_stays_until_it_is_sent_as_one,
             dropped_letters_are_gone,
-            a_walk_meets_each_letter_once_and_what_it_keeps_stays,
+            a_pass_returns_each_letter_once_and_keeps_the_unresolved,
             backlog_counts_waiting_and_dead_letters,
             queue_position_is_right_or_unknown,
         );
@@ -229,69 +230,71 @@ pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: B
     assert_eq!(left.iter().map(|l| l.order_id).collect::<Vec<_>>(), [second.id]);
 }
 
-/// Wishes something of each letter, a few at a time, and remembers which it met and what became.
-struct Script<'a> {
-    most: usize,
-    looks: usize,
-    wish: &'a (dyn Fn(&DeadLetter) -> Wish + Sync),
-    met: Vec<OrderId>,
-    became: Vec<(OrderId, &'static str)>,
+/// What one pass read, and the results of what it resolved.
+struct Pass {
+    read: Vec<OrderId>,
+    results: Vec<(OrderId, &'static str)>,
+    more: bool,
 }
 
-#[async_trait]
-impl LetterVisitor for Script<'_> {
-    async fn more(&mut self) -> Option<usize> {
-        self.looks = self.looks.checked_sub(1)?;
-        Some(self.most)
-    }
-
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
-        self.met.extend(letters.iter().map(|letter| letter.order_id));
-        Ok(letters.iter().map(self.wish).collect())
-    }
-
-    fn became(&mut self, order: OrderId, became: Became) {
-        let became = match became {
-            Became::Sent => "sent",
-            Became::Dropped(_) => "dropped",
-            Became::Gone => "gone",
-            Became::Failed(_) => "failed",
-        };
-        self.became.push((order, became));
-    }
-}
-
-async fn walk<'a>(
+/// Reads at most `pages` pages of about four letters each, and resolves those for which `resolution`
+/// returns something.
+async fn pass(
     queue: &dyn Queue,
-    letters: &Letters,
-    wish: &'a (dyn Fn(&DeadLetter) -> Wish + Sync),
-) -> Script<'a> {
-    let (met, became) = Default::default();
-    let mut script = Script { most: 4, looks: 1_000, wish, met, became };
-    assert!(!queue.walk_letters(letters, &mut script).await.unwrap());
-    script
+    (filter, after): (&DlqFilter, Option<LetterPosition>),
+    pages: usize,
+    resolution: &(dyn Fn(&DeadLetter) -> Option<Resolution> + Sync),
+) -> Pass {
+    let mut read = Vec::new();
+    let mut results = Vec::new();
+    let mut cursor = queue.dead_letter_cursor(filter, after);
+    for _ in 0..pages {
+        let Some(letters) = cursor.peek(4).await.unwrap() else { break };
+        read.extend(letters.iter().map(|letter| letter.order_id));
+        let work = letters.iter().enumerate();
+        let work = work.filter_map(|(handle, letter)| Some((handle, resolution(letter)?)));
+        let work: Vec<(usize, Resolution)> = work.collect();
+        let ids: Vec<OrderId> = work.iter().map(|(handle, _)| letters[*handle].order_id).collect();
+        let resolved = cursor.resolve(work).await;
+        assert_eq!(resolved.len(), ids.len());
+        results.extend(ids.into_iter().zip(resolved.into_iter().map(|result| match result {
+            Ok(Resolved::Sent) => "sent",
+            Ok(Resolved::Dropped(_)) => "dropped",
+            Ok(Resolved::Kept) => "kept",
+            Ok(Resolved::Gone) => "gone",
+            Err(_) => "failed",
+        })));
+    }
+    Pass { read, results, more: cursor.close().await }
+}
+
+async fn full_pass(
+    queue: &dyn Queue,
+    filter: (&DlqFilter, Option<LetterPosition>),
+    resolution: &(dyn Fn(&DeadLetter) -> Option<Resolution> + Sync),
+) -> Pass {
+    let pass = pass(queue, filter, 1_000, resolution).await;
+    assert!(!pass.more);
+    pass
 }
 
 /// Sends the letter of an order again, as this.
 pub async fn redrive(queue: &dyn Queue, order: &Order) -> Vec<(OrderId, &'static str)> {
-    let wish = |letter: &DeadLetter| match letter.order_id == order.id {
-        true => Wish::Send(order.clone()),
-        false => Wish::Keep,
+    let resend = |letter: &DeadLetter| {
+        (letter.order_id == order.id).then(|| Resolution::Resend(order.clone()))
     };
-    walk(queue, &Letters::These(vec![order.id]), &wish).await.became
+    full_pass(queue, (&DlqFilter::These(vec![order.id]), None), &resend).await.results
 }
 
 async fn drop_letters(queue: &dyn Queue, orders: &[OrderId]) -> usize {
-    let wish = |letter: &DeadLetter| match orders.contains(&letter.order_id) {
-        true => Wish::Drop,
-        false => Wish::Keep,
-    };
-    let became = walk(queue, &Letters::These(orders.to_vec()), &wish).await.became;
-    assert!(became.iter().all(|(_, became)| *became == "dropped"), "{became:?}");
-    became.len()
+    let drop = |letter: &DeadLetter| orders.contains(&letter.order_id).then_some(Resolution::Drop);
+    let filter = DlqFilter::These(orders.to_vec());
+    let results = full_pass(queue, (&filter, None), &drop).await.results;
+    assert!(results.iter().all(|(_, result)| *result == "dropped"), "{results:?}");
+    results.len()
 }
 
-pub async fn a_walk_meets_each_letter_once_and_what_it_keeps_stays(bench: Bench) {
+pub async fn a_pass_returns_each_letter_once_and_keeps_the_unresolved(bench: Bench) {
     let queue = &*bench.queue;
     let letters: Vec<DeadLetter> = (0..25)
         .map(|n| DeadLetter {
@@ -303,24 +306,22 @@ pub async fn a_walk_meets_each_letter_once_and_what_it_keeps_stays(bench: Bench)
         .collect();
     queue.dead_letter(&letters).await.unwrap();
     let all: HashSet<OrderId> = letters.iter().map(|letter| letter.order_id).collect();
-    let mut met = walk(queue, &Letters::After(None), &|_| Wish::Keep).await.met;
-    assert_eq!(met.len(), 25);
+    let keep = |_: &DeadLetter| None;
+    let mut read = full_pass(queue, (&DlqFilter::ALL, None), &keep).await.read;
+    assert_eq!(read.len(), 25);
     let mut sorted = letters;
-    sorted.sort_by_key(DeadLetter::place);
+    sorted.sort_by_key(DeadLetter::position);
     if queue.limits().letters_in_order {
-        assert_eq!(met, sorted.iter().map(|letter| letter.order_id).collect::<Vec<_>>());
-        let behind = Letters::After(Some(sorted[9].place()));
-        met = walk(queue, &behind, &|_| Wish::Keep).await.met;
-        assert_eq!(met, sorted[10..].iter().map(|letter| letter.order_id).collect::<Vec<_>>());
-        met.extend(sorted[..10].iter().map(|letter| letter.order_id));
+        assert_eq!(read, sorted.iter().map(|letter| letter.order_id).collect::<Vec<_>>());
+        let after = Some(sorted[9].position());
+        read = full_pass(queue, (&DlqFilter::ALL, after), &keep).await.read;
+        assert_eq!(read, sorted[10..].iter().map(|letter| letter.order_id).collect::<Vec<_>>());
+        read.extend(sorted[..10].iter().map(|letter| letter.order_id));
     }
-    assert_eq!(HashSet::from_iter(met), all);
+    assert_eq!(HashSet::from_iter(read), all);
 
-    let stops = |_: &DeadLetter| Wish::Keep;
-    let (met, became) = Default::default();
-    let mut script = Script { most: 4, looks: 2, wish: &stops, met, became };
-    assert!(queue.walk_letters(&Letters::After(None), &mut script).await.unwrap());
-    assert!(script.met.len() < 25 && script.became.is_empty());
+    let begun = pass(queue, (&DlqFilter::ALL, None), 2, &keep).await;
+    assert!(begun.more && begun.read.len() < 25 && begun.results.is_empty());
     let left = queue.dead_letters(100).await.unwrap();
     assert_eq!(left, sorted);
 }

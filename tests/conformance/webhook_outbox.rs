@@ -7,7 +7,7 @@ use std::time::Duration;
 use flux::core::model::{
     Decided, Decision, Item, Order, OrderId, OrderIds, Reason, Timestamp, decide,
 };
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DlqAction, DlqFilter};
 use flux::core::ports::ledger::{Commit, Expect, Ledger};
 use flux::core::ports::webhook_outbox::{AttemptResult, DueEvent, WebhookOutbox};
 
@@ -67,6 +67,10 @@ impl Bench {
             }
         }
         panic!("{} of {count} came", all.len());
+    }
+
+    async fn resolve(&self, filter: &DlqFilter, action: DlqAction) -> usize {
+        self.webhooks.resolve_letters(filter, action).await.unwrap()
     }
 
     async fn nothing_comes(&self) {
@@ -170,22 +174,22 @@ pub async fn a_dead_letter_is_listed_and_made_due_again_once(bench: Bench) {
     assert_eq!(bench.webhooks.waiting().await.unwrap().dead_letters, 3);
 
     let one = DlqFilter::These(vec![decided[1].order.id]);
-    assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 1);
-    assert_eq!(bench.webhooks.redrive(&one).await.unwrap(), 0);
+    assert_eq!(bench.resolve(&one, DlqAction::Redrive).await, 1);
+    assert_eq!(bench.resolve(&one, DlqAction::Redrive).await, 0);
     let came = bench.take(1).await;
     same(&came, &decided[1..2]);
     assert_eq!(came[0].attempts, 0);
     assert_eq!(bench.webhooks.dead_letters(10).await.unwrap().len(), 2);
-    assert_eq!(bench.webhooks.redrive(&DlqFilter::ALL).await.unwrap(), 2);
+    assert_eq!(bench.resolve(&DlqFilter::ALL, DlqAction::Redrive).await, 2);
     bench.take(2).await;
 }
 
 pub async fn dropped_webhook_letters_stay_gone(bench: Bench) {
     let decided = buried(&bench, 3).await;
     let one = DlqFilter::These(vec![decided[0].order.id]);
-    assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 1);
-    assert_eq!(bench.webhooks.drop_letters(&one).await.unwrap(), 0);
-    assert_eq!(bench.webhooks.drop_letters(&DlqFilter::ALL).await.unwrap(), 2);
+    assert_eq!(bench.resolve(&one, DlqAction::Drop).await, 1);
+    assert_eq!(bench.resolve(&one, DlqAction::Drop).await, 0);
+    assert_eq!(bench.resolve(&DlqFilter::ALL, DlqAction::Drop).await, 2);
     assert!(bench.webhooks.dead_letters(10).await.unwrap().is_empty());
     tokio::time::sleep(LEASE).await;
     bench.nothing_comes().await;

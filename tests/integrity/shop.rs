@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use flux::config::Settings;
 use flux::core::engine::Ports;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
+use flux::core::engine::redrive::{DlqResult, RedriveOptions};
 use flux::core::model::{
     Decided, Decision, ItemChange, ItemId, Order, Quantity, Reason, Timestamp, UserId, decide,
 };
-use flux::core::ports::dead_letters::DeadLetter;
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DeadLetter, DlqAction, DlqFilter};
 use flux::core::ports::ledger::{Commit, Committed, Expect, LedgerError};
 use flux::load::{AuditReport, audit};
 use flux::wiring;
@@ -114,9 +113,10 @@ impl Shop {
         let reason = "received too often".to_owned();
         let letter = DeadLetter { order_id: order.id, reason, body, at: order.accepted_at };
         self.ports.queue.dead_letter(&[letter]).await.unwrap();
-        let (which, course) = (DlqFilter::These(vec![order.id]), RedriveOptions::default());
-        let mut tell = |_, fate| assert_eq!(fate, DlqResult::Dropped);
-        redrive::act(&self.ports, &which, &DlqAction::Drop, &course, &mut tell).await.unwrap();
+        let filter = DlqFilter::These(vec![order.id]);
+        let options = RedriveOptions::default();
+        let mut report = |_, result| assert_eq!(result, DlqResult::Dropped);
+        redrive::act(&self.ports, &filter, DlqAction::Drop, &options, &mut report).await.unwrap();
     }
 
     /// Leaves an order of each kind in each place; `waits` is queued already and is decided now.

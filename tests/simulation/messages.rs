@@ -9,7 +9,7 @@ use flux::core::engine::message::Origin;
 use flux::core::model::{
     Decided, Decision, IdempotencyKey, ItemId, Order, OrderId, Quantity, Timestamp, UserId,
 };
-use flux::core::ports::dead_letters::{Became, DeadLetter, Wish};
+use flux::core::ports::dead_letters::{DeadLetter, Resolution, Resolved};
 use flux::core::ports::queue::{QueueError, Receipt, Sent};
 use tokio::time::Instant;
 
@@ -297,20 +297,27 @@ impl Store {
         self.changed();
     }
 
-    /// What is wished of dead letters is done.
-    pub fn do_letters(&self, wishes: &[(OrderId, Wish)], now: Timestamp) -> Vec<Became> {
+    pub fn resolve_letters(&self, work: &[(OrderId, Resolution)], now: Timestamp) -> Vec<Resolved> {
         let mut state = self.state();
-        let one = |(id, wish): &(OrderId, Wish)| self.do_letter(&mut state, *id, wish, now);
-        wishes.iter().map(one).collect()
+        let one = |(id, resolution): &(OrderId, Resolution)| {
+            self.resolve_letter(&mut state, *id, resolution, now)
+        };
+        work.iter().map(one).collect()
     }
 
-    fn do_letter(&self, state: &mut State, id: OrderId, wish: &Wish, now: Timestamp) -> Became {
+    fn resolve_letter(
+        &self,
+        state: &mut State,
+        id: OrderId,
+        resolution: &Resolution,
+        now: Timestamp,
+    ) -> Resolved {
         if !state.letters.contains_key(&id) {
-            return Became::Gone;
+            return Resolved::Gone;
         }
-        let Wish::Send(order) = wish else {
+        let Resolution::Resend(order) = resolution else {
             state.letters.remove(&id);
-            return Became::Dropped(self.decide_dropped(state, id, now));
+            return Resolved::Dropped(self.decide_dropped(state, id, now));
         };
         let lost = self.is_disabled(Guard::OrderIdKept);
         let id_now = if lost { self.names.generate(order.accepted_at) } else { id };
@@ -321,11 +328,11 @@ impl Store {
             message::encode(std::slice::from_ref(&order)),
             grouped.then_some(order.item),
         );
-        // A letter that was sent again and not taken away is sent again some other time.
+        // A letter that was sent and could not be deleted is sent once more by a later pass.
         if self.is_embedded() || !self.world.happens(Fault::PartialBatch) {
             state.letters.remove(&id);
         }
-        Became::Sent
+        Resolved::Sent
     }
 
     /// Embedded: the order of a letter that goes is decided with it.

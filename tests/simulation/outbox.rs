@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flux::core::model::Decided;
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DlqAction, DlqFilter};
 use flux::core::ports::webhook_outbox::{
     AttemptResult, DeadEvent, DueEvent, OutboxBacklog, OutboxError, WebhookOutbox,
 };
@@ -81,11 +81,7 @@ impl WebhookOutbox for SimWebhooks {
         not_simulated()
     }
 
-    async fn redrive(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
-        not_simulated()
-    }
-
-    async fn drop_letters(&self, _: &DlqFilter) -> Result<usize, OutboxError> {
+    async fn resolve_letters(&self, _: &DlqFilter, _: DlqAction) -> Result<usize, OutboxError> {
         not_simulated()
     }
 

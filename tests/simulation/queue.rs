@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flux::core::model::{Clock, Order, OrderId};
-use flux::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters, Wish};
+use flux::core::ports::dead_letters::{
+    DeadLetter, DlqCursor, DlqFilter, LetterHandle, LetterPosition, Resolution, Resolved,
+};
 use flux::core::ports::queue::{
     Arrival, Backlog, Delivery, Queue, QueueError, QueueLimits, QueuePosition, Receipt, Sent,
 };
@@ -160,43 +162,12 @@ impl Queue for SimQueue {
         Ok(self.process.call("buries".to_owned(), bury).await?)
     }
 
-    async fn walk_letters(
+    fn dead_letter_cursor(
         &self,
-        _: &Letters,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError> {
-        let mut last: Option<OrderId> = None;
-        loop {
-            let Some(most) = visitor.more().await else { return Ok(true) };
-            let store = self.store.clone();
-            let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
-            let look = move || {
-                let state = store.state();
-                let letters = state.letters.range((behind, Bound::Unbounded));
-                letters.take(most).map(|(_, letter)| letter.clone()).collect::<Vec<_>>()
-            };
-            let page = self.process.call("looks at letters".to_owned(), look).await?;
-            let Some(end) = page.last() else { return Ok(false) };
-            last = Some(end.order_id);
-            let ids = page.iter().map(|letter| letter.order_id);
-            let wishes = ids.zip(visitor.judge(&page).await?);
-            let wishes: Vec<(OrderId, Wish)> =
-                wishes.filter(|(_, wish)| *wish != Wish::Keep).collect();
-            let (store, work) = (self.store.clone(), wishes.clone());
-            if work.is_empty() {
-                continue;
-            }
-            let now = self.process.now();
-            let act = move || store.do_letters(&work, now);
-            let became = self.process.call(format!("does {} letters", wishes.len()), act).await;
-            match became {
-                Ok(became) => {
-                    let each = wishes.into_iter().zip(became);
-                    each.for_each(|((id, _), became)| visitor.became(id, became));
-                }
-                Err(failed) => return Err(failed.into()),
-            }
-        }
+        _: &DlqFilter,
+        _: Option<LetterPosition>,
+    ) -> Box<dyn DlqCursor + '_> {
+        Box::new(SimCursor { queue: self, last: None, page: Vec::new(), at_end: false })
     }
 
     fn decides_dropped(&self) -> bool {
@@ -218,5 +189,51 @@ impl Queue for SimQueue {
 
     async fn check(&self) -> Result<(), QueueError> {
         Ok(())
+    }
+}
+
+/// A pass through the letters in the order of their ids.
+struct SimCursor<'a> {
+    queue: &'a SimQueue,
+    last: Option<OrderId>,
+    page: Vec<OrderId>,
+    at_end: bool,
+}
+
+#[async_trait]
+impl DlqCursor for SimCursor<'_> {
+    async fn peek(&mut self, limit: usize) -> Result<Option<Vec<DeadLetter>>, QueueError> {
+        let store = self.queue.store.clone();
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let read = move || {
+            let state = store.state();
+            let letters = state.letters.range((after, Bound::Unbounded));
+            letters.take(limit).map(|(_, letter)| letter.clone()).collect::<Vec<_>>()
+        };
+        let letters = self.queue.process.call("looks at letters".to_owned(), read).await?;
+        self.page = letters.iter().map(|letter| letter.order_id).collect();
+        self.last = self.page.last().copied().or(self.last);
+        self.at_end = letters.is_empty();
+        Ok((!self.at_end).then_some(letters))
+    }
+
+    async fn resolve(
+        &mut self,
+        work: Vec<(LetterHandle, Resolution)>,
+    ) -> Vec<Result<Resolved, QueueError>> {
+        let count = work.len();
+        let store = self.queue.store.clone();
+        let work = work.into_iter().map(|(handle, resolution)| (self.page[handle], resolution));
+        let work: Vec<(OrderId, Resolution)> = work.collect();
+        let now = self.queue.process.now();
+        let resolve = move || store.resolve_letters(&work, now);
+        match self.queue.process.call(format!("does {count} letters"), resolve).await {
+            Ok(results) => results.into_iter().map(Ok).collect(),
+            Err(failed) => vec![Err(failed.into()); count],
+        }
+    }
+
+    async fn close(self: Box<Self>) -> bool {
+        !self.at_end
     }
 }

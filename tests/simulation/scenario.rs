@@ -8,10 +8,10 @@ use flux::core::engine::Ports;
 use flux::core::engine::failpoints::disable;
 use flux::core::engine::intake::Intake;
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{DlqAction, RedriveOptions};
+use flux::core::engine::redrive::RedriveOptions;
 use flux::core::engine::worker::{Rules, Worker};
 use flux::core::model::{Clock, ItemChange, ItemId, OrderId};
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DlqAction, DlqFilter};
 use flux::core::ports::queue::QueueError;
 use flux::telemetry::Silent;
 use tokio::task::JoinSet;
@@ -119,20 +119,14 @@ async fn run_sale(seed: u64, without: Option<Guard>) -> Report {
 
 /// Redrives all dead letters.
 pub async fn redrive_all(ports: &Ports) -> Result<bool, QueueError> {
-    let action = DlqAction::Redrive { body: None };
-    redrive::act(ports, &DlqFilter::ALL, &action, &RedriveOptions::default(), &mut |_, _| {}).await
+    let options = RedriveOptions::default();
+    redrive::act(ports, &DlqFilter::ALL, DlqAction::Redrive, &options, &mut |_, _| {}).await
 }
 
 /// Drops all dead letters.
 pub async fn drop_all(ports: &Ports) -> Result<bool, QueueError> {
-    redrive::act(
-        ports,
-        &DlqFilter::ALL,
-        &DlqAction::Drop,
-        &RedriveOptions::default(),
-        &mut |_, _| {},
-    )
-    .await
+    let options = RedriveOptions::default();
+    redrive::act(ports, &DlqFilter::ALL, DlqAction::Drop, &options, &mut |_, _| {}).await
 }
 
 impl Sale {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use flux::core::engine::redrive;
-use flux::core::engine::redrive::{DlqAction, RedriveOptions};
+use flux::core::engine::redrive::RedriveOptions;
 use flux::core::model::Order;
 use flux::core::ports::dead_letters::DeadLetter;
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DlqAction, DlqFilter};
 
 use super::traceparent;
 use crate::http::shop::Shop;
@@ -34,16 +34,9 @@ async fn an_order_keeps_its_traceparent_as_far_as_the_worker_and_in_its_dead_let
     let (reason, at) = ("it was meant to".to_owned(), order.accepted_at);
     let letter = DeadLetter { order_id: order.id, reason, body, at };
     shop.ports.queue.dead_letter(&[letter]).await.unwrap();
-    let redrive = DlqAction::Redrive { body: None };
-    redrive::act(
-        &shop.ports,
-        &DlqFilter::ALL,
-        &redrive,
-        &RedriveOptions::default(),
-        &mut |_, _| {},
-    )
-    .await
-    .unwrap();
+    let options = RedriveOptions::default();
+    let redrive = DlqAction::Redrive;
+    redrive::act(&shop.ports, &DlqFilter::ALL, redrive, &options, &mut |_, _| {}).await.unwrap();
     let again = queued(&shop).await;
     assert_eq!((again.id, again.trace), (order.id, order.trace));
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flux::config::Settings;
 use flux::core::engine::Ports;
 use flux::core::model::{Item, Order, SystemIdSource, decide};
-use flux::core::ports::dead_letters::DlqFilter;
+use flux::core::ports::dead_letters::{DlqAction, DlqFilter};
 use flux::core::ports::ledger::{Commit, Expect};
 use flux::core::ports::webhook_outbox::WebhookOutbox;
 use flux::webhooks::sender::Sender;
@@ -119,7 +119,8 @@ async fn an_event_that_the_shop_never_takes_is_a_dead_letter_and_holds_up_no_oth
     assert_eq!(counts, [100, 4, 1]);
 
     receiver.tell(|_, _, _| Reply::Status(200));
-    assert_eq!(stall.webhooks().redrive(&DlqFilter::ALL).await.unwrap(), 1);
+    let redriven = stall.webhooks().resolve_letters(&DlqFilter::ALL, DlqAction::Redrive).await;
+    assert_eq!(redriven.unwrap(), 1);
     stall.all_are_sent().await;
     assert_eq!(stall.webhooks().waiting().await.unwrap().dead_letters, 0);
     assert_eq!(receiver.got().len(), 105);

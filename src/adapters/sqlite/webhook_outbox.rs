@@ -14,10 +14,9 @@ use super::store::objects::{WEBHOOKS_PUT, webhook_triggers};
 use super::store::{Store, StoreError, state};
 use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, ItemId, Order, OrderId, Quantity, Timestamp, UserId};
-use crate::core::ports::dead_letters::DlqFilter;
+use crate::core::ports::dead_letters::{DlqAction, DlqFilter};
 use crate::core::ports::webhook_outbox::{
     AttemptResult, DeadEvent, DueEvent, Lease, OutboxBacklog, OutboxError, WebhookOutbox,
-    is_selected,
 };
 
 /// Interval at which a waiting `take` checks whether the file has changed.
@@ -180,25 +179,29 @@ impl WebhookOutbox for SqliteOutbox {
         Ok(self.store.read(move |c| letters(c, max)).await?)
     }
 
-    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
-        let which = which.clone();
+    async fn resolve_letters(
+        &self,
+        filter: &DlqFilter,
+        action: DlqAction,
+    ) -> Result<usize, OutboxError> {
+        let filter = filter.clone();
         let now = self.clock.now();
-        let redrive = move |tx: &Connection| {
-            let sql = "UPDATE webhooks SET due = ?, attempts = 0, dead_at = NULL, reason = NULL
-                WHERE place = ?";
-            let mut redrive = tx.prepare_cached(sql)?;
-            dead_seqs(tx, &which)?.iter().map(|seq| redrive.execute(params![now.0, seq])).sum()
+        let resolve = move |tx: &Connection| {
+            let seqs = dead_seqs(tx, &filter)?;
+            match action {
+                DlqAction::Redrive => {
+                    let sql = "UPDATE webhooks
+                        SET due = ?, attempts = 0, dead_at = NULL, reason = NULL WHERE place = ?";
+                    let mut redrive = tx.prepare_cached(sql)?;
+                    seqs.iter().map(|seq| redrive.execute(params![now.0, seq])).sum()
+                }
+                DlqAction::Drop => {
+                    let mut delete = tx.prepare_cached("DELETE FROM webhooks WHERE place = ?")?;
+                    seqs.iter().map(|seq| delete.execute([seq])).sum()
+                }
+            }
         };
-        Ok(self.store.write(redrive).await?)
-    }
-
-    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
-        let which = which.clone();
-        let drop = move |tx: &Connection| {
-            let mut drop = tx.prepare_cached("DELETE FROM webhooks WHERE place = ?")?;
-            dead_seqs(tx, &which)?.iter().map(|seq| drop.execute([seq])).sum()
-        };
-        Ok(self.store.write(drop).await?)
+        Ok(self.store.write(resolve).await?)
     }
 
     async fn waiting(&self) -> Result<OutboxBacklog, OutboxError> {
@@ -332,7 +335,7 @@ fn letters(c: &Connection, max: usize) -> rusqlite::Result<Vec<DeadEvent>> {
     rows.collect()
 }
 
-fn dead_seqs(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
+fn dead_seqs(tx: &Connection, filter: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
     let mut dead = tx.prepare_cached(
         "SELECT place, orders.id, reason FROM webhooks JOIN orders USING (place)
          WHERE dead_at IS NOT NULL",
@@ -340,8 +343,8 @@ fn dead_seqs(tx: &Connection, which: &DlqFilter) -> rusqlite::Result<Vec<i64>> {
     let mut rows = dead.query([])?;
     let mut seqs = Vec::new();
     while let Some(row) = rows.next()? {
-        let why = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
-        if is_selected(which, &OrderId::from_bytes(row.get(1)?), why) {
+        let reason = row.get_ref(2)?.as_str_or_null()?.unwrap_or_default();
+        if filter.matches(OrderId::from_bytes(row.get(1)?), reason) {
             seqs.push(row.get(0)?);
         }
     }

@@ -1,4 +1,4 @@
-//! What `flux dlq` prints of dead letters.
+//! The output of `flux dlq`.
 
 use std::fmt;
 
@@ -7,17 +7,16 @@ use serde::Serialize;
 
 use crate::core::engine::Ports;
 use crate::core::engine::redrive;
-use crate::core::engine::redrive::{DlqAction, DlqResult, RedriveOptions};
+use crate::core::engine::redrive::{DlqResult, RedriveOptions};
 use crate::core::model::OrderId;
 use crate::core::model::text::visible;
-use crate::core::ports::dead_letters::DeadLetter;
-use crate::core::ports::dead_letters::DlqFilter;
+use crate::core::ports::dead_letters::{DeadLetter, DlqAction, DlqFilter};
 use crate::telemetry::{remark, say};
 
-/// Characters of a letter's text that a person is shown.
+/// Characters of a letter's text that are printed unless the output is JSON.
 const SHOWN: usize = 200;
 
-/// Prints each letter, in full as a line of JSON if asked for.
+/// Prints each letter in one line, with `json` as JSON with its whole text.
 pub async fn list(ports: &Ports, reason: Option<&str>, json: bool) -> Result<()> {
     let mut printed = Ok(());
     let mut shown = 0_u64;
@@ -27,15 +26,15 @@ pub async fn list(ports: &Ports, reason: Option<&str>, json: bool) -> Result<()>
             printed = print(letter, json);
         }
     };
-    let unseen = redrive::list(ports, reason, &mut show).await?;
+    let unread = redrive::list(ports, reason, &mut show).await?;
     printed?;
-    if shown == 0 && unseen == 0 {
+    if shown == 0 && unread == 0 {
         remark(if reason.is_some() { "no such dead letters" } else { "no dead letters" });
     }
-    if unseen > 0 {
+    if unread > 0 {
         tracing::warn!(
-            "about {unseen} letters more are there: too many for one look, or somebody else is \
-             looking at them and gives them back within half a minute"
+            "about {unread} more letters not listed: more than one listing reads, or another \
+             process is reading them; those are visible again within 30 s"
         );
     }
     Ok(())
@@ -72,21 +71,21 @@ struct ResultCounts {
     failed: u64,
 }
 
-/// Does it, and prints what became of each letter, then the counts, unless it is all JSON. Whether
-/// nothing failed, and no letter that was named by its id was kept.
+/// Redrives or drops letters and prints the result for each, then, unless the output is JSON, their
+/// counts. Returns true if nothing failed and no letter selected by its id was kept.
 pub async fn act(
     ports: &Ports,
-    which: &DlqFilter,
-    action: &DlqAction,
+    filter: &DlqFilter,
+    action: DlqAction,
     options: &RedriveOptions,
     json: bool,
 ) -> Result<bool> {
     let dry_run = options.dry_run;
     let mut counts = ResultCounts::default();
     let mut printed = Ok(());
-    let mut tell = |order_id: OrderId, result: DlqResult| {
+    let mut report = |order_id: OrderId, result: DlqResult| {
         counts.add(&result);
-        // Goes on when nobody reads it any more: what was begun is done.
+        // If stdout is closed, the page being processed is completed before the command stops.
         let line = if json {
             say(serde_json::to_string(&JsonLine { order_id, result: &result, dry_run })
                 .unwrap_or_default())
@@ -99,22 +98,22 @@ pub async fn act(
             printed = line;
         }
     };
-    let ended = redrive::act(ports, which, action, options, &mut tell).await;
+    let ended = redrive::act(ports, filter, action, options, &mut report).await;
     printed?;
     if !json {
         say(format_args!("{counts}{}", if dry_run { " (dry run: nothing was done)" } else { "" }))?;
     }
-    let cut = ended?;
+    let more = ended?;
     if options.stop.is_cancelled() {
-        tracing::warn!("interrupted: the same command again goes on from there");
-    } else if cut {
-        tracing::warn!("not all letters were met; the same command again goes on from there");
+        tracing::warn!("interrupted; run the same command again to continue");
+    } else if more {
+        tracing::warn!("not all letters were read; run the same command again to continue");
     }
-    let named = matches!(which, DlqFilter::These(_));
-    Ok(counts.failed == 0 && !(named && counts.kept > 0))
+    let by_id = matches!(filter, DlqFilter::These(_));
+    Ok(counts.failed == 0 && !(by_id && counts.kept > 0))
 }
 
-/// A result, or what it would be.
+/// A result, or in a dry run the predicted one, as text.
 struct ResultText<'a> {
     result: &'a DlqResult,
     dry_run: bool,
@@ -162,11 +161,11 @@ impl fmt::Display for ResultCounts {
             (gone, "not there"),
             (failed, "failed"),
         ];
-        let mut said = counts.iter().filter(|(count, _)| *count > 0).peekable();
-        if said.peek().is_none() {
+        let mut nonzero = counts.iter().filter(|(count, _)| *count > 0).peekable();
+        if nonzero.peek().is_none() {
             return f.write_str("no such letters");
         }
-        let said: Vec<String> = said.map(|(count, what)| format!("{count} {what}")).collect();
-        f.write_str(&said.join(", "))
+        let parts: Vec<String> = nonzero.map(|(count, what)| format!("{count} {what}")).collect();
+        f.write_str(&parts.join(", "))
     }
 }

@@ -1,403 +1,384 @@
-//! What can be done about dead letters: look at them, send them again, drop them.
+//! Operations on dead letters: list them, send their orders again, drop them.
 //!
-//! Each is done letter by letter while the queue is walked through, so any number takes bounded
-//! memory, and what was done until an interruption stays done: the same again goes on from there.
+//! Letters are processed page by page, in bounded memory for any number of letters. Each page is
+//! complete before the next is read, so an interrupted operation can be repeated: it continues with
+//! the letters that are left.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Ports;
 use super::{dropped, message};
-use crate::core::model::{Decided, Decision, OrderId};
+use crate::core::model::{Decided, Decision, Order, OrderId};
+use crate::core::ports::dead_letters;
 use crate::core::ports::dead_letters::{
-    Became, DeadLetter, DlqFilter, LetterPlace, LetterVisitor, Letters, Wish, has,
+    DeadLetter, DlqAction, DlqCursor, DlqFilter, LetterHandle, LetterPosition, Resolution, Resolved,
 };
 use crate::core::ports::ledger::OrderRecord;
 use crate::core::ports::queue::QueueError;
 
-/// Letters that are shown, or done with, at a time. Less when they go at a pace.
-const TOGETHER: usize = 200;
-/// Letters that one listing looks at where the queue does not know the oldest.
-const LOOKED_AT_MAX: usize = 10_000;
-/// Bytes of letters in one page.
+/// Letters that are read and resolved at a time, at most.
+const PAGE: usize = 200;
+/// Letters that one listing reads where the queue does not return the oldest first.
+const READ_MAX: usize = 10_000;
+/// Bytes of letters in one page of a listing.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
-/// Orders of which is remembered that they were told about; it only saves telling twice.
-const TOLD_MAX: usize = 100_000;
+/// Order ids that are remembered to report each order once. Orders beyond it may be reported twice.
+const REPORTED_MAX: usize = 100_000;
+const WAITS_FOR_ANOTHER: &str =
+    "another order with its id was sent again; repeat this once that one is decided";
 
-/// What is done with the letters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DlqAction {
-    /// Sends the orders again under their own ids, as new arrivals, and drops the letters of those
-    /// that have their decision. `body` takes the place of the text of the one letter meant.
-    Redrive { body: Option<String> },
-    /// Drops the letters for good. Their orders, if they are undecided, become
-    /// [`Decision::Dropped`].
-    Drop,
-}
-
-/// How it is done.
+/// How letters are redriven or dropped.
 #[derive(Debug, Clone, Default)]
 pub struct RedriveOptions {
-    /// Only says what would be done.
+    /// The text to redrive in place of the body of the one letter selected.
+    pub body: Option<String>,
+    /// True if results are only predicted.
     pub dry_run: bool,
-    /// Letters a second, at most.
+    /// Letters per second, at most.
     pub rate: Option<u32>,
-    /// Ends once this many letters, or a few more, are done with.
-    pub most: Option<usize>,
-    /// Ends it between two looks.
+    /// The number of sent and deleted letters, or a few more, after which the operation ends.
+    pub max: Option<usize>,
+    /// Ends the operation before the next page.
     pub stop: CancellationToken,
 }
 
-/// What became of a letter, or in a dry run would.
+/// The result for one letter; in a dry run, the predicted result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(tag = "became", content = "why", rename_all = "snake_case")]
 pub enum DlqResult {
     SentAgain,
-    /// The order had its decision; the letter, if there still was one, was dropped.
+    /// The order was decided before. Its letter, if there was one, is deleted.
     AlreadyDecided,
     Dropped,
-    /// Still no order: the letter stays.
+    /// The letter stays because its text is no order.
     Kept(String),
-    /// There is no such letter (any more), or somebody else is looking at it.
+    /// There is no such letter, or another process is reading it.
     Gone,
-    /// The letter stays, and the same may be done again.
+    /// The letter stays, and the operation can be repeated.
     Failed(String),
 }
 
-/// Does it to each letter meant, and tells of each; whether there may be some that were not met.
-/// Idempotent: a letter that was done with is gone, and a second decision of an order is
-/// impossible. After an error, or when cancelled, the same again goes on from there; on SQS what was
-/// being looked at comes back after half a minute.
+/// Redrives or drops the selected letters and reports the result for each. Returns true if there
+/// may be selected letters that were not read.
+///
+/// Redriven orders keep their order ids and arrive as new; letters of decided orders are deleted
+/// instead. Idempotent: a resolved letter is gone, and no order is decided twice. After an error or
+/// a cancellation the same call continues with the letters that are left; on SQS, those that were
+/// being read are visible again after 30 s.
 pub async fn act(
     ports: &Ports,
-    which: &DlqFilter,
-    action: &DlqAction,
+    filter: &DlqFilter,
+    action: DlqAction,
     options: &RedriveOptions,
-    tell: &mut (dyn FnMut(OrderId, DlqResult) + Send),
+    report: &mut (dyn FnMut(OrderId, DlqResult) + Send),
 ) -> Result<bool, QueueError> {
+    let mut redrive = Redrive {
+        ports,
+        filter,
+        action,
+        options,
+        report,
+        reported: HashSet::new(),
+        done: 0,
+        next_page_at: Instant::now(),
+    };
     loop {
-        let mut errand = Errand::new(ports, which, action, options, &mut *tell);
-        let cut = ports.queue.walk_letters(&which.letters(), &mut errand).await?;
-        errand.publish().await;
-        let (done, over, met) = (errand.done, errand.is_over(), errand.told);
-        if let (DlqFilter::These(orders), false) = (which, cut) {
-            let gone: Vec<OrderId> =
-                orders.iter().filter(|id| !met.contains(id)).copied().collect();
-            let decided = decided_among(ports, action, options, gone.clone()).await?;
-            for id in gone {
-                // A drop that finds no letter does nothing.
-                let is_decided = *action != DlqAction::Drop && decided.contains_key(&id);
-                tell(id, if is_decided { DlqResult::AlreadyDecided } else { DlqResult::Gone });
-            }
+        let done_before = redrive.done;
+        redrive.reported.clear();
+        let mut cursor = ports.queue.dead_letter_cursor(filter, None);
+        let processed = redrive.process_all(&mut *cursor).await;
+        let more = cursor.close().await;
+        processed?;
+        if !more && let DlqFilter::These(orders) = filter {
+            redrive.report_missing(orders).await?;
         }
-        // More than one walk can hold: what it did made room.
-        if !cut || over || done == 0 || options.dry_run {
-            return Ok(cut);
+        // One pass may be too short for all letters. A pass that resolved some makes room.
+        if !more || redrive.is_over() || redrive.done == done_before || options.dry_run {
+            return Ok(more);
         }
     }
 }
 
-/// One walk in which letters are done with.
-struct Errand<'a> {
+struct Redrive<'a> {
     ports: &'a Ports,
-    which: &'a DlqFilter,
-    action: &'a DlqAction,
+    filter: &'a DlqFilter,
+    action: DlqAction,
     options: &'a RedriveOptions,
-    tell: &'a mut (dyn FnMut(OrderId, DlqResult) + Send),
-    /// Orders whose letters go because they have their decision.
-    decided: HashSet<OrderId>,
-    /// Orders that the queue has decided as dropped, and nobody has been told of.
-    dropped: Vec<OrderId>,
-    told: HashSet<OrderId>,
+    report: &'a mut (dyn FnMut(OrderId, DlqResult) + Send),
+    /// Orders that were reported in this pass.
+    reported: HashSet<OrderId>,
+    /// Letters sent or deleted.
     done: usize,
-    /// When the next letters may go.
-    next: Instant,
+    next_page_at: Instant,
 }
 
-impl<'a> Errand<'a> {
-    fn new(
-        ports: &'a Ports,
-        which: &'a DlqFilter,
-        action: &'a DlqAction,
-        options: &'a RedriveOptions,
-        tell: &'a mut (dyn FnMut(OrderId, DlqResult) + Send),
-    ) -> Self {
-        let (decided, dropped, told) = Default::default();
-        let next = Instant::now();
-        Self { ports, which, action, options, tell, decided, dropped, told, done: 0, next }
+/// What is to be done with one letter of a page.
+struct Work {
+    order_id: OrderId,
+    handle: LetterHandle,
+    resolution: Resolution,
+    /// True if the letter is deleted because its order was decided before.
+    is_decided: bool,
+}
+
+impl Redrive<'_> {
+    async fn process_all(&mut self, cursor: &mut dyn DlqCursor) -> Result<(), QueueError> {
+        while let Some(limit) = self.next_limit().await {
+            let Some(letters) = cursor.peek(limit).await? else { break };
+            self.process_page(cursor, &letters).await?;
+        }
+        Ok(())
     }
 
-    async fn publish(&mut self) {
-        dropped::publish(self.ports, std::mem::take(&mut self.dropped)).await;
+    /// Waits until the rate allows another page, and returns its size; `None` when the operation
+    /// ends. The wait is before the read, so that no letter is hidden from others for its duration.
+    async fn next_limit(&mut self) -> Option<usize> {
+        tokio::select! {
+            biased;
+            () = self.options.stop.cancelled() => {}
+            () = tokio::time::sleep_until(self.next_page_at) => {}
+        }
+        let left = self.options.max.map_or(PAGE, |max| max.saturating_sub(self.done));
+        let rate = self.options.rate.map_or(PAGE, |rate| rate as usize);
+        (!self.is_over()).then(|| PAGE.min(left).min(rate))
     }
 
     fn is_over(&self) -> bool {
-        self.options.stop.is_cancelled() || self.options.most.is_some_and(|most| self.done >= most)
+        self.options.stop.is_cancelled() || self.options.max.is_some_and(|max| self.done >= max)
     }
 
-    fn tell(&mut self, order: OrderId, result: DlqResult) {
-        if self.told.len() < TOLD_MAX && !self.told.insert(order) {
-            return;
+    async fn process_page(
+        &mut self,
+        cursor: &mut dyn DlqCursor,
+        letters: &[DeadLetter],
+    ) -> Result<(), QueueError> {
+        let work = self.plan(letters).await?;
+        if let Some(rate) = self.options.rate {
+            let time = Duration::from_secs(1) * work.len() as u32 / rate;
+            self.next_page_at = self.next_page_at.max(Instant::now()) + time;
         }
-        (self.tell)(order, result);
+        if self.options.dry_run {
+            self.done += work.len();
+            work.iter().for_each(|work| self.report_once(work.order_id, work.expected_result()));
+            return Ok(());
+        }
+        if work.is_empty() {
+            return Ok(());
+        }
+        let resolutions = work.iter().map(|work| (work.handle, work.resolution.clone())).collect();
+        let results = cursor.resolve(resolutions).await;
+        let mut dropped = Vec::new();
+        for (work, result) in work.iter().zip(&results) {
+            if matches!(result, Ok(Resolved::Dropped(Some(Decision::Dropped)))) && !work.is_decided
+            {
+                dropped.push(work.order_id);
+            }
+            self.done += usize::from(matches!(result, Ok(Resolved::Dropped(_) | Resolved::Sent)));
+            self.report_once(work.order_id, work.result(result));
+        }
+        dropped::publish(self.ports, dropped).await;
+        // If a whole page fails, further pages would most likely fail too.
+        if results.iter().all(Result::is_err)
+            && let Some(Err(e)) = results.into_iter().next()
+        {
+            return Err(e);
+        }
+        Ok(())
     }
 
-    /// Whether the letter's order has its decision. It has not if another request under its id has:
-    /// the worker that receives it again dead-letters it under an id of its own. One that was
-    /// dropped just now, or before its letter went, is still to be dropped.
+    async fn plan(&mut self, letters: &[DeadLetter]) -> Result<Vec<Work>, QueueError> {
+        let mut selected: Vec<(LetterHandle, &DeadLetter)> = letters.iter().enumerate().collect();
+        selected.retain(|(_, letter)| self.filter.matches(letter.order_id, &letter.reason));
+        if self.action == DlqAction::Drop && !self.options.dry_run {
+            let letters: Vec<&DeadLetter> = selected.iter().map(|(_, letter)| *letter).collect();
+            dropped::record(self.ports, &letters).await?;
+        }
+        let ids: Vec<OrderId> = selected.iter().map(|(_, letter)| letter.order_id).collect();
+        let decided = self.decided_among(&ids).await?;
+        let mut work = Vec::with_capacity(selected.len());
+        for (handle, letter) in selected {
+            let order_id = letter.order_id;
+            let is_decided = self.is_decided(letter, &decided);
+            let resolution = match self.action {
+                DlqAction::Redrive if !is_decided => self.order_of(letter).map(Resolution::Resend),
+                DlqAction::Redrive | DlqAction::Drop => Ok(Resolution::Drop),
+            };
+            match resolution {
+                Ok(resolution) => work.push(Work { order_id, handle, resolution, is_decided }),
+                Err(why) => self.report_once(order_id, DlqResult::Kept(why)),
+            }
+        }
+        Ok(work)
+    }
+
+    /// Returns those of these orders that are decided, after their events are in the outbox: the
+    /// worker that decided an order may have died before it put the event, and the letter, whose
+    /// deletion follows, is the last trace of it. A queue that itself decides what it drops needs
+    /// no lookup for a drop.
+    async fn decided_among(
+        &mut self,
+        orders: &[OrderId],
+    ) -> Result<HashMap<OrderId, Decided>, QueueError> {
+        let needed = self.action == DlqAction::Redrive || !self.ports.queue.decides_dropped();
+        if !needed || orders.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let found = self.ports.ledger.find(orders).await;
+        let found =
+            found.map_err(|e| QueueError::Busy(format!("decisions cannot be read: {e}")))?;
+        let decided: Vec<Decided> =
+            found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
+        if let Some(outbox) = self.ports.outbox_before_ack().filter(|_| !self.options.dry_run) {
+            outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
+        }
+        Ok(decided.into_iter().map(|decided| (decided.order.id, decided)).collect())
+    }
+
+    /// Whether the order in the letter was decided before. False if the decision under its order id
+    /// belongs to another request: then the worker that receives the order dead-letters it under an
+    /// id of its own. False also for a drop of a dropped order: that decision is this drop's own,
+    /// or that of an earlier drop which ended before it deleted the letter.
     fn is_decided(&self, letter: &DeadLetter, decided: &HashMap<OrderId, Decided>) -> bool {
         let Some(Decided { order, decision, .. }) = decided.get(&letter.order_id) else {
             return false;
         };
-        if (self.action, *decision) == (&DlqAction::Drop, Decision::Dropped) {
+        if self.action == DlqAction::Drop && *decision == Decision::Dropped {
             return false;
         }
-        let now = self.ports.clock.now();
-        let own = message::repair(&letter.body, letter.order_id, now, &self.ports.order_ids);
-        own.map_or(true, |own| own.same_request(order))
+        self.parse(&letter.body, letter.order_id).map_or(true, |own| own.same_request(order))
     }
 
-    /// What would become of a letter of an undecided order.
-    fn wish(&self, letter: &DeadLetter) -> Result<Wish, String> {
-        let DlqAction::Redrive { body } = self.action else { return Ok(Wish::Drop) };
-        let text = body.as_deref().unwrap_or(&letter.body);
-        let now = self.ports.clock.now();
-        message::repair(text, letter.order_id, now, &self.ports.order_ids).map(Wish::Send)
+    /// The order to send in place of a letter, or why there is none.
+    fn order_of(&self, letter: &DeadLetter) -> Result<Order, String> {
+        let text = self.options.body.as_deref().unwrap_or(&letter.body);
+        self.parse(text, letter.order_id)
+    }
+
+    fn parse(&self, text: &str, id: OrderId) -> Result<Order, String> {
+        message::repair(text, id, self.ports.clock.now(), &self.ports.order_ids)
+    }
+
+    fn report_once(&mut self, order: OrderId, result: DlqResult) {
+        if self.reported.len() >= REPORTED_MAX || self.reported.insert(order) {
+            (self.report)(order, result);
+        }
+    }
+
+    /// Reports the orders for which a complete pass found no letter.
+    async fn report_missing(&mut self, orders: &[OrderId]) -> Result<(), QueueError> {
+        let mut missing = orders.to_vec();
+        missing.retain(|id| !self.reported.contains(id));
+        let decided = self.decided_among(&missing).await?;
+        for id in missing {
+            // A drop without a letter changes nothing, whatever the order's state is.
+            let is_decided = self.action == DlqAction::Redrive && decided.contains_key(&id);
+            let result = if is_decided { DlqResult::AlreadyDecided } else { DlqResult::Gone };
+            (self.report)(id, result);
+        }
+        Ok(())
     }
 }
 
-/// Those of these orders that have their decision. Before the letters of such orders go, for whatever
-/// reason, the shop is told of them. For a queue that decides what it drops nobody needs to know.
-async fn decided_among(
-    ports: &Ports,
-    action: &DlqAction,
-    options: &RedriveOptions,
-    orders: Vec<OrderId>,
-) -> Result<HashMap<OrderId, Decided>, QueueError> {
-    let asked = *action != DlqAction::Drop || !ports.queue.decides_dropped();
-    if !asked || orders.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let found = ports.ledger.find(&orders).await;
-    let found = found.map_err(|e| QueueError::Busy(format!("decisions cannot be read: {e}")))?;
-    let decided: Vec<Decided> =
-        found.into_iter().flatten().filter_map(OrderRecord::decided).collect();
-    // Whoever decided these may have died before the shop was told, and their letters go.
-    if let Some(outbox) = ports.outbox_before_ack().filter(|_| !options.dry_run) {
-        outbox.put(&decided).await.map_err(|e| QueueError::Busy(e.to_string()))?;
-    }
-    Ok(decided.into_iter().map(|decided| (decided.order.id, decided)).collect())
-}
-
-#[async_trait]
-impl LetterVisitor for Errand<'_> {
-    async fn more(&mut self) -> Option<usize> {
-        self.publish().await;
-        tokio::select! {
-            biased;
-            () = self.options.stop.cancelled() => {}
-            () = tokio::time::sleep_until(self.next) => {}
+impl Work {
+    fn expected_result(&self) -> DlqResult {
+        match self.resolution {
+            Resolution::Drop if self.is_decided => DlqResult::AlreadyDecided,
+            Resolution::Drop => DlqResult::Dropped,
+            Resolution::Resend(_) => DlqResult::SentAgain,
         }
-        let left = self.options.most.map_or(TOGETHER, |most| most.saturating_sub(self.done));
-        let pace = self.options.rate.map_or(TOGETHER, |rate| rate as usize);
-        (!self.is_over()).then(|| TOGETHER.min(left).min(pace))
     }
 
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
-        let meant = letters.iter().filter(|letter| self.which.means(letter));
-        if *self.action == DlqAction::Drop && !self.options.dry_run {
-            dropped::record(self.ports, meant.clone()).await?;
+    fn result(&self, result: &Result<Resolved, QueueError>) -> DlqResult {
+        match result {
+            Ok(Resolved::Dropped(_)) if self.is_decided => DlqResult::AlreadyDecided,
+            Ok(Resolved::Dropped(None | Some(Decision::Dropped))) => DlqResult::Dropped,
+            Ok(Resolved::Dropped(Some(_))) => DlqResult::AlreadyDecided,
+            Ok(Resolved::Sent) => DlqResult::SentAgain,
+            Ok(Resolved::Kept) => DlqResult::Kept(WAITS_FOR_ANOTHER.to_owned()),
+            Ok(Resolved::Gone) => DlqResult::Gone,
+            Err(e) => DlqResult::Failed(e.to_string()),
         }
-        let meant = meant.map(|letter| letter.order_id).collect();
-        let decided = decided_among(self.ports, self.action, self.options, meant).await?;
-        let mut wishes = Vec::with_capacity(letters.len());
-        let mut going = 0;
-        for letter in letters {
-            let id = letter.order_id;
-            let wish = match (self.which.means(letter), self.is_decided(letter, &decided)) {
-                (false, _) => Ok(Wish::Keep),
-                (true, true) => {
-                    self.decided.insert(id);
-                    Ok(Wish::Drop)
-                }
-                (true, false) => self.wish(letter),
-            };
-            going += u32::from(!matches!(wish, Ok(Wish::Keep) | Err(_)));
-            match wish {
-                Err(why) => {
-                    self.tell(id, DlqResult::Kept(why));
-                    wishes.push(Wish::Keep);
-                }
-                Ok(wish) if self.options.dry_run => {
-                    self.would(id, &wish);
-                    wishes.push(Wish::Keep);
-                }
-                Ok(wish) => wishes.push(wish),
-            }
-        }
-        if let Some(rate) = self.options.rate {
-            let time = Duration::from_secs(1) * going / rate;
-            self.next = self.next.max(Instant::now()) + time;
-        }
-        Ok(wishes)
-    }
-
-    fn became(&mut self, order: OrderId, became: Became) {
-        self.done += usize::from(matches!(became, Became::Dropped(_) | Became::Sent));
-        let result = match became {
-            Became::Dropped(_) if self.decided.remove(&order) => DlqResult::AlreadyDecided,
-            Became::Dropped(Some(Decision::Dropped)) => {
-                self.dropped.push(order);
-                DlqResult::Dropped
-            }
-            Became::Dropped(Some(_)) => DlqResult::AlreadyDecided,
-            Became::Dropped(None) => DlqResult::Dropped,
-            Became::Sent => DlqResult::SentAgain,
-            Became::Gone => DlqResult::Gone,
-            Became::Failed(e) => DlqResult::Failed(e.to_string()),
-        };
-        self.tell(order, result);
     }
 }
 
-impl Errand<'_> {
-    fn would(&mut self, order: OrderId, wish: &Wish) {
-        let result = match wish {
-            Wish::Keep => return,
-            Wish::Drop if self.decided.remove(&order) => DlqResult::AlreadyDecided,
-            Wish::Drop => DlqResult::Dropped,
-            Wish::Send(_) => DlqResult::SentAgain,
-        };
-        self.done += 1;
-        self.tell(order, result);
-    }
-}
-
-/// Letters in the order of their places, and behind which the next page begins, if there may be
-/// one.
+/// Letters in the order of their positions, and the position after which the next page begins, if
+/// there may be one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub letters: Vec<DeadLetter>,
-    pub next: Option<LetterPlace>,
+    pub next: Option<LetterPosition>,
 }
 
-/// The first `limit` letters behind a place, with `reason` in their reason; fewer if they are
-/// large. Where the queue does not know the oldest, the first of the 10,000 that it shows.
+/// The first `limit` letters after a position whose reason contains `reason`; fewer if they are
+/// large. Where the queue does not return the oldest first, the first of the 10,000 it returns.
 pub async fn page(
     ports: &Ports,
     reason: Option<&str>,
-    after: Option<LetterPlace>,
+    after: Option<LetterPosition>,
     limit: usize,
 ) -> Result<Page, QueueError> {
     let in_order = ports.queue.limits().letters_in_order;
-    let found = BTreeMap::new();
-    let mut reader = Reader {
-        reason,
-        after,
-        limit,
-        in_order,
-        found,
-        bytes: 0,
-        met: 0,
-        last: after,
-        full: false,
-    };
-    let cut = ports.queue.walk_letters(&Letters::After(after), &mut reader).await?;
-    let (last, full, looked) = (reader.last, reader.full, reader.met >= LOOKED_AT_MAX);
-    let letters: Vec<DeadLetter> = reader.found.into_values().collect();
-    let next = match letters.last() {
-        Some(letter) if full => Some(letter.place()),
-        // Nothing of what was looked at so far, and there is more behind it.
-        _ if in_order && cut && looked => last,
-        _ => None,
-    };
-    Ok(Page { letters, next })
-}
-
-/// Finds the first letters behind a place.
-struct Reader<'a> {
-    reason: Option<&'a str>,
-    after: Option<LetterPlace>,
-    limit: usize,
-    in_order: bool,
-    found: BTreeMap<LetterPlace, DeadLetter>,
-    bytes: usize,
-    met: usize,
-    last: Option<LetterPlace>,
-    /// There are more than have room in the page.
-    full: bool,
-}
-
-#[async_trait]
-impl LetterVisitor for Reader<'_> {
-    async fn more(&mut self) -> Option<usize> {
-        let enough = self.met >= LOOKED_AT_MAX || self.in_order && self.full;
-        (!enough).then_some(TOGETHER)
-    }
-
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
+    let filter = DlqFilter::All { reason: reason.map(str::to_owned) };
+    let mut found: BTreeMap<LetterPosition, DeadLetter> = BTreeMap::new();
+    let mut bytes = 0;
+    let mut read = 0;
+    let mut last = after;
+    let mut is_full = false;
+    let collect = |letters: Vec<DeadLetter>| {
+        read += letters.len();
         for letter in letters {
-            self.met += 1;
-            self.last = self.last.max(Some(letter.place()));
-            if Some(letter.place()) > self.after && has(letter, self.reason) {
-                self.bytes += letter.body.len();
-                let twice = self.found.insert(letter.place(), letter.clone());
-                self.bytes -= twice.map_or(0, |letter| letter.body.len());
+            let position = letter.position();
+            last = last.max(Some(position));
+            if Some(position) > after && filter.matches(letter.order_id, &letter.reason) {
+                bytes += letter.body.len();
+                let duplicate = found.insert(position, letter);
+                bytes -= duplicate.map_or(0, |letter| letter.body.len());
             }
-            while self.found.len() > self.limit || self.bytes > PAGE_BYTES && self.found.len() > 1 {
-                let Some((_, beyond)) = self.found.pop_last() else { break };
-                self.bytes -= beyond.body.len();
-                self.full = true;
+            while found.len() > limit || bytes > PAGE_BYTES && found.len() > 1 {
+                let Some((_, beyond)) = found.pop_last() else { break };
+                bytes -= beyond.body.len();
+                is_full = true;
             }
         }
-        Ok(vec![Wish::Keep; letters.len()])
-    }
-
-    fn became(&mut self, _: OrderId, _: Became) {}
+        if read >= READ_MAX || in_order && is_full { 0 } else { PAGE }
+    };
+    let more = dead_letters::scan(&*ports.queue, after, PAGE, collect).await?;
+    let next = match found.last_key_value() {
+        Some((position, _)) if is_full => Some(*position),
+        // The matching letters are behind those that one listing reads.
+        _ if in_order && more && read >= READ_MAX => last,
+        _ => None,
+    };
+    Ok(Page { letters: found.into_values().collect(), next })
 }
 
-/// Shows each letter with `reason` in its reason, in the order in which the queue shows them, each
-/// order's once. Returns about how many letters are there and were not met: too many for one look,
-/// or looked at by somebody else just now.
+/// Passes each letter whose reason contains `reason` to `show`, in the order in which the queue
+/// returns them, once for each order. Returns about how many letters were not read: too many for
+/// one pass, or being read by another process.
 pub async fn list(
     ports: &Ports,
     reason: Option<&str>,
     show: &mut (dyn FnMut(&DeadLetter) + Send),
 ) -> Result<u64, QueueError> {
-    let mut lister = Lister { reason, show, met: 0, shown: HashSet::new() };
-    ports.queue.walk_letters(&Letters::After(None), &mut lister).await?;
-    let there = ports.queue.backlog().await?.dead_letters;
-    Ok(there.saturating_sub(lister.met))
-}
-
-struct Lister<'a> {
-    reason: Option<&'a str>,
-    show: &'a mut (dyn FnMut(&DeadLetter) + Send),
-    met: u64,
-    shown: HashSet<OrderId>,
-}
-
-#[async_trait]
-impl LetterVisitor for Lister<'_> {
-    async fn more(&mut self) -> Option<usize> {
-        Some(TOGETHER)
-    }
-
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
-        for letter in letters {
-            self.met += 1;
-            let new = self.shown.len() >= TOLD_MAX || self.shown.insert(letter.order_id);
-            if new && has(letter, self.reason) {
-                (self.show)(letter);
+    let filter = DlqFilter::All { reason: reason.map(str::to_owned) };
+    let mut read = 0_u64;
+    let mut shown: HashSet<OrderId> = HashSet::new();
+    let visit = |letters: Vec<DeadLetter>| {
+        read += letters.len() as u64;
+        for letter in &letters {
+            let is_new = shown.len() >= REPORTED_MAX || shown.insert(letter.order_id);
+            if is_new && filter.matches(letter.order_id, &letter.reason) {
+                show(letter);
             }
         }
-        Ok(vec![Wish::Keep; letters.len()])
-    }
-
-    fn became(&mut self, _: OrderId, _: Became) {}
+        PAGE
+    };
+    dead_letters::scan(&*ports.queue, None, PAGE, visit).await?;
+    let there = ports.queue.backlog().await?.dead_letters;
+    Ok(there.saturating_sub(read))
 }

@@ -1,122 +1,42 @@
-//! Dead letters, and what somebody who looks through them wants of each.
+//! Dead letters, and the cursor that reads and resolves them.
 
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::queue::QueueError;
+use super::queue::{Queue, QueueError};
 use crate::core::model::{Decision, Order, OrderId, Timestamp, as_rfc3339};
 
-/// An order, or a thing that should have been one, that could not be decided.
+/// An order, or a text that is no order, that could not be decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadLetter {
     pub order_id: OrderId,
     pub reason: String,
-    /// What the queue delivered: the text of one order object, or what came in its place.
+    /// The JSON text of one order, or the text that was received instead of one.
     pub body: String,
     #[serde(serialize_with = "as_rfc3339")]
     pub at: Timestamp,
 }
 
-/// One line in the log for letters that were written together, however many.
-pub fn tell(letters: &[DeadLetter]) {
-    let Some(DeadLetter { order_id, reason, .. }) = letters.first() else { return };
-    let more = letters.len() - 1;
-    tracing::error!(%order_id, more, "dead letter: {reason}; flux dlq list tells more");
-}
-
-/// Where a letter stands among the others.
-pub type LetterPlace = (Timestamp, OrderId);
+/// The sort key of dead letters: oldest first.
+pub type LetterPosition = (Timestamp, OrderId);
 
 impl DeadLetter {
-    pub fn place(&self) -> LetterPlace {
+    pub fn position(&self) -> LetterPosition {
         (self.at, self.order_id)
     }
 }
 
-/// Which letters a walk is for. A queue that cannot look for them shows others as well.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Letters {
-    /// All, or those behind a place.
-    After(Option<LetterPlace>),
-    These(Vec<OrderId>),
+/// Logs one line for any number of letters that were written together.
+pub fn log_written(letters: &[DeadLetter]) {
+    let Some(DeadLetter { order_id, reason, .. }) = letters.first() else { return };
+    let more = letters.len() - 1;
+    tracing::error!(%order_id, more, "dead letter: {reason}; see flux dlq list");
 }
 
-/// What is to become of a letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    Keep,
-    /// For good. Its order becomes [`Decision::Dropped`], see [`super::queue::Queue::decides_dropped`].
-    Drop,
-    /// Into the queue as this order, whose id is the letter's.
-    Send(Order),
-}
-
-/// What became of a letter that was not to be kept.
-#[derive(Debug, Clone)]
-pub enum Became {
-    /// Gone for good. The decision of its order, where the queue's store has one.
-    Dropped(Option<Decision>),
-    /// Durable in the queue; the letter is gone, or is met again some other time.
-    Sent,
-    /// Somebody else took the letter meanwhile.
-    Gone,
-    /// The letter is still there; whether the order is in the queue says the error.
-    Failed(QueueError),
-}
-
-/// Somebody who looks through the dead letters.
-#[async_trait]
-pub trait LetterVisitor: Send {
-    /// Called before each look: how many letters, about, it may bring; `None` ends the walk. Takes
-    /// its time, if the letters are to go slowly: nothing is hidden for its sake meanwhile.
-    async fn more(&mut self) -> Option<usize>;
-
-    /// What is to become of each of these, in the order given.
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError>;
-
-    fn became(&mut self, order: OrderId, became: Became);
-}
-
-/// Keeps all, and remembers the first of them.
-pub struct Listing {
-    max: usize,
-    letters: Vec<DeadLetter>,
-}
-
-impl Listing {
-    pub fn new(max: usize) -> Self {
-        Self { max, letters: Vec::new() }
-    }
-
-    pub fn sorted(mut self) -> Vec<DeadLetter> {
-        self.letters.sort_by_key(DeadLetter::place);
-        self.letters.truncate(self.max);
-        self.letters
-    }
-}
-
-#[async_trait]
-impl LetterVisitor for Listing {
-    async fn more(&mut self) -> Option<usize> {
-        self.max.checked_sub(self.letters.len()).filter(|left| *left > 0)
-    }
-
-    async fn judge(&mut self, letters: &[DeadLetter]) -> Result<Vec<Wish>, QueueError> {
-        for letter in letters {
-            if !self.letters.iter().any(|known| known.order_id == letter.order_id) {
-                self.letters.push(letter.clone());
-            }
-        }
-        Ok(vec![Wish::Keep; letters.len()])
-    }
-
-    fn became(&mut self, _: OrderId, _: Became) {}
-}
-
-/// Which letters are meant.
+/// Selects dead letters, of orders and of webhook events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DlqFilter {
-    /// All; or those in whose reason this text stands.
+    /// All letters, or those whose reason contains this text.
     All {
         reason: Option<String>,
     },
@@ -126,21 +46,98 @@ pub enum DlqFilter {
 impl DlqFilter {
     pub const ALL: DlqFilter = DlqFilter::All { reason: None };
 
-    pub fn letters(&self) -> Letters {
+    pub fn matches(&self, order: OrderId, reason: &str) -> bool {
         match self {
-            DlqFilter::All { .. } => Letters::After(None),
-            DlqFilter::These(orders) => Letters::These(orders.clone()),
-        }
-    }
-
-    pub fn means(&self, letter: &DeadLetter) -> bool {
-        match self {
-            DlqFilter::All { reason } => has(letter, reason.as_deref()),
-            DlqFilter::These(orders) => orders.contains(&letter.order_id),
+            DlqFilter::All { reason: wanted } => {
+                wanted.as_deref().is_none_or(|text| reason.contains(text))
+            }
+            DlqFilter::These(orders) => orders.contains(&order),
         }
     }
 }
 
-pub fn has(letter: &DeadLetter, reason: Option<&str>) -> bool {
-    reason.is_none_or(|text| letter.reason.contains(text))
+/// What a user does with dead letters, of orders and of webhook events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DlqAction {
+    /// Puts them into their queue again.
+    Redrive,
+    /// Deletes them for good. An undecided order becomes [`Decision::Dropped`].
+    Drop,
+}
+
+/// What a queue does with one dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolution {
+    /// Deletes the letter. See [`Queue::decides_dropped`] for the decision of its order.
+    Drop,
+    /// Makes this order durable in the queue, then deletes the letter. The order has the letter's
+    /// order id.
+    Resend(Order),
+}
+
+/// The result of a [`Resolution`]. After an error the letter is still there; the error says whether
+/// the order is in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolved {
+    /// The letter is deleted. Holds the decision of its order, if the queue's store has one.
+    Dropped(Option<Decision>),
+    /// The order is durable in the queue. The letter is deleted, or a later pass finds it again.
+    Sent,
+    /// The letter stays: another order with its id was sent in this pass and has to be decided
+    /// first.
+    Kept,
+    /// Another process deleted the letter since it was read.
+    Gone,
+}
+
+/// The index of a letter in the page that [`DlqCursor::peek`] returned last.
+pub type LetterHandle = usize;
+
+/// One pass through the dead letters, in bounded memory for any number of letters. Two passes at
+/// the same time lose no letter, but one may not return letters that the other has read.
+///
+/// Not safe to cancel: letters may stay hidden from other readers for 30 s. The same applies to a
+/// cursor that is dropped without [`DlqCursor::close`].
+#[async_trait]
+pub trait DlqCursor: Send {
+    /// Reads about `limit` further letters; none of them changes. A page may be empty before the
+    /// end. `None` when all letters were read, or as many as one pass can hold.
+    async fn peek(&mut self, limit: usize) -> Result<Option<Vec<DeadLetter>>, QueueError>;
+
+    /// Resolves letters of the last page, each at most once, and returns one result for each, in
+    /// the order given. Letters without a resolution stay. Safe to repeat in another pass.
+    async fn resolve(
+        &mut self,
+        work: Vec<(LetterHandle, Resolution)>,
+    ) -> Vec<Result<Resolved, QueueError>>;
+
+    /// Ends the pass: the letters that it read and did not resolve are visible to other readers
+    /// again. Returns true if there may be letters that the pass did not return.
+    async fn close(self: Box<Self>) -> bool;
+}
+
+/// Reads the letters after a position page by page, beginning with a page of `limit` letters.
+/// `visit` returns the size of the next page; 0 ends the scan. Returns true if there may be letters
+/// that were not visited.
+pub async fn scan<Q: Queue + ?Sized>(
+    queue: &Q,
+    after: Option<LetterPosition>,
+    limit: usize,
+    mut visit: impl FnMut(Vec<DeadLetter>) -> usize + Send,
+) -> Result<bool, QueueError> {
+    let mut cursor = queue.dead_letter_cursor(&DlqFilter::ALL, after);
+    let mut limit = limit;
+    let mut read = Ok(());
+    while limit > 0 {
+        match cursor.peek(limit).await {
+            Ok(Some(letters)) => limit = visit(letters),
+            Ok(None) => break,
+            Err(e) => {
+                read = Err(e);
+                break;
+            }
+        }
+    }
+    let more = cursor.close().await;
+    read.map(|()| more)
 }

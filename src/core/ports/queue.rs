@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::dead_letters::{DeadLetter, LetterVisitor, Letters};
+use super::dead_letters;
+use super::dead_letters::{DeadLetter, DlqCursor, DlqFilter, LetterPosition};
 use crate::core::model::{Order, OrderId, Timestamp};
 
 /// Why a call, or one entry of it, failed, by what the caller can do about it.
@@ -85,7 +86,7 @@ pub struct QueueLimits {
     pub send: usize,
     /// The most sends in progress at once.
     pub sends_in_flight: usize,
-    /// True if [`Queue::walk_letters`] visits the oldest first.
+    /// True if [`Queue::dead_letter_cursor`] reads the oldest letters first.
     pub letters_in_order: bool,
 }
 
@@ -118,19 +119,16 @@ pub trait Queue: Debug + Display + Send + Sync {
     /// contained them be acknowledged. Idempotent by order id if the queue can compare ids.
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError>;
 
-    /// Shows dead letters to the visitor, a few at a time, and does with each what it wishes. What
-    /// it keeps is as before. Two walks at once may miss what the other is looking at. Returns
-    /// whether there may be letters that it did not meet: the visitor ended it, or there are more
-    /// than one walk can hold. Safe to repeat after any error. Not safe to cancel: what was being
-    /// looked at may stay hidden from others for half a minute.
-    async fn walk_letters(
+    /// Begins a pass through the letters that match, or, with [`DlqFilter::All`], those of them
+    /// after a position. A queue that cannot search returns other letters as well.
+    fn dead_letter_cursor(
         &self,
-        letters: &Letters,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError>;
+        filter: &DlqFilter,
+        after: Option<LetterPosition>,
+    ) -> Box<dyn DlqCursor + '_>;
 
     /// True if dropping a letter decides its order as dropped in the same write. Otherwise the
-    /// caller of [`Queue::walk_letters`] must have it decided before it wishes [`Wish::Drop`].
+    /// caller must record the decision before [`Resolution::Drop`](dead_letters::Resolution::Drop).
     fn decides_dropped(&self) -> bool {
         false
     }
@@ -141,11 +139,21 @@ pub trait Queue: Debug + Display + Send + Sync {
         Ok(())
     }
 
-    /// At most `max` dead letters, oldest first if the queue knows their age.
+    /// At most `max` dead letters, one for each order, oldest first as far as the queue can tell.
     async fn dead_letters(&self, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        let mut listing = super::dead_letters::Listing::new(max);
-        self.walk_letters(&Letters::After(None), &mut listing).await?;
-        Ok(listing.sorted())
+        let mut found: Vec<DeadLetter> = Vec::new();
+        let collect = |letters: Vec<DeadLetter>| {
+            for letter in letters {
+                if found.iter().all(|known| known.order_id != letter.order_id) {
+                    found.push(letter);
+                }
+            }
+            max.saturating_sub(found.len())
+        };
+        dead_letters::scan(self, None, max, collect).await?;
+        found.sort_by_key(DeadLetter::position);
+        found.truncate(max);
+        Ok(found)
     }
 
     /// The position of a queued order; `None` if it is not queued, or the queue does not know.

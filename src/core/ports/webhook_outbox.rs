@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
-use super::dead_letters::DlqFilter;
+use super::dead_letters::{DlqAction, DlqFilter};
 use crate::core::model::{Decided, OrderId, Timestamp, as_rfc3339};
 
 /// Why a call failed, by what the caller can do about it. All calls may be repeated: the receiver
@@ -111,20 +111,14 @@ pub trait WebhookOutbox: Debug + Display + Send + Sync {
     /// At most `max` dead letters, oldest first if the store knows their age.
     async fn dead_letters(&self, max: usize) -> Result<Vec<DeadEvent>, OutboxError>;
 
-    /// Makes dead letters due again, with no attempts counted; returns how many. Safe to repeat.
-    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
-
-    /// Deletes dead letters; returns how many.
-    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError>;
+    /// Makes the selected dead letters due again with no attempts, or deletes them for good. Returns
+    /// the number of their orders. Safe to repeat.
+    async fn resolve_letters(
+        &self,
+        filter: &DlqFilter,
+        action: DlqAction,
+    ) -> Result<usize, OutboxError>;
 
     /// The contents of the outbox.
     async fn waiting(&self) -> Result<OutboxBacklog, OutboxError>;
-}
-
-/// True if the filter includes the dead letter of this order, with the reason `why`.
-pub fn is_selected(which: &DlqFilter, order: &OrderId, why: &str) -> bool {
-    match which {
-        DlqFilter::All { reason } => reason.as_deref().is_none_or(|text| why.contains(text)),
-        DlqFilter::These(orders) => orders.contains(order),
-    }
 }

@@ -2,14 +2,15 @@
 //!
 //! A letter that flux wrote is one message, with its order id and reason as message attributes. A
 //! message that SQS moved there after too many receives has none, and may hold many orders: each
-//! is shown as a letter of its own. Looking through the queue means receiving all of it; what is
-//! not wanted is given back at the end.
+//! is a letter of its own. SQS cannot list messages, only receive them, which hides them from other
+//! readers: a pass makes the letters that it did not resolve visible again at its end.
 
 use std::collections::HashSet;
 use std::collections::hash_map::{Entry, HashMap, RandomState};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use aws_sdk_sqs::types::{
     Message, MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry,
 };
@@ -21,22 +22,21 @@ use super::{BATCH, SEND_ATTEMPTS, SqsQueue, fresh_id, queue_error, queue_name, r
 use crate::adapters::aws::client::{Fault, repeat_at_most};
 use crate::core::engine::message;
 use crate::core::model::{Order, OrderId, Timestamp};
-use crate::core::ports::dead_letters::{Became, DeadLetter, LetterVisitor, Wish};
+use crate::core::ports::dead_letters::{DeadLetter, DlqCursor, LetterHandle, Resolution, Resolved};
 use crate::core::ports::queue::{Queue, QueueError, Receipt};
 
-/// How long letters are hidden from others while the queue is looked through; and for so long
-/// after a walk that was killed.
-const LOOK: Duration = Duration::from_secs(30);
-/// Messages that one walk meets at most: what is not wanted of them is hidden until its end.
-const MET_MAX: usize = 10_000;
-/// The shortest wait by which SQS asks all of its servers (Amazon SQS Developer Guide, "Amazon SQS
-/// short and long polling"): an empty answer means that nothing is left.
+/// How long a letter that was read is hidden from other readers, unless the pass ends before.
+const HIDDEN: Duration = Duration::from_secs(30);
+/// Messages that one pass reads, at most: those that it does not resolve are hidden until its end.
+const READ_MAX: usize = 10_000;
+/// The shortest wait for which SQS queries all of its servers (Amazon SQS Developer Guide, "Amazon
+/// SQS short and long polling"): an empty response means that no visible message is left.
 const WAIT: Duration = Duration::from_secs(1);
 /// A request's messages with their attributes, in bytes (Amazon SQS Developer Guide, "Message
 /// quotas").
 const REQUEST_BYTES: usize = 1024 * 1024;
 const REASON_CHARS: usize = 300;
-/// Names, types and values of a letter's attributes take less than this, in bytes.
+/// Upper bound of the names, types and values of a letter's attributes, in bytes.
 const ATTRIBUTE_BYTES: usize = 4 * REASON_CHARS + 200;
 const RECEIVED_TOO_OFTEN: &str = "received too often";
 
@@ -46,43 +46,47 @@ struct DeadMessage {
     letters: Vec<DeadLetter>,
 }
 
-/// A walk through the dead-letter queue.
-#[derive(Default)]
-struct Look {
-    /// Messages, by their ids.
-    met: HashSet<String>,
-    /// How many were met again since the last new one.
-    again: usize,
-    /// Orders that were sent again, with a digest of what each asks for.
-    sent: HashMap<OrderId, u64>,
-    digests: RandomState,
-    /// What was received, and when, and is not taken away.
-    keep: HashMap<Receipt, Instant>,
+/// A pass through the dead-letter queue, by one receive for each page. Returns all letters: SQS
+/// cannot search.
+pub(super) struct Cursor<'a> {
+    queue: &'a SqsQueue,
+    /// Ids of the messages that were read.
+    read: HashSet<String>,
+    /// Messages that were received once more, since the last new one.
+    repeats: usize,
+    sent: SentOrders,
+    /// Messages that were received and not deleted, and when.
+    hidden: HashMap<Receipt, Instant>,
+    page: Vec<DeadMessage>,
+    at_end: bool,
 }
 
-impl Look {
-    /// Whether the order is to be sent: not when it is on its way already. `Wish::Keep` if another
-    /// request under its id is: it can be judged only once that one is decided.
-    fn send(&mut self, wish: &mut Wish) -> Option<Order> {
-        let Wish::Send(order) = wish else { return None };
-        let digest = self.digests.hash_one((&order.user, &order.item, order.quantity.units()));
-        match self.sent.entry(order.id) {
-            Entry::Vacant(new) => {
-                new.insert(digest);
-                Some(order.clone())
-            }
-            Entry::Occupied(first) => {
-                if *first.get() != digest {
-                    *wish = Wish::Keep;
-                }
-                None
-            }
-        }
-    }
+/// The orders that were sent in this pass, with a digest of each request.
+#[derive(Default)]
+struct SentOrders {
+    requests: HashMap<OrderId, u64>,
+    digests: RandomState,
+}
 
-    fn keep(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
-        let now = Instant::now();
-        self.keep.extend(receipts.into_iter().map(|receipt| (receipt, now)));
+#[derive(Debug, PartialEq, Eq)]
+enum KnownOrder {
+    New,
+    Sent,
+    /// Another request with the order's id was sent.
+    Conflict,
+}
+
+impl SentOrders {
+    fn check(&mut self, order: &Order) -> KnownOrder {
+        let digest = self.digests.hash_one((&order.user, &order.item, order.quantity.units()));
+        match self.requests.entry(order.id) {
+            Entry::Vacant(entry) => {
+                entry.insert(digest);
+                KnownOrder::New
+            }
+            Entry::Occupied(sent) if *sent.get() == digest => KnownOrder::Sent,
+            Entry::Occupied(_) => KnownOrder::Conflict,
+        }
     }
 }
 
@@ -93,7 +97,7 @@ struct RedrivePolicy {
 }
 
 impl SqsQueue {
-    /// The dead-letter queue's URL: as configured, or as the redrive policy has it.
+    /// The URL of the dead-letter queue: the configured one, or that of the redrive policy.
     pub(super) async fn dead_letter_queue(&self) -> Result<&str, QueueError> {
         let found = self.dead_letter_queue.get_or_try_init(|| async {
             let attributes =
@@ -148,148 +152,11 @@ impl SqsQueue {
         self.send_batch(url, entries).await.into_iter().collect()
     }
 
-    /// See `Queue::walk_letters`: receives message after message, hidden from others until the end.
-    pub(super) async fn walk(&self, visitor: &mut dyn LetterVisitor) -> Result<bool, QueueError> {
-        let mut look = Look::default();
-        let walked = self.walk_on(&mut look, visitor).await;
-        self.give_back(look).await;
-        walked
-    }
-
-    async fn walk_on(
-        &self,
-        look: &mut Look,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError> {
-        while look.met.len() < MET_MAX {
-            let Some(most) = visitor.more().await else { return Ok(true) };
-            let messages = match self.look(look, most).await? {
-                Some(messages) => messages,
-                None => return Ok(false),
-            };
-            // What is not done with in the end is kept, whatever goes wrong.
-            look.keep(messages.iter().map(|message| message.receipt.clone()));
-            if !messages.is_empty() {
-                self.act(look, messages, visitor).await?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// The next messages, those left out that were met before; `None` when all were met.
-    async fn look(
-        &self,
-        look: &mut Look,
-        most: usize,
-    ) -> Result<Option<Vec<DeadMessage>>, QueueError> {
-        let url = self.dead_letter_queue().await?;
-        let messages = self.receive_messages(url, LOOK, most, WAIT).await?;
-        if messages.is_empty() || look.again > look.met.len() {
-            look.keep(messages.iter().map(receipt));
-            return Ok(None);
-        }
-        let mut new = Vec::with_capacity(messages.len());
-        for message in messages {
-            if look.met.insert(message.message_id().unwrap_or_default().to_owned()) {
-                look.again = 0;
-                new.push(self.open(&message));
-            } else {
-                // It was looked at for so long that it came round.
-                look.again += 1;
-                look.keep([receipt(&message)]);
-            }
-        }
-        Ok(Some(new))
-    }
-
-    async fn act(
-        &self,
-        look: &mut Look,
-        messages: Vec<DeadMessage>,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<(), QueueError> {
-        let letters: Vec<DeadLetter> =
-            messages.iter().flat_map(|message| message.letters.iter().cloned()).collect();
-        let mut wishes = visitor.judge(&letters).await?;
-        // A second letter of an order that is on its way again is only taken away.
-        let orders: Vec<Order> = wishes.iter_mut().filter_map(|wish| look.send(wish)).collect();
-        let mut unsent: HashMap<OrderId, QueueError> = HashMap::new();
-        for orders in orders.chunks(self.limits().send) {
-            for (order, answer) in orders.iter().zip(self.send(orders).await) {
-                if let Err(e) = answer {
-                    look.sent.remove(&order.id);
-                    unsent.insert(order.id, e);
-                }
-            }
-        }
-        let mut left = wishes.as_mut_slice();
-        for message in messages {
-            let (own, rest) = left.split_at_mut(message.letters.len());
-            left = rest;
-            self.finish(look, message, own, &unsent, visitor).await;
-        }
-        let all_failed = !orders.is_empty() && unsent.len() == orders.len();
-        unsent.into_values().next().filter(|_| all_failed).map_or(Ok(()), Err)
-    }
-
-    /// Takes a message away once all that is not to stay of it is done.
-    async fn finish(
-        &self,
-        look: &mut Look,
-        message: DeadMessage,
-        wishes: &[Wish],
-        unsent: &HashMap<OrderId, QueueError>,
-        visitor: &mut dyn LetterVisitor,
-    ) {
-        let stays = |letter: &DeadLetter, wish: &Wish| {
-            *wish == Wish::Keep || unsent.contains_key(&letter.order_id)
-        };
-        let pairs = || message.letters.iter().zip(wishes);
-        let stay: Vec<DeadLetter> =
-            pairs().filter(|(l, w)| stays(l, w)).map(|(l, _)| l.clone()).collect();
-        let replaced = match stay.len() == message.letters.len() {
-            true => Ok(()),
-            false => self.replace(&message.receipt, &stay).await,
-        };
-        if replaced.is_ok() && stay.len() < message.letters.len() {
-            look.keep.remove(&message.receipt);
-        }
-        for (letter, wish) in pairs() {
-            let became = match (wish, &replaced, unsent.get(&letter.order_id)) {
-                (Wish::Keep, ..) => continue,
-                (_, _, Some(e)) => Became::Failed(e.clone()),
-                (Wish::Send(_), Ok(()), None) => Became::Sent,
-                (Wish::Send(_), Err(e), None) => {
-                    tracing::warn!("the letter of {} is still there: {e}", letter.order_id);
-                    Became::Sent
-                }
-                (Wish::Drop, Ok(()), None) => Became::Dropped(None),
-                (Wish::Drop, Err(e), None) => Became::Failed(e.clone()),
-            };
-            visitor.became(letter.order_id, became);
-        }
-    }
-
-    /// Puts the letters that stay into the queue one by one, then deletes their message.
+    /// Writes the letters that stay as messages of their own, then deletes their message.
     async fn replace(&self, message: &Receipt, stay: &[DeadLetter]) -> Result<(), QueueError> {
         self.send_letters(stay).await?;
         let url = self.dead_letter_queue().await?;
         self.delete(url, std::slice::from_ref(message)).await.into_iter().collect()
-    }
-
-    async fn give_back(&self, look: Look) {
-        let hidden = look.keep.into_iter().filter(|(_, since)| since.elapsed() < LOOK);
-        let hidden: Vec<Receipt> = hidden.map(|(receipt, _)| receipt).collect();
-        if hidden.is_empty() {
-            return;
-        }
-        let given = match self.dead_letter_queue().await {
-            Ok(url) => self.change_visibility(url, &hidden, Duration::ZERO).await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = given {
-            tracing::warn!("dead letters stay hidden for {} s: {e}", LOOK.as_secs());
-        }
     }
 
     fn open(&self, message: &Message) -> DeadMessage {
@@ -318,11 +185,147 @@ impl SqsQueue {
     }
 }
 
+impl<'a> Cursor<'a> {
+    pub(super) fn new(queue: &'a SqsQueue) -> Self {
+        Self {
+            queue,
+            read: HashSet::new(),
+            repeats: 0,
+            sent: SentOrders::default(),
+            hidden: HashMap::new(),
+            page: Vec::new(),
+            at_end: false,
+        }
+    }
+
+    /// Returns what would become of each letter if every message could be deleted. An order whose
+    /// letter is there twice is sent once. Two requests under one id cannot both be sent: the
+    /// second is judged by the decision of the first, so its letter stays until then.
+    async fn send(
+        &mut self,
+        work: &[(LetterHandle, Resolution)],
+    ) -> Vec<Result<Resolved, QueueError>> {
+        let mut orders: Vec<Order> = Vec::new();
+        let planned = work.iter().map(|(_, resolution)| match resolution {
+            Resolution::Drop => Resolved::Dropped(None),
+            Resolution::Resend(order) => match self.sent.check(order) {
+                KnownOrder::New => {
+                    orders.push(order.clone());
+                    Resolved::Sent
+                }
+                KnownOrder::Sent => Resolved::Sent,
+                KnownOrder::Conflict => Resolved::Kept,
+            },
+        });
+        let planned: Vec<Resolved> = planned.collect();
+        let mut failed: HashMap<OrderId, QueueError> = HashMap::new();
+        for orders in orders.chunks(self.queue.limits().send) {
+            for (order, result) in orders.iter().zip(self.queue.send(orders).await) {
+                if let Err(e) = result {
+                    self.sent.requests.remove(&order.id);
+                    failed.insert(order.id, e);
+                }
+            }
+        }
+        let results = work.iter().zip(planned).map(|((_, resolution), planned)| match resolution {
+            Resolution::Resend(order) if planned == Resolved::Sent => {
+                failed.get(&order.id).map_or(Ok(planned), |e| Err(e.clone()))
+            }
+            Resolution::Resend(_) | Resolution::Drop => Ok(planned),
+        });
+        results.collect()
+    }
+}
+
+#[async_trait]
+impl DlqCursor for Cursor<'_> {
+    async fn peek(&mut self, limit: usize) -> Result<Option<Vec<DeadLetter>>, QueueError> {
+        self.page.clear();
+        if self.read.len() >= READ_MAX {
+            return Ok(None);
+        }
+        let url = self.queue.dead_letter_queue().await?;
+        let messages = self.queue.receive_messages(url, HIDDEN, limit, WAIT).await?;
+        let now = Instant::now();
+        self.hidden.extend(messages.iter().map(|message| (receipt(message), now)));
+        // A pass of more than HIDDEN receives its first messages again. It ends once it has received
+        // as many known messages in a row as it knows.
+        self.at_end = messages.is_empty() || self.repeats > self.read.len();
+        if self.at_end {
+            return Ok(None);
+        }
+        for message in &messages {
+            if self.read.insert(message.message_id().unwrap_or_default().to_owned()) {
+                self.repeats = 0;
+                self.page.push(self.queue.open(message));
+            } else {
+                self.repeats += 1;
+            }
+        }
+        Ok(Some(self.page.iter().flat_map(|message| message.letters.iter().cloned()).collect()))
+    }
+
+    /// Sends the orders, then deletes each message whose letters are resolved. Of a message with
+    /// letters that stay, those are written as messages of their own first. A process that is killed
+    /// in between leaves letters twice, or letters of orders that were sent: both are harmless, as
+    /// an order id is decided once.
+    async fn resolve(
+        &mut self,
+        work: Vec<(LetterHandle, Resolution)>,
+    ) -> Vec<Result<Resolved, QueueError>> {
+        let mut results = self.send(&work).await;
+        let mut first = 0;
+        for message in std::mem::take(&mut self.page) {
+            let handles = first..first + message.letters.len();
+            first = handles.end;
+            let mut resolved: Vec<usize> = (0..work.len()).collect();
+            resolved.retain(|&n| {
+                let is_done = matches!(results[n], Ok(Resolved::Dropped(_) | Resolved::Sent));
+                is_done && handles.contains(&work[n].0)
+            });
+            if resolved.is_empty() {
+                continue;
+            }
+            let gone: HashSet<LetterHandle> = resolved.iter().map(|&n| work[n].0).collect();
+            let letters = handles.zip(message.letters);
+            let stay = letters.filter(|(handle, _)| !gone.contains(handle));
+            let stay: Vec<DeadLetter> = stay.map(|(_, letter)| letter).collect();
+            match self.queue.replace(&message.receipt, &stay).await {
+                Ok(()) => drop(self.hidden.remove(&message.receipt)),
+                Err(e) => {
+                    tracing::warn!("dead-letter message could not be deleted: {e}");
+                    for n in resolved {
+                        if !matches!(results[n], Ok(Resolved::Sent)) {
+                            results[n] = Err(e.clone());
+                        }
+                    }
+                }
+            }
+        }
+        results
+    }
+
+    async fn close(self: Box<Self>) -> bool {
+        let hidden = self.hidden.into_iter().filter(|(_, since)| since.elapsed() < HIDDEN);
+        let hidden: Vec<Receipt> = hidden.map(|(receipt, _)| receipt).collect();
+        if !hidden.is_empty() {
+            let shown = match self.queue.dead_letter_queue().await {
+                Ok(url) => self.queue.change_visibility(url, &hidden, Duration::ZERO).await,
+                Err(e) => Err(e),
+            };
+            if let Err(e) = shown {
+                tracing::warn!("dead letters stay hidden for {} s: {e}", HIDDEN.as_secs());
+            }
+        }
+        !self.at_end
+    }
+}
+
 fn letter_entry(number: usize, letter: &DeadLetter, fifo: bool) -> SendMessageBatchRequestEntry {
     let id = letter.order_id.to_string();
     let reason: String = plain(&letter.reason).chars().take(REASON_CHARS).collect();
     let mut body = for_sqs(letter.body.clone());
-    // Cuts only what was no order: an order is far shorter.
+    // Only texts that are no order can be so long.
     body.truncate(body.floor_char_boundary(REQUEST_BYTES - ATTRIBUTE_BYTES));
     if body.is_empty() {
         body.push(' ');
@@ -350,25 +353,19 @@ mod tests {
     use crate::core::model::{ItemId, OrderIds, OrderKey, Quantity, UserId};
 
     #[test]
-    fn a_second_letter_of_an_order_is_not_sent_and_another_request_under_its_id_is_kept() {
+    fn duplicate_letter_is_sent_once_and_conflicting_letter_kept() {
         let id = OrderIds::new(OrderKey::from_text("k"), 1).generate(Timestamp(1));
-        let wish = |user: &str| {
-            Wish::Send(Order {
-                id,
-                user: UserId::parse(user).unwrap(),
-                item: ItemId::parse("x").unwrap(),
-                quantity: Quantity::ONE,
-                accepted_at: Timestamp(1),
-                trace: None,
-            })
+        let order = |user: &str| Order {
+            id,
+            user: UserId::parse(user).unwrap(),
+            item: ItemId::parse("x").unwrap(),
+            quantity: Quantity::ONE,
+            accepted_at: Timestamp(1),
+            trace: None,
         };
-        let mut look = Look::default();
-        assert!(look.send(&mut wish("ann")).is_some());
-        let mut again = wish("ann");
-        assert_eq!(look.send(&mut again), None);
-        assert_eq!(again, wish("ann"));
-        let mut other = wish("bob");
-        assert_eq!(look.send(&mut other), None);
-        assert_eq!(other, Wish::Keep);
+        let mut sent = SentOrders::default();
+        assert_eq!(sent.check(&order("ann")), KnownOrder::New);
+        assert_eq!(sent.check(&order("ann")), KnownOrder::Sent);
+        assert_eq!(sent.check(&order("bob")), KnownOrder::Conflict);
     }
 }

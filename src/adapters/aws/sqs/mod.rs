@@ -25,7 +25,7 @@ use super::client::{Aws, Fault, LONGEST_POLL, repeat, repeat_at_most};
 use crate::core::engine::message;
 use crate::core::engine::message::Origin;
 use crate::core::model::{Clock, IdSource, Order, OrderId, OrderIds, SystemIdSource, Timestamp};
-use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
+use crate::core::ports::dead_letters::{DeadLetter, DlqCursor, DlqFilter, LetterPosition};
 use crate::core::ports::queue::{
     Arrival, Backlog, Delivery, Queue, QueueError, QueueLimits, QueuePosition, Receipt, Sent,
 };
@@ -361,17 +361,16 @@ impl Queue for SqsQueue {
     /// Not idempotent by itself; letters of one order are shown, redriven and dropped as one.
     async fn dead_letter(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
         self.send_letters(letters).await?;
-        crate::core::ports::dead_letters::tell(letters);
+        crate::core::ports::dead_letters::log_written(letters);
         Ok(())
     }
 
-    /// Finds no letter by its id: all are met, whichever are meant.
-    async fn walk_letters(
+    fn dead_letter_cursor(
         &self,
-        _: &Letters,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError> {
-        self.walk(visitor).await
+        _: &DlqFilter,
+        _: Option<LetterPosition>,
+    ) -> Box<dyn DlqCursor + '_> {
+        Box::new(dead_letters::Cursor::new(self))
     }
 
     /// SQS does not report positions.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Aws, Fault, LONGEST_POLL, Refusal, repeat};
 use crate::core::model::event::Kinds;
 use crate::core::model::{Clock, Decided, Timestamp};
-use crate::core::ports::dead_letters::DlqFilter;
+use crate::core::ports::dead_letters::{DlqAction, DlqFilter};
 use crate::core::ports::webhook_outbox::{
     AttemptResult, DeadEvent, DueEvent, Lease, OutboxBacklog, OutboxError, WebhookOutbox,
 };
@@ -407,12 +407,12 @@ impl WebhookOutbox for SqsOutbox {
         self.list_letters(max).await
     }
 
-    async fn redrive(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
-        self.take_letters(which, true).await
-    }
-
-    async fn drop_letters(&self, which: &DlqFilter) -> Result<usize, OutboxError> {
-        self.take_letters(which, false).await
+    async fn resolve_letters(
+        &self,
+        filter: &DlqFilter,
+        action: DlqAction,
+    ) -> Result<usize, OutboxError> {
+        self.take_letters(filter, action).await
     }
 
     /// Counts messages, each of which has up to [`EVENTS_PER_MESSAGE`] events.

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::store::{Store, StoreError, seq};
 use crate::core::model::{Clock, IdSource, MacKeys, Order, OrderId, OrderKey, SystemIdSource};
-use crate::core::ports::dead_letters::{DeadLetter, LetterVisitor, Letters};
+use crate::core::ports::dead_letters::{DeadLetter, DlqCursor, DlqFilter, LetterPosition};
 use crate::core::ports::queue::{
     Arrival, Backlog, Delivery, OLDEST_AMONG, Queue, QueueError, QueueLimits, QueuePosition,
     Receipt, Sent,
@@ -192,7 +192,7 @@ impl SqliteQueue {
         let write =
             move |tx: &Connection| written.iter().try_for_each(|l| rows::dead_letter(tx, &keys, l));
         self.store.write(write).await?;
-        crate::core::ports::dead_letters::tell(&letters);
+        crate::core::ports::dead_letters::log_written(&letters);
         Ok(())
     }
 
@@ -363,12 +363,13 @@ impl Queue for SqliteQueue {
         self.dead_letter(letters.to_vec()).await
     }
 
-    async fn walk_letters(
+    fn dead_letter_cursor(
         &self,
-        letters: &Letters,
-        visitor: &mut dyn LetterVisitor,
-    ) -> Result<bool, QueueError> {
-        dead_letters::walk(&self.store, self.keys, &*self.clock, letters, visitor).await
+        filter: &DlqFilter,
+        after: Option<LetterPosition>,
+    ) -> Box<dyn DlqCursor + '_> {
+        let cursor = dead_letters::Cursor::new(&self.store, self.keys, &*self.clock, filter, after);
+        Box::new(cursor)
     }
 
     fn decides_dropped(&self) -> bool {
