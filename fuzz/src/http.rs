@@ -6,29 +6,29 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use super::shop::{Client, PATIENCE, Reply, Shop};
+use super::test_server::{Client, PATIENCE, Reply, TestServer};
 
 struct Server {
     runtime: Runtime,
-    shop: Shop,
+    server: TestServer,
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let runtime = Runtime::new().expect("a runtime");
-    let shop = runtime.block_on(Shop::open());
-    Server { runtime, shop }
+    let server = runtime.block_on(TestServer::start());
+    Server { runtime, server }
 });
 
 /// Every response keeps the contract, the server closes the connection after the client has, and
 /// the next buyer's order is accepted.
 pub fn any(bytes: &[u8]) {
     SERVER.runtime.block_on(async {
-        let mut client = SERVER.shop.connect().await;
+        let mut client = SERVER.server.connect().await;
         let output = timeout(PATIENCE, exchange(&mut client, bytes)).await.expect("closed in time");
         for reply in replies(&output) {
             reply.keeps_the_contract();
         }
-        SERVER.shop.good_order().await;
+        SERVER.server.good_order().await;
     });
 }
 

@@ -6,6 +6,6 @@ pub mod http;
 pub mod ids;
 pub mod message;
 
-#[path = "../../tests/http/shop.rs"]
+#[path = "../../tests/http/test_server.rs"]
 #[allow(dead_code)]
-mod shop;
+mod test_server;

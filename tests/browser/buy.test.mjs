@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Shop, fitsItsWidth, isAccessible, launch, leave, says, shoot, visit } from "./shop.mjs";
+import { TestServer, fitsItsWidth, isAccessible, launch, leave, says, shoot, visit } from "./test_server.mjs";
 
 let browser;
 before(async () => (browser = await launch()));
@@ -14,21 +14,21 @@ async function buy(page, user, quantity = 1) {
   await page.getByRole("button", { name: "Buy" }).click();
 }
 
-test("a buyer buys, and the next one is told that it is sold out", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 2 } });
-  const first = await visit(browser, shop, "/buy/hall_A");
+test("one buyer buys the item, and it is sold out for the next", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 2 } });
+  const first = await visit(browser, server, "/buy/hall_A");
   await says(first, "#left", "2 of 2 left");
   await isAccessible(first, "the form");
   await buy(first, "Zoë", 2);
   await says(first, "#state", "It is yours");
   await says(first, "#words", "You bought 2 units of hall_A");
   assert.equal(await first.textContent("#slip-user"), "Zoë");
-  assert.equal(await first.evaluate(() => document.activeElement.id), "state", "the news has the focus");
+  assert.equal(await first.evaluate(() => document.activeElement.id), "state", "the changed title has the focus");
   await isAccessible(first, "sold");
   await shoot(first, "buy-sold");
   await leave(first);
 
-  const second = await visit(browser, shop, "/buy/hall_A", { colorScheme: "dark" });
+  const second = await visit(browser, server, "/buy/hall_A", { colorScheme: "dark" });
   await buy(second, "Tanisha");
   await says(second, "#state", "Sold out");
   await isAccessible(second, "sold out, dark");
@@ -39,9 +39,9 @@ test("a buyer buys, and the next one is told that it is sold out", async (t) => 
   await leave(second);
 });
 
-test("below a path of a proxy a buyer buys, and the organiser sees it", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 1 } });
-  const below = await shop.behind(t, "/flux");
+test("both pages work below a path of a proxy", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 1 } });
+  const below = await server.behind(t, "/flux");
   const buyer = await visit(browser, below, "/buy/hall_A");
   await buy(buyer, "Zoë");
   await says(buyer, "#state", "It is yours");
@@ -52,10 +52,10 @@ test("below a path of a proxy a buyer buys, and the organiser sees it", async (t
   await leave(organiser);
 });
 
-test("who waits sees the place in line, and a reload keeps it", async (t) => {
-  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 3 } });
-  await shop.rush(2, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
-  const page = await visit(browser, shop, "/buy/hall_A", { viewport: { width: 320, height: 640 } });
+test("a reload keeps the place in line", async (t) => {
+  const server = await TestServer.start(t, { workers: 0, items: { hall_A: 3 } });
+  await server.rush(2, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
+  const page = await visit(browser, server, "/buy/hall_A", { viewport: { width: 320, height: 640 } });
   await buy(page, "ann");
   await says(page, "#state", "You are in line");
   await says(page, "#place", "^3$");
@@ -65,28 +65,28 @@ test("who waits sees the place in line, and a reload keeps it", async (t) => {
   await shoot(page, "buy-in-line");
   await page.reload();
   await says(page, "#place", "^3$");
-  assert.equal((await shop.ask("GET", "/stats")).accepted, 3, "a reload is no second order");
-  // The server goes away and comes back with a worker: the page finds its order by itself.
-  const { address } = shop;
-  await shop.end();
+  assert.equal((await server.ask("GET", "/stats")).accepted, 3, "a reload sends no second order");
+  // The server stops and starts again with a worker; the page reconnects to its order.
+  const { address } = server;
+  await server.end();
   await says(page, "#trouble", "Trying again");
-  await shop.start(4, address);
+  await server.start(4, address);
   await says(page, "#state", "It is yours");
-  assert.equal((await shop.ask("GET", "/items/hall_A")).sold, 3);
+  assert.equal((await server.ask("GET", "/items/hall_A")).sold, 3);
   await leave(page, { faults: [/net::ERR_/] });
 });
 
-test("the buyer of a dropped order is told so without a reload", async (t) => {
-  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 3 } });
-  const page = await visit(browser, shop, "/buy/hall_A");
+test("the page shows a dropped order without a reload", async (t) => {
+  const server = await TestServer.start(t, { workers: 0, items: { hall_A: 3 } });
+  const page = await visit(browser, server, "/buy/hall_A");
   await buy(page, "ann");
   await says(page, "#state", "You are next");
-  const { address } = shop;
-  await shop.end();
-  shop.tamper("UPDATE orders SET quantity = 500");
-  await shop.start(4, address);
-  await says(page, "#state", "The seller has to look at it");
-  await shop.ask("POST", "/dead-letters/drop", { all: true });
+  const { address } = server;
+  await server.end();
+  server.tamper("UPDATE orders SET quantity = 500");
+  await server.start(4, address);
+  await says(page, "#state", "The seller must review it");
+  await server.ask("POST", "/dead-letters/drop", { all: true });
   await says(page, "#state", "Dropped by the seller");
   await says(page, "#words", "Nothing was sold to you");
   await isAccessible(page, "dropped");
@@ -95,8 +95,8 @@ test("the buyer of a dropped order is told so without a reload", async (t) => {
 });
 
 test("a double press, lost answers, 503 and 429 are one order", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 9 } });
-  const page = await visit(browser, shop, "/buy/hall_A");
+  const server = await TestServer.start(t, { items: { hall_A: 9 } });
+  const page = await visit(browser, server, "/buy/hall_A");
   const keys = [];
   await page.route("**/buy", async (route) => {
     keys.push(route.request().headers()["idempotency-key"]);
@@ -114,40 +114,40 @@ test("a double press, lost answers, 503 and 429 are one order", async (t) => {
   await says(page, "#state", "It is yours");
   assert.equal(keys.length, 4);
   assert.equal(new Set(keys).size, 1, "always the same Idempotency-Key");
-  assert.equal((await shop.ask("GET", "/items/hall_A")).sold, 1);
+  assert.equal((await server.ask("GET", "/items/hall_A")).sold, 1);
   await leave(page, { faults: [/Failed to load resource/] });
 });
 
-test("where no event stream is to be had the page asks instead", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 9 } });
-  const page = await visit(browser, shop, "/buy/hall_A");
+test("without an event stream the page polls", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 9 } });
+  const page = await visit(browser, server, "/buy/hall_A");
   await page.route("**/events", (route) => route.fulfill({ status: 503, body: "{}" }));
   await buy(page, "ann");
   await says(page, "#state", "It is yours");
   await leave(page, { faults: [/Failed to load resource/] });
 });
 
-test("a refused order can be mended and sent again", async (t) => {
-  const shop = await Shop.open(t, { environment: { FLUX_UNLISTED_STOCK: "0" }, items: { hall_A: 1 } });
-  const page = await visit(browser, shop, "/buy/hall_B");
+test("a refused order can be sent again", async (t) => {
+  const server = await TestServer.start(t, { environment: { FLUX_UNLISTED_STOCK: "0" }, items: { hall_A: 1 } });
+  const page = await visit(browser, server, "/buy/hall_B");
   await buy(page, "ann");
   await says(page, "#refused", "Item not found");
   await isAccessible(page, "refused");
-  await shop.list("hall_B", 1);
+  await server.list("hall_B", 1);
   await page.getByRole("button", { name: "Buy" }).click();
   await says(page, "#state", "It is yours");
   await leave(page, { faults: [/Failed to load resource/] });
 });
 
 test("with keys on, a token comes from the address or from its field", async (t) => {
-  const shop = await Shop.open(t, { environment: { FLUX_BUY_KEY: "a-key-of-the-shop" }, items: { hall_A: 9 } });
-  const invited = await visit(browser, shop, "/buy/hall_A#token=a-key-of-the-shop");
+  const server = await TestServer.start(t, { environment: { FLUX_BUY_KEY: "a-key-of-the-shop" }, items: { hall_A: 9 } });
+  const invited = await visit(browser, server, "/buy/hall_A#token=a-key-of-the-shop");
   assert.equal(new URL(invited.url()).hash, "", "the token does not stay in the address");
   await buy(invited, "ann");
   await says(invited, "#state", "It is yours");
   await leave(invited);
 
-  const stranger = await visit(browser, shop, "/buy/hall_A");
+  const stranger = await visit(browser, server, "/buy/hall_A");
   await buy(stranger, "bob");
   await says(stranger, "#refused", "key");
   await stranger.getByLabel("Access token").fill("a-key-of-the-shop");
@@ -156,10 +156,10 @@ test("with keys on, a token comes from the address or from its field", async (t)
   await leave(stranger, { faults: [/Failed to load resource.*40/] });
 });
 
-test("without JavaScript the page says what it needs", async (t) => {
-  const shop = await Shop.open(t);
+test("without JavaScript the page explains what it needs", async (t) => {
+  const server = await TestServer.start(t);
   for (const path of ["/buy/hall_A"]) {
-    const page = await visit(browser, shop, path, { javaScriptEnabled: false });
+    const page = await visit(browser, server, path, { javaScriptEnabled: false });
     assert.match(await page.innerText("body"), /needs JavaScript/);
     await leave(page);
   }

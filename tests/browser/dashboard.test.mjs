@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { ADMIN_KEY, Shop, fitsItsWidth, isAccessible, launch, leave, says, shoot, visit } from "./shop.mjs";
+import { ADMIN_KEY, TestServer, fitsItsWidth, isAccessible, launch, leave, says, shoot, visit } from "./test_server.mjs";
 
 let browser;
 before(async () => (browser = await launch()));
@@ -12,7 +12,7 @@ const HALLS = { hall_A: 500, hall_B: 250, ticket_001: 1 };
 const buyer = (n) => ({ user_id: `buyer ${n}`, item_id: Object.keys(HALLS)[n % 3], quantity: 1 + (n % 2) });
 const bar = (item) => `[data-item="${item}"] .bar`;
 const live = (page) => says(page, "#pulse-text", "^Live$");
-/** Chromium says it of every answer that is a refusal. */
+/** Chromium logs this for every error response. */
 const REFUSED = { faults: [/Failed to load resource/] };
 
 async function becomeAdmin(page) {
@@ -22,18 +22,18 @@ async function becomeAdmin(page) {
   await page.getByRole("button", { name: "Leave admin" }).waitFor();
 }
 
-test("a sale is seen as it runs, and as it ended", async (t) => {
-  const shop = await Shop.open(t, { items: HALLS });
-  const page = await visit(browser, shop, "/", { colorScheme: "light" });
+test("the page shows a sale while it runs and at its end", async (t) => {
+  const server = await TestServer.start(t, { items: HALLS });
+  const page = await visit(browser, server, "/", { colorScheme: "light" });
   await live(page);
   await page.evaluate(() => {
     window.seen = new Set();
     new MutationObserver(() => window.seen.add(document.querySelector("#rate-decided .figure").textContent))
       .observe(document.getElementById("rate-decided"), { subtree: true, childList: true, characterData: true });
   });
-  // Orders come for some seconds, so that there is something to see.
+  // Orders arrive for some seconds, so that the plots have data.
   for (let n = 0; n < 8; n += 1) {
-    await shop.rush(500, (m) => buyer(500 * n + m));
+    await server.rush(500, (m) => buyer(500 * n + m));
     await page.waitForTimeout(400);
     if (n === 5) await shoot(page, "board-light");
   }
@@ -46,8 +46,8 @@ test("a sale is seen as it runs, and as it ended", async (t) => {
   }
   await says(page, "#sold-units", "^751$");
   await says(page, "#of-units", "^of 751$");
-  await says(page, "#rate-accepted .total", "^4,000 orders in all$");
-  await says(page, "#rate-decided .total", "^4,000 orders in all$");
+  await says(page, "#rate-accepted .total", "^4,000 orders in total$");
+  await says(page, "#rate-decided .total", "^4,000 orders in total$");
   await says(page, "#oversold", "^0$");
   await says(page, "#stranded", "^0$");
   await says(page, "#verdict-words", "Every unit is accounted for");
@@ -67,8 +67,8 @@ test("a sale is seen as it runs, and as it ended", async (t) => {
 });
 
 test("the page is accessible in light and dark, and fits telephones and walls", async (t) => {
-  const shop = await Shop.open(t, { items: { ...HALLS, ["x".repeat(128)]: 10 } });
-  await shop.rush(900, buyer);
+  const server = await TestServer.start(t, { items: { ...HALLS, ["x".repeat(128)]: 10 } });
+  await server.rush(900, buyer);
   const phone = { isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
   const views = [
     ["board-dark", "/", { colorScheme: "dark" }],
@@ -78,7 +78,7 @@ test("the page is accessible in light and dark, and fits telephones and walls", 
     ["board-wall", "/?wall", { viewport: { width: 1920, height: 1080 }, colorScheme: "dark" }],
   ];
   for (const [name, path, options] of views) {
-    const page = await visit(browser, shop, path, { reducedMotion: "reduce", ...options });
+    const page = await visit(browser, server, path, { reducedMotion: "reduce", ...options });
     await live(page);
     await says(page, '[data-item="hall_A"] .chip', "open|sold out");
     await isAccessible(page, name);
@@ -93,9 +93,9 @@ test("the page is accessible in light and dark, and fits telephones and walls", 
 });
 
 test("the admin restocks, closes and opens, and is asked before", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 5 } });
-  await shop.rush(8, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
-  const page = await visit(browser, shop, "/");
+  const server = await TestServer.start(t, { items: { hall_A: 5 } });
+  await server.rush(8, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
+  const page = await visit(browser, server, "/");
   await says(page, '[data-item="hall_A"] .chip', "sold out");
   assert.equal(await page.getByRole("button", { name: /stock of/i }).count(), 0, "not without the key");
   await page.getByRole("button", { name: "Admin" }).click();
@@ -120,11 +120,11 @@ test("the admin restocks, closes and opens, and is asked before", async (t) => {
 
   await page.getByRole("button", { name: "Close the sale of hall_A" }).click();
   await page.getByRole("button", { name: "Cancel" }).click();
-  assert.equal((await shop.ask("GET", "/items/hall_A")).status, "open");
+  assert.equal((await server.ask("GET", "/items/hall_A")).status, "open");
   await page.getByRole("button", { name: "Close the sale of hall_A" }).click();
   await page.getByRole("button", { name: "Close it" }).click();
   await says(page, '[data-item="hall_A"] .chip', "closed");
-  assert.equal((await shop.ask("GET", "/items/hall_A")).status, "closed");
+  assert.equal((await server.ask("GET", "/items/hall_A")).status, "closed");
   await page.getByRole("button", { name: "Open the sale of hall_A" }).click();
   await page.getByRole("button", { name: "Open it" }).click();
   await says(page, '[data-item="hall_A"] .chip', "open");
@@ -137,12 +137,12 @@ test("the admin restocks, closes and opens, and is asked before", async (t) => {
 });
 
 test("dead letters are shown with their reasons, sent again and dropped", async (t) => {
-  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 5 } });
-  await shop.rush(3, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
-  await shop.end();
-  shop.tamper("UPDATE orders SET quantity = 500");
-  await shop.start(4);
-  const page = await visit(browser, shop, "/");
+  const server = await TestServer.start(t, { workers: 0, items: { hall_A: 5 } });
+  await server.rush(3, (n) => ({ user_id: `u${n}`, item_id: "hall_A" }));
+  await server.end();
+  server.tamper("UPDATE orders SET quantity = 500");
+  await server.start(4);
+  const page = await visit(browser, server, "/");
   await says(page, "#letters-note", "3 orders wait");
   assert.equal(await page.locator("#letter-list .reason", { hasText: "quantity must be" }).count(), 3);
   await becomeAdmin(page);
@@ -153,7 +153,7 @@ test("dead letters are shown with their reasons, sent again and dropped", async 
   await says(page, "#toast", "stayed .*quantity must be");
   await page.getByRole("button", { name: /Drop order/ }).first().click();
   await page.getByRole("button", { name: "Cancel" }).click();
-  assert.equal((await shop.ask("GET", "/dead-letters")).dead_letters.length, 3);
+  assert.equal((await server.ask("GET", "/dead-letters")).dead_letters.length, 3);
   await page.getByRole("button", { name: /Drop order/ }).first().click();
   await page.getByRole("button", { name: "Drop for good" }).click();
   await says(page, "#letters-note", "2 orders wait");
@@ -161,13 +161,13 @@ test("dead letters are shown with their reasons, sent again and dropped", async 
   await page.getByRole("button", { name: "Drop for good" }).click();
   await says(page, "#no-letters", "Empty");
   await page.locator("#no-letters").waitFor();
-  assert.equal((await shop.ask("GET", "/dead-letters")).dead_letters.length, 0);
+  assert.equal((await server.ask("GET", "/dead-letters")).dead_letters.length, 0);
   await leave(page);
 });
 
 test("everything can be done from the keyboard", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 5 } });
-  const page = await visit(browser, shop, "/");
+  const server = await TestServer.start(t, { items: { hall_A: 5 } });
+  const page = await visit(browser, server, "/");
   await live(page);
   const focus = () => page.evaluate(() => document.activeElement.id || document.activeElement.ariaLabel || document.activeElement.textContent);
   const tabTo = async (what) => {
@@ -201,21 +201,21 @@ test("everything can be done from the keyboard", async (t) => {
   await tabTo("Close the sale of hall_A");
   await page.keyboard.press("Enter");
   await page.keyboard.press("Escape");
-  assert.equal((await shop.ask("GET", "/items/hall_A")).status, "open", "Escape does nothing");
+  assert.equal((await server.ask("GET", "/items/hall_A")).status, "open", "Escape does nothing");
   assert.equal(await focus(), "Close the sale of hall_A");
   await leave(page);
 });
 
 test("names that are markup are shown as they are", async (t) => {
   const names = ["<script>window.hit = 1</script>", "<img src=x onerror=window.hit=1>", "\"><b>&amp;", "李小龍"];
-  const shop = await Shop.open(t, { items: { "a:b": 9 } });
-  await shop.rush(names.length, (n) => ({ user_id: names[n], item_id: "a:b" }), 1);
-  const page = await visit(browser, shop, "/");
+  const server = await TestServer.start(t, { items: { "a:b": 9 } });
+  await server.rush(names.length, (n) => ({ user_id: names[n], item_id: "a:b" }), 1);
+  const page = await visit(browser, server, "/");
   for (const name of names) await page.getByText(name, { exact: true }).waitFor();
   assert.equal(await page.evaluate(() => window.hit), undefined);
   assert.equal(await page.locator("#decisions :is(script, img, b)").count(), 0);
   await leave(page);
-  const buyer = await visit(browser, shop, "/buy/a:b");
+  const buyer = await visit(browser, server, "/buy/a:b");
   await buyer.getByLabel("Your name").fill(names[0]);
   await buyer.getByRole("button", { name: "Buy" }).click();
   await buyer.locator("#slip-user", { hasText: names[0] }).waitFor();
@@ -224,13 +224,13 @@ test("names that are markup are shown as they are", async (t) => {
 });
 
 test("a stored name with line separators or bidi controls stops no page", async (t) => {
-  const shop = await Shop.open(t, { workers: 0, items: { hall_A: 5 } });
-  const bought = await shop.ask("POST", "/buy", { user_id: "ann", item_id: "hall_A" });
-  await shop.rush(1, () => ({ user_id: "bob", item_id: "hall_A" }));
-  await shop.end();
-  shop.tamper("UPDATE orders SET user = user || char(0x2028, 0x2029, 0x202e)");
-  await shop.start(4);
-  const page = await visit(browser, shop, "/");
+  const server = await TestServer.start(t, { workers: 0, items: { hall_A: 5 } });
+  const bought = await server.ask("POST", "/buy", { user_id: "ann", item_id: "hall_A" });
+  await server.rush(1, () => ({ user_id: "bob", item_id: "hall_A" }));
+  await server.end();
+  server.tamper("UPDATE orders SET user = user || char(0x2028, 0x2029, 0x202e)");
+  await server.start(4);
+  const page = await visit(browser, server, "/");
   await says(page, "#decisions", "ann[^]*bob|bob[^]*ann");
   await page.waitForTimeout(5_000);
   await live(page);
@@ -245,23 +245,23 @@ test("a stored name with line separators or bidi controls stops no page", async 
   await leave(page);
 });
 
-test("an old picture says that it is old, and comes to life again by itself", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 5 } });
-  const page = await visit(browser, shop, "/");
+test("old data is marked, and the page reconnects by itself", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 5 } });
+  const page = await visit(browser, server, "/");
   await live(page);
-  const { address } = shop;
-  await shop.end();
-  await says(page, "#pulse-text", "This picture is \\d+ s old");
-  await says(page, "#said", "The picture is old");
+  const { address } = server;
+  await server.end();
+  await says(page, "#pulse-text", "This data is \\d+ s old");
+  await says(page, "#said", "The data is old");
   assert.equal(await page.getAttribute("#board", "data-state"), "stale");
   await shoot(page, "board-stale");
-  await shop.start(4, address);
+  await server.start(4, address);
   await live(page);
   await leave(page, { faults: [/net::ERR_/] });
 });
 
-test("what the server does not know is shown as unknown, and a broken promise loudly", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 5 } });
+test("unknown values and a broken promise are shown", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 5 } });
   const board = {
     at: "2026-11-25T00:00:00.000Z", at_ms: Date.now(), backend: "aws", uptime_s: 5, accepted: null, decided: null,
     sold: null, rejected: null, expired: null, rates: { accepted: null, decided: null, sold: null, rejected: null },
@@ -274,7 +274,7 @@ test("what the server does not know is shown as unknown, and a broken promise lo
     contentType: "text/event-stream",
     body: `event: history\ndata: {"points":[]}\n\nevent: board\ndata: ${JSON.stringify(board)}\n\n`,
   });
-  const page = await visit(browser, shop, "/", { routes: { "**/events": events } });
+  const page = await visit(browser, server, "/", { routes: { "**/events": events } });
   for (const figure of ["#rate-sold .large", "#backlog .large", "#times .large", "#workers-count"]) {
     await says(page, figure, "unknown");
   }
@@ -284,8 +284,8 @@ test("what the server does not know is shown as unknown, and a broken promise lo
   await leave(page);
 });
 
-test("nothing is good news before it is known", async (t) => {
-  const shop = await Shop.open(t, { items: { hall_A: 5 } });
+test("unknown values are never shown as good", async (t) => {
+  const server = await TestServer.start(t, { items: { hall_A: 5 } });
   const unknown = { accepted: null, decided: null, sold: null, rejected: null };
   const board = {
     at: "2026-11-25T00:00:00.000Z", at_ms: Date.now(), backend: "aws", uptime_s: 5, expired: null, ...unknown,
@@ -294,11 +294,11 @@ test("nothing is good news before it is known", async (t) => {
     items: [], items_more: false, last: [], dead_letters: [], oversold_units: null, stranded_units: null,
   };
   const say = (text) => (route) => route.fulfill({ contentType: "text/event-stream", body: text });
-  const silent = await visit(browser, shop, "/", { routes: { "**/events": say(":\n\n") } });
+  const silent = await visit(browser, server, "/", { routes: { "**/events": say(":\n\n") } });
   for (const list of ["#no-items", "#no-decisions", "#no-letters"]) await says(silent, list, "^Not known yet");
   await leave(silent);
   const told = say(`event: board\ndata: ${JSON.stringify(board)}\n\n`);
-  const page = await visit(browser, shop, "/", { routes: { "**/events": told } });
+  const page = await visit(browser, server, "/", { routes: { "**/events": told } });
   for (const figure of ["#sold-units", "#rate-sold .large", "#oversold"]) await says(page, figure, "^unknown");
   await says(page, "#verdict-words", "Not known yet");
   await says(page, "#no-items", "^Not known yet");
@@ -309,8 +309,8 @@ test("nothing is good news before it is known", async (t) => {
 });
 
 test("without JavaScript the page says where the figures are", async (t) => {
-  const shop = await Shop.open(t);
-  const page = await visit(browser, shop, "/", { javaScriptEnabled: false });
+  const server = await TestServer.start(t);
+  const page = await visit(browser, server, "/", { javaScriptEnabled: false });
   assert.match(await page.innerText("body"), /needs JavaScript/);
   await leave(page);
 });

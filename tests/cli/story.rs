@@ -104,7 +104,7 @@ fn readyz_names_missing_parts_and_is_ready_without_redis() {
     let (status, ready) = http(&address, "GET /readyz", "");
     assert_eq!((status, &ready["status"], &ready["queue"]), (200, &"ready".into(), &"ok".into()));
     for part in ["lock", "outcomes"] {
-        assert!(ready[part].as_str().unwrap().starts_with("not available"), "{ready}");
+        assert!(ready[part].as_str().unwrap().starts_with("unavailable"), "{ready}");
     }
     desk.run("provision --destroy --yes --force");
     // The response is cached for a second.

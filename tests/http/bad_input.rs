@@ -4,7 +4,7 @@ fn order_with(pairs: &str) -> String {
     format!(r#"{{"user_id":"ann","item_id":"ticket_001"{pairs}}}"#)
 }
 
-/// Bodies of `/buy`, and what the detail of the 400 must say.
+/// Bodies of `/buy`, and a text that the detail of the 400 must contain.
 fn malformed() -> Vec<(Vec<u8>, &'static str)> {
     let long = "x".repeat(129);
     let deep = |n| format!("{}{}", "[".repeat(n), "]".repeat(n));
@@ -51,10 +51,10 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
 }
 
 #[tokio::test]
-async fn a_malformed_order_is_a_400_that_says_what_and_the_next_order_is_taken() {
-    let shop = Shop::open().await;
-    // One connection for all: a bad order must not cost the buyer behind the same proxy theirs.
-    let mut client = shop.connect().await;
+async fn malformed_order_is_a_400_and_the_connection_continues() {
+    let server = TestServer::start().await;
+    // One connection for all, because buyers behind a proxy share connections.
+    let mut client = server.connect().await;
     for (body, says) in malformed() {
         let reply = client.ask("POST", "/buy", "", &body).await;
         let detail = reply.problem(400);
@@ -62,32 +62,32 @@ async fn a_malformed_order_is_a_400_that_says_what_and_the_next_order_is_taken()
         let good = client.ask("POST", "/buy", "", order_with("").as_bytes()).await;
         assert_eq!(good.status, 202);
     }
-    let stats = shop.get("/stats").await.json();
+    let stats = server.get("/stats").await.json();
     assert_eq!(stats["accepted"], malformed().len());
     assert_eq!(stats["refused"], malformed().len());
 }
 
 #[tokio::test]
-async fn unknown_keys_and_odd_spellings_of_good_orders_are_taken() {
-    let shop = Shop::open().await;
+async fn unknown_keys_and_unusual_spellings_are_accepted() {
+    let server = TestServer::start().await;
     for body in [
         order_with(r#","note":{"a":[1,null,"x",{"b":-1.5e3}]},"note":true"#),
         order_with(r#","quantity":100"#),
         " \r\n{\"item_id\" : \"t\" ,\n\"us\\u0065r_id\":\"\\u00e9\"}\n".to_owned(),
     ] {
-        let reply = shop.buy("", &body).await;
+        let reply = server.buy("", &body).await;
         assert_eq!(reply.status, 202, "{body}: {}", reply.text());
     }
 }
 
 #[tokio::test]
-async fn too_large_a_body_is_a_413_that_the_client_can_read() {
-    let shop = Shop::open().await;
-    let mut client = shop.connect().await;
+async fn large_body_is_a_413_that_the_client_can_read() {
+    let server = TestServer::start().await;
+    let mut client = server.connect().await;
     let padded = |length| order_with(&format!(r#","pad":"{}""#, "x".repeat(length)));
     assert_eq!(client.ask("POST", "/buy", "", padded(16_000).as_bytes()).await.status, 202);
     client.ask("POST", "/buy", "", padded(16_400).as_bytes()).await.problem(413);
-    // Up to 2 MiB is read to its end, so the connection can be used again.
+    // Up to 2 MiB are read to the end, so that the connection can be reused.
     client.ask("POST", "/buy", "", padded(1_000_000).as_bytes()).await.problem(413);
     let good = client.ask("POST", "/buy", "", order_with("").as_bytes()).await;
     assert_eq!(good.status, 202);
@@ -96,25 +96,25 @@ async fn too_large_a_body_is_a_413_that_the_client_can_read() {
     let reply = client.reply(false).await.unwrap();
     reply.problem(413);
     assert_eq!(reply.header("connection"), Some("close"));
-    // A client that sends on regardless is read from for a moment, not reset.
+    // A client that continues to send is read from for a moment, not reset.
     for _ in 0..5 {
         let sent = client.stream.write_all(&[b'x'; 100_000]).await;
-        sent.expect("the server reads on");
+        sent.expect("the server continues to read");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(client.is_closed().await);
-    shop.ask("POST", "/buy", "", padded(3_000_000)).await.problem(413);
-    // The same where nobody reads the body: at a path that is not there.
-    let reply = shop.ask("POST", "/nowhere", "", padded(1_000_000)).await;
+    server.ask("POST", "/buy", "", padded(3_000_000)).await.problem(413);
+    // The same for an unread body, here at an unknown path.
+    let reply = server.ask("POST", "/nowhere", "", padded(1_000_000)).await;
     reply.problem(404);
-    shop.good_order().await;
+    server.good_order().await;
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_bounded_like_any_other() {
-    let shop = Shop::open().await;
+async fn chunked_body_is_bounded() {
+    let server = TestServer::start().await;
     let head = "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut client = shop.connect().await;
+    let mut client = server.connect().await;
     let order = order_with("");
     let (first, second) = order.split_at(9);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
@@ -131,52 +131,52 @@ async fn a_chunked_body_is_bounded_like_any_other() {
     client.reply(false).await.unwrap().problem(413);
     assert!(client.is_closed().await);
 
-    let mut client = shop.connect().await;
+    let mut client = server.connect().await;
     client.send(format!("{head}zz\r\nboo\r\n")).await;
     client.reply(false).await.unwrap().problem(400);
     assert!(client.is_closed().await);
-    shop.good_order().await;
+    server.good_order().await;
 }
 
 #[tokio::test]
-async fn a_body_must_be_json_if_it_says_what_it_is() {
-    let shop = Shop::open().await;
+async fn body_of_another_type_is_refused() {
+    let server = TestServer::start().await;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
-        let reply = shop.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
+        let reply = server.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
         assert!(reply.problem(415).contains("application/json"), "{kind}");
     }
     for kind in ["application/json", "Application/JSON; charset=utf-8"] {
-        let reply = shop.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
+        let reply = server.buy(&format!("Content-Type: {kind}\r\n"), &order_with("")).await;
         assert_eq!(reply.status, 202, "{kind}");
     }
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_one_visible_word_and_names_one_order() {
-    let shop = Shop::open().await;
+async fn idempotency_key_is_visible_ascii_and_unique() {
+    let server = TestServer::start().await;
     let long = "k".repeat(256);
     for key in ["", "two words", "k\u{e9}", &long] {
-        let reply = shop.buy(&format!("Idempotency-Key: {key}\r\n"), &order_with("")).await;
+        let reply = server.buy(&format!("Idempotency-Key: {key}\r\n"), &order_with("")).await;
         assert!(reply.problem(400).contains("Idempotency-Key"), "{key}");
     }
     let twice = "Idempotency-Key: a\r\nidempotency-key: a\r\n";
-    shop.buy(twice, &order_with("")).await.problem(400);
+    server.buy(twice, &order_with("")).await.problem(400);
 
     let key = "Idempotency-Key: \"k-1\"\r\n";
-    let first = shop.buy(key, &order_with("")).await;
-    let again = shop.buy(key, &order_with(r#","quantity":1"#)).await;
+    let first = server.buy(key, &order_with("")).await;
+    let again = server.buy(key, &order_with(r#","quantity":1"#)).await;
     assert_eq!((first.status, again.status), (202, 202));
     assert_eq!(first.json(), again.json());
-    shop.buy(key, &order_with(r#","quantity":2"#)).await.problem(422);
-    let other = shop.buy(key, r#"{"user_id":"bob","item_id":"ticket_001"}"#).await;
+    server.buy(key, &order_with(r#","quantity":2"#)).await.problem(422);
+    let other = server.buy(key, r#"{"user_id":"bob","item_id":"ticket_001"}"#).await;
     assert_ne!(first.json()["order_id"], other.json()["order_id"]);
 }
 
 #[tokio::test]
-async fn wrong_paths_and_methods_are_named() {
-    let shop = Shop::open().await;
+async fn unknown_paths_and_methods_are_refused() {
+    let server = TestServer::start().await;
     for path in ["/none", "/buy/", "/buys", "/orders", "/orders/a/b", "/items/", "/items/%zz"] {
-        shop.get(path).await.problem(404);
+        server.get(path).await.problem(404);
     }
     for (method, path, allow) in [
         ("GET", "/buy", "POST"),
@@ -186,21 +186,21 @@ async fn wrong_paths_and_methods_are_named() {
         ("POST", "/inventory", "GET, HEAD"),
         ("BREW", "/stats", "GET, HEAD"),
     ] {
-        let reply = shop.ask(method, path, "", "").await;
+        let reply = server.ask(method, path, "", "").await;
         reply.problem(405);
         assert_eq!(reply.header("allow"), Some(allow));
     }
     for query in ["wait=31", "wait=-1", "wait=x", "wait=", "wait=1.5", "wait=%zz"] {
-        shop.get(&format!("/orders/x?{query}")).await.problem(400);
+        server.get(&format!("/orders/x?{query}")).await.problem(400);
     }
     for path in ["/items?limit=0", "/items?limit=1001", "/items?after=%ff", "/inventory?after=%f"] {
-        shop.get(path).await.problem(400);
+        server.get(path).await.problem(400);
     }
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_closed_and_the_server_is_none_the_worse() {
-    let shop = Shop::open().await;
+async fn malformed_http_is_refused_and_harmless() {
+    let server = TestServer::start().await;
     for (garbage, status) in [
         (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], 400),
         (b"hello?\r\n\r\n", 400),
@@ -208,14 +208,14 @@ async fn what_is_not_http_is_closed_and_the_server_is_none_the_worse() {
         (b"POST /buy HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", 400),
         (b"POST /buy HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
     ] {
-        let mut client = shop.connect().await;
+        let mut client = server.connect().await;
         client.send(garbage).await;
         client.reply(false).await.unwrap().problem(status);
         assert!(client.is_closed().await);
     }
-    let mut client = shop.connect().await;
+    let mut client = server.connect().await;
     let head = format!("GET /stats HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     client.send(head).await;
     assert!(client.reply(false).await.unwrap().problem(431).contains("16 KiB"));
-    shop.good_order().await;
+    server.good_order().await;
 }

@@ -14,16 +14,16 @@ pub fn limits(connections: usize, read_timeout_ms: u64, drain_ms: u64) -> Setup 
 }
 
 #[tokio::test]
-async fn a_slow_sender_is_cut() {
-    let shop = Shop::open_as(limits(100, 200, 1_000)).await;
-    let mut slow_body = shop.connect().await;
+async fn slow_sender_is_disconnected() {
+    let server = TestServer::start_with(limits(100, 200, 1_000)).await;
+    let mut slow_body = server.connect().await;
     slow_body
         .send("POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{")
         .await;
-    let mut slow_head = shop.connect().await;
+    let mut slow_head = server.connect().await;
     slow_head.send("POST /buy HTTP/1.1\r\nContent-Le").await;
-    let mut silent = shop.connect().await;
-    let mut idle = shop.connect().await;
+    let mut silent = server.connect().await;
+    let mut idle = server.connect().await;
     assert_eq!(idle.ask("POST", "/buy", "", ORDER.as_bytes()).await.status, 202);
 
     let reply = slow_body.reply(false).await.unwrap();
@@ -33,18 +33,18 @@ async fn a_slow_sender_is_cut() {
     for client in [&mut slow_body, &mut slow_head, &mut silent, &mut idle] {
         assert!(client.is_closed().await);
     }
-    shop.good_order().await;
+    server.good_order().await;
 }
 
 #[tokio::test]
-async fn over_the_connection_bound_is_a_503_at_once() {
-    let shop = Shop::open_as(limits(2, 10_000, 1_000)).await;
-    let mut first = shop.connect().await;
-    let mut second = shop.connect().await;
+async fn connection_limit_is_a_503_at_once() {
+    let server = TestServer::start_with(limits(2, 10_000, 1_000)).await;
+    let mut first = server.connect().await;
+    let mut second = server.connect().await;
     assert_eq!(first.ask("GET", "/healthz", "", b"").await.status, 200);
     assert_eq!(second.ask("GET", "/stats", "", b"").await.json()["connections"], 2);
     for _ in 0..3 {
-        let mut third = shop.connect().await;
+        let mut third = server.connect().await;
         let reply = third.ask("POST", "/buy", "", ORDER.as_bytes()).await;
         reply.problem(503);
         assert_eq!(reply.header("retry-after"), Some("1"));
@@ -53,47 +53,47 @@ async fn over_the_connection_bound_is_a_503_at_once() {
     drop(first);
     let mut free = None;
     for _ in 0..100 {
-        let mut client = shop.connect().await;
+        let mut client = server.connect().await;
         if client.ask("POST", "/buy", "", ORDER.as_bytes()).await.status == 202 {
             free = Some(client);
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(free.is_some(), "a connection that ended makes room for another");
+    assert!(free.is_some(), "a closed connection makes room for another");
 }
 
 #[tokio::test]
-async fn half_closed_and_broken_off_connections_do_no_harm() {
-    let shop = Shop::open().await;
+async fn half_closed_and_aborted_connections_are_harmless() {
+    let server = TestServer::start().await;
     let request = format!(
         "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ORDER}",
         ORDER.len()
     );
-    // Said everything, still listens.
-    let mut client = shop.connect().await;
+    // The client has sent everything and still reads.
+    let mut client = server.connect().await;
     client.send(&request).await;
     client.stream.shutdown().await.unwrap();
     assert_eq!(client.reply(false).await.unwrap().status, 202);
     assert!(client.is_closed().await);
-    // Broke off in the body.
-    let mut client = shop.connect().await;
+    // The client aborts within the body.
+    let mut client = server.connect().await;
     client.send(&request[..request.len() - 5]).await;
     client.stream.shutdown().await.unwrap();
     client.reply(false).await.unwrap().problem(400);
-    // Broke off in the head, and left without reading.
+    // The client aborts within the head, or disconnects without reading.
     for cut in [10, request.len()] {
-        let mut client = shop.connect().await;
+        let mut client = server.connect().await;
         client.send(&request[..cut]).await;
         drop(client);
     }
-    shop.good_order().await;
+    server.good_order().await;
 }
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let shop = Shop::open().await;
-    let mut client = shop.connect().await;
+    let server = TestServer::start().await;
+    let mut client = server.connect().await;
     let order = format!(
         "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ORDER}",
         ORDER.len()
@@ -106,18 +106,18 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn expect_100_continue_is_honoured_and_spares_a_body_that_is_too_large() {
-    let shop = Shop::open().await;
+async fn expect_100_continue_is_honoured() {
+    let server = TestServer::start().await;
     let head = |length| {
         format!(
             "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
         )
     };
-    let mut client = shop.connect().await;
+    let mut client = server.connect().await;
     client.send(head(ORDER.len())).await;
-    let mut go_on = [0; 25];
-    client.stream.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut interim = [0; 25];
+    client.stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     client.send(ORDER).await;
     assert_eq!(client.reply(false).await.unwrap().status, 202);
     client.send(head(1_000_000)).await;
@@ -126,101 +126,102 @@ async fn expect_100_continue_is_honoured_and_spares_a_body_that_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_stop_closes_idle_connections_answers_who_waits_and_ends() {
-    let shop = Shop::open_as(limits(100, 10_000, 300)).await;
-    let order = shop.good_order().await;
-    let (mut idle, mut untouched) = (shop.connect().await, shop.connect().await);
+async fn stop_answers_waits_and_ends() {
+    let server = TestServer::start_with(limits(100, 10_000, 300)).await;
+    let order = server.good_order().await;
+    let mut idle = server.connect().await;
+    let mut untouched = server.connect().await;
     assert_eq!(idle.ask("GET", "/healthz", "", b"").await.status, 200);
-    let mut waiting = shop.connect().await;
+    let mut waiting = server.connect().await;
     waiting.send(format!("GET /orders/{order}?wait=30 HTTP/1.1\r\n\r\n")).await;
-    let mut stuck = shop.connect().await;
+    let mut stuck = server.connect().await;
     stuck
         .send("POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{")
         .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
 
-    shop.stop.cancel();
+    server.stop.cancel();
     let reply = waiting.reply(false).await.unwrap();
     assert_eq!(reply.json()["status"], "queued");
     assert!(idle.is_closed().await && untouched.is_closed().await);
-    timeout(Duration::from_secs(3), shop.serving).await.expect("bounded").unwrap();
+    timeout(Duration::from_secs(3), server.serving).await.expect("bounded").unwrap();
     assert!(stuck.is_closed().await);
-    assert!(TcpStream::connect(shop.address).await.is_err());
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test]
-async fn while_requests_finish_after_a_stop_whoever_comes_is_told_so() {
-    let shop = Shop::open_as(limits(100, 20_000, 20_000)).await;
-    let mut here = shop.connect().await;
+async fn stopping_server_refuses_new_requests() {
+    let server = TestServer::start_with(limits(100, 20_000, 20_000)).await;
+    let mut here = server.connect().await;
     let (begin, end) = ORDER.split_at(5);
     here.send(format!(
         "POST /buy HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{begin}",
         ORDER.len()
     ))
     .await;
-    while shop.get("/stats").await.json()["connections"] != 2 {}
+    while server.get("/stats").await.json()["connections"] != 2 {}
 
-    shop.stop.cancel();
+    server.stop.cancel();
     for path in ["/readyz", "/items"] {
-        let reply = shop.get(path).await;
+        let reply = server.get(path).await;
         assert!(reply.problem(503).starts_with("stopping"));
         assert_eq!(reply.header("retry-after"), Some("1"));
     }
     here.send(end).await;
     assert_eq!(here.reply(false).await.unwrap().status, 202);
-    timeout(PATIENCE, shop.serving).await.expect("bounded").unwrap();
-    assert!(TcpStream::connect(shop.address).await.is_err());
+    timeout(PATIENCE, server.serving).await.expect("bounded").unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test]
-async fn a_full_queue_is_a_503_with_retry_after() {
-    let shop = Shop::open_as(Setup { backlog_max: 2, ..Setup::default() }).await;
-    let statuses = [shop.buy("", ORDER).await, shop.buy("", ORDER).await].map(|r| r.status);
+async fn full_queue_is_a_503_with_retry_after() {
+    let server = TestServer::start_with(Setup { backlog_max: 2, ..Setup::default() }).await;
+    let statuses = [server.buy("", ORDER).await, server.buy("", ORDER).await].map(|r| r.status);
     assert_eq!(statuses, [202, 202]);
-    let reply = shop.buy("", ORDER).await;
+    let reply = server.buy("", ORDER).await;
     reply.problem(503);
     assert_eq!(reply.header("retry-after"), Some("1"));
-    assert!(reply.json().get("order_id").is_none(), "nothing was taken");
+    assert!(reply.json().get("order_id").is_none(), "the order was not accepted");
 }
 
-/// Sells one-of-a-kind items, past the queue.
-pub async fn sell(shop: &Shop, numbers: std::ops::Range<usize>) {
+/// Sells one-of-a-kind items directly in the ledger.
+pub async fn sell(server: &TestServer, numbers: std::ops::Range<usize>) {
     for n in numbers {
         let owner = Some(UserId::parse("ann").unwrap());
         let id = ItemId::parse(&format!("seat:{n:04}")).unwrap();
         let item = Item { free: 0, sold: 1, owner, version: 1, ..Item::new(id, 1) };
         let commit = Commit { item, expect: Expect::Version(0), decided: vec![] };
-        assert_eq!(shop.ports.ledger.commit(&commit).await.unwrap(), Committed::Written);
+        assert_eq!(server.ports.ledger.commit(&commit).await.unwrap(), Committed::Written);
     }
 }
 
 #[tokio::test]
-async fn a_list_that_is_not_read_holds_up_nobody_and_its_reader_is_cut() {
-    let shop = Shop::open_as(limits(100, 300, 1_000)).await;
-    sell(&shop, 0..1_000).await;
+async fn unread_list_blocks_nobody() {
+    let server = TestServer::start_with(limits(100, 300, 1_000)).await;
+    sell(&server, 0..1_000).await;
     let path = "/items?limit=1000";
-    let mut deaf = shop.connect().await;
+    let mut deaf = server.connect().await;
     deaf.send(format!("GET {path} HTTP/1.1\r\n\r\n").repeat(400)).await;
-    // Others are shown the page that is there; the admin's is read each time.
+    // Other requests get the cached page; requests with the admin key read the ledger.
     let admin = format!("Authorization: Bearer {ADMIN_KEY}\r\n");
     loop {
-        let reply = shop.ask("GET", path, &admin, "").await;
+        let reply = server.ask("GET", path, &admin, "").await;
         if reply.status != 200 {
             reply.problem(503);
             assert_eq!(reply.header("retry-after"), Some("1"));
             break;
         }
     }
-    shop.good_order().await;
+    server.good_order().await;
     let mut open = 2;
     for _ in 0..200 {
-        open = shop.get("/stats").await.json()["connections"].as_u64().unwrap();
+        open = server.get("/stats").await.json()["connections"].as_u64().unwrap();
         if open == 1 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(open, 1, "only the one that asks");
-    assert_eq!(shop.get(path).await.status, 200);
+    assert_eq!(open, 1, "only the connection of this request");
+    assert_eq!(server.get(path).await.status, 200);
     drop(deaf);
 }

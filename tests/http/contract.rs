@@ -1,5 +1,5 @@
-//! The contract of the API under requests drawn at random: good ones, odd ones and bad ones, one
-//! after another or all at once, whole or in pieces.
+//! Property tests: random requests, valid and invalid, sequential and pipelined, whole and in pieces,
+//! get responses that match the API description.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::document::Document;
 use super::*;
 
-/// A request that is HTTP, whatever else may be wrong with it.
+/// A request with valid HTTP syntax that may be wrong in any other way.
 #[derive(Debug, Clone)]
 struct Ask {
     method: &'static str,
@@ -27,7 +27,8 @@ enum Framing {
 }
 
 fn ask(method: &'static str, target: &str, headers: &[&'static str], body: &str) -> Ask {
-    let (headers, body) = (headers.to_vec(), body.as_bytes().to_vec());
+    let headers = headers.to_vec();
+    let body = body.as_bytes().to_vec();
     Ask { method, target: target.to_owned(), headers, body, framing: Framing::Length }
 }
 
@@ -59,7 +60,9 @@ const HEADERS: [&str; 17] = [
 impl Ask {
     fn is_good_order(&self) -> bool {
         let plain = ["Content-Type: application/json", "Connection: keep-alive", "X-Empty:"];
-        let (method, target, body) = (self.method, self.target.as_str(), self.body.as_slice());
+        let method = self.method;
+        let target = self.target.as_str();
+        let body = self.body.as_slice();
         (method, target, body) == ("POST", "/buy", ORDER.as_bytes())
             && self.headers.contains(&plain[0])
             && self.headers.iter().all(|header| plain.contains(header))
@@ -139,7 +142,7 @@ fn asks() -> impl Strategy<Value = Ask> {
     prop_oneof![1 => Just(good_order()), 4 => drawn]
 }
 
-/// Requests for one connection, and the lengths of the pieces in which they are sent, over and over.
+/// Requests of one connection, and the lengths of the pieces in which they are sent (repeated).
 fn talks() -> impl Strategy<Value = (Vec<Ask>, Vec<usize>)> {
     let pieces = prop_oneof![Just(vec![1_000_000]), vec(1usize..2_000, 1..6)];
     (vec(asks(), 1..6), pieces)
@@ -157,16 +160,16 @@ async fn send_in_pieces(client: &mut Client, mut bytes: &[u8], pieces: &[usize])
     }
 }
 
-/// Every request has its answer, up to one that says it is the last; then a good order is taken,
-/// on this connection if it is still open.
+/// Checks that every request gets a response, up to one with `Connection: close`, and that the next
+/// valid order is accepted, on this connection if it is still open.
 async fn talk(
-    shop: &Shop,
+    server: &TestServer,
     document: &Document,
     asks: &[Ask],
     pieces: &[usize],
     taken: &mut Vec<String>,
 ) {
-    let mut client = shop.connect().await;
+    let mut client = server.connect().await;
     let bytes: Vec<u8> = asks.iter().flat_map(Ask::bytes).collect();
     send_in_pieces(&mut client, &bytes, pieces).await;
     for ask in asks {
@@ -178,7 +181,7 @@ async fn talk(
         };
         if ask.method != "HEAD" {
             reply.keeps_the_contract();
-            // Every path answers OPTIONS, and what is not HTTP, alike: the document leaves them out.
+            // OPTIONS and malformed HTTP have the same responses on all paths and are not documented.
             let options = (ask.method, reply.status) == ("OPTIONS", 204);
             if !options && !reply.text().contains("the request is not valid HTTP/1.1") {
                 document.describes(ask.method, &ask.target, &reply);
@@ -191,29 +194,29 @@ async fn talk(
         }
         assert!(!ask.is_good_order() || [202, 503].contains(&reply.status), "{}", reply.text());
         if reply.header("connection") == Some("close") {
-            // What cannot be parsed has no method, so its answer has a body.
+            // The method of malformed HTTP is unknown, so the response has a body.
             if (ask.method, reply.status) != ("HEAD", 400) {
                 assert!(client.is_closed().await);
             }
-            client = shop.connect().await;
+            client = server.connect().await;
             break;
         }
     }
     client.send(good_order().bytes()).await;
-    let reply = client.reply(false).await.expect("the connection can be used on");
+    let reply = client.reply(false).await.expect("the connection can be reused");
     assert!([202, 503].contains(&reply.status), "{}", reply.text());
     reply.keeps_the_contract();
 }
 
-/// Holds the talks, and returns the orders that were taken among them.
-fn hold_talks(runtime: &Runtime, shop: &Shop, cases: u32) -> Vec<String> {
+/// Runs the conversations and returns the ids of the accepted orders.
+fn hold_talks(runtime: &Runtime, server: &TestServer, cases: u32) -> Vec<String> {
     let taken = std::cell::RefCell::default();
-    let document = runtime.block_on(Document::of(shop));
+    let document = runtime.block_on(Document::of(server));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new(config);
     let seed = format!("{:?}", runner.rng());
     let held = runner.run(&talks(), |(asks, pieces)| {
-        runtime.block_on(talk(shop, &document, &asks, &pieces, &mut taken.borrow_mut()));
+        runtime.block_on(talk(server, &document, &asks, &pieces, &mut taken.borrow_mut()));
         Ok(())
     });
     if let Err(failure) = held {
@@ -223,31 +226,31 @@ fn hold_talks(runtime: &Runtime, shop: &Shop, cases: u32) -> Vec<String> {
 }
 
 #[test]
-fn to_no_request_does_the_api_answer_a_fault_and_each_order_taken_is_decided() {
+fn random_requests_keep_the_contract() {
     let runtime = Runtime::new().unwrap();
-    let shop = runtime.block_on(Shop::open());
-    let taken = hold_talks(&runtime, &shop, 300);
+    let server = runtime.block_on(TestServer::start());
+    let taken = hold_talks(&runtime, &server, 300);
     assert!(taken.len() > 30, "{}", taken.len());
     runtime.block_on(async {
-        shop.hire();
+        server.start_worker();
         for order in taken {
-            let reply = shop.get(&format!("/orders/{order}?wait=30")).await;
+            let reply = server.get(&format!("/orders/{order}?wait=30")).await;
             assert!(["sold", "rejected"].contains(&reply.json()["status"].as_str().unwrap()));
         }
     });
 }
 
 #[test]
-fn over_its_bound_the_api_says_503_and_when_to_come_back_and_within_it_takes_orders_again() {
+fn full_server_answers_503_and_recovers() {
     let runtime = Runtime::new().unwrap();
     let setup = Setup { backlog_max: 5, ..Setup::default() };
-    let shop = runtime.block_on(Shop::open_as(setup));
-    let taken = hold_talks(&runtime, &shop, 100);
+    let server = runtime.block_on(TestServer::start_with(setup));
+    let taken = hold_talks(&runtime, &server, 100);
     assert!(taken.len() <= 5);
     runtime.block_on(async {
-        shop.buy("", ORDER).await.problem(503);
-        shop.hire();
-        while shop.buy("", ORDER).await.status != 202 {
+        server.buy("", ORDER).await.problem(503);
+        server.start_worker();
+        while server.buy("", ORDER).await.status != 202 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });

@@ -1,4 +1,4 @@
-//! The API as `/openapi.json` describes it, held against what the server does.
+//! Compares `/openapi.json` with the responses of the server.
 
 use serde_json::{Value, json};
 
@@ -7,13 +7,13 @@ use super::*;
 pub struct Document(Value);
 
 impl Document {
-    pub async fn of(shop: &Shop) -> Document {
-        let reply = shop.get("/openapi.json").await;
+    pub async fn of(server: &TestServer) -> Document {
+        let reply = server.get("/openapi.json").await;
         assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")));
         Document(reply.json())
     }
 
-    /// The path of the document that this target is of.
+    /// The path of the document that matches this target.
     fn path(&self, target: &str) -> Option<&str> {
         let asked: Vec<&str> = target.split('?').next().unwrap().split('/').collect();
         let is_it = |path: &str| {
@@ -25,15 +25,15 @@ impl Document {
                 })
         };
         let paths = self.0["paths"].as_object().unwrap().keys().map(String::as_str);
-        // A path that is written out comes before one with an id.
+        // A literal path has precedence over one with a parameter.
         paths.filter(|path| is_it(path)).min_by_key(|path| path.contains('{'))
     }
 
-    /// Checks that the answer is one that the document has: path, method, status, kind, body.
+    /// Checks that the document describes the response: path, method, status, media type, body.
     #[track_caller]
     pub fn describes(&self, method: &str, target: &str, reply: &Reply) {
         if reply.body.is_empty() && [400, 414, 431].contains(&reply.status) {
-            return; // Not HTTP: nobody has looked at the path.
+            return; // Malformed HTTP: the path was not read.
         }
         let Some(path) = self.path(target) else {
             return assert_eq!(reply.status, 404, "{method} {target} is not in the document");
@@ -65,18 +65,18 @@ impl Document {
 
     fn validator(&self, schema: &Value) -> jsonschema::Validator {
         let root = json!({"allOf": [schema], "components": self.0["components"]});
-        jsonschema::validator_for(&root).expect("a schema")
+        jsonschema::validator_for(&root).expect("a valid schema")
     }
 }
 
 #[tokio::test]
-async fn each_example_fits_its_schema_and_works() {
-    let shop = Shop::open().await;
-    shop.hire();
-    let document = Document::of(&shop).await;
-    assert_eq!(shop.put_stock("ticket_001", 1).await.status, 201);
-    assert_eq!(shop.put_stock("ticket_002", 1).await.status, 201);
-    let order = shop.good_order().await;
+async fn examples_match_their_schemas_and_work() {
+    let server = TestServer::start().await;
+    server.start_worker();
+    let document = Document::of(&server).await;
+    assert_eq!(server.put_stock("ticket_001", 1).await.status, 201);
+    assert_eq!(server.put_stock("ticket_002", 1).await.status, 201);
+    let order = server.good_order().await;
     for (path, methods) in document.0["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             let mut target = path.clone();
@@ -111,7 +111,7 @@ async fn each_example_fits_its_schema_and_works() {
             } else {
                 method
             };
-            let reply = shop.ask(&head.to_uppercase(), &target, &headers, text).await;
+            let reply = server.ask(&head.to_uppercase(), &target, &headers, text).await;
             assert!((200..300).contains(&reply.status), "{method} {target}: {}", reply.text());
             if head != "HEAD" {
                 document.describes(&method.to_uppercase(), &target, &reply);
@@ -121,19 +121,19 @@ async fn each_example_fits_its_schema_and_works() {
 }
 
 #[tokio::test]
-async fn the_document_and_its_page_are_kept_by_who_has_them() {
-    let shop = Shop::open().await;
+async fn document_and_page_have_etags() {
+    let server = TestServer::start().await;
     for path in ["/openapi.json", "/docs"] {
-        let reply = shop.get(path).await;
+        let reply = server.get(path).await;
         let tag = reply.header("etag").unwrap().to_owned();
-        let again = shop.ask("GET", path, &format!("If-None-Match: {tag}\r\n"), "").await;
+        let again = server.ask("GET", path, &format!("If-None-Match: {tag}\r\n"), "").await;
         assert_eq!((again.status, again.body.len()), (304, 0), "{path}");
     }
-    let page = shop.get("/docs").await.text();
-    let document = Document::of(&shop).await;
+    let page = server.get("/docs").await.text();
+    let document = Document::of(&server).await;
     for path in document.0["paths"].as_object().unwrap().keys() {
         assert!(page.contains(&format!("<code>{path}</code>")), "{path}");
     }
     assert!(page.contains("\"assets/docs.css\"") && !page.contains("<script"));
-    assert_eq!(shop.get("/assets/docs.css").await.status, 200);
+    assert_eq!(server.get("/assets/docs.css").await.status, 200);
 }

@@ -1,4 +1,4 @@
-//! What Prometheus reads, held against its text format, and the rules and plots that are made of it.
+//! Checks `/metrics` against Prometheus' text format, and the alarms and plots against `/metrics`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ fn is_name(text: &str) -> bool {
         && letters.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Reads `{a="b",c="d"}`, with the escapes that Prometheus knows; and what stands behind it.
+/// Parses `{a="b",c="d"}` with Prometheus' escapes. Returns the labels and the rest of the line.
 fn labels(mut rest: &str) -> (BTreeMap<String, String>, &str) {
     let mut found = BTreeMap::new();
     if !rest.starts_with('{') {
@@ -28,7 +28,8 @@ fn labels(mut rest: &str) -> (BTreeMap<String, String>, &str) {
     while !rest.starts_with('}') {
         let (name, value) = rest[1..].split_once("=\"").unwrap();
         assert!(is_name(name), "{name}");
-        let (mut text, mut letters) = (String::new(), value.char_indices());
+        let mut text = String::new();
+        let mut letters = value.char_indices();
         let end = loop {
             match letters.next().expect("a closing quote") {
                 (at, '"') => break at + 1,
@@ -47,8 +48,8 @@ fn labels(mut rest: &str) -> (BTreeMap<String, String>, &str) {
     (found, &rest[1..])
 }
 
-/// Reads the text format (Prometheus, "Exposition formats"), and refuses whatever is not in it, and
-/// what goes against its conventions for names.
+/// Parses the text format (Prometheus, "Exposition formats"). Panics at syntax errors and at names
+/// that break its conventions.
 fn parse(text: &str) -> BTreeMap<String, Family> {
     assert!(text.ends_with('\n'));
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
@@ -106,25 +107,27 @@ fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)
     found.next().map(|(_, _, value)| *value)
 }
 
-async fn scrape(shop: &Shop) -> BTreeMap<String, Family> {
-    let reply = shop.get("/metrics").await;
+async fn scrape(server: &TestServer) -> BTreeMap<String, Family> {
+    let reply = server.get("/metrics").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     parse(&reply.text())
 }
 
-/// A shop in which one of two orders was sold, one was refused, and the board has seen it.
-async fn shop_after_a_sale() -> (Shop, BTreeMap<String, Family>) {
-    let shop = Shop::open().await;
-    shop.hire();
-    let (first, second) = (shop.good_order().await, shop.good_order().await);
+/// A server with one sold and one rejected order and one refused request, after the dashboard has
+/// seen the worker.
+async fn server_after_a_sale() -> (TestServer, BTreeMap<String, Family>) {
+    let server = TestServer::start().await;
+    server.start_worker();
+    let first = server.good_order().await;
+    let second = server.good_order().await;
     for order in [first, second] {
-        shop.get(&format!("/orders/{order}?wait=20")).await;
+        server.get(&format!("/orders/{order}?wait=20")).await;
     }
-    shop.buy("", "no order").await.problem(400);
+    server.buy("", "no order").await.problem(400);
     let seen = timeout(PATIENCE, async {
         loop {
-            let families = scrape(&shop).await;
+            let families = scrape(&server).await;
             if value(&families, "flux_workers", &[]) == Some(1.0)
                 && value(&families, "flux_decision_seconds_count", &[]) == Some(2.0)
             {
@@ -133,13 +136,13 @@ async fn shop_after_a_sale() -> (Shop, BTreeMap<String, Family>) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let seen = seen.await.expect("the board sees the worker");
-    (shop, seen)
+    let seen = seen.await.expect("the metrics count the worker");
+    (server, seen)
 }
 
 #[tokio::test]
-async fn prometheus_can_read_what_was_done() {
-    let (_shop, families) = shop_after_a_sale().await;
+async fn metrics_follow_the_text_format() {
+    let (_shop, families) = server_after_a_sale().await;
     let value = |name, labels: &[(&str, &str)]| value(&families, name, labels);
     assert_eq!(value("flux_orders_accepted_total", &[]), Some(2.0));
     assert_eq!(value("flux_orders_refused_total", &[("class", "4xx")]), Some(1.0));
@@ -157,7 +160,7 @@ async fn prometheus_can_read_what_was_done() {
     assert_eq!(families["flux_backlog_orders"].kind, "gauge");
 }
 
-/// The names in an expression that are neither labels nor PromQL's own words.
+/// The metric names in a PromQL expression.
 fn metrics_of(expression: &str) -> BTreeSet<String> {
     const WORDS: [&str; 14] = [
         "sum",
@@ -175,7 +178,7 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
         "outcome",
         "instance",
     ];
-    // Without what stands in braces and brackets.
+    // Without the text in braces and brackets.
     let mut depth = 0;
     let outside = expression.chars().map(|letter| {
         depth += i32::from("{[".contains(letter));
@@ -194,7 +197,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// Every text under the key `expr` or `query`.
+/// All texts under the keys `expr` and `query`.
 fn expressions(json: &Value, found: &mut Vec<String>) {
     match json {
         Value::Object(fields) => {
@@ -214,8 +217,8 @@ fn expressions(json: &Value, found: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn every_plot_and_alarm_is_made_of_metrics_that_there_are() {
-    let (_shop, families) = shop_after_a_sale().await;
+async fn plots_and_alarms_use_existing_metrics() {
+    let (_shop, families) = server_after_a_sale().await;
     let mut plots = Vec::new();
     let dashboard = serde_json::from_str(&read("config/grafana-dashboard.json")).unwrap();
     expressions(&dashboard, &mut plots);
@@ -240,12 +243,12 @@ async fn every_plot_and_alarm_is_made_of_metrics_that_there_are() {
 }
 
 #[test]
-fn every_alarm_says_where_it_is_told_what_to_do() {
+fn alarms_have_runbook_entries() {
     let alerts = read("config/alerts.yml");
     let runbook = read("docs/runbook.md").to_lowercase();
     for rule in alerts.split("- alert:").skip(1) {
         let name = rule.lines().next().unwrap().trim().to_lowercase();
         assert!(rule.contains(&format!("runbook: docs/runbook.md#{name}\n")), "{name}");
-        assert!(runbook.contains(&format!("\n### {name}\n")), "the run book has no {name}");
+        assert!(runbook.contains(&format!("\n### {name}\n")), "docs/runbook.md has no {name}");
     }
 }

@@ -1,11 +1,11 @@
-//! The real server over real sockets on loopback, on the real embedded store.
+//! Tests of the HTTP server over loopback sockets, on the embedded store.
 
 mod access;
 mod bad_input;
-mod board;
 mod bounds;
 mod connections;
 mod contract;
+mod dashboard;
 mod document;
 mod follow;
 mod inventory;
@@ -13,8 +13,8 @@ mod letters;
 mod metrics;
 mod pages;
 mod routes;
-pub mod shop;
 mod sites;
+pub mod test_server;
 pub mod tokens;
 
 use std::time::Duration;
@@ -25,4 +25,4 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use shop::*;
+use test_server::*;

@@ -1,20 +1,20 @@
-//! The pages as the server gives them out; tests/browser has them in a browser.
+//! The responses with pages and their files. tests/browser tests them in a browser.
 
 use super::*;
 
-/// What is between each `before` and the quotation mark after it.
+/// The texts between `before` and the next quotation mark.
 fn quoted<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
     text.split(before).skip(1).map(|rest| rest.split('"').next().unwrap()).collect()
 }
 
 #[tokio::test]
-async fn a_page_and_all_that_it_names_come_from_this_server_and_nothing_runs_inline() {
-    let shop = Shop::open().await;
-    // Relative, so that a proxy may have them all below a path.
+async fn pages_use_only_files_of_this_server() {
+    let server = TestServer::start().await;
+    // URLs are relative, so that a proxy can serve the pages below a path.
     for (path, assets) in
         [("/", "assets/"), ("/docs", "assets/"), ("/buy/ticket_001", "../assets/")]
     {
-        let page = shop.get(path).await;
+        let page = server.get(path).await;
         assert_eq!(
             (page.status, page.header("content-type")),
             (200, Some("text/html; charset=utf-8"))
@@ -32,7 +32,7 @@ async fn a_page_and_all_that_it_names_come_from_this_server_and_nothing_runs_inl
             if seen.contains(&file) {
                 continue;
             }
-            let asset = shop.get(&format!("/assets/{file}")).await;
+            let asset = server.get(&format!("/assets/{file}")).await;
             assert_eq!(asset.status, 200, "{file} of {path}");
             assert_eq!(asset.header("x-content-type-options"), Some("nosniff"));
             let text = asset.text().replace("http://www.w3.org/2000/svg", "");
@@ -47,17 +47,17 @@ async fn a_page_and_all_that_it_names_come_from_this_server_and_nothing_runs_inl
 }
 
 #[tokio::test]
-async fn who_has_a_page_is_told_that_it_is_the_same() {
-    let shop = Shop::open().await;
+async fn unchanged_page_is_a_304() {
+    let server = TestServer::start().await;
     for path in ["/", "/buy/ticket_001", "/assets/theme.css"] {
-        let tag = shop.get(path).await.header("etag").unwrap().to_owned();
-        let mut client = shop.connect().await;
+        let tag = server.get(path).await.header("etag").unwrap().to_owned();
+        let mut client = server.connect().await;
         client.send(format!("GET {path} HTTP/1.1\r\nIf-None-Match: {tag}\r\n\r\n")).await;
         let same = client.reply(true).await.unwrap();
         assert_eq!((same.status, same.header("etag")), (304, Some(tag.as_str())));
     }
     for path in ["/buy/a%20b", "/assets/none", "/assets/..%2fbuy.html"] {
-        shop.get(path).await.problem(404);
+        server.get(path).await.problem(404);
     }
-    assert_eq!(shop.ask("POST", "/buy/a", "", "").await.header("allow"), Some("GET, HEAD"));
+    assert_eq!(server.ask("POST", "/buy/a", "", "").await.header("allow"), Some("GET, HEAD"));
 }

@@ -1,4 +1,4 @@
-//! Users with tokens (JWT).
+//! Tokens (JWT) of users.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,7 +28,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A token with this head and these claims, signed by `sign`.
+/// A token with this header and these claims, signed by `sign`.
 fn token(head: &Value, claims: &Value, sign: impl Fn(&[u8]) -> Vec<u8>) -> String {
     let message = format!("{}.{}", encoded(head.to_string()), encoded(claims.to_string()));
     let signature = encoded(sign(message.as_bytes()));
@@ -48,7 +48,7 @@ fn anns() -> Value {
     json!({ "sub": "ann", "exp": now() + 600 })
 }
 
-/// A provider's key pairs, and the set that it publishes of them.
+/// The key pairs of an identity provider, and the key set that it publishes.
 pub struct Provider {
     rsa: RsaKeyPair,
     ec: EcdsaKeyPair,
@@ -99,22 +99,24 @@ impl Provider {
     }
 }
 
-async fn shop(tokens: TokenRules) -> Shop {
+async fn server(tokens: TokenRules) -> TestServer {
     let access = AccessRules { tokens, ..AccessRules::default() };
-    Shop::open_as(Setup { access, ..Setup::default() }).await
+    TestServer::start_with(Setup { access, ..Setup::default() }).await
 }
 
-async fn shop_with_secret() -> Shop {
-    shop(TokenRules { secret: Some(SECRET.into()), ..TokenRules::default() }).await
+async fn server_with_secret() -> TestServer {
+    server(TokenRules { secret: Some(SECRET.into()), ..TokenRules::default() }).await
 }
 
-/// A set of keys that can change and be away, and how often it was asked for.
+/// A key set that can change or be unavailable, and the number of fetches.
 fn published(
     set: Value,
     pause: Duration,
 ) -> (Arc<Mutex<Option<Value>>>, Arc<AtomicUsize>, TokenRules) {
-    let (set, asked) = (Arc::new(Mutex::new(Some(set))), Arc::new(AtomicUsize::new(0)));
-    let (source, count) = (set.clone(), asked.clone());
+    let set = Arc::new(Mutex::new(Some(set)));
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let source = set.clone();
+    let count = fetches.clone();
     let keys = KeySet::new(
         Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
@@ -123,37 +125,37 @@ fn published(
         }),
         pause,
     );
-    (set, asked, TokenRules { keys: Some(keys), ..TokenRules::default() })
+    (set, fetches, TokenRules { keys: Some(keys), ..TokenRules::default() })
 }
 
-async fn buys(shop: &Shop, token: &str, user: &str) -> Reply {
+async fn buys(server: &TestServer, token: &str, user: &str) -> Reply {
     let body = json!({ "user_id": user, "item_id": "ticket_001" }).to_string();
-    shop.buy(&format!("Authorization: Bearer {token}\r\n"), &body).await
+    server.buy(&format!("Authorization: Bearer {token}\r\n"), &body).await
 }
 
 #[tokio::test]
-async fn a_subject_with_invisible_characters_is_nobody() {
-    let shop = shop_with_secret().await;
+async fn subject_with_invisible_characters_is_refused() {
+    let server = server_with_secret().await;
     for subject in ["ann\u{2028}", "an\u{200b}n", "\u{202e}nna", " "] {
         let token = hs256(&json!({ "sub": subject, "exp": now() + 600 }));
-        let detail = buys(&shop, &token, "ann").await.problem(401);
+        let detail = buys(&server, &token, "ann").await.problem(401);
         assert!(detail.contains("subject"), "{subject:?}: {detail}");
     }
 }
 
 #[tokio::test]
-async fn a_user_buys_for_themselves_only_and_sees_their_own_orders_only() {
-    let shop = shop_with_secret().await;
+async fn token_buys_and_reads_only_for_its_subject() {
+    let server = server_with_secret().await;
     let ann = hs256(&anns());
     let bob = hs256(&json!({ "sub": "bob", "exp": now() + 600 }));
-    let order = buys(&shop, &ann, "ann").await.json();
-    buys(&shop, &ann, "bob").await.problem(403);
-    buys(&shop, &bob, "ann").await.problem(403);
-    shop.buy("", r#"{"user_id":"ann","item_id":"a"}"#).await.problem(401);
+    let order = buys(&server, &ann, "ann").await.json();
+    buys(&server, &ann, "bob").await.problem(403);
+    buys(&server, &bob, "ann").await.problem(403);
+    server.buy("", r#"{"user_id":"ann","item_id":"a"}"#).await.problem(401);
 
     let path = format!("/orders/{}", order["order_id"].as_str().unwrap());
     let see = async |token: &str, path: &str| {
-        shop.ask("GET", path, &format!("Authorization: Bearer {token}\r\n"), "").await
+        server.ask("GET", path, &format!("Authorization: Bearer {token}\r\n"), "").await
     };
     assert_eq!(see(&ann, &path).await.json()["user_id"], "ann");
     assert_eq!(see(ADMIN_KEY, &path).await.json()["user_id"], "ann");
@@ -165,53 +167,53 @@ async fn a_user_buys_for_themselves_only_and_sees_their_own_orders_only() {
 }
 
 #[tokio::test]
-async fn a_foreign_order_is_answered_like_none_whatever_its_state() {
+async fn foreign_order_looks_like_a_missing_one() {
     for backend in ["embedded", "aws"] {
         let access = AccessRules {
             tokens: TokenRules { secret: Some(SECRET.into()), ..TokenRules::default() },
             ..AccessRules::default()
         };
-        let shop = Shop::open_as(Setup { access, backend, ..Setup::default() }).await;
-        let order = buys(&shop, &hs256(&anns()), "ann").await.json();
+        let server = TestServer::start_with(Setup { access, backend, ..Setup::default() }).await;
+        let order = buys(&server, &hs256(&anns()), "ann").await.json();
         let path = format!("/orders/{}", order["order_id"].as_str().unwrap());
         let none = format!("/orders/{}", "0".repeat(32));
         let bob = hs256(&json!({ "sub": "bob", "exp": now() + 600 }));
         let headers = format!("Authorization: Bearer {bob}\r\n");
         for state in ["queued", "decided"] {
             for query in ["", "?wait=30", "/events"] {
-                // Nobody decides the order at first, so a wait for it would outlast the client.
-                let hidden = shop.ask("GET", &format!("{path}{query}"), &headers, "").await;
-                let missing = shop.ask("GET", &format!("{none}{query}"), &headers, "").await;
+                // No worker runs at first, so a wait would exceed the client's timeout.
+                let hidden = server.ask("GET", &format!("{path}{query}"), &headers, "").await;
+                let missing = server.ask("GET", &format!("{none}{query}"), &headers, "").await;
                 assert_eq!(hidden.problem(404), missing.problem(404), "{backend} {state} {query}");
                 assert_eq!(hidden.body, missing.body);
             }
-            shop.hire();
+            server.start_worker();
             let anns = format!("Authorization: Bearer {}\r\n", hs256(&anns()));
-            shop.ask("GET", &format!("{path}?wait=20"), &anns, "").await;
+            server.ask("GET", &format!("{path}?wait=20"), &anns, "").await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_a_token_opened_ends_when_the_token_expires() {
-    let shop = shop_with_secret().await;
-    let order = buys(&shop, &hs256(&anns()), "ann").await.json();
+async fn stream_ends_when_its_token_expires() {
+    let server = server_with_secret().await;
+    let order = buys(&server, &hs256(&anns()), "ann").await.json();
     let path = format!("/orders/{}/events", order["order_id"].as_str().unwrap());
-    // Clocks may be 30 s apart, so this one is good for 2 s to 3 s more.
+    // With the tolerance of 30 s this token is valid for 2 s to 3 s more.
     let short = hs256(&json!({ "sub": "ann", "exp": now() - 28 }));
-    let mut events = shop.events(&path, &format!("Authorization: Bearer {short}\r\n")).await;
+    let mut events = server.events(&path, &format!("Authorization: Bearer {short}\r\n")).await;
     assert_eq!(events.next().await.unwrap().1["user_id"], "ann");
-    assert_eq!(events.next().await, None, "the order is not decided, and there is no end to tell");
+    assert_eq!(events.next().await, None, "no last event, because the order is undecided");
 }
 
 #[tokio::test]
-async fn bad_tokens_of_an_address_are_in_no_good_credentials_way() {
+async fn invalid_tokens_do_not_delay_valid_credentials() {
     let provider = Provider::new();
     let (_, _, tokens) = published(provider.set(), Duration::from_secs(600));
     let tokens = TokenRules { secret: Some(SECRET.into()), ..tokens };
     let buy_keys = Keys::parse(&"the key of the shop".into());
     let access = AccessRules { tokens, buy_keys, ..AccessRules::default() };
-    let shop = Shop::open_as(Setup { access, ..Setup::default() }).await;
+    let server = TestServer::start_with(Setup { access, ..Setup::default() }).await;
     let expired = hs256(&json!({ "sub": "ann", "exp": now() - 600 }));
     let forged = Provider::new().token("ES256", "ec", &anns());
     let good = [
@@ -224,21 +226,25 @@ async fn bad_tokens_of_an_address_are_in_no_good_credentials_way() {
     let mut refused = 0;
     for n in 0..400 {
         let bad = if n % 2 == 0 { &expired } else { &forged };
-        let reply = buys(&shop, bad, "ann").await;
+        let reply = buys(&server, bad, "ann").await;
         assert!([401, 429].contains(&reply.status), "{}", reply.head);
         refused += usize::from(reply.status == 429);
         if n % 20 == 19 {
             for credential in &good {
-                assert_eq!(buys(&shop, credential, "ann").await.status, 202, "after {n} bad ones");
+                assert_eq!(
+                    buys(&server, credential, "ann").await.status,
+                    202,
+                    "after {n} invalid ones"
+                );
             }
         }
     }
-    assert!(refused > 0, "bad ones are limited");
+    assert!(refused > 0, "invalid tokens are limited");
 }
 
 #[tokio::test]
-async fn only_a_token_that_is_whole_signed_and_in_time_is_good() {
-    let shop = shop_with_secret().await;
+async fn only_intact_current_tokens_are_accepted() {
+    let server = server_with_secret().await;
     let none = token(&json!({ "alg": "none" }), &anns(), |_| Vec::new());
     let unsigned = token(&json!({ "alg": "HS256" }), &anns(), |_| Vec::new());
     let other = token(&json!({ "alg": "HS256" }), &anns(), by_secret(b"another secret"));
@@ -268,27 +274,27 @@ async fn only_a_token_that_is_whole_signed_and_in_time_is_good() {
         bad.push(hs256(&claims));
     }
     for token in bad {
-        buys(&shop, &token, "ann").await.problem(401);
+        buys(&server, &token, "ann").await.problem(401);
     }
     assert!(
-        buys(&shop, &hs256(&json!({ "sub": "ann", "exp": 1 })), "ann")
+        buys(&server, &hs256(&json!({ "sub": "ann", "exp": 1 })), "ann")
             .await
             .problem(401)
             .contains("expired")
     );
-    assert_eq!(buys(&shop, &good, "ann").await.status, 202);
-    assert_eq!(shop.get("/stats").await.json()["accepted"], 1);
+    assert_eq!(buys(&server, &good, "ann").await.status, 202);
+    assert_eq!(server.get("/stats").await.json()["accepted"], 1);
 }
 
 #[tokio::test]
-async fn issuer_and_audience_are_checked_when_they_are_set() {
+async fn issuer_and_audience_are_checked_if_configured() {
     let rules = TokenRules {
         secret: Some(SECRET.into()),
         issuer: Some("https://id.example".to_owned()),
         audience: Some("tickets".to_owned()),
         ..TokenRules::default()
     };
-    let strict = shop(rules).await;
+    let strict = server(rules).await;
     let claims = |iss: Value, aud: Value| {
         hs256(&json!({ "sub": "ann", "exp": now() + 600, "iss": iss, "aud": aud }))
     };
@@ -305,33 +311,34 @@ async fn issuer_and_audience_are_checked_when_they_are_set() {
     ] {
         buys(&strict, &claims(iss, aud), "ann").await.problem(401);
     }
-    let open = shop_with_secret().await;
+    let open = server_with_secret().await;
     assert_eq!(buys(&open, &claims(iss(), json!("news")), "ann").await.status, 202);
 }
 
 #[tokio::test]
-async fn a_published_key_is_good_for_its_algorithm_and_a_public_key_is_no_secret() {
+async fn published_key_is_valid_for_one_algorithm() {
     let provider = Provider::new();
     let (_, _, mut rules) = published(provider.set(), Duration::from_secs(600));
-    let shop_of_keys = shop(TokenRules { keys: rules.keys.clone(), ..TokenRules::default() }).await;
+    let server_of_keys =
+        server(TokenRules { keys: rules.keys.clone(), ..TokenRules::default() }).await;
     for (algorithm, kid) in [("RS256", "rsa"), ("ES256", "ec"), ("EdDSA", "ed")] {
         let good = provider.token(algorithm, kid, &anns());
-        assert_eq!(buys(&shop_of_keys, &good, "ann").await.status, 202, "{algorithm}");
+        assert_eq!(buys(&server_of_keys, &good, "ann").await.status, 202, "{algorithm}");
         let other = Provider::new();
         if algorithm != "RS256" {
-            buys(&shop_of_keys, &other.token(algorithm, kid, &anns()), "ann").await.problem(401);
+            buys(&server_of_keys, &other.token(algorithm, kid, &anns()), "ann").await.problem(401);
         }
         for (algorithm, kid) in [(algorithm, "none"), ("ES384", kid), ("HS256", kid)] {
             let bad = provider.token(algorithm, kid, &anns());
-            buys(&shop_of_keys, &bad, "ann").await.problem(401);
+            buys(&server_of_keys, &bad, "ann").await.problem(401);
         }
     }
-    // Without an id, the only key for the algorithm is meant.
+    // A token without a key id uses the only key for the algorithm.
     let plain = token(&json!({ "alg": "EdDSA" }), &anns(), |m| provider.ed.sign(m).as_ref().into());
-    assert_eq!(buys(&shop_of_keys, &plain, "ann").await.status, 202);
-    // What is published is no secret, whatever the token calls itself, and with a secret too.
+    assert_eq!(buys(&server_of_keys, &plain, "ann").await.status, 202);
+    // A published key is not accepted as an HS256 secret, with and without a configured secret.
     rules.secret = Some("another secret of thirty-two bytes".into());
-    let shop_of_both = shop(rules).await;
+    let server_of_both = server(rules).await;
     let set = provider.set();
     let modulus = URL_SAFE_NO_PAD.decode(set["keys"][0]["n"].as_str().unwrap()).unwrap();
     let public: [&[u8]; 4] = [
@@ -344,35 +351,35 @@ async fn a_published_key_is_good_for_its_algorithm_and_a_public_key_is_no_secret
         for kid in ["rsa", "ed", "oct"] {
             let head = json!({ "alg": "HS256", "kid": kid });
             let forged = token(&head, &anns(), by_secret(public));
-            buys(&shop_of_keys, &forged, "ann").await.problem(401);
-            buys(&shop_of_both, &forged, "ann").await.problem(401);
+            buys(&server_of_keys, &forged, "ann").await.problem(401);
+            buys(&server_of_both, &forged, "ann").await.problem(401);
         }
     }
 }
 
 #[tokio::test]
-async fn a_new_key_is_asked_for_once_in_a_while_and_old_ones_outlive_their_source() {
+async fn new_keys_are_fetched_at_a_bounded_rate() {
     let provider = Provider::new();
     let pause = Duration::from_millis(500);
-    let (set, asked, rules) = published(json!({ "keys": [] }), pause);
-    let shop = shop(rules).await;
+    let (set, fetches, rules) = published(json!({ "keys": [] }), pause);
+    let server = server(rules).await;
     let good = provider.token("ES256", "ec", &anns());
-    buys(&shop, &good, "ann").await.problem(401);
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    buys(&server, &good, "ann").await.problem(401);
+    assert_eq!(fetches.load(Ordering::Relaxed), 1);
 
     *set.lock().unwrap() = Some(provider.set());
     tokio::time::sleep(pause).await;
-    // All who come while the source is asked get what it says.
-    let many = futures_util::future::join_all((0..20).map(|_| buys(&shop, &good, "ann"))).await;
+    // All requests that arrive during a fetch use its result.
+    let many = futures_util::future::join_all((0..20).map(|_| buys(&server, &good, "ann"))).await;
     assert!(many.iter().all(|reply| reply.status == 202), "{many:?}");
-    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    assert_eq!(fetches.load(Ordering::Relaxed), 2);
 
     *set.lock().unwrap() = None;
     tokio::time::sleep(pause).await;
     for n in 0..20 {
         let unknown = provider.token("ES256", &format!("kid {n}"), &anns());
-        buys(&shop, &unknown, "ann").await.problem(401);
+        buys(&server, &unknown, "ann").await.problem(401);
     }
-    assert!(asked.load(Ordering::Relaxed) < 20, "the rate of asking is bounded");
-    assert_eq!(buys(&shop, &good, "ann").await.status, 202, "the old keys stay");
+    assert!(fetches.load(Ordering::Relaxed) < 20, "fetches are bounded");
+    assert_eq!(buys(&server, &good, "ann").await.status, 202, "the old keys stay valid");
 }

@@ -1,6 +1,6 @@
-//! The API described, as OpenAPI 3.1: `/openapi.json` for machines, `/docs` for people. The schema
-//! of a body is made from the type that is read or written; what each route takes and answers
-//! stands in [`operations`], and tests hold both against the router and the running server.
+//! The description of the API as OpenAPI 3.1 (`/openapi.json`) and as a page (`/docs`). Schemas of
+//! bodies are generated from their Rust types; [`operations`] has the rest. Tests compare both with
+//! the router and a running server.
 
 mod operations;
 mod reference;
@@ -23,16 +23,18 @@ use super::state::AppState;
 use operations::Operation;
 use schemas::Schemas;
 
-const ABOUT: &str = "Orders for scarce items are answered at once, queued, and decided one item at a \
-    time: nothing is ever sold twice, and no order is lost.\n\n\
-    Every answer but success is a problem as RFC 9457 has it, in one line. Whoever gets a 503 waits \
-    for as long as Retry-After says and asks again: the same request under the same \
-    Idempotency-Key is the same order. Each GET answers HEAD too; a method that a path does not \
-    take is answered 405. The admin's key opens what says so, with `Authorization: Bearer KEY`; \
-    where keys are configured for buying, that takes a shop's key, which buys for any user, or a \
-    user's token (JWT), which buys for its subject only; to others an order is not there then, and \
-    names are the admin's to see. Every answer has an X-Request-Id, the client's own if it sent one; \
-    OPTIONS is answered 204 with what a path takes.";
+const DESCRIPTION: &str = "Orders for scarce items are accepted at once, queued, and decided one at \
+    a time per item. No unit is sold twice, and no order is lost.\n\n\
+    Every error is a problem as defined by RFC 9457. After a 503, wait for the number of \
+    seconds in Retry-After and send the same request with the same Idempotency-Key: it is the same \
+    order.\n\n\
+    Requests that require the admin key send it as `Authorization: Bearer KEY`. If keys \
+    for buying are configured, buying requires a shop's key, which buys for any user, or a user's \
+    token (JWT), which buys only for its subject. Then other users get a 404 for an order, and names \
+    are shown only to the admin.\n\n\
+    Every path with GET also supports HEAD. OPTIONS returns 204 with the methods of a \
+    path, and other methods a 405. Every response has an X-Request-Id: the client's own, if the \
+    request had one.";
 
 const REQUEST_ID: &str = "X-Request-Id";
 
@@ -53,11 +55,11 @@ static DOCUMENT: LazyLock<Rendered> = LazyLock::new(|| Rendered::of(VALUE.to_str
 static REFERENCE: LazyLock<Rendered> =
     LazyLock::new(|| Rendered::of(reference::page(&VALUE).into_string()));
 
-/// The document. The same on every server of a version, but for where that is.
+/// `/openapi.json`. The same on every server of a version, except for `servers`.
 pub(super) fn document(state: &AppState, head: &request::Parts) -> Response {
     let Some(base) = state.access.public_base() else {
-        let answer = json_text(StatusCode::OK, DOCUMENT.text.clone());
-        return with_etag(answer, DOCUMENT.etag.clone(), head);
+        let response = json_text(StatusCode::OK, DOCUMENT.text.clone());
+        return with_etag(response, DOCUMENT.etag.clone(), head);
     };
     let mut document = VALUE.clone();
     document["servers"] = json!([{"url": base}]);
@@ -65,7 +67,7 @@ pub(super) fn document(state: &AppState, head: &request::Parts) -> Response {
     with_etag(json_text(StatusCode::OK, rendered.text), rendered.etag, head)
 }
 
-/// The document as a page to read.
+/// `/docs`: the document as a page.
 pub(super) fn docs(head: &request::Parts) -> Response {
     with_etag(page::html(REFERENCE.text.clone()), REFERENCE.etag.clone(), head)
 }
@@ -76,9 +78,9 @@ fn describe() -> Value {
     for Operation { path, method, value } in operations::all(&mut schemas) {
         let path = paths.entry(path).or_insert_with(|| json!({}));
         path[method] = value;
-        let answers = path[method]["responses"].as_object_mut();
-        for answer in answers.into_iter().flat_map(Map::values_mut) {
-            answer["headers"][REQUEST_ID] =
+        let responses = path[method]["responses"].as_object_mut();
+        for response in responses.into_iter().flat_map(Map::values_mut) {
+            response["headers"][REQUEST_ID] =
                 json!({"$ref": format!("#/components/headers/{REQUEST_ID}")});
         }
     }
@@ -89,9 +91,9 @@ fn describe() -> Value {
             "title": "flux",
             "version": env!("CARGO_PKG_VERSION"),
             "summary": "A flash-sale order engine",
-            "description": ABOUT,
+            "description": DESCRIPTION,
         },
-        "servers": [{"url": "/", "description": "the server that gave this document out"}],
+        "servers": [{"url": "/", "description": "The server of this document."}],
         "tags": tags,
         "paths": paths,
         "components": {
@@ -99,10 +101,10 @@ fn describe() -> Value {
             "securitySchemes": {"key": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "The admin's key, a shop's key for buying, or a user's token (JWT).",
+                "description": "The admin key, a shop's key for buying, or a user's token (JWT).",
             }},
             "headers": {REQUEST_ID: {
-                "description": "What the request is called: by its client, or else by the server.",
+                "description": "Id of the request: the client's own, or else one generated by the server.",
                 "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
             }},
         },
@@ -117,7 +119,7 @@ mod tests {
     use crate::http::route::ROUTES;
 
     #[test]
-    fn each_route_and_method_has_its_operation_and_no_other_has() {
+    fn routes_and_operations_are_the_same() {
         let mut routed = BTreeSet::new();
         for (path, route) in ROUTES {
             let methods = route.allow().split(", ").filter(|method| *method != "HEAD");
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operation_has_a_name_of_its_own_and_describes_the_ids_in_its_path() {
+    fn operations_have_unique_ids_and_describe_their_path_parameters() {
         let document = describe();
         let mut names = BTreeSet::new();
         for (path, methods) in document["paths"].as_object().unwrap() {

@@ -1,4 +1,4 @@
-//! The document as a page: it needs no script, and says nothing that the document does not.
+//! Renders the document as a page without scripts.
 
 use maud::{DOCTYPE, Markup, html};
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ pub(super) fn page(document: &Value) -> Markup {
                 main {
                     h1 { (text(&info["title"])) " API " small { (text(&info["version"])) } }
                     p.lead { (text(&info["summary"])) ". "
-                        a href="openapi.json" { "openapi.json" } " is the same for machines." }
+                        "For machines: " a href="openapi.json" { "openapi.json" } "." }
                     (prose(&info["description"]))
                     @for tag in list(&document["tags"]) {
                         section id=(text(&tag["name"])) {
@@ -65,7 +65,7 @@ fn contents(document: &Value) -> Markup {
     }
 }
 
-/// The operations under a tag: path, method, and what is said of it.
+/// The operations with a tag: path, method and operation.
 fn operations<'a>(document: &'a Value, tag: &Value) -> Vec<(&'a str, &'a str, &'a Value)> {
     let mut found = Vec::new();
     for (path, methods) in map(&document["paths"]) {
@@ -86,7 +86,7 @@ fn operation(path: &str, method: &str, value: &Value) -> Markup {
             }
             p { strong { (text(&value["summary"])) "." } }
             (prose(&value["description"]))
-            p.who { (who(&value["security"])) }
+            p.who { (access(&value["security"])) }
             pre.curl tabindex="0" { code { (curl(path, method, value)) } }
             @let parameters = list(&value["parameters"]);
             @if !parameters.is_empty() {
@@ -97,49 +97,49 @@ fn operation(path: &str, method: &str, value: &Value) -> Markup {
                 } }
             }
             @if !body.is_null() {
-                h4 { "Body" }
+                h4 { "Request body" }
                 p { (kind(&body["schema"])) ", " code { "application/json" } }
             }
-            h4 { "Answers" }
-            dl.answers { @for (status, answer) in map(&value["responses"]) {
+            h4 { "Responses" }
+            dl.answers { @for (status, response) in map(&value["responses"]) {
                 dt { span.status.(format!("s{}", &status[..1])) { (status) } }
-                dd { (said(answer)) }
+                dd { (response_details(response)) }
             } }
         }
     }
 }
 
-fn said(answer: &Value) -> Markup {
-    let headers = map(&answer["headers"]);
+fn response_details(response: &Value) -> Markup {
+    let headers = map(&response["headers"]);
     html! {
-        p { (text(&answer["description"])) }
-        @for (media, content) in map(&answer["content"]) {
+        p { (text(&response["description"])) }
+        @for (media, content) in map(&response["content"]) {
             p.media { code { (media) } ": " (kind(&content["schema"])) }
             @if let Some(example) = content.get("example") {
                 pre tabindex="0" { code { (format!("{example:#}")) } }
             }
         }
-        // One that is the same everywhere is told of once, at the top.
+        // Headers of every response are described once, at the top of the page.
         @for (name, header) in headers.iter().filter(|(_, header)| header["$ref"].is_null()) {
             p.media { code { (name) } ": " (marked(text(&header["description"]))) }
         }
     }
 }
 
-fn who(security: &Value) -> &'static str {
-    let ways = list(security);
-    match ways.iter().filter(|way| map(way).is_empty()).count() {
-        _ if ways.is_empty() => "Open to anybody.",
-        0 => "For the admin only.",
-        _ => "Open to anybody, or to those with a key where keys for buying are configured.",
+fn access(security: &Value) -> &'static str {
+    let alternatives = list(security);
+    match alternatives.iter().any(|alternative| map(alternative).is_empty()) {
+        _ if alternatives.is_empty() => "Requires no key.",
+        false => "Requires the admin key.",
+        true => "Requires a key if keys for buying are configured.",
     }
 }
 
-/// A line that does it, with the document's own examples.
+/// A curl command for the operation, with the examples of the document.
 fn curl(path: &str, method: &str, value: &Value) -> String {
-    let mut line = "curl".to_owned();
+    let mut command = "curl".to_owned();
     if method == "put" {
-        line += " -X PUT";
+        command += " -X PUT";
     }
     let mut path = path.to_owned();
     let mut query = Vec::new();
@@ -152,22 +152,24 @@ fn curl(path: &str, method: &str, value: &Value) -> String {
         match text(&parameter["in"]) {
             "path" => path = path.replace(&format!("{{{name}}}"), &example),
             "query" if name == "wait" => query.push(format!("{name}={example}")),
-            "header" if name == "Idempotency-Key" => line += &format!(" -H '{name}: {example}'"),
+            "header" if name == "Idempotency-Key" => {
+                command += &format!(" -H '{name}: {example}'");
+            }
             _ => {}
         }
     }
-    if text(&value["responses"]["200"]["description"]).starts_with("The events") {
-        line += " -N";
+    if !value["responses"]["200"]["content"]["text/event-stream"].is_null() {
+        command += " -N";
     }
-    let ways = list(&value["security"]);
-    if !ways.is_empty() && ways.iter().all(|way| !map(way).is_empty()) {
-        line += " -H \"Authorization: Bearer $ADMIN_KEY\"";
+    let alternatives = list(&value["security"]);
+    if !alternatives.is_empty() && alternatives.iter().all(|way| !map(way).is_empty()) {
+        command += " -H \"Authorization: Bearer $ADMIN_KEY\"";
     }
     if let Some(example) = value["requestBody"]["content"]["application/json"].get("example") {
-        line += &format!(" --json '{example}'");
+        command += &format!(" --json '{example}'");
     }
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    format!("{line} 'localhost:5000{path}{query}'")
+    format!("{command} 'localhost:5000{path}{query}'")
 }
 
 fn definition(name: &str, schema: &Value) -> Markup {
@@ -188,7 +190,7 @@ fn definition(name: &str, schema: &Value) -> Markup {
     }
 }
 
-/// What a schema is, in a word or a link.
+/// The type of a schema, as a word or a link.
 fn kind(schema: &Value) -> Markup {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap_or(reference);
@@ -208,18 +210,18 @@ fn kind(schema: &Value) -> Markup {
     html! { (types) }
 }
 
-/// What a value must keep to.
+/// The constraints of a schema.
 fn rules(schema: &Value) -> Markup {
     let words = [
         ("const", "always"),
         ("enum", "one of"),
         ("pattern", "matches"),
-        ("minLength", "at least this long:"),
-        ("maxLength", "at most this long:"),
-        ("minimum", "at least"),
-        ("maximum", "at most"),
-        ("default", "by default"),
-        ("format", "written as"),
+        ("minLength", "minimum length"),
+        ("maxLength", "maximum length"),
+        ("minimum", "minimum"),
+        ("maximum", "maximum"),
+        ("default", "default"),
+        ("format", "format"),
     ];
     let found = words.iter().filter_map(|(key, word)| Some((*word, schema.get(*key)?)));
     html! { @for (word, value) in found {
@@ -235,7 +237,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Paragraphs.
+/// Paragraphs, which are separated by blank lines.
 fn prose(value: &Value) -> Markup {
     let paragraphs = text(value).split("\n\n").filter(|paragraph| !paragraph.is_empty());
     html! { @for paragraph in paragraphs {
@@ -243,7 +245,7 @@ fn prose(value: &Value) -> Markup {
     } }
 }
 
-/// A text with what stands between backticks as code.
+/// Renders text between backticks as code.
 fn marked(text: &str) -> Markup {
     html! { @for (n, part) in text.split('`').enumerate() {
         @if n % 2 == 1 { code { (part) } } @else { (part) }

@@ -1,4 +1,4 @@
-//! The schemas of bodies and ids.
+//! JSON schemas of bodies and ids.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::core::model::{ItemId, OrderId, Quantity, UserId};
 
-/// Collects the schemas of the types that it is asked for.
+/// Generates schemas and collects their definitions.
 pub(super) struct Schemas {
     read: SchemaGenerator,
     written: SchemaGenerator,
@@ -28,12 +28,12 @@ impl Default for Schemas {
 }
 
 impl Schemas {
-    /// Of a body that is read.
+    /// The schema of a request body.
     pub fn read<T: JsonSchema>(&mut self) -> Value {
         self.read.subschema_for::<T>().to_value()
     }
 
-    /// Of a body that is written.
+    /// The schema of a response body.
     pub fn written<T: JsonSchema>(&mut self) -> Value {
         self.written.subschema_for::<T>().to_value()
     }
@@ -45,7 +45,7 @@ impl Schemas {
     }
 }
 
-/// The rules of an id, as its `parse` holds them.
+/// Schemas with the rules of each id's `parse`.
 macro_rules! ids {
     ($($type:ident: $schema:tt;)*) => {
         $(impl JsonSchema for $type {
@@ -65,7 +65,7 @@ ids! {
         "type": "string",
         "pattern": "^[A-Za-z0-9._:-]{1,128}$",
         "examples": ["ticket_001"],
-        "description": "An item for sale: 1-128 of A-Z a-z 0-9 . _ : -",
+        "description": "Id of an item: 1-128 characters of A-Z a-z 0-9 . _ : -",
     };
     UserId: {
         "type": "string",
@@ -73,24 +73,24 @@ ids! {
         "maxLength": 128,
         "pattern": "^[^\\u0000-\\u001F\\u007F-\\u009F]+$",
         "examples": ["ann"],
-        "description": "A buyer: 1-128 bytes of UTF-8 without control characters.",
+        "description": "Id of a user: 1-128 bytes of UTF-8 without control characters.",
     };
     OrderId: {
         "type": "string",
         "pattern": "^[0-9a-f]{32}$",
         "examples": ["0198f3c27a6e4d0bb1c2d3e4f5a6b7c8"],
-        "description": "An order's name: 32 lower-case hex digits.",
+        "description": "Id of an order: 32 lower-case hex digits.",
     };
     Quantity: {
         "type": "integer",
         "minimum": 1,
         "maximum": 100,
         "examples": [1],
-        "description": "Units wanted by one order.",
+        "description": "Units of one order.",
     };
 }
 
-/// The `user_id` of a new order, by the rule of [`UserId::parse_new`].
+/// The `user_id` of a new order, with the rules of [`UserId::parse_new`].
 pub struct NewUserId;
 
 impl JsonSchema for NewUserId {
@@ -105,17 +105,17 @@ impl JsonSchema for NewUserId {
             "maxLength": 128,
             "pattern": format!("^(?=.*[^{BLANK}])(?:[^{HIDDEN}]|[\\u200C\\u200D])+$"),
             "examples": ["ann"],
-            "description": "A buyer: 1-128 bytes of UTF-8, not blank, without characters that are \
+            "description": "Id of a user: 1-128 bytes of UTF-8, not blank, without characters that are \
                 invisible or reorder text (control, format and private-use characters, line \
                 separators). The joiners U+200C and U+200D are allowed.",
         })
     }
 }
 
-/// What a name may contain and not consist of.
+/// Characters that a name may contain but not consist of.
 const BLANK: &str = "\\s\\u200C\\u200D\\u2800\\uFE00-\\uFE0F";
-/// What a name must not contain. The characters beyond the categories are the ignorable ones, and
-/// the noncharacters of the first plane: those of the others are left to the server.
+/// Characters that a name must not contain. Besides whole categories these are the ignorable
+/// characters and the noncharacters of the first plane; the server alone checks the other planes.
 const HIDDEN: &str = "\\p{Cc}\\p{Cf}\\p{Co}\\p{Zl}\\p{Zp}\\u034F\\u115F\\u1160\\u17B4\\u17B5\\u3164\
     \\uFDD0-\\uFDEF\\uFFA0\\uFFF0-\\uFFFB\\uFFFE\\uFFFF";
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_of_ids_are_those_by_which_they_are_read() {
+    fn schemas_and_parsers_accept_the_same_ids() {
         let long = "x".repeat(129);
         let hex = "0f".repeat(16);
         for text in ["", "a", "a.b_c:d-9", "a b", "é", "\u{7f}", "a\nb", "\u{85}", &long, &hex] {

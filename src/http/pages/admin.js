@@ -1,4 +1,4 @@
-// What the organiser may do with the admin key: restock, close, open, send again, drop.
+// The actions that require the admin key: restock, close, open, redrive and drop dead letters.
 
 import { at, bearer, detail, sendable, slot } from "./feed.js";
 import { $, count, write } from "./words.js";
@@ -11,17 +11,18 @@ export function showAdmin() {
   write($("admin"), adminKey() ? "Leave admin" : "Admin");
 }
 
-let told;
-function tell(text, bad = false) {
+let toastTimer;
+function toast(text, bad = false) {
   $("toast").textContent = text;
   $("toast").classList.toggle("bad", bad);
-  clearTimeout(told);
-  told = setTimeout(() => ($("toast").textContent = ""), bad ? 12_000 : 5_000);
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => ($("toast").textContent = ""), bad ? 12_000 : 5_000);
 }
 
-/** Asks before what matters; resolves to the number given (or true), or to undefined. */
+/** Asks for a confirmation or a number. Resolves to the number (or true), or to undefined. */
 function ask({ title, words, button, grave, number }) {
-  const [dialog, input] = [$("ask-dialog"), $("ask-number")];
+  const dialog = $("ask-dialog");
+  const input = $("ask-number");
   write($("ask-title"), title);
   write($("ask-words"), words);
   write($("ask-ok"), button);
@@ -44,10 +45,10 @@ async function send(method, path, body, done) {
   try {
     const headers = { "Content-Type": "application/json", ...bearer(adminKey()) };
     const answer = await fetch(at(path), { method, headers, body: JSON.stringify(body) });
-    if (!answer.ok) return tell(await detail(answer), true);
-    tell(done(await answer.json().catch(() => ({}))));
+    if (!answer.ok) return toast(await detail(answer), true);
+    toast(done(await answer.json().catch(() => ({}))));
   } catch {
-    tell("The server cannot be reached; whether that was done is not known.", true);
+    toast("The server cannot be reached. It is unknown whether the change was made.", true);
   }
 }
 
@@ -57,12 +58,12 @@ async function setStock(item) {
   const taken = item.sold + item.held;
   const stock = await ask({
     title: `Stock of ${item.item_id}`,
-    words: `It has ${count(item.stock)} units now; ${count(taken)} are sold or held, and it cannot have fewer.`,
+    words: `The stock is ${count(item.stock)} units. It cannot be below the ${count(taken)} units that are sold or held.`,
     button: "Set the stock",
     number: item.stock,
   });
   if (stock === undefined) return;
-  await put(item.item_id, { stock }, () => `${item.item_id} has ${count(stock)} units now.`);
+  await put(item.item_id, { stock }, () => `The stock of ${item.item_id} is now ${count(stock)} units.`);
 }
 
 async function setSale(item) {
@@ -70,39 +71,39 @@ async function setSale(item) {
   if (item.status === "closed") {
     const yes = await ask({
       title: `Open the sale of ${id}?`, button: "Open it",
-      words: "Orders are sold again from now on. Those rejected in between stay rejected.",
+      words: "New orders can succeed again. Orders rejected while the sale was closed stay rejected.",
     });
     if (yes) await put(id, { status: "open" }, () => `${id} is open.`);
     return;
   }
   const yes = await ask({
     title: `Close the sale of ${id}?`, button: "Close it", grave: true,
-    words: "Every order that is not decided yet is rejected, for good. The sale can be opened again for new ones.",
+    words: "All undecided orders are rejected permanently. The sale can be opened again for new orders.",
   });
   if (yes) await put(id, { status: "closed" }, () => `${id} is closed.`);
 }
 
-/** What became of the letters, in words: those that stayed, with the first reason. */
-function fates({ dead_letters: all = [], left }) {
+/** The results of a redrive or drop as a sentence, with the reason of the first one that stayed. */
+function summarize({ dead_letters: all = [], left }) {
   const of = (...names) => all.filter(({ became }) => names.includes(became));
   const parts = [
-    ["sent again", of("sent_again")], ["decided already", of("already_decided")],
-    ["dropped", of("dropped")], ["gone already", of("gone")], ["stayed", of("kept", "failed")],
+    ["sent again", of("sent_again")], ["already decided", of("already_decided")],
+    ["dropped", of("dropped")], ["already gone", of("gone")], ["stayed", of("kept", "failed")],
   ];
   const words = parts.filter(([, some]) => some.length).map(([word, some]) => `${count(some.length)} ${word}`);
   const why = of("kept", "failed")[0]?.why;
-  // Isolated: a reason may quote text that runs from right to left.
+  // Isolated, because a reason may quote right-to-left text.
   const reason = why ? ` (\u2068${why}\u2069)` : "";
   const rest = left && all.length > 1 ? `; ${count(left)} are left` : "";
   return `${words.join(", ") || "There was nothing to do"}${reason}${rest}.`;
 }
 
-const letters = (what, body) => send("POST", `dead-letters/${what}`, body, fates);
+const letters = (what, body) => send("POST", `dead-letters/${what}`, body, summarize);
 
 async function redrive(body, what) {
   const yes = await ask({
     title: `Send ${what} again?`, button: "Send again",
-    words: "It goes to the end of the line under its own id. What was decided meanwhile is left as it is.",
+    words: "Each order goes to the end of the queue with its own id. Orders that were decided in the meantime do not change.",
   });
   if (yes) await letters("redrive", body);
 }
@@ -110,15 +111,16 @@ async function redrive(body, what) {
 async function drop(body, what) {
   const yes = await ask({
     title: `Drop ${what}?`, button: "Drop for good", grave: true,
-    words: "This cannot be undone: an undecided order becomes dropped for good, and its buyer gets nothing.",
+    words: "This cannot be undone. An undecided order becomes dropped, and its buyer gets nothing.",
   });
   if (yes) await letters("drop", body);
 }
 
-function act(button, board) {
-  const item = board?.items?.find(({ item_id }) => item_id === button.closest("[data-item]")?.dataset.item);
+function act(button, snapshot) {
+  const item = snapshot?.items?.find(({ item_id }) => item_id === button.closest("[data-item]")?.dataset.item);
   const order = button.closest("[data-order]")?.dataset.order;
-  const [one, all] = [{ order_ids: [order] }, { all: true }];
+  const one = { order_ids: [order] };
+  const all = { all: true };
   switch (button.dataset.act) {
     case "stock": return item && setStock(item);
     case "sale": return item && setSale(item);
@@ -129,9 +131,9 @@ function act(button, board) {
   }
 }
 
-/** Whether the key is good: only its holder sees the dead letters. */
+/** Checks a key by listing dead letters, which requires it. Resolves to an error text or undefined. */
 async function tryKey(key) {
-  if (!sendable(key)) return "A key has no spaces or special letters in it.";
+  if (!sendable(key)) return "A key contains no spaces or special characters.";
   try {
     const answer = await fetch(at("dead-letters?limit=1"), { headers: bearer(key), cache: "no-store" });
     if (answer.ok) return undefined;
@@ -141,8 +143,8 @@ async function tryKey(key) {
   }
 }
 
-/** `board` gives what is shown; `changed` is called when the key is another. */
-export function setUpAdmin(board, changed) {
+/** `snapshot()` returns the last state of the sale; `changed` is called when the key has changed. */
+export function setUpAdmin(snapshot, changed) {
   const wrong = (text) => {
     $("key-wrong").hidden = !text;
     $("key-wrong").textContent = text ?? "";
@@ -176,6 +178,6 @@ export function setUpAdmin(board, changed) {
   }
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-act]");
-    if (button) act(button, board());
+    if (button) act(button, snapshot());
   });
 }

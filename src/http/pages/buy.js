@@ -1,8 +1,8 @@
-// Buys one item, once, and follows the order to its end.
+// Buys one item, once, and follows the order until it is decided.
 //
-// The attempt (its Idempotency-Key, what was asked for, the order's id once it is known) is kept in
-// sessionStorage from before the first request until its end was seen: a reload, a second press or
-// a lost answer is the same order.
+// The attempt (its Idempotency-Key, the requested units, and the order id once it is known) is stored
+// in sessionStorage before the first request, and stays there until the buyer places another order. So
+// a reload, a second press or a lost response leads to the same order.
 
 import { at, bearer, detail, pause, readEvents, sendable, sleep, slot } from "./feed.js";
 
@@ -10,14 +10,14 @@ const $ = (id) => document.getElementById(id);
 const item = decodeURIComponent(location.pathname.split("/").pop());
 const SLOT = slot("buy.", item);
 const TOKEN = slot("buy.", "token");
-/** The longest that one request may take without a word. */
+/** Maximum time of a request without any data. */
 const SILENCE_MS = 40_000;
-/** Attempts at a request before the page asks its reader whether to go on. */
+/** Attempts at a request before the page asks the buyer whether to continue. */
 const ATTEMPTS = 40;
 
 let attempt = JSON.parse(sessionStorage.getItem(SLOT) ?? "null");
 let firstPlace = 0;
-let saidAt = 0;
+let announcedAt = 0;
 
 function keep(next) {
   attempt = next;
@@ -25,7 +25,7 @@ function keep(next) {
   else sessionStorage.removeItem(SLOT);
 }
 
-/** A token may come in the fragment, which browsers send nowhere; it does not stay in the address. */
+/** Reads a token from the fragment, which browsers never send, and removes it from the address. */
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
@@ -36,12 +36,12 @@ function takeToken() {
 const token = () => sessionStorage.getItem(TOKEN) ?? "";
 
 function newKey() {
-  // crypto.randomUUID is there on https and localhost only.
+  // crypto.randomUUID exists only on https and localhost.
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** A request that gives up when nothing is heard for long; `alive()` is a sign of life. */
+/** A request that is aborted after SILENCE_MS without data. `alive()` restarts that time. */
 function ask(path, options = {}) {
   const cut = new AbortController();
   let timer;
@@ -51,11 +51,11 @@ function ask(path, options = {}) {
   };
   alive();
   const headers = { ...bearer(token()), ...options.headers };
-  const asked = fetch(at(path), { cache: "no-store", ...options, headers, signal: cut.signal });
-  return asked.then((answer) => ({ answer, alive, over: () => clearTimeout(timer) }));
+  const response = fetch(at(path), { cache: "no-store", ...options, headers, signal: cut.signal });
+  return response.then((answer) => ({ answer, alive, over: () => clearTimeout(timer) }));
 }
 
-// What is shown.
+// Rendering.
 
 function show(state, title, words) {
   $("form").hidden = true;
@@ -65,10 +65,10 @@ function show(state, title, words) {
   $("words").textContent = words;
 }
 
-/** Said aloud at once when it matters, else now and then. */
-function say(text, matters) {
-  if (!matters && Date.now() - saidAt < 15_000) return;
-  saidAt = Date.now();
+/** Announces a text to screen readers: important ones at once, others at most every 15 s. */
+function announce(text, important) {
+  if (!important && Date.now() - announcedAt < 15_000) return;
+  announcedAt = Date.now();
   $("said").textContent = text;
 }
 
@@ -94,7 +94,7 @@ function duration(seconds) {
 function showQueued(order) {
   const { place, estimated_wait_s: wait } = order;
   show("waiting", place === 1 ? "You are next" : "You are in line",
-    "Your order is safe. It is decided in the order in which orders came.");
+    "Your order is safe. Orders are decided in the order in which they arrived.");
   const known = typeof place === "number";
   $("line").hidden = false;
   $("place").textContent = known ? place.toLocaleString("en") : "unknown";
@@ -102,42 +102,42 @@ function showQueued(order) {
   if (known) {
     firstPlace = Math.max(firstPlace, place);
     $("progress").style.width = `${100 * (1 - (place - 1) / Math.max(firstPlace, 1))}%`;
-    say(`Place in line: ${place.toLocaleString("en")}.`);
+    announce(`Place in line: ${place.toLocaleString("en")}.`);
   }
   document.title = known ? `${place.toLocaleString("en")} in line – ${item}` : `In line – ${item}`;
 }
 
 const units = (n) => (n === 1 ? "one unit" : `${n} units`);
 
-/** How an order ended: state of the page, title, words. */
+/** The outcome of an order: state of the page, title, text. */
 function ending({ status, reason, quantity }) {
   if (status === "sold") return ["yes", "It is yours", `You bought ${units(quantity)} of ${item}.`];
   if (status === "expired") {
-    return ["no", "Too late", "This order is older than the seller keeps orders. Nothing was sold."];
+    return ["no", "Expired", "This order is too old to be decided. Nothing was sold to you."];
   }
   if (status === "dropped") {
-    return ["no", "Dropped by the seller", "The seller has dropped this order. Nothing was sold to you."];
+    return ["no", "Dropped by the seller", "The seller dropped this order. Nothing was sold to you."];
   }
   if (status === "dead_lettered") {
-    return ["odd", "The seller has to look at it",
-      "Your order is safe, but could not be decided. The seller can send it again; this page will tell you."];
+    return ["odd", "The seller must review it",
+      "Your order is safe but could not be decided. The seller can send it again; this page shows the result."];
   }
   const nothing = "Nothing was sold to you.";
   switch (reason) {
-    case "sold_out": return ["no", "Sold out", `The last unit was gone before your turn came. ${nothing}`];
+    case "sold_out": return ["no", "Sold out", `The last unit was sold before your turn. ${nothing}`];
     case "not_enough":
-      return ["no", "Not enough left", `Fewer than ${units(quantity)} were left at your turn. ${nothing} Fewer may still be had.`];
-    case "user_limit": return ["no", "You have your share", `The seller allows each buyer only so many. ${nothing}`];
-    case "not_open": return ["no", "Not open yet", `The sale had not begun when your turn came. ${nothing}`];
-    case "closed": return ["no", "The sale is closed", `The seller has closed it. ${nothing}`];
-    case "unknown_item": return ["no", "Not for sale", `The seller does not list ${item}. ${nothing}`];
+      return ["no", "Not enough left", `Fewer than ${units(quantity)} were left at your turn. ${nothing} A smaller quantity may still be available.`];
+    case "user_limit": return ["no", "Limit reached", `You already have as many units as the seller allows per buyer. ${nothing}`];
+    case "not_open": return ["no", "Not open yet", `The sale had not begun at your turn. ${nothing}`];
+    case "closed": return ["no", "The sale is closed", `The seller closed the sale. ${nothing}`];
+    case "unknown_item": return ["no", "Not for sale", `${item} is not listed. ${nothing}`];
     default: return ["no", "Not sold", `The order was rejected (${reason ?? status}). ${nothing}`];
   }
 }
 
 function showEnd(order) {
   const [state, title, words] = ending(order);
-  const news = $("state").textContent !== title;
+  const changed = $("state").textContent !== title;
   show(state, title, words);
   trouble();
   $("line").hidden = true;
@@ -148,7 +148,7 @@ function showEnd(order) {
   $("slip-order").textContent = order.order_id;
   document.title = `${title} – ${item}`;
   $("again").hidden = order.status === "dead_lettered";
-  if (news) $("state").focus();
+  if (changed) $("state").focus();
   if (order.status === "sold") $("left").textContent = "";
   else showLeft();
 }
@@ -160,16 +160,16 @@ async function showLeft() {
     const { free, stock, status } = await answer.json();
     const left = `${free.toLocaleString("en")} of ${stock.toLocaleString("en")} left`;
     $("left").textContent = status === "open" ? left : status === "closed" ? "Closed" : "Sold out";
-    // It may be on sale again by the time the order is decided.
+    // The item may be on sale again by the time the order is decided.
     $("buy").textContent = status === "open" ? "Buy" : "Try to buy anyway";
   } catch {
-    // It is a courtesy; the order does not depend on it.
+    // The units left are only for information; the order does not depend on them.
   }
 }
 
-// What is done.
+// Requests.
 
-/** Does `work(n)` until it returns something; in between says what is wrong, and waits. */
+/** Repeats `work` until it returns something. Between attempts it shows the cause and waits. */
 async function persist(work) {
   for (let n = 0; ; n += 1) {
     let answer;
@@ -185,14 +185,14 @@ async function persist(work) {
     if (n + 1 >= ATTEMPTS) throw { final: "The seller cannot be reached.", unreached: true };
     const ms = pause(n, answer);
     const seconds = Math.max(1, Math.round(ms / 1000));
-    const why = answer ? "Many are here at once." : "The connection is lost.";
-    trouble(`${why} Trying again in ${seconds} s; nothing is lost.`);
-    say(`${why} Trying again.`);
+    const why = answer ? "The server is busy." : "The connection is lost.";
+    trouble(`${why} Trying again in ${seconds} s. Your order is not lost.`);
+    announce(`${why} Trying again.`);
     await Promise.race([sleep(ms), new Promise((online) => addEventListener("online", online, { once: true }))]);
   }
 }
 
-/** Sends the order until it is known to be taken, or refused for good. */
+/** Sends the order until it is accepted, or refused for a reason that a repeat does not change. */
 function send() {
   return persist(async (refused) => {
     const { answer, over } = await ask("buy", {
@@ -209,23 +209,23 @@ function send() {
   });
 }
 
-/** Follows the order to its end, over events, and by asking where those are not to be had. */
+/** Follows the order until it is decided: over events, or by long polls if the stream fails. */
 async function follow(id) {
   let streams = true;
   for (;;) {
-    // A server with no place to wait answers at once, and says when to ask again.
+    // A server that has too many waits answers at once with a Retry-After.
     let ms = 250;
     const order = await persist(async (refused) => {
       const { answer, alive, over } = await ask(`orders/${id}${streams ? "/events" : "?wait=20"}`);
       try {
         if (answer.status === 401 || answer.status === 403) throw { final: await detail(answer), token: true };
-        if (answer.status === 404) throw { final: "This order cannot be seen here.", token: true };
+        if (answer.status === 404) throw { final: "Order not found, or not visible with this token.", token: true };
         if (!answer.ok) {
           streams = false;
           return void refused(answer);
         }
         if (answer.headers.has("Retry-After")) ms = pause(0, answer);
-        return await look(answer, streams, alive);
+        return await readOrder(answer, streams, alive);
       } catch (e) {
         streams = false;
         throw e;
@@ -239,28 +239,28 @@ async function follow(id) {
   }
 }
 
-/** The last that an answer says of the order; what it says before is shown. */
-async function look(answer, stream, alive) {
+/** The last state of the order in a response. Shows the queued states on the way. */
+async function readOrder(answer, stream, alive) {
   let last = { status: "queued" };
-  const seen = (order) => {
+  const update = (order) => {
     trouble();
     last = order;
     if (order.status === "queued") showQueued(order);
   };
-  if (stream) await readEvents(answer, (_, order) => seen(order), alive);
-  else seen(await answer.json());
+  if (stream) await readEvents(answer, (_, order) => update(order), alive);
+  else update(await answer.json());
   return last;
 }
 
 async function run() {
   $("retry").hidden = true;
   $("slip").hidden = true;
-  show("waiting", attempt.order ? "Looking for your order" : "Sending your order", "This takes a moment.");
+  show("waiting", attempt.order ? "Reading your order" : "Sending your order", "This takes a moment.");
   try {
     if (!attempt.order) {
       const order = await send();
       keep({ ...attempt, order });
-      say("Your order is in line.", true);
+      announce("Your order is in line.", true);
     }
     for (;;) {
       const order = await follow(attempt.order);
@@ -280,18 +280,18 @@ function failed(e) {
   if (attempt?.order || e.unreached) {
     $("line").hidden = true;
     $("order").insertBefore($("pass-row"), $("trouble"));
-    show("odd", "Not known yet", `${e.final} Your order, if it was taken, is safe.`);
+    show("odd", "Status unknown", `${e.final} If your order was accepted, it is safe.`);
     $("retry").hidden = false;
     $("state").focus();
     return;
   }
-  // It was refused, so nothing was taken: the next press is another attempt.
+  // The order was refused, so the next press is a new attempt.
   $("form").insertBefore($("pass-row"), $("refused"));
   keep(null);
   showForm(e.final);
 }
 
-/** Takes over what is in the token's field; false when that cannot be a token. */
+/** Stores the token from its field; false if the text cannot be a token. */
 function takePass() {
   const pass = $("pass").value.trim();
   if (pass && !sendable(pass)) return false;
@@ -302,7 +302,7 @@ function takePass() {
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (attempt) return;
-  if (!takePass()) return showForm("An access token has no spaces or special letters in it.");
+  if (!takePass()) return showForm("An access token contains no spaces or special characters.");
   $("buy").disabled = true;
   keep({ key: newKey(), user: $("user").value, quantity: Number($("quantity").value) });
   run();

@@ -1,11 +1,11 @@
-// The live page: reads /events, shows the sale, says plainly when the picture is old.
+// The dashboard: reads /events and shows the sale. Marks the data as old when events stop.
 
 import { adminKey, setUpAdmin, showAdmin } from "./admin.js";
 import { at, bearer, detail, pause, readEvents, sleep } from "./feed.js";
 import { Plots } from "./plots.js";
 import { $, clock, count, fillBar, keep, known, make, ms, plain, rate, span, write } from "./words.js";
 
-/** Without news for so long, the picture is old; a connection without a word for longer is given up. */
+/** Time without an event after which the data is old, and time without data after which the page reconnects. */
 const STALE_MS = 3_500;
 const SILENCE_MS = 35_000;
 const POINTS_MAX = 300;
@@ -14,7 +14,7 @@ const DECISIONS_MAX = 12;
 const plots = new Plots();
 let heardAt;
 let trouble = "";
-let board;
+let snapshot;
 let feed = new AbortController();
 
 // Plots.
@@ -67,26 +67,26 @@ function writeFigure(element, text) {
 function showRates() {
   for (const name of RATES) {
     const card = cards[name];
-    writeFigure(card.values[0], rate(board.rates?.[name]));
-    write(card.total, known(board[name]) ? `${count(board[name])} orders in all` : "in all unknown");
-    describe(card, `${card.title} a second`, (point) => point[`${name}_per_s`], rate);
+    writeFigure(card.values[0], rate(snapshot.rates?.[name]));
+    write(card.total, known(snapshot[name]) ? `${count(snapshot[name])} orders in total` : "total unknown");
+    describe(card, `${card.title} per second`, (point) => point[`${name}_per_s`], rate);
   }
-  const { waiting, oldest_ms: oldest } = board.backlog ?? {};
+  const { waiting, oldest_ms: oldest } = snapshot.backlog ?? {};
   writeFigure(backlog.values[0], count(waiting));
-  write(backlog.total, waiting === 0 ? "nothing waits" : `the oldest for ${ms(oldest)}`);
+  write(backlog.total, waiting === 0 ? "none waiting" : `oldest: ${ms(oldest)}`);
   describe(backlog, backlog.title, (point) => point.waiting, count);
-  writeFigure(times.values[0], ms(board.decision_ms?.p50));
-  writeFigure(times.values[1], ms(board.decision_ms?.p99));
-  const { p50, p99 } = board.ack_ms ?? {};
+  writeFigure(times.values[0], ms(snapshot.decision_ms?.p50));
+  writeFigure(times.values[1], ms(snapshot.decision_ms?.p99));
+  const { p50, p99 } = snapshot.ack_ms ?? {};
   write(times.total, known(p50) ? `202 after ${ms(p50)}, p99 ${ms(p99)}` : "time to the 202 unknown");
   describe(times, "Time to decision, p99", (point) => point.p99_ms, ms);
 }
 
-/** The plot in a sentence. */
+/** Describes a plot for screen readers. */
 function describe(card, title, of, text) {
   const values = shown().map(of).filter(known);
   const words = values.length
-    ? `now ${text(values.at(-1))}, at most ${text(Math.max(...values))}, at least ${text(Math.min(...values))} in the time shown`
+    ? `now ${text(values.at(-1))}, maximum ${text(Math.max(...values))}, minimum ${text(Math.min(...values))}`
     : "unknown";
   card.canvas.setAttribute("aria-label", `${title}: ${words}`);
 }
@@ -110,26 +110,26 @@ function showNumbers() {
     (point) => make("tr", {}, ...columns.map(([, text]) => make("td", { textContent: text(point) }))));
 }
 
-// The sale as a whole. Here and with the items, figures are units; rates and their sums are orders.
+// The totals. These and the items count units; rates and their totals count orders.
 
-/** Older servers do not say, and send no items then. */
-const itemsKnown = () => board.items_known ?? board.items !== undefined;
+/** Older servers do not send items_known, and send no items while they are unknown. */
+const itemsKnown = () => snapshot.items_known ?? snapshot.items !== undefined;
 
 function showSale() {
-  const items = board.items ?? [];
+  const items = snapshot.items ?? [];
   const sum = (name) => items.reduce((all, item) => all + item[name], 0);
   const all = { stock: sum("stock"), sold: sum("sold"), held: sum("held"), free: sum("free") };
-  const seen = itemsKnown();
-  writeFigure($("sold-units"), seen ? count(all.sold) : "unknown");
-  write($("of-units"), items.length ? `of ${count(all.stock)}${board.items_more ? " of the items shown" : ""}` : "");
+  const isKnown = itemsKnown();
+  writeFigure($("sold-units"), isKnown ? count(all.sold) : "unknown");
+  write($("of-units"), items.length ? `of ${count(all.stock)}${snapshot.items_more ? " of the items shown" : ""}` : "");
   fillBar($("sale-bar"), all);
-  if (!seen) $("sale-bar").setAttribute("aria-label", "Not known yet");
-  const parts = ["sold", "held", "free"].map((name) => ({ name, value: seen ? count(all[name]) : "unknown" }));
+  if (!isKnown) $("sale-bar").setAttribute("aria-label", "Not known yet");
+  const parts = ["sold", "held", "free"].map((name) => ({ name, value: isKnown ? count(all[name]) : "unknown" }));
   keep($("sale-legend"), parts, ({ name }) => name,
     ({ name }) => make("li", {}, make("i", { className: name }), make("span", { className: "figure" })),
     (line, { name, value }) => write(line.lastElementChild, `${value} ${name}`));
 
-  const { oversold_units: oversold, stranded_units: stranded } = board;
+  const { oversold_units: oversold, stranded_units: stranded } = snapshot;
   writeFigure($("oversold"), count(oversold));
   writeFigure($("stranded"), count(stranded));
   const unknown = !known(oversold) || !known(stranded);
@@ -143,26 +143,26 @@ function showSale() {
 }
 
 function showWorkers() {
-  const { workers } = board;
+  const { workers } = snapshot;
   writeFigure($("workers-count"), workers ? count(workers.length) : "unknown");
   keep($("workers"), workers ?? [], (worker) => worker.id,
     () => make("tr", {}, make("td", { className: "cut" }), make("td", { className: "number" }), make("td", { className: "number soft" })),
     (row, { kind, host, pid, decided_per_s: decided, in_hand, age_ms, concurrency }) => {
-      const silent = age_ms > 3_000 ? `, silent for ${ms(age_ms)}` : "";
+      const silent = age_ms > 3_000 ? `, no heartbeat for ${ms(age_ms)}` : "";
       write(row.children[0], `${kind} ${pid} on ${host}${silent}`);
-      row.children[0].title = `${concurrency} items at once`;
+      row.children[0].title = `concurrency ${concurrency}`;
       write(row.children[1], known(decided) ? `${rate(decided)}/s` : "unknown");
-      write(row.children[2], `${count(in_hand)} in hand`);
+      write(row.children[2], `${count(in_hand)} in flight`);
     });
 }
 
 // Items, decisions, dead letters.
 
 function showItems() {
-  const items = board.items ?? [];
+  const items = snapshot.items ?? [];
   $("no-items").hidden = items.length > 0;
-  write($("no-items"), itemsKnown() ? "Nothing is listed yet." : "Not known yet.");
-  write($("items-note"), board.items_more ? `the first ${items.length}; more are at /items` : "");
+  write($("no-items"), itemsKnown() ? "No items are listed yet." : "Not known yet.");
+  write($("items-note"), snapshot.items_more ? `the first ${items.length}; more are at /items` : "");
   const news = [];
   keep($("item-list"), items, (item) => item.item_id, makeItem, (line, item) => {
     const chip = line.querySelector(".chip");
@@ -171,7 +171,7 @@ function showItems() {
     write(chip, plain(item.status));
     fillBar(line.querySelector(".bar"), item);
     write(line.querySelector("b"), `${count(item.sold)} sold`);
-    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)} units${item.unlisted ? "; nobody listed it" : ""}`);
+    write(line.querySelector(".rest"), `, ${count(item.held)} held, ${count(item.free)} free, of ${count(item.stock)} units${item.unlisted ? "; unlisted" : ""}`);
     const sale = line.querySelector("[data-act=sale]");
     write(sale, item.status === "closed" ? "Open" : "Close");
     sale.setAttribute("aria-label", `${sale.textContent} the sale of ${item.item_id}`);
@@ -191,9 +191,9 @@ function makeItem({ item_id: id }) {
 }
 
 function showDecisions() {
-  const last = (board.last ?? []).slice(0, DECISIONS_MAX);
+  const last = (snapshot.last ?? []).slice(0, DECISIONS_MAX);
   $("no-decisions").hidden = last.length > 0;
-  write($("no-decisions"), board.decided === 0 ? "Nothing is decided yet." : "None seen yet.");
+  write($("no-decisions"), snapshot.decided === 0 ? "No order is decided yet." : "No decisions received yet.");
   keep($("decisions"), last, (one) => one.order_id, (one) => {
     const state = one.reason ? plain(one.reason) : one.status;
     const chip = make("span", { className: "chip", textContent: state, data: { state: one.status } });
@@ -204,21 +204,21 @@ function showDecisions() {
       make("td", { className: "cut", textContent: `${one.item_id}${units}`, title: one.item_id }),
       make("td", { className: "cut", title: buyer }, make("bdi", { textContent: buyer })));
   });
-  const reasons = Object.entries(board.rejected_by_reason ?? {}).sort((a, b) => b[1] - a[1]);
+  const reasons = Object.entries(snapshot.rejected_by_reason ?? {}).sort((a, b) => b[1] - a[1]);
   write($("reasons"), reasons.map(([reason, n]) => `${plain(reason)} ${count(n)}`).join(" · "));
 }
 
 function showLetters() {
-  const letters = board.dead_letters ?? [];
-  const all = board.backlog?.dead_letters;
+  const letters = snapshot.dead_letters ?? [];
+  const all = snapshot.backlog?.dead_letters;
   $("letters").dataset.state = letters.length ? "some" : "none";
   $("no-letters").hidden = letters.length > 0 || known(all) && all > 0;
-  const fine = known(board.decided) && board.decided > 0 ? "Empty: no order is waiting for you." : "Empty.";
+  const fine = known(snapshot.decided) && snapshot.decided > 0 ? "Empty: no order needs your attention." : "Empty.";
   write($("no-letters"), all === 0 ? fine : "Not known yet.");
   $("letter-list").hidden = letters.length === 0;
   $("letters-acts").hidden = letters.length === 0 || !adminKey();
   const some = known(all) && all > letters.length ? `${letters.length} of ${count(all)}` : count(letters.length);
-  write($("letters-note"), letters.length ? `${some} ${all === 1 ? "order waits" : "orders wait"} to be sent again or dropped` : known(all) ? "" : "not known");
+  write($("letters-note"), letters.length ? `${some} ${all === 1 ? "order waits" : "orders wait"} to be redriven or dropped` : known(all) ? "" : "not known");
   keep($("letter-list"), letters, (letter) => letter.order_id, (letter) => {
     const id = letter.order_id;
     return make("li", { className: "letter", data: { order: id } },
@@ -231,16 +231,16 @@ function showLetters() {
   });
 }
 
-// The feed, and what is known of it.
+// The feed and its state.
 
-let saying = [];
-/** Said aloud by screen readers: news only, and not faster than they can speak. */
+let announcements = [];
+/** Announces changes to screen readers, at most once a second. */
 function say(text) {
-  saying.push(text);
-  if (saying.length === 1) {
+  announcements.push(text);
+  if (announcements.length === 1) {
     setTimeout(() => {
-      $("said").textContent = saying.slice(-3).join(". ");
-      saying = [];
+      $("said").textContent = announcements.slice(-3).join(". ");
+      announcements = [];
     }, 1_000);
   }
 }
@@ -251,9 +251,9 @@ function showPulse() {
   if ($("pulse").dataset.state !== state) {
     $("pulse").dataset.state = state;
     $("board").dataset.state = state;
-    say({ live: "Live", stale: "The picture is old: the connection is lost", wait: "" }[state]);
+    say({ live: "Live", stale: "The data is old: the connection is lost", wait: "" }[state]);
   }
-  const old = state === "stale" ? `This picture is ${span(Math.round(age / 1000))} old` : "";
+  const old = state === "stale" ? `This data is ${span(Math.round(age / 1000))} old` : "";
   write($("pulse-text"), state === "live" ? "Live" : [old, trouble].filter(Boolean).join(" – ") || "Connecting");
 }
 
@@ -263,7 +263,7 @@ function take(name, data) {
     return;
   }
   if (name !== "board") return;
-  board = data;
+  snapshot = data;
   heardAt = performance.now();
   trouble = "";
   plots.hear(data.at_ms);
@@ -280,8 +280,8 @@ function take(name, data) {
 }
 
 function showAll() {
-  write($("source"), `${board.backend}, up for ${span(board.uptime_s)}`);
-  document.title = known(board.sold) ? `${count(board.sold)} orders sold – flux` : "flux";
+  write($("source"), `${snapshot.backend}, up for ${span(snapshot.uptime_s)}`);
+  document.title = known(snapshot.sold) ? `${count(snapshot.sold)} orders sold – flux` : "flux";
   for (const show of [showSale, showRates, showWorkers, showItems, showDecisions, showLetters, showNumbers]) show();
   plots.draw();
   showPulse();
@@ -316,32 +316,32 @@ async function follow() {
     const refused = await readFeed();
     if (heardAt !== before) attempt = 0;
     showPulse();
-    const woken = new Promise((wake) => addEventListener("flux:again", wake, { once: true }));
+    const woken = new Promise((wake) => addEventListener("flux:reconnect", wake, { once: true }));
     await Promise.race([sleep(pause(attempt, refused)), woken]);
   }
 }
 
-/** Reads the feed anew, as who sees what the key allows. */
-function again() {
+/** Reconnects to the feed, because the key decides what it contains. */
+function reconnect() {
   feed.abort();
-  dispatchEvent(new Event("flux:again"));
+  dispatchEvent(new Event("flux:reconnect"));
 }
 
 for (const radio of document.querySelectorAll("[name=window]")) {
   radio.addEventListener("change", () => {
     plots.span = Number(radio.value) * 1_000;
-    if (board) showAll();
+    if (snapshot) showAll();
   });
 }
 $("numbers").addEventListener("toggle", showNumbers);
 if (new URLSearchParams(location.search).has("wall")) {
   document.body.classList.add("wall");
-  $("wall").textContent = "Leave the wall";
+  $("wall").textContent = "Leave wall view";
   $("wall").href = location.pathname;
 }
-setUpAdmin(() => board, () => {
-  again();
-  if (board) showAll();
+setUpAdmin(() => snapshot, () => {
+  reconnect();
+  if (snapshot) showAll();
 });
 showAdmin();
 setInterval(showPulse, 500);

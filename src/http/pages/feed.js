@@ -1,24 +1,24 @@
-// What both pages need of the network: addresses, server-sent events over fetch, because an
-// EventSource sends no Authorization, and pauses between attempts.
+// Network functions of both pages: addresses, server-sent events, and pauses between attempts. Events
+// are read with fetch, because an EventSource cannot send Authorization.
 
-/** Where the server is: maybe below a path, behind a proxy. This file is in its /assets/. */
+/** The base URL of the server, which may have a path behind a proxy. This file is in its /assets/. */
 const root = new URL("../", import.meta.url);
-/** The address of a path of the API, given without its first slash. */
+/** The URL of an API path, given without its first slash. */
 export const at = (path) => new URL(path, root);
-/** A name in this tab's storage that no other server of the same origin has. */
+/** A key in this tab's storage that no other server of the same origin uses. */
 export const slot = (group, name) => `flux.${group}${root.pathname.slice(1)}${name}`;
 
 /**
- * Calls `on(name, data)` for each event of an answer until the stream ends, `heard()` for each sign
- * of life. Rejects when the connection is lost.
+ * Calls `on(name, data)` for each event of a response until the stream ends, and `alive()` for each
+ * chunk of data. Rejects when the connection is lost.
  */
-export async function readEvents(answer, on, heard = () => {}) {
+export async function readEvents(answer, on, alive = () => {}) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    heard();
+    alive();
     text += value;
     let end;
     while ((end = text.indexOf("\n\n")) >= 0) {
@@ -43,23 +43,23 @@ function fieldsOf(event) {
   return fields;
 }
 
-/** Headers that carry a key, if there is one. */
+/** The headers with the key, if there is one. */
 export const bearer = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 
-/** Whether a key can be sent in a header at all: fetch throws at others. */
+/** Whether a key can be sent in a header; for others fetch throws. */
 export const sendable = (key) => /^[\x21-\x7e]+$/.test(key);
 
-/** Milliseconds before the next attempt: what the server asks for, else twice as long each time. */
+/** Milliseconds until the next attempt: the server's Retry-After, or else doubled each time. */
 export function pause(attempt, answer) {
   const asked = Number(answer?.headers.get("Retry-After") ?? NaN);
   const base = asked >= 0 ? Math.min(asked, 60) * 1000 : 500 * 2 ** Math.min(attempt, 4);
-  // A crowd that was turned away together should not come back together.
+  // Jitter, so that clients that were refused at the same time do not return at the same time.
   return base + Math.random() * Math.max(500, base / 2);
 }
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** What a problem answer says, in its own words. */
+/** The detail of a problem response. */
 export async function detail(answer) {
   try {
     return (await answer.json()).detail ?? `The server answered ${answer.status}.`;

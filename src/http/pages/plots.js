@@ -1,6 +1,6 @@
-// Moving plots on canvas: lines over the last minutes, one figure above each.
+// Scrolling plots on canvas: lines over the last minutes.
 
-/** The picture runs behind by this much, so that its right edge moves evenly between two events. */
+/** Plots are this late, so that their right edge moves evenly between two events. */
 const BEHIND_MS = 1_300;
 /** Milliseconds between two frames. */
 const FRAME_MS = 50;
@@ -8,7 +8,7 @@ const FRAME_MS = 50;
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** The least of 1, 2, 5, 10, 20, ... that is no less. */
+/** The smallest of 1, 2, 5, 10, 20, ... that is not below `value`. */
 function roundUp(value) {
   const ten = 10 ** Math.floor(Math.log10(value));
   return ten * [1, 2, 5, 10].find((step) => step * ten >= value * 0.999);
@@ -49,10 +49,10 @@ export class Plots {
     for (const plot of this.plots) plot.colours = plot.lines.map((line) => colour(line.colour));
   }
 
-  /** The server's clock, as far as this page knows it. */
+  /** Estimates the server's clock from the time of an event. */
   hear(at_ms) {
     const offset = at_ms - performance.now();
-    // The event that came fastest knows best; a clock that was set is followed at once.
+    // The event with the shortest delay is the most exact. A changed clock is followed at once.
     const old = this.clock ?? offset;
     this.clock = Math.abs(offset - old) > 5_000 ? offset : Math.max(old - 1, offset);
   }
@@ -61,14 +61,15 @@ export class Plots {
     if (document.hidden || this.clock === undefined) return;
     const right = this.clock + performance.now() - BEHIND_MS;
     const left = right - this.span;
-    const seen = this.points.filter((point, n) => (this.points[n + 1] ?? point).at_ms >= left);
-    for (const plot of this.plots) this.drawOne(plot, seen, left, right);
+    const visible = this.points.filter((point, n) => (this.points[n + 1] ?? point).at_ms >= left);
+    for (const plot of this.plots) this.drawOne(plot, visible, left, right);
   }
 
   drawOne(plot, points, left, right) {
     const { canvas } = plot;
     const scale = devicePixelRatio || 1;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    const width = canvas.clientWidth;
+    const height = canvas.clientHeight;
     if (!width) return;
     if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
       canvas.width = Math.round(width * scale);
@@ -84,7 +85,8 @@ export class Plots {
     plot.top = still.matches || !plot.top ? top : plot.top + (top - plot.top) * 0.18;
 
     const font = getComputedStyle(canvas).fontFamily;
-    const [above, below] = [14, 16];
+    const above = 14;
+    const below = 16;
     const x = (at) => ((at - left) / (right - left)) * width;
     const y = (value) => height - below - (value / plot.top) * (height - above - below);
     this.drawGrid(pen, plot, { width, height, top, x, y, left, right, font });
@@ -113,7 +115,7 @@ export class Plots {
     pen.textAlign = "left";
     pen.textBaseline = "bottom";
     pen.fillText(plot.text(top), 0, Math.round(y(top)) - 1);
-    // Ticks that move with the time of day.
+    // Ticks at round times of day.
     const apart = ((right - left) * 64) / width;
     const step = 1_000 * ([10, 20, 30, 60, 120].find((s) => s * 1_000 >= apart) ?? 300);
     pen.textAlign = "center";
@@ -127,7 +129,7 @@ export class Plots {
 }
 
 function drawLine(pen, points, of, { x, y, colour, fill, foot }) {
-  // What is unknown leaves a gap.
+  // Unknown values leave a gap.
   const runs = [];
   let run = [];
   for (const point of points) {

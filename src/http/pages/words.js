@@ -1,4 +1,4 @@
-// How figures are written, and elements made. What is not known is said to be so, never shown as 0.
+// Formats numbers and creates elements. Unknown values are shown as unknown, never as 0.
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -10,7 +10,7 @@ export function count(value) {
   return Math.abs(value) >= 1e7 ? short.format(value) : whole.format(value);
 }
 
-/** A rate: with a tenth where that says something. */
+/** A rate, with one decimal if it is below 10. */
 export function rate(value) {
   if (!known(value)) return "unknown";
   return value > 0 && value < 10 ? value.toFixed(1) : count(Math.round(value));
@@ -38,7 +38,7 @@ export const plain = (word) => String(word ?? "").replaceAll("_", " ");
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element; text is only ever text. */
+/** Creates an element. Strings become text, never markup. */
 export function make(tag, properties = {}, ...inside) {
   const { data, aria, ...own } = properties;
   const made = Object.assign(document.createElement(tag), own);
@@ -52,7 +52,7 @@ export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Makes the children of `parent` those of `list`, keeping the elements whose key is still there. */
+/** Makes the children of `parent` match `list`, reusing the elements whose keys are still in it. */
 export function keep(parent, list, key, create, update) {
   const old = new Map(Array.from(parent.children, (child) => [child.dataset.key, child]));
   let at = parent.firstElementChild;
@@ -71,7 +71,7 @@ export function keep(parent, list, key, create, update) {
   old.forEach((child) => child.remove());
 }
 
-/** Widths of a bar's three parts, and the bar in words. */
+/** Sets the widths of a bar's three parts, and its description. */
 export function fillBar(bar, { stock, sold, held, free }) {
   const all = Math.max(stock, sold + held + free, 1);
   for (const [name, value] of Object.entries({ sold, held, free })) {

@@ -1,4 +1,4 @@
-//! What each route takes and answers.
+//! The operations of each route: parameters, bodies and responses.
 
 mod dead_letters;
 
@@ -15,14 +15,15 @@ use crate::http::problem::ProblemJson;
 use crate::http::status::StatsJson;
 
 pub(super) const TAGS: [(&str, &str); 4] = [
-    ("Orders", "Buying, and what became of it."),
-    ("Items", "What is for sale, and who has it."),
-    ("Operation", "Whether the server is well, and what it does."),
-    ("Pages", "For browsers."),
+    ("Orders", "Buying, and the state of orders."),
+    ("Items", "Items for sale, and the owners of sold ones."),
+    ("Operation", "Health, counts, and dead letters."),
+    ("Pages", "Pages for browsers."),
 ];
 
 const JSON: &str = "application/json";
-const WAIT: &str = "Seconds to wait for the decision; none while too many wait (Retry-After).";
+const WAIT: &str = "Maximum seconds to wait for the decision. While too many clients wait, the response \
+                    is immediate and has a Retry-After.";
 const EVENTS: &str = "text/event-stream";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -30,20 +31,20 @@ const ORDER: &str = "0198f3c27a6e4d0bb1c2d3e4f5a6b7c8";
 
 pub(super) struct Operation {
     pub path: &'static str,
-    /// In lower case.
+    /// The method in lower case.
     pub method: &'static str,
     pub value: Value,
 }
 
-/// Who gets an answer.
+/// Who may use an operation.
 enum For {
     Anybody,
-    /// Those with a key, where keys for buying are configured.
+    /// Everybody; if keys for buying are configured, holders of a key.
     Buyers,
     Admin,
 }
 
-/// An operation as it is written down.
+/// An operation under construction.
 struct Draft<'a> {
     schemas: &'a mut Schemas,
     done: Operation,
@@ -78,25 +79,25 @@ impl Draft<'_> {
 
     fn item(self, example: &str) -> Self {
         let schema = self.schemas.read::<ItemId>();
-        self.takes("path", "id", schema, json!(example), "The item.")
+        self.takes("path", "id", schema, json!(example), "Id of the item.")
     }
 
     fn order(self) -> Self {
         let schema = self.schemas.read::<OrderId>();
-        self.takes("path", "id", schema, json!(ORDER), "The order.")
+        self.takes("path", "id", schema, json!(ORDER), "Id of the order.")
     }
 
     fn after(self, text: &str) -> Self {
         self.takes("query", "after", json!({"type": "string"}), json!("ticket_001"), text)
     }
 
-    fn unless_known(self) -> Self {
+    fn with_etag(self) -> Self {
         let schema = json!({"type": "string"});
-        let text = "An ETag that the client has: 304 while it is the current one.";
-        let answer = json!({"description": "The client has it already.", "headers": tag()});
+        let text = "ETag of the client's copy; 304 if it is current.";
+        let response = json!({"description": "The client's copy is current.", "headers": etag()});
         let mut draft = self.takes("header", "If-None-Match", schema, json!("\"...\""), text);
-        draft.done.value["responses"]["304"] = answer;
-        draft.heads("200", tag())
+        draft.done.value["responses"]["304"] = response;
+        draft.heads("200", etag())
     }
 
     fn body(mut self, schema: Value, example: Value) -> Self {
@@ -117,8 +118,8 @@ impl Draft<'_> {
         if !example.is_null() {
             content["example"] = example;
         }
-        let answer = json!({"description": text, "content": {kind: content}});
-        self.done.value["responses"][status.to_string()] = answer;
+        let response = json!({"description": text, "content": {kind: content}});
+        self.done.value["responses"][status.to_string()] = response;
         self
     }
 
@@ -126,12 +127,12 @@ impl Draft<'_> {
         self.answers(200, kind, json!({"type": "string"}), Value::Null, text)
     }
 
-    /// Headers of an answer that is there already.
+    /// Adds headers to a response that was added before.
     fn heads(mut self, status: &str, headers: Value) -> Self {
-        let answer = &mut self.done.value["responses"][status];
-        let mut all = answer["headers"].as_object().cloned().unwrap_or_default();
+        let response = &mut self.done.value["responses"][status];
+        let mut all = response["headers"].as_object().cloned().unwrap_or_default();
         all.extend(headers.as_object().cloned().unwrap_or_default());
-        answer["headers"] = all.into();
+        response["headers"] = all.into();
         self
     }
 
@@ -140,11 +141,11 @@ impl Draft<'_> {
             let schema = self.schemas.written::<ProblemJson<'static>>();
             let (text, headers) = problem(*status);
             let content = json!({"application/problem+json": {"schema": schema}});
-            let mut answer = json!({"description": text, "content": content});
+            let mut response = json!({"description": text, "content": content});
             if let Some((name, about)) = headers {
-                answer["headers"] = header(name, about);
+                response["headers"] = header(name, about);
             }
-            self.done.value["responses"][status.to_string()] = answer;
+            self.done.value["responses"][status.to_string()] = response;
         }
         self
     }
@@ -154,29 +155,29 @@ fn header(name: &str, about: &str) -> Value {
     json!({name: {"schema": {"type": "string"}, "description": about}})
 }
 
-fn tag() -> Value {
-    header("ETag", "Names this content.")
+fn etag() -> Value {
+    header("ETag", "Entity tag of this content.")
 }
 
-/// What a status means wherever it comes, and the header that comes with it.
+/// The meaning of an error status, and its header.
 fn problem(status: u16) -> (&'static str, Option<(&'static str, &'static str)>) {
-    let retry = Some(("Retry-After", "Seconds after which to ask again."));
+    let retry = Some(("Retry-After", "Seconds to wait before the next request."));
     match status {
-        400 => ("The request is malformed; the detail says where.", None),
-        401 => ("A key is needed, and this is none.", Some(("WWW-Authenticate", "`Bearer`"))),
+        400 => ("The request is malformed; the detail describes where.", None),
+        401 => ("The key or token is missing or invalid.", Some(("WWW-Authenticate", "`Bearer`"))),
         403 => (
-            "This key or token does not open it; or no admin key is configured; or, without keys, a \
-             page of another site sent it, or it asks a server on loopback for another host.",
+            "The key or token does not allow this; or no admin key is configured; or, without keys, \
+             the request is from a page of another site, or for a foreign host on loopback.",
             None,
         ),
-        404 => ("There is no such thing.", None),
-        408 => ("The body did not come in time.", None),
-        409 => ("As things stand, that cannot be.", None),
-        413 => ("The body is too long; the detail says how long it may be.", None),
-        415 => ("The body must be application/json.", None),
+        404 => ("Not found, or not visible to this caller.", None),
+        408 => ("The body did not arrive in time.", None),
+        409 => ("The current state does not allow this; the detail describes why.", None),
+        413 => ("The body is too long; the detail has the limit.", None),
+        415 => ("The body is not application/json.", None),
         422 => ("This Idempotency-Key was used for another order.", None),
-        429 => ("Too many orders, or too many keys that were no good.", retry),
-        _ => ("Not now: something is full, stopping, or does not answer.", retry),
+        429 => ("Too many orders, or too many invalid keys or tokens.", retry),
+        _ => ("The server is full or stopping, or a service is unavailable.", retry),
     }
 }
 
@@ -187,7 +188,7 @@ pub(super) fn all(schemas: &mut Schemas) -> Vec<Operation> {
         .collect()
 }
 
-/// Begins an operation: anybody gets an answer, and sometimes a 503.
+/// Begins an operation that requires no key.
 fn draft<'a>(
     schemas: &'a mut Schemas,
     tag: usize,
@@ -223,8 +224,8 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             },
         },
     });
-    let asked = json!({"user_id": "ann", "item_id": "ticket_001"});
-    let took = json!({
+    let request = json!({"user_id": "ann", "item_id": "ticket_001"});
+    let accepted = json!({
         "message": "Order received", "order_id": ORDER, "status": "queued",
         "order": {"user_id": "ann", "item_id": "ticket_001", "quantity": 1},
     });
@@ -238,9 +239,9 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
     vec![
         draft(schemas, 0, ("post", "/buy"), "buy", "Order units of an item")
             .about(
-                "The order is durable before the answer, and is decided soon after. A 503 with an \
-                 `order_id` may have been taken all the same: ask for it, or send it again under \
-                 the same Idempotency-Key. Keys of the body that are not known are ignored.",
+                "Accepts an order, which is durable before the response and decided soon after. If a \
+                 503 has an `order_id`, the order may have been accepted: read it, or send the request \
+                 again with the same Idempotency-Key. Unknown keys of the body are ignored.",
             )
             .who(For::Buyers)
             .takes(
@@ -248,27 +249,25 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
                 "Idempotency-Key",
                 key,
                 json!("click-1"),
-                "What the user calls this \
-                 request: the same user and key are the same order.",
+                "Unique per order of a user: the same user and key mean the same order.",
             )
             .takes(
                 "header",
                 "traceparent",
                 json!({"type": "string"}),
                 json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-                "The trace that the order belongs to (W3C Trace Context), to its decision; left \
-                 aside where it is malformed.",
+                "Trace of the order up to its decision (W3C Trace Context); ignored if malformed.",
             )
-            .body(request_body, asked)
-            .answers(202, JSON, received, took, "Taken, and queued.")
-            .heads("202", header("Location", "Where the order is: `/orders/ID`."))
+            .body(request_body, request)
+            .answers(202, JSON, received, accepted, "The order is accepted and queued.")
+            .heads("202", header("Location", "Path of the order: `/orders/ID`."))
             .problems(&[401, 403, 404, 422])
             .done,
-        draft(schemas, 0, ("get", "/orders/{id}"), "order", "What became of an order")
+        draft(schemas, 0, ("get", "/orders/{id}"), "order", "The state of an order")
             .about(
-                "An order that waits shows its place in line where the queue can tell. The order of \
-                 another user is 404. On AWS only the queue knows an order before its \
-                 decision: an id that flux made is `queued` then, without the other fields.",
+                "A queued order has its place in the queue where the backend reports it. The order \
+                 of another user is a 404. On AWS an undecided order is only in the queue: every id \
+                 generated by flux is then `queued`, without the other fields.",
             )
             .who(For::Buyers)
             .order()
@@ -278,10 +277,10 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
             .done,
         draft(schemas, 0, ("get", "/orders/{id}/events"), "followOrder", "Follow an order")
             .about(
-                "Server-sent events named `order`, each with the order as JSON, whenever it \
-                 changes; the last has the id `end`. While too many wait, the stream ends after \
-                 one event, with a Retry-After; and when the caller's key is withdrawn or the \
-                 token expires.",
+                "Server-sent events `order` with the order as JSON, one at each change. The last \
+                 event has the id `end`. The stream also ends if the caller's key is withdrawn or \
+                 the token expires. While too many clients wait, the stream has one event, and the \
+                 response a Retry-After.",
             )
             .who(For::Buyers)
             .order()
@@ -290,11 +289,10 @@ fn orders(schemas: &mut Schemas) -> Vec<Operation> {
                 "Last-Event-ID",
                 json!({"type": "string"}),
                 json!("end"),
-                "The last \
-                 event that was seen.",
+                "Id of the last received event.",
             )
             .answers_text(EVENTS, "The events, until the order is decided.")
-            .answers_nothing(204, "The client has seen the last event.")
+            .answers_nothing(204, "The client has received the last event.")
             .problems(&[401, 404])
             .done,
     ]
@@ -316,14 +314,14 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
     let shown = json!({"item_id": "ticket_001", "stock": 1, "free": 1, "held": 0, "sold": 0, "status": "open"});
     vec![
         draft(schemas, 1, ("get", "/items"), "items", "All items, in pages")
-            .after("`next` of the page before.")
-            .takes("query", "limit", limit, json!(100), "Items in a page.")
+            .after("`next` of the previous page.")
+            .takes("query", "limit", limit, json!(100), "Maximum items of the page.")
             .answers(
                 200,
                 JSON,
                 items,
                 json!({"items": [shown]}),
-                "A page of items: by id (on AWS in no order), listed ones first.",
+                "A page of items, listed ones first, sorted by id (on AWS not sorted).",
             )
             .problems(&[400])
             .done,
@@ -337,42 +335,45 @@ fn items(schemas: &mut Schemas) -> Vec<Operation> {
             1,
             ("put", "/items/{id}"),
             "changeItem",
-            "List, restock, close or open an item",
+            "List, restock, close or reopen an item",
         )
-        .about("Stock goes no lower than what is held and sold.")
+        .about("Stock cannot be below the held and sold units.")
         .who(For::Admin)
         .item("ticket_001")
         .body(change, json!({"stock": 1}))
-        .answers(200, JSON, item.clone(), shown.clone(), "The item as it is now.")
-        .answers(201, JSON, item, shown, "The item, which is new.")
+        .answers(200, JSON, item.clone(), shown.clone(), "The changed item.")
+        .answers(201, JSON, item, shown, "The new item.")
         .problems(&[401, 403, 404, 409])
         .done,
         draft(schemas, 1, ("delete", "/items/{id}"), "removeItem", "Remove an item without orders")
-            .about("Its orders are `unknown_item` until a stock lists it again.")
+            .about("Orders for it are rejected with `unknown_item` until it is listed again.")
             .who(For::Admin)
             .item("ticket_002")
-            .answers_nothing(204, "It is removed.")
+            .answers_nothing(204, "The item is removed.")
             .problems(&[400, 401, 403, 404, 409])
             .done,
-        draft(schemas, 1, ("get", "/inventory"), "inventory", "Who owns the one-of-a-kind items")
+        draft(schemas, 1, ("get", "/inventory"), "inventory", "The owners of one-of-a-kind items")
             .about(
-                "Sold items of a single unit, 1,000 to a page, at most a second old. Where keys \
-                 for buying are configured, this is the admin's to see.",
+                "Sold items with a single unit, 1,000 per page, at most a second old. If keys for \
+                 buying are configured, this requires the admin key.",
             )
             .who(For::Buyers)
-            .after("As the Link header of the page before has it.")
+            .after("Value from the Link header of the previous page.")
             .answers(
                 200,
                 JSON,
                 json!({"type": "array", "items": sold}),
                 json!([{"id": "ticket_001", "owner": "ann"}]),
-                "A page of items: by id (on AWS in no order), listed ones first.",
+                "A page of owners, sorted by id (on AWS not sorted).",
             )
             .heads(
                 "200",
-                header("Link", "`</inventory?after=...>; rel=\"next\"`, if there is a next page."),
+                header(
+                    "Link",
+                    "`</inventory?after=...>; rel=\"next\"`, unless it is the last page.",
+                ),
             )
-            .unless_known()
+            .with_etag()
             .problems(&[400, 401, 403])
             .done,
     ]
@@ -396,29 +397,29 @@ fn operation(schemas: &mut Schemas) -> Vec<Operation> {
         draft(schemas, 2, ("get", "/stats"), "stats", "Counts of this process")
             .answers(200, JSON, stats, counted, "The counts.")
             .done,
-        draft(schemas, 2, ("get", "/healthz"), "alive", "Whether the process is alive")
-            .answers(200, JSON, words.clone(), json!({"status": "ok"}), "It is.")
+        draft(schemas, 2, ("get", "/healthz"), "alive", "Liveness")
+            .answers(200, JSON, words.clone(), json!({"status": "ok"}), "The process is alive.")
             .done,
-        draft(schemas, 2, ("get", "/readyz"), "ready", "Whether orders can be taken")
+        draft(schemas, 2, ("get", "/readyz"), "ready", "Readiness")
             .about(
-                "Ready when ledger and queue are; without the lock a sale is slower, but goes on.",
+                "Ready if the ledger and the queue are. Without the lock sales continue, slower.",
             )
-            .answers(200, JSON, words, ready, "They can.")
+            .answers(200, JSON, words, ready, "The process can accept orders.")
             .done,
-        draft(schemas, 2, ("get", "/events"), "events", "The sale as it runs")
+        draft(schemas, 2, ("get", "/events"), "events", "The live state of the sale")
             .about(
-                "Server-sent events: `history` once, then `board` every second, with what the \
-                 dashboard shows. Buyers' names are shown to who may see them.",
+                "Server-sent events with the data of the dashboard: `history` once, then `board` \
+                 every second. If keys for buying are configured, names require the admin key.",
             )
             .who(For::Buyers)
-            .answers_text(EVENTS, "The events, until the client leaves.")
+            .answers_text(EVENTS, "The events, until the client disconnects.")
             .done,
-        draft(schemas, 2, ("get", "/metrics"), "metrics", "Figures for Prometheus")
-            .answers_text(METRICS, "Prometheus' text format.")
+        draft(schemas, 2, ("get", "/metrics"), "metrics", "Metrics for Prometheus")
+            .answers_text(METRICS, "The metrics in the text format of Prometheus.")
             .done,
         draft(schemas, 2, ("get", "/openapi.json"), "openapi", "This document")
             .answers(200, JSON, json!({"type": "object"}), Value::Null, "OpenAPI 3.1.")
-            .unless_known()
+            .with_etag()
             .done,
     ]
 }
@@ -426,24 +427,24 @@ fn operation(schemas: &mut Schemas) -> Vec<Operation> {
 fn pages(schemas: &mut Schemas) -> Vec<Operation> {
     let name = json!({"type": "string"});
     vec![
-        draft(schemas, 3, ("get", "/"), "boardPage", "The sale as it runs")
+        draft(schemas, 3, ("get", "/"), "boardPage", "The dashboard")
             .answers_text(HTML, "The page.")
-            .unless_known()
+            .with_etag()
             .done,
-        draft(schemas, 3, ("get", "/docs"), "docs", "This document, to be read")
+        draft(schemas, 3, ("get", "/docs"), "docs", "This document as a page")
             .answers_text(HTML, "The page.")
-            .unless_known()
+            .with_etag()
             .done,
-        draft(schemas, 3, ("get", "/buy/{id}"), "buyPage", "Buy an item, and follow the order")
+        draft(schemas, 3, ("get", "/buy/{id}"), "buyPage", "The page that buys an item")
             .item("ticket_001")
             .answers_text(HTML, "The page.")
-            .unless_known()
+            .with_etag()
             .problems(&[404])
             .done,
-        draft(schemas, 3, ("get", "/assets/{id}"), "asset", "A file that a page names")
-            .takes("path", "id", name, json!("theme.css"), "The file's name.")
+        draft(schemas, 3, ("get", "/assets/{id}"), "asset", "A file of a page")
+            .takes("path", "id", name, json!("theme.css"), "Name of the file.")
             .answers_text("*/*", "The file.")
-            .unless_known()
+            .with_etag()
             .problems(&[404])
             .done,
     ]

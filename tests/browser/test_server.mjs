@@ -1,4 +1,4 @@
-// The real flux, the real browser, and what every page must keep.
+// Runs the real flux and a real browser, and checks what holds for every page.
 
 import assert from "node:assert/strict";
 import { spawn, execFileSync } from "node:child_process";
@@ -16,20 +16,20 @@ const { chromium } = installed("playwright-core");
 const AXE = readFileSync(installed.resolve("axe-core/axe.min.js"), "utf8");
 
 export const ADMIN_KEY = "the-admins-own-key";
-/** For whatever has to come about in the end, on a machine that is busy. */
+/** Maximum wait for any expected state, for busy machines. */
 export const PATIENCE_MS = 60_000;
 
 /** A running `flux serve`, with its own store in its own directory. */
-export class Shop {
-  /** Closed at the end of the test `t`, however it ends. */
-  static async open(t, { workers = 4, environment = {}, items = {} } = {}) {
-    const shop = new Shop();
-    t.after(() => shop.close());
-    shop.directory = mkdtempSync(join(tmpdir(), "flux-browser-"));
-    shop.environment = { FLUX_ADMIN_KEY: ADMIN_KEY, ...environment };
-    await shop.start(workers);
-    for (const [item, stock] of Object.entries(items)) await shop.list(item, stock);
-    return shop;
+export class TestServer {
+  /** Starts a server that is closed when the test `t` ends. */
+  static async start(t, { workers = 4, environment = {}, items = {} } = {}) {
+    const server = new TestServer();
+    t.after(() => server.close());
+    server.directory = mkdtempSync(join(tmpdir(), "flux-browser-"));
+    server.environment = { FLUX_ADMIN_KEY: ADMIN_KEY, ...environment };
+    await server.start(workers);
+    for (const [item, stock] of Object.entries(items)) await server.list(item, stock);
+    return server;
   }
 
   async start(workers, listen = "127.0.0.1:0") {
@@ -74,7 +74,7 @@ export class Shop {
     return answer.json();
   }
 
-  /** Sends `count` orders; `order(n)` is the n-th's body. At most `atOnce` are on their way. */
+  /** Sends `count` orders, at most `atOnce` concurrently; `order(n)` is the n-th body. */
   async rush(count, order, atOnce = 32) {
     const agent = new http.Agent({ keepAlive: true, maxSockets: atOnce });
     let next = 0;
@@ -96,7 +96,7 @@ export class Shop {
     agent.destroy();
   }
 
-  /** A proxy that has this server below a path, which it takes away; with its `url`. */
+  /** Starts a proxy that serves this server below a path and removes that path; returns its `url`. */
   async behind(t, prefix) {
     const { port } = new URL(this.url);
     const proxy = http.createServer((asked, answer) => {
@@ -119,7 +119,7 @@ export class Shop {
     return { url: `http://127.0.0.1:${proxy.address().port}${prefix}` };
   }
 
-  /** Changes rows of the store while nobody has it open, as no flux would. */
+  /** Changes rows of the store while no process has it open. */
   tamper(sql) {
     const script = "import sqlite3, sys; c = sqlite3.connect('flux.db'); c.execute(sys.argv[1]); c.commit()";
     execFileSync("python3", ["-c", script, sql], { cwd: this.directory });
@@ -135,8 +135,11 @@ export async function launch() {
   });
 }
 
-/** A page of its own, with `routes` in place of the server's answers, that notes what goes wrong on it: `page.faults`, `page.strangers`. */
-export async function visit(browser, shop, path, { routes = {}, ...options } = {}) {
+/**
+ * Opens a page in a new context. `routes` replace responses of the server. Records errors in
+ * `page.faults` and requests to other servers in `page.strangers`.
+ */
+export async function visit(browser, server, path, { routes = {}, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(PATIENCE_MS);
@@ -147,14 +150,14 @@ export async function visit(browser, shop, path, { routes = {}, ...options } = {
   });
   page.on("pageerror", (error) => page.faults.push(String(error)));
   page.on("request", (request) => {
-    if (!request.url().startsWith(shop.url) && !request.url().startsWith("data:")) page.strangers.push(request.url());
+    if (!request.url().startsWith(server.url) && !request.url().startsWith("data:")) page.strangers.push(request.url());
   });
   for (const [url, answer] of Object.entries(routes)) await page.route(url, answer);
-  await page.goto(shop.url + path);
+  await page.goto(server.url + path);
   return page;
 }
 
-/** What holds for every page at every time; then the page is closed. */
+/** Checks that the page had no unexpected errors and no requests to other servers, then closes it. */
 export async function leave(page, { faults = [] } = {}) {
   const unexpected = page.faults.filter((fault) => !faults.some((known) => known.test(fault)));
   assert.deepEqual(unexpected, [], "errors on the console");
@@ -162,7 +165,7 @@ export async function leave(page, { faults = [] } = {}) {
   await page.context().close();
 }
 
-/** Waits until an element says something. */
+/** Waits until the text of an element matches. */
 export async function says(page, selector, what) {
   await page.waitForFunction(
     ([selector, source]) => new RegExp(source).test(document.querySelector(selector)?.textContent ?? ""),
@@ -170,7 +173,7 @@ export async function says(page, selector, what) {
   );
 }
 
-/** No fault that axe-core knows of, by the rules of WCAG 2.2 A and AA and good practice. */
+/** Checks that axe-core finds no violation of WCAG 2.2 A and AA and of its best practices. */
 export async function isAccessible(page, what) {
   await page.evaluate(AXE);
   const { violations } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
@@ -183,7 +186,8 @@ export async function fitsItsWidth(page) {
   assert.ok(content <= width, `${content} px in ${width}`);
 }
 
-/** A picture for people to look at, where they have asked for it. */
+/** Takes a screenshot if BROWSER_SHOTS is set. */
+
 export async function shoot(page, name) {
   if (BROWSER_SHOTS) await page.screenshot({ path: join(BROWSER_SHOTS, `${name}.png`), fullPage: true });
 }

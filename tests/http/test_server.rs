@@ -1,4 +1,4 @@
-//! The server under test, and a client that sends what it is told to.
+//! The server under test, and a client that sends raw requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const ADMIN_KEY: &str = "the admin's key";
 
-/// How a server under test differs from the usual one.
+/// The configuration of a server under test.
 pub struct Setup {
     pub unlisted_stock: Option<u64>,
     pub admin_key: Option<&'static str>,
-    /// In which the admin key is put.
+    /// The access rules; `admin_key` replaces their admin keys.
     pub access: AccessRules,
     pub backend: &'static str,
     pub limits: Limits,
@@ -58,7 +58,7 @@ impl Default for Setup {
     }
 }
 
-pub struct Shop {
+pub struct TestServer {
     pub address: SocketAddr,
     pub ports: Ports,
     pub access: Arc<Access>,
@@ -67,12 +67,12 @@ pub struct Shop {
     _directory: tempfile::TempDir,
 }
 
-impl Shop {
-    pub async fn open() -> Shop {
-        Self::open_as(Setup::default()).await
+impl TestServer {
+    pub async fn start() -> TestServer {
+        Self::start_with(Setup::default()).await
     }
 
-    pub async fn open_as(setup: Setup) -> Shop {
+    pub async fn start_with(setup: Setup) -> TestServer {
         let directory = tempfile::tempdir().unwrap();
         let ports = ports(&directory.path().join("flux.db"), setup.backlog_max).await;
         let stop = CancellationToken::new();
@@ -89,17 +89,18 @@ impl Shop {
             backend: setup.backend,
             limits: setup.limits,
         };
-        let (outcomes, subscribers, stopped) =
-            (ports.notifier.clone(), api.subscribers.clone(), stop.clone());
-        tokio::spawn(async move { outcomes.listen(subscribers, stopped).await });
+        let notifier = ports.notifier.clone();
+        let subscribers = api.subscribers.clone();
+        let stopped = stop.clone();
+        tokio::spawn(async move { notifier.listen(subscribers, stopped).await });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(serve(listener, Arc::new(api), stop.clone()));
-        Shop { address, ports, access, stop, serving, _directory: directory }
+        TestServer { address, ports, access, stop, serving, _directory: directory }
     }
 
-    /// Decides orders from now on.
-    pub fn hire(&self) {
+    /// Starts a worker, which decides orders from now on.
+    pub fn start_worker(&self) {
         let rules = Rules {
             unlisted_stock: 1,
             concurrency: 4,
@@ -109,7 +110,8 @@ impl Shop {
             drain: Duration::from_secs(1),
         };
         let worker = Worker { ports: self.ports.clone(), rules, observer: Arc::new(Silence) };
-        let (ports, stop) = (self.ports.clone(), self.stop.clone());
+        let ports = self.ports.clone();
+        let stop = self.stop.clone();
         let working = async move { with_heartbeats(&ports, Kind::Work, 4, worker.run(stop)).await };
         tokio::spawn(working);
     }
@@ -119,7 +121,7 @@ impl Shop {
         Client { stream: BufReader::new(stream) }
     }
 
-    /// One request over a connection of its own.
+    /// Sends one request over a new connection.
     pub async fn ask(
         &self,
         method: &str,
@@ -134,11 +136,11 @@ impl Shop {
         self.ask("GET", path, "", "").await
     }
 
-    /// Opens an event stream, which must be there.
+    /// Opens an event stream.
     pub async fn events(&self, path: &str, headers: &str) -> Events {
         let mut client = self.connect().await;
         client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")).await;
-        let reply = client.reply(true).await.expect("an answer");
+        let reply = client.reply(true).await.expect("a response");
         assert_eq!((reply.status, reply.header("transfer-encoding")), (200, Some("chunked")));
         assert_eq!(reply.header("content-type"), Some("text/event-stream"));
         Events { client, unread: String::new() }
@@ -148,7 +150,7 @@ impl Shop {
         self.ask("POST", "/buy", headers, body).await
     }
 
-    /// Buys, in a well-formed way that must work at any time.
+    /// Sends a valid order, which must be accepted, and returns its id.
     pub async fn good_order(&self) -> String {
         let reply = self.buy("", r#"{"user_id":"Zoë","item_id":"ticket_001"}"#).await;
         assert_eq!(reply.status, 202, "{}", reply.text());
@@ -165,7 +167,7 @@ impl Shop {
 async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
     let store = Store::open(file).unwrap();
     let key = store.order_key(None).await.unwrap();
-    let names = Arc::new(OrderIds::new(key, 1));
+    let order_ids = Arc::new(OrderIds::new(key, 1));
     let clock = Arc::new(SystemClock);
     let visibility = Duration::from_secs(30);
     let queue = SqliteQueue::new(store.clone(), key, clock.clone(), visibility, backlog_max);
@@ -176,7 +178,7 @@ async fn ports(file: &std::path::Path, backlog_max: u64) -> Ports {
         notifier: Arc::new(SqliteNotifier::new(store.clone())),
         idempotency: None,
         webhooks: None,
-        order_ids: names,
+        order_ids,
         ids: Arc::new(SystemIdSource),
         calls: Arc::default(),
         metrics: Arc::default(),
@@ -195,7 +197,7 @@ impl Observer for Silence {
     fn saved(&self, _: &[Decided]) {}
 }
 
-/// A connection that writes exactly what a test says.
+/// A connection that sends exactly the given bytes.
 pub struct Client {
     pub stream: BufReader<TcpStream>,
 }
@@ -208,26 +210,26 @@ pub struct Reply {
 }
 
 impl Client {
-    /// Sends; a server that refuses may have hung up already.
+    /// Sends bytes. Errors are ignored, because a refusing server may have closed the connection.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    /// A body is JSON unless the headers say what it is.
+    /// Sends a request. Without a `Content-Type` in `headers` a body is sent as JSON.
     pub async fn ask(&mut self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
         let length = body.len();
-        let says = headers.to_lowercase().contains("content-type:");
-        let is_json = ["POST", "PUT"].contains(&method) && !says;
+        let has_type = headers.to_lowercase().contains("content-type:");
+        let is_json = ["POST", "PUT"].contains(&method) && !has_type;
         let kind = if is_json { "Content-Type: application/json\r\n" } else { "" };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{kind}\
              Content-Length: {length}\r\n\r\n"
         );
         self.send([head.as_bytes(), body].concat()).await;
-        self.reply(method == "HEAD").await.expect("an answer")
+        self.reply(method == "HEAD").await.expect("a response")
     }
 
-    /// The next answer; `None` when the server closed without one.
+    /// Reads the next response; `None` if the server closed the connection without one.
     pub async fn reply(&mut self, to_head: bool) -> Option<Reply> {
         timeout(PATIENCE, async {
             let mut head = Vec::new();
@@ -250,20 +252,20 @@ impl Client {
         .expect("in time")
     }
 
-    /// Whether the server has closed the connection, or does soon.
+    /// Whether the server closes the connection within [`PATIENCE`].
     pub async fn is_closed(&mut self) -> bool {
         timeout(PATIENCE, self.stream.read_u8()).await.is_ok_and(|read| read.is_err())
     }
 }
 
-/// An event stream as it comes.
+/// The reading side of an event stream.
 pub struct Events {
     pub client: Client,
     unread: String,
 }
 
 impl Events {
-    /// The next event's name and data; `None` at the stream's end.
+    /// The name and data of the next event; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some((event, rest)) = self.unread.split_once("\n\n") {
@@ -311,7 +313,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// Checks what is so of any answer to anything.
+    /// Checks what holds for every response.
     #[track_caller]
     pub fn keeps_the_contract(&self) {
         assert!(self.header("x-request-id").is_some(), "{}", self.head);
@@ -330,14 +332,14 @@ impl Reply {
                 }
                 match self.header("content-type") {
                     Some("application/json") => drop(self.json()),
-                    // Metrics, as Prometheus reads them.
+                    // `/metrics`.
                     other => assert_eq!(other, Some("text/plain; version=0.0.4; charset=utf-8")),
                 }
             }
         }
     }
 
-    /// Checks that this is a problem as RFC 9457 has it, and returns its detail.
+    /// Checks that this is a problem (RFC 9457) with this status, and returns its detail.
     #[track_caller]
     pub fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{} {}", self.head, self.text());
