@@ -1,4 +1,4 @@
-//! The auditor on stores that were tampered with.
+//! The audit of stores that were changed by something other than flux.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,8 @@ impl Shop {
         self.ports.ledger.item(&self.item).await.unwrap().unwrap()
     }
 
-    /// Takes orders of these quantities, one millisecond apart, and decides them together.
+    /// Queues orders of these quantities, accepted one millisecond apart, and decides them in one
+    /// commit.
     async fn sell(&self, quantities: &[u64]) {
         let now = self.ports.clock.now();
         let at = |n: usize| Timestamp(now.0 - 1_000 + n as u64);
@@ -52,8 +53,9 @@ impl Shop {
     }
 
     async fn commit(&self, item: &Item, orders: Vec<Order>, expect: Expect) {
-        let verdict = decide(Some(item), orders, self.ports.clock.now());
-        let (item, decided) = (verdict.item.unwrap(), verdict.decided);
+        let batch = decide(Some(item), orders, self.ports.clock.now());
+        let item = batch.item.unwrap();
+        let decided = batch.decided;
         let commit = Commit { item, expect, decided };
         assert_eq!(self.ports.ledger.commit(&commit).await.unwrap(), Committed::Written);
     }
@@ -64,7 +66,7 @@ impl Shop {
         assert_eq!(self.ports.ledger.record(&[decided]).await.unwrap(), []);
     }
 
-    /// Changes exactly one row behind flux's back.
+    /// Changes exactly one row by SQL.
     fn tamper(&self, sql: &str) {
         let file = rusqlite::Connection::open(&self.file).unwrap();
         assert_eq!(file.execute(sql, []).unwrap(), 1, "{sql}");
@@ -80,7 +82,7 @@ impl Shop {
     }
 }
 
-/// Five orders for two tickets, then one change; what the audit says of it.
+/// The audit after five orders for two tickets and one change by SQL.
 async fn after(sql: &str) -> AuditSummary {
     let directory = tempfile::tempdir().unwrap();
     let shop = Shop::open(directory.path(), 2).await;

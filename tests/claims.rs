@@ -1,4 +1,4 @@
-//! Claims on the embedded queue's items, and rows that flux did not write: nothing waits for ever.
+//! Claims on the items of the embedded queue, and damaged rows: no other order is blocked for ever.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Bench {
         self.directory.path()
     }
 
-    /// A receiver of its own, as another process has it.
+    /// A new receiver, as another process would have.
     fn receiver(&self) -> SqliteQueue {
         let visibility = Duration::from_secs(30);
         SqliteQueue::new(self.store.clone(), key(), self.clock.clone(), visibility, 1_000)
@@ -75,7 +75,8 @@ async fn received(queue: &SqliteQueue) -> Vec<OrderId> {
 #[tokio::test]
 async fn idle_item_can_be_claimed() {
     let bench = Bench::new();
-    let (first, second) = (bench.receiver(), bench.receiver());
+    let first = bench.receiver();
+    let second = bench.receiver();
     let order = sent(&first, "x").await;
     let delivery = first.receive(10, AT_ONCE).await.unwrap().remove(0);
     let decision = Decision::Rejected(Reason::SoldOut);
@@ -93,7 +94,8 @@ async fn idle_item_can_be_claimed() {
 #[tokio::test]
 async fn item_in_flight_stays_claimed() {
     let bench = Bench::new();
-    let (first, second) = (bench.receiver(), bench.receiver());
+    let first = bench.receiver();
+    let second = bench.receiver();
     let order = sent(&first, "x").await;
     assert_eq!(received(&first).await, [order.id]);
     for _second in 0..7 {
@@ -123,8 +125,9 @@ async fn clock_set_back_ends_claims_and_locks() {
 async fn damaged_row_is_reported_and_blocks_nothing() {
     let bench = Bench::new();
     let queue = bench.receiver();
-    let (gone, nameless, long) =
-        (sent(&queue, "gone").await, sent(&queue, "nameless").await, sent(&queue, "long").await);
+    let gone = sent(&queue, "gone").await;
+    let nameless = sent(&queue, "nameless").await;
+    let long = sent(&queue, "long").await;
     let sound = sent(&queue, "sound").await;
     bench.tamper("DELETE FROM items WHERE id = 'gone'");
     bench.tamper(&format!("UPDATE orders SET id = x'00' WHERE id = x'{}'", nameless.id));

@@ -81,7 +81,7 @@ async fn three_workers_sell_each_unit_once_in_order() {
     let mut orders = Vec::new();
     for n in 0..700 {
         let request = request(&format!("user{n}"), &items[n % 7], 1, Some("k"));
-        // Where the disk is slow: the same request is the same order.
+        // On a slow disk the answer may be late. A repeated request is the same order.
         orders.push(loop {
             match intake.accept(request.clone()).await {
                 Ok(order) => break order,
@@ -124,7 +124,8 @@ async fn old_file_is_upgraded() {
     let (_, before) = ports(directory.path()).await;
     before.ledger.set_stock(&item, 5).await.unwrap();
     let order = intake(&before).accept(request("ann", "y", 1, None)).await.unwrap();
-    let (decision, decided_at) = (Decision::Rejected(Reason::SoldOut), before.clock.now());
+    let decision = Decision::Rejected(Reason::SoldOut);
+    let decided_at = before.clock.now();
     before.ledger.record(&[Decided { order, decision, decided_at }]).await.unwrap();
     let counted = before.ledger.totals().await.unwrap().unwrap();
     assert_eq!((counted.accepted, &*counted.decided), (1, &[(decision, 1)][..]));
@@ -153,7 +154,7 @@ async fn old_file_is_upgraded() {
     assert_eq!(ports.ledger.item(&item).await.unwrap().unwrap().status(), "closed");
 }
 
-/// Breaks whoever reads an item, so many times.
+/// A ledger that panics in the first `breaks` reads of one item.
 #[derive(Debug)]
 struct Breaking {
     real: Arc<dyn Ledger>,
@@ -233,7 +234,7 @@ impl Ledger for Breaking {
     }
 }
 
-/// The visibility timeout is an hour: what is not given up does not come again.
+/// The visibility timeout is an hour: orders that the lane does not release are not redelivered.
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_lane_returns_its_orders() {
     let directory = tempfile::tempdir().unwrap();
@@ -261,11 +262,11 @@ async fn broken_lane_returns_its_orders() {
     assert_eq!(ports.queue.backlog().await.unwrap().waiting, 0);
 }
 
-/// Stops the lane at its first written decisions until the test lets it go on.
+/// Blocks the lane after its first commit until the test releases it.
 #[derive(Debug)]
 struct Held {
     wrote: std::sync::mpsc::SyncSender<()>,
-    go_on: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+    release: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
 impl Observer for Held {
@@ -273,7 +274,7 @@ impl Observer for Held {
     fn deciding(&self, _: &[Decided]) {}
     fn saved(&self, _: &[Decided]) {
         if self.wrote.try_send(()).is_ok() {
-            self.go_on.lock().unwrap().recv().unwrap();
+            self.release.lock().unwrap().recv().unwrap();
         }
     }
 }
@@ -285,8 +286,8 @@ async fn restock_applies_to_the_next_batch() {
     let item = ItemId::parse("x").unwrap();
     let intake = intake(&ports);
     let (wrote, written) = std::sync::mpsc::sync_channel(1);
-    let (go_on, held) = std::sync::mpsc::channel();
-    let observer = Arc::new(Held { wrote, go_on: held.into() });
+    let (release, released) = std::sync::mpsc::channel();
+    let observer = Arc::new(Held { wrote, release: released.into() });
     let rules = wiring::rules(&settings, 4);
     let stop = CancellationToken::new();
     let worker = tokio::spawn(Worker { ports: ports.clone(), rules, observer }.run(stop.clone()));
@@ -296,10 +297,10 @@ async fn restock_applies_to_the_next_batch() {
     tokio::task::block_in_place(wait).unwrap();
     ports.ledger.set_stock(&item, 2).await.unwrap();
     let second = intake.accept(request("bob", "x", 1, None)).await.unwrap();
-    // Time for the order to get into the lane's line.
+    // Time for the order to reach the lane's queue.
     tokio::time::sleep(Duration::from_millis(700)).await;
     drop(written);
-    go_on.send(()).unwrap();
+    release.send(()).unwrap();
     assert_eq!(decisions(&ports, &[first.id, second.id]).await, [Decision::Sold, Decision::Sold]);
     stop.cancel();
     worker.await.unwrap();

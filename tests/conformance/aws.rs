@@ -1,4 +1,4 @@
-//! The contracts that SQS and DynamoDB keep, and what only they can do.
+//! The contracts on SQS and DynamoDB, and tests of what only these adapters do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::{address, clock, fresh_name, key, ledger, names, now, order, queue, w
 
 const VISIBILITY: Duration = Duration::from_secs(2);
 
-/// The stand-ins, reached directly.
+/// The stand-ins, without a proxy.
 pub async fn stand_ins() -> Aws {
     stand_ins_counted(Arc::default()).await
 }
@@ -38,7 +38,7 @@ pub async fn stand_ins_counted(calls: Arc<Calls>) -> Aws {
     Aws::load(settings, calls).await.unwrap()
 }
 
-/// A queue with its dead-letter queue; the URL of the queue.
+/// Creates a queue with its dead-letter queue. Returns the queue's URL.
 pub async fn make_queue(aws: &Aws, suffix: &str, max_receive_count: u32) -> String {
     let setup = QueueSetup::new(aws);
     let name = fresh_name("queue");
@@ -104,7 +104,7 @@ async fn unpacked_mode_sends_one_message_per_order() {
     }
 }
 
-/// An outbox beside a queue of orders, which need not be there.
+/// An outbox for a queue of orders that does not have to exist.
 pub async fn outbox(aws: &Aws) -> SqsOutbox {
     let orders = fresh_name("orders");
     let setup = QueueSetup::new(aws);

@@ -1,4 +1,4 @@
-//! The contract of heartbeats.
+//! The contract of the heartbeats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use flux::adapters::memory::heartbeats::MemoryHeartbeats;
 use flux::core::model::Timestamp;
 use flux::core::ports::heartbeats::{Counts, Heartbeat, Heartbeats, Kind};
 
-/// What two processes of one sale have; the same where heartbeats stay within a process.
+/// The heartbeats of two processes of one sale; the same object where heartbeats stay within a
+/// process.
 pub struct Bench {
     pub here: Arc<dyn Heartbeats>,
     pub there: Arc<dyn Heartbeats>,
@@ -43,39 +44,40 @@ fn heartbeat(id: &str, sold: u64) -> Heartbeat {
     }
 }
 
-async fn seen(heartbeats: &Arc<dyn Heartbeats>) -> Vec<Heartbeat> {
+async fn listed(heartbeats: &Arc<dyn Heartbeats>) -> Vec<Heartbeat> {
     heartbeats.processes().await.unwrap().into_iter().map(|living| living.heartbeat).collect()
 }
 
 pub async fn last_heartbeat_is_listed_until_removed(bench: Bench) {
-    assert_eq!(seen(&bench.there).await, []);
+    assert_eq!(listed(&bench.there).await, []);
     for sold in [1, 2] {
         bench.here.write(&heartbeat("a", sold)).await.unwrap();
-        assert_eq!(seen(&bench.there).await, [heartbeat("a", sold)]);
+        assert_eq!(listed(&bench.there).await, [heartbeat("a", sold)]);
     }
     bench.here.remove("a").await.unwrap();
-    assert_eq!(seen(&bench.there).await, []);
+    assert_eq!(listed(&bench.there).await, []);
     bench.here.remove("a").await.unwrap();
 }
 
 pub async fn each_process_is_listed_once(bench: Bench) {
-    let (a, b) = (heartbeat("a", 1), heartbeat("b", 2));
+    let a = heartbeat("a", 1);
+    let b = heartbeat("b", 2);
     bench.there.write(&b).await.unwrap();
     bench.here.write(&a).await.unwrap();
     bench.here.write(&a).await.unwrap();
-    assert_eq!(seen(&bench.here).await, [a, b]);
+    assert_eq!(listed(&bench.here).await, [a, b]);
 }
 
 pub async fn silent_process_is_not_listed(bench: Bench) {
     bench.here.write(&heartbeat("a", 1)).await.unwrap();
     let gone = async {
-        while !seen(&bench.there).await.is_empty() {
+        while !listed(&bench.there).await.is_empty() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
     bench.here.write(&heartbeat("a", 2)).await.unwrap();
-    assert_eq!(seen(&bench.there).await, [heartbeat("a", 2)]);
+    assert_eq!(listed(&bench.there).await, [heartbeat("a", 2)]);
 }
 
 mod local {

@@ -1,4 +1,4 @@
-//! The contract of idempotency.
+//! The contract of the idempotency port.
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use flux::core::ports::ledger::{
 
 use super::{fresh_name, ids, item, now, order};
 
-/// A ledger of its own.
+/// A new ledger.
 pub struct Bench {
     pub ledger: Arc<dyn Ledger>,
     pub names: Arc<OrderIds>,
@@ -48,13 +48,13 @@ macro_rules! ledger_contract {
 }
 pub(crate) use ledger_contract;
 
-/// What a worker commits after it has read the item as `read`.
-fn verdict(read: &Item, orders: Vec<Order>) -> Commit {
-    let verdict = decide(Some(read), orders, now());
+/// The commit of a worker that has read the item as `read`.
+fn decided_commit(read: &Item, orders: Vec<Order>) -> Commit {
+    let batch = decide(Some(read), orders, now());
     Commit {
-        item: verdict.item.unwrap(),
+        item: batch.item.unwrap(),
         expect: Expect::Version(read.version),
-        decided: verdict.decided,
+        decided: batch.decided,
     }
 }
 
@@ -83,7 +83,7 @@ pub async fn a_commit_is_read_back(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.check().await.unwrap();
     assert_eq!(ledger.item(&item("one")).await.unwrap(), None);
-    let commit = verdict(&Item::new(item("one"), 2), orders(&bench, "one", 1));
+    let commit = decided_commit(&Item::new(item("one"), 2), orders(&bench, "one", 1));
     written(ledger, &commit).await;
     assert_eq!(ledger.item(&item("one")).await.unwrap(), Some(commit.item.clone()));
     let decided = &commit.decided[0];
@@ -98,9 +98,9 @@ pub async fn a_commit_is_read_back(bench: Bench) {
 
 pub async fn commit_on_stale_version_writes_nothing(bench: Bench) {
     let ledger = &*bench.ledger;
-    let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
+    let first = decided_commit(&Item::new(item("x"), 100), orders(&bench, "x", 3));
     written(ledger, &first).await;
-    let stale = verdict(&Item { version: 7, ..first.item.clone() }, orders(&bench, "x", 3));
+    let stale = decided_commit(&Item { version: 7, ..first.item.clone() }, orders(&bench, "x", 3));
     let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     assert_eq!(ledger.commit(&stale).await.unwrap(), refused);
     let of_nothing = Commit { decided: Vec::new(), ..stale.clone() };
@@ -113,7 +113,7 @@ pub async fn commit_on_stale_version_writes_nothing(bench: Bench) {
 pub async fn first_commit_needs_a_new_item(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 5).await.unwrap();
-    let commit = verdict(&Item::new(item("x"), 1), orders(&bench, "x", 1));
+    let commit = decided_commit(&Item::new(item("x"), 1), orders(&bench, "x", 1));
     let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
     assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().stock, 5);
@@ -121,11 +121,11 @@ pub async fn first_commit_needs_a_new_item(bench: Bench) {
 
 pub async fn commit_with_decided_order_writes_nothing(bench: Bench) {
     let ledger = &*bench.ledger;
-    let first = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 2));
+    let first = decided_commit(&Item::new(item("x"), 100), orders(&bench, "x", 2));
     written(ledger, &first).await;
     let mut batch = orders(&bench, "x", 3);
     batch.insert(1, first.decided[1].order.clone());
-    let commit = verdict(&first.item, batch);
+    let commit = decided_commit(&first.item, batch);
     let seen = vec![first.decided[1].order.id];
     let refused = Committed::Refused { item_changed: false, decided_before: seen };
     assert_eq!(ledger.commit(&commit).await.unwrap(), refused);
@@ -140,7 +140,7 @@ pub async fn commit_with_decided_order_writes_nothing(bench: Bench) {
 
 pub async fn repeated_commit_writes_once(bench: Bench) {
     let ledger = &*bench.ledger;
-    let commit = verdict(&Item::new(item("x"), 100), orders(&bench, "x", 3));
+    let commit = decided_commit(&Item::new(item("x"), 100), orders(&bench, "x", 3));
     written(ledger, &commit).await;
     let again = ledger.commit(&commit).await.unwrap();
     let own: HashSet<OrderId> = commit.decided.iter().map(|d| d.order.id).collect();
@@ -157,8 +157,8 @@ pub async fn one_of_two_concurrent_commits_is_refused(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 2).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
-    let one = verdict(&read, orders(&bench, "x", 1));
-    let other = verdict(&read, orders(&bench, "x", 1));
+    let one = decided_commit(&read, orders(&bench, "x", 1));
+    let other = decided_commit(&read, orders(&bench, "x", 1));
     let (one, other) = tokio::join!(ledger.commit(&one), ledger.commit(&other));
     let written = [one.unwrap(), other.unwrap()];
     let written = written.iter().filter(|answer| **answer == Committed::Written).count();
@@ -172,7 +172,7 @@ pub async fn unconditional_commit_overwrites(bench: Bench) {
     ledger.set_stock(&item("x"), 2).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
     for _ in 0..2 {
-        let commit = verdict(&read, orders(&bench, "x", 1));
+        let commit = decided_commit(&read, orders(&bench, "x", 1));
         written(ledger, &Commit { expect: Expect::Anything, ..commit }).await;
     }
     assert_eq!(ledger.item(&item("x")).await.unwrap().unwrap().sold, 2);
@@ -181,7 +181,7 @@ pub async fn unconditional_commit_overwrites(bench: Bench) {
 pub async fn a_full_commit_fits(bench: Bench) {
     let ledger = &*bench.ledger;
     let many = orders(&bench, "x", ledger.max_commit().min(1_000));
-    let commit = verdict(&Item::new(item("x"), 1_000_000_000_000), many);
+    let commit = decided_commit(&Item::new(item("x"), 1_000_000_000_000), many);
     written(ledger, &commit).await;
     let ids: Vec<OrderId> = commit.decided.iter().map(|d| d.order.id).collect();
     assert!(!states(ledger, &ids).await.iter().any(is_undecided));
@@ -191,7 +191,7 @@ pub async fn a_full_commit_fits(bench: Bench) {
 
 pub async fn recorded_rejection_is_final(bench: Bench) {
     let ledger = &*bench.ledger;
-    let commit = verdict(&Item::new(item("x"), 2), orders(&bench, "x", 1));
+    let commit = decided_commit(&Item::new(item("x"), 2), orders(&bench, "x", 1));
     written(ledger, &commit).await;
     let sold = commit.decided[0].order.clone();
     let fresh = orders(&bench, "x", 2);
@@ -228,7 +228,7 @@ pub async fn stock_cannot_fall_below_taken_units(bench: Bench) {
     assert_eq!((created.stock, created.free), (10, 10));
     assert_eq!(ledger.item(&x).await.unwrap(), Some(created.clone()));
     assert_eq!(ledger.set_stock(&x, 10).await.unwrap(), ItemSet::Unchanged(created.clone()));
-    written(ledger, &verdict(&created, orders(&bench, "x", 2))).await;
+    written(ledger, &decided_commit(&created, orders(&bench, "x", 2))).await;
     let Ok(ItemSet::Changed(raised)) = ledger.set_stock(&x, 1_000_000_000_000).await else {
         panic!()
     };
@@ -263,18 +263,18 @@ pub async fn nothing_is_sold_after_the_close(bench: Bench) {
     };
     assert_eq!((closed.status(), closed.free), ("closed", 10));
     let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
-    let late = verdict(&read, orders(&bench, "x", 2));
+    let late = decided_commit(&read, orders(&bench, "x", 2));
     assert_eq!(ledger.commit(&late).await.unwrap(), refused);
     assert_eq!(ledger.item(&x).await.unwrap(), Some(closed.clone()));
 
-    let told = verdict(&closed, late.decided.iter().map(|one| one.order.clone()).collect());
+    let told = decided_commit(&closed, late.decided.iter().map(|one| one.order.clone()).collect());
     assert_eq!(ledger.record(&told.decided).await.unwrap(), []);
     let Ok(ItemSet::Changed(open)) = ledger.set_item(&x, ItemChange::closed(false)).await else {
         panic!()
     };
     assert_eq!((open.status(), open.free), ("open", 10));
     let orders: Vec<Order> = told.decided.iter().map(|one| one.order.clone()).collect();
-    let again = ledger.commit(&verdict(&open, orders.clone())).await.unwrap();
+    let again = ledger.commit(&decided_commit(&open, orders.clone())).await.unwrap();
     assert_eq!(again, Committed::Refused { item_changed: false, decided_before: ids(&orders) });
     let no = Decision::Rejected(Reason::Closed);
     for state in states(ledger, &ids(&orders)).await {
@@ -284,7 +284,8 @@ pub async fn nothing_is_sold_after_the_close(bench: Bench) {
 
 pub async fn item_is_listed_closed_restocked_and_reopened(bench: Bench) {
     let ledger = &*bench.ledger;
-    let (x, close) = (item("x"), ItemChange::closed(true));
+    let x = item("x");
+    let close = ItemChange::closed(true);
     assert_eq!(ledger.set_item(&x, close).await.unwrap(), ItemSet::Unlisted);
     assert_eq!(ledger.item(&x).await.unwrap(), None);
     let both = ItemChange { stock: Some(5), closed: Some(true) };
@@ -316,10 +317,10 @@ pub async fn removed_item_returns_only_with_new_stock(bench: Bench) {
     let opened = ledger.set_item(&x, ItemChange::closed(false)).await.unwrap();
     assert_eq!(opened, ItemSet::Unlisted);
 
-    let verdict = decide(Some(&removed), orders(&bench, "x", 2), now());
+    let batch = decide(Some(&removed), orders(&bench, "x", 2), now());
     let no = Decision::Rejected(Reason::UnknownItem);
-    assert!(verdict.decided.iter().all(|one| one.decision == no));
-    assert_eq!(ledger.record(&verdict.decided).await.unwrap(), []);
+    assert!(batch.decided.iter().all(|one| one.decision == no));
+    assert_eq!(ledger.record(&batch.decided).await.unwrap(), []);
     let Ok(ItemSet::Created(listed)) = ledger.set_stock(&x, 3).await else { panic!() };
     assert_eq!((listed.status(), listed.free, listed.listing), ("open", 3, Listing::Listed));
     assert_eq!(listed.version, removed.version + 1);
@@ -329,11 +330,11 @@ pub async fn removed_item_returns_only_with_new_stock(bench: Bench) {
 pub async fn stale_read_cannot_restore_removed_item(bench: Bench) {
     let ledger = &*bench.ledger;
     let x = item("x");
-    // A worker that saw no row, and one that saw the item.
-    let unlisted = verdict(&Item::unlisted(x.clone(), 1), orders(&bench, "x", 1));
+    // A worker that read no row, and one that read the item.
+    let unlisted = decided_commit(&Item::unlisted(x.clone(), 1), orders(&bench, "x", 1));
     ledger.set_stock(&x, 5).await.unwrap();
     let read = ledger.item(&x).await.unwrap().unwrap();
-    let known = verdict(&read, orders(&bench, "x", 1));
+    let known = decided_commit(&read, orders(&bench, "x", 1));
     let Ok(ItemRemoved::Removed(removed)) = ledger.remove_item(&x).await else { panic!() };
     let refused = Committed::Refused { item_changed: true, decided_before: vec![] };
     for late in [unlisted, known] {
@@ -347,7 +348,7 @@ pub async fn item_with_sold_units_is_not_removed(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("x"), 5).await.unwrap();
     let read = ledger.item(&item("x")).await.unwrap().unwrap();
-    let sold = verdict(&read, orders(&bench, "x", 1));
+    let sold = decided_commit(&read, orders(&bench, "x", 1));
     written(ledger, &sold).await;
     assert_eq!(ledger.remove_item(&item("x")).await.unwrap(), ItemRemoved::HasOrders);
     assert_eq!(ledger.item(&item("x")).await.unwrap(), Some(sold.item));
@@ -358,17 +359,18 @@ pub async fn listed_items_come_before_unlisted_ones(bench: Bench) {
     for n in 0..7 {
         let name = format!("a-{n}");
         let unlisted = Item::unlisted(item(&name), 9);
-        written(ledger, &verdict(&unlisted, orders(&bench, &name, 1))).await;
+        written(ledger, &decided_commit(&unlisted, orders(&bench, &name, 1))).await;
     }
     for name in ["m", "z-1", "z-2", "gone"] {
         ledger.set_stock(&item(name), 3).await.unwrap();
     }
     ledger.remove_item(&item("gone")).await.unwrap();
-    // Who gives an item a stock lists it.
+    // Setting the stock of an item lists it.
     let Ok(ItemSet::Changed(listed)) = ledger.set_stock(&item("a-3"), 9).await else { panic!() };
     assert_eq!(listed.listing, Listing::Listed);
     for limit in [1, 3, 4, 100] {
-        let (mut found, mut next) = (Vec::new(), None);
+        let mut found = Vec::new();
+        let mut next = None;
         loop {
             let page = ledger.items(next.as_deref(), limit).await.unwrap();
             assert!(page.rows.len() <= limit);
@@ -393,7 +395,8 @@ pub async fn items_come_in_pages(bench: Bench) {
     for name in &all {
         ledger.set_stock(&item(name), 3).await.unwrap();
     }
-    let (mut found, mut next) = (Vec::new(), None);
+    let mut found = Vec::new();
+    let mut next = None;
     loop {
         let page = ledger.items(next.as_deref(), 10).await.unwrap();
         assert!(page.rows.len() <= 10);
@@ -413,10 +416,10 @@ pub async fn items_come_in_pages(bench: Bench) {
 pub async fn inventory_lists_owners_of_single_items(bench: Bench) {
     let ledger = &*bench.ledger;
     ledger.set_stock(&item("unsold"), 1).await.unwrap();
-    written(ledger, &verdict(&Item::new(item("many"), 50), orders(&bench, "many", 1))).await;
+    written(ledger, &decided_commit(&Item::new(item("many"), 50), orders(&bench, "many", 1))).await;
     let mut single = orders(&bench, "single", 1);
     single[0].quantity = flux::core::model::Quantity::ONE;
-    written(ledger, &verdict(&Item::new(item("single"), 1), single)).await;
+    written(ledger, &decided_commit(&Item::new(item("single"), 1), single)).await;
     let page = ledger.inventory(None, 100).await.unwrap();
     let rows: Vec<_> = page.rows.iter().map(|(i, u)| (i.as_str(), u.as_str())).collect();
     assert_eq!(rows, [("single", "user-0")]);
@@ -424,14 +427,16 @@ pub async fn inventory_lists_owners_of_single_items(bench: Bench) {
 
 pub async fn audit_reads_each_order_once_with_its_mac(bench: Bench) {
     let ledger = &*bench.ledger;
-    let (x, y) = (fresh_name("x"), fresh_name("y"));
-    written(ledger, &verdict(&Item::new(item(&x), 500), orders(&bench, &x, 90))).await;
+    let x = fresh_name("x");
+    let y = fresh_name("y");
+    written(ledger, &decided_commit(&Item::new(item(&x), 500), orders(&bench, &x, 90))).await;
     let rest: Vec<Decided> = orders(&bench, &y, 120).into_iter().map(rejected).collect();
     ledger.record(&rest).await.unwrap();
     let audited = |name: Option<String>| {
         let ledger = bench.ledger.clone();
         async move {
-            let (mut rows, mut next) = (Vec::<AuditedOrder>::new(), None);
+            let mut rows = Vec::<AuditedOrder>::new();
+            let mut next = None;
             let only = name.as_deref().map(item);
             loop {
                 let page = ledger.audit_orders(only.as_ref(), next.as_deref()).await.unwrap();

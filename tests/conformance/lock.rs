@@ -47,9 +47,12 @@ async fn acquire(bench: &Bench, item: &ItemId, token: Token, lease: Duration) ->
 
 pub async fn lock_has_one_holder(bench: Bench) {
     bench.lock.check().await.unwrap();
-    let (x, holders) = (any_item(), Arc::new(AtomicUsize::new(0)));
+    let x = any_item();
+    let holders = Arc::new(AtomicUsize::new(0));
     let racing = (0..8).map(|_| {
-        let (lock, x, holders) = (bench.lock.clone(), x.clone(), holders.clone());
+        let lock = bench.lock.clone();
+        let x = x.clone();
+        let holders = holders.clone();
         tokio::spawn(async move {
             let mut held = 0;
             for _ in 0..50 {
@@ -73,7 +76,8 @@ pub async fn lock_has_one_holder(bench: Bench) {
 }
 
 pub async fn holder_can_acquire_again(bench: Bench) {
-    let (x, mine) = (any_item(), token());
+    let x = any_item();
+    let mine = token();
     assert_eq!(acquire(&bench, &x, mine, SHORT).await, Acquired::Yes);
     assert_eq!(acquire(&bench, &x, mine, LONG).await, Acquired::Yes);
     tokio::time::sleep(SHORT * 2).await;
@@ -89,7 +93,8 @@ pub async fn unrenewed_lease_expires(bench: Bench) {
 }
 
 pub async fn a_renewed_lease_lasts(bench: Bench) {
-    let (x, mine) = (any_item(), token());
+    let x = any_item();
+    let mine = token();
     acquire(&bench, &x, mine, SHORT).await;
     let renewed = bench.lock.renew(&x, mine, LONG).await.unwrap();
     assert_eq!(renewed, Renewed::Yes { wanted: false });
@@ -98,7 +103,8 @@ pub async fn a_renewed_lease_lasts(bench: Bench) {
 }
 
 pub async fn lost_lease_cannot_be_renewed(bench: Bench) {
-    let (x, mine) = (any_item(), token());
+    let x = any_item();
+    let mine = token();
     assert_eq!(bench.lock.renew(&x, mine, LONG).await.unwrap(), Renewed::Lost);
     acquire(&bench, &x, mine, SHORT).await;
     tokio::time::sleep(SHORT * 2).await;
@@ -117,7 +123,8 @@ pub async fn release_needs_the_token(bench: Bench) {
 }
 
 pub async fn released_lock_is_free_at_once(bench: Bench) {
-    let (x, mine) = (any_item(), token());
+    let x = any_item();
+    let mine = token();
     acquire(&bench, &x, mine, LONG).await;
     bench.lock.release(&x, mine).await.unwrap();
     bench.lock.release(&x, mine).await.unwrap();
@@ -125,7 +132,9 @@ pub async fn released_lock_is_free_at_once(bench: Bench) {
 }
 
 pub async fn renewal_reports_that_others_wait(bench: Bench) {
-    let (x, mine, other) = (any_item(), token(), token());
+    let x = any_item();
+    let mine = token();
+    let other = token();
     acquire(&bench, &x, mine, LONG).await;
     assert_eq!(acquire(&bench, &x, other, LONG).await, Acquired::Busy);
     let renewed = bench.lock.renew(&x, mine, LONG).await.unwrap();

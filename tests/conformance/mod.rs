@@ -1,8 +1,8 @@
-//! The contract of each port as plain functions, run over every adapter.
+//! The contract of each port, as functions that run against every adapter.
 //!
-//! A module's `NAME_contract!(make)` makes a test of each of its functions; `make` is an async
-//! function that gives a fresh bench with names of its own, so that tests run side by side. An
-//! adapter whose service is not there fails.
+//! A module's `NAME_contract!(make)` turns each of its functions into a test. `make` is an async
+//! function that returns a new bench with unique names, so that tests can run in parallel. If the
+//! service of an adapter is not available, its tests fail.
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 pub mod aws;
@@ -25,7 +25,7 @@ use flux::core::model::{
     Clock, ItemId, Order, OrderId, OrderIds, OrderKey, Quantity, SystemClock, Timestamp, UserId,
 };
 
-/// Tests of the named functions of a contract, each over a fresh bench.
+/// Turns the named functions of a contract into tests, each with a new bench.
 macro_rules! conform {
     ($make:path, $port:ident: $($name:ident),+ $(,)?) => {
         $(
@@ -44,7 +44,7 @@ pub fn address(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(missing)
 }
 
-/// A name that nothing else has.
+/// A unique name.
 pub fn fresh_name(kind: &str) -> String {
     format!("{kind}-{}", uuid::Uuid::new_v4().simple())
 }
@@ -81,7 +81,7 @@ pub fn order(names: &OrderIds, item_name: &str, user: &str) -> Order {
     }
 }
 
-/// The same order on a trace, which has a state where one is given.
+/// The order with a trace context, and with a trace state if one is given.
 pub fn traced(order: Order, state: Option<&str>) -> Order {
     let parent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     Order { trace: TraceContext::parse(parent, state).map(Box::new), ..order }

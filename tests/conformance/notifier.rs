@@ -1,4 +1,4 @@
-//! The contract of notifier.
+//! The contract of the notifier.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{now, order};
 
-/// What two processes of one sale have.
+/// The notifiers of two processes of one sale.
 pub struct Bench {
     pub here: Arc<dyn Notifier>,
     pub there: Arc<dyn Notifier>,
     pub names: Arc<OrderIds>,
-    /// Where notifier are found by looking at the ledger.
+    /// The ledger, for adapters that find decisions by reading it.
     pub ledger: Option<Arc<dyn Ledger>>,
 }
 
@@ -39,13 +39,17 @@ struct Listener {
 }
 
 fn listen(notifier: &Arc<dyn Notifier>) -> Listener {
-    let (subscribers, stop) = (Arc::new(Subscribers::default()), CancellationToken::new());
-    let (notifier, w, s) = (notifier.clone(), subscribers.clone(), stop.clone());
+    let subscribers = Arc::new(Subscribers::default());
+    let stop = CancellationToken::new();
+    let notifier = notifier.clone();
+    let w = subscribers.clone();
+    let s = stop.clone();
     let task = tokio::spawn(async move { notifier.listen(w, s).await });
     Listener { subscribers, stop, task }
 }
 
-/// Publishes again and again, as notifications may be lost, until the waiter is woken or time is over.
+/// Publishes repeatedly, because notifications can be lost, until the subscriber is notified or the
+/// time is over. Returns whether it was notified.
 async fn woken(bench: &Bench, listener: &Listener, waited: OrderId, published: OrderId) -> bool {
     let wait = listener.subscribers.subscribe(waited);
     let notification = wait.notification();
@@ -77,7 +81,8 @@ pub async fn other_orders_do_not_notify(bench: Bench) {
     let listener = listen(&bench.here);
     let first = bench.names.generate(now());
     assert!(woken(&bench, &listener, first, first).await);
-    let (order, other) = (bench.names.generate(now()), bench.names.generate(now()));
+    let order = bench.names.generate(now());
+    let other = bench.names.generate(now());
     assert!(!woken(&bench, &listener, order, other).await);
 }
 

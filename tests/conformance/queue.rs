@@ -13,11 +13,11 @@ use flux::core::ports::queue::{Arrival, Delivery, Queue, Receipt, Sent};
 
 use super::{ids, now, order, traced};
 
-/// A queue of its own with its dead-letter queue.
+/// A new queue with its dead-letter queue.
 pub struct Bench {
     pub queue: Arc<dyn Queue>,
     pub names: Arc<OrderIds>,
-    /// Its visibility timeout: 2 s, so that the tests end.
+    /// The visibility timeout: 2 s, so that the tests are short.
     pub visibility: Duration,
 }
 
@@ -44,7 +44,7 @@ pub(crate) use queue_contract;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Receives until so many orders are here.
+/// Receives until `count` orders have arrived.
 pub async fn receive(queue: &dyn Queue, count: usize) -> Vec<Delivery> {
     let begun = Instant::now();
     let mut deliveries: Vec<Delivery> = Vec::new();
@@ -55,7 +55,7 @@ pub async fn receive(queue: &dyn Queue, count: usize) -> Vec<Delivery> {
     deliveries
 }
 
-async fn nothing_comes(queue: &dyn Queue) {
+async fn expect_empty(queue: &dyn Queue) {
     let found = queue.receive(1_000, Duration::ZERO).await.unwrap();
     assert!(found.is_empty(), "{found:?}");
 }
@@ -76,8 +76,8 @@ async fn ack(queue: &dyn Queue, deliveries: &[Delivery]) {
     }
 }
 
-/// What came, in line.
-fn in_line(deliveries: Vec<Delivery>) -> Vec<Order> {
+/// The received orders, by arrival.
+fn by_arrival(deliveries: Vec<Delivery>) -> Vec<Order> {
     let mut orders: Vec<(Arrival, Order)> =
         deliveries.into_iter().flat_map(|delivery| delivery.orders).collect();
     orders.sort_by_key(|(arrival, _)| *arrival);
@@ -101,9 +101,9 @@ pub async fn orders_arrive_as_sent(bench: Bench) {
     let came = receive(queue, 3).await;
     assert!(came.iter().all(|delivery| delivery.receive_count == 1));
     ack(queue, &came).await;
-    assert_eq!(sorted(in_line(came)), sorted(sent));
+    assert_eq!(sorted(by_arrival(came)), sorted(sent));
     tokio::time::sleep(bench.visibility).await;
-    nothing_comes(queue).await;
+    expect_empty(queue).await;
 }
 
 pub async fn full_batch_arrives_whole_and_in_order(bench: Bench) {
@@ -131,18 +131,18 @@ pub async fn full_batch_arrives_whole_and_in_order(bench: Bench) {
         }
         items
     };
-    assert_eq!(by_item(&in_line(came)), by_item(&sent));
+    assert_eq!(by_item(&by_arrival(came)), by_item(&sent));
 }
 
 pub async fn unacked_delivery_returns_after_visibility(bench: Bench) {
     let queue = &*bench.queue;
     let sent = vec![order(&bench.names, "a", "ann")];
     send(queue, &sent).await;
-    assert_eq!(in_line(receive(queue, 1).await), sent);
-    nothing_comes(queue).await;
+    assert_eq!(by_arrival(receive(queue, 1).await), sent);
+    expect_empty(queue).await;
     let again = receive(queue, 1).await;
     assert_eq!(again[0].receive_count, 2);
-    assert_eq!(in_line(again), sent);
+    assert_eq!(by_arrival(again), sent);
 }
 
 pub async fn extended_delivery_stays_invisible(bench: Bench) {
@@ -152,11 +152,11 @@ pub async fn extended_delivery_stays_invisible(bench: Bench) {
     for _ in 0..4 {
         tokio::time::sleep(bench.visibility / 2).await;
         queue.extend(&receipts(&held)).await.unwrap();
-        nothing_comes(queue).await;
+        expect_empty(queue).await;
     }
     ack(queue, &held).await;
     tokio::time::sleep(bench.visibility * 3 / 2).await;
-    nothing_comes(queue).await;
+    expect_empty(queue).await;
 }
 
 pub async fn released_delivery_is_redelivered_at_once(bench: Bench) {
@@ -176,20 +176,21 @@ pub async fn second_ack_is_harmless(bench: Bench) {
     ack(queue, &held).await;
     ack(queue, &held).await;
     tokio::time::sleep(bench.visibility).await;
-    nothing_comes(queue).await;
+    expect_empty(queue).await;
 }
 
 pub async fn late_order_ends_the_wait(bench: Bench) {
-    let (queue, late) = (bench.queue.clone(), order(&bench.names, "a", "ann"));
+    let queue = bench.queue.clone();
+    let late = order(&bench.names, "a", "ann");
     let begun = Instant::now();
     let waiting = tokio::spawn(async move { queue.receive(10, Duration::from_secs(5)).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     send(&*bench.queue, std::slice::from_ref(&late)).await;
-    assert_eq!(in_line(waiting.await.unwrap().unwrap()), [late]);
+    assert_eq!(by_arrival(waiting.await.unwrap().unwrap()), [late]);
     assert!(begun.elapsed() > Duration::from_millis(500) && begun.elapsed() < SOON / 2);
 }
 
-/// Takes the order out of the queue into the dead-letter queue, as a worker does.
+/// Moves the order from the queue into the dead-letter queue, as a worker does.
 async fn dead_letter(bench: &Bench, order: &Order, reason: &str) {
     let queue = &*bench.queue;
     send(queue, std::slice::from_ref(order)).await;
@@ -225,7 +226,7 @@ pub async fn a_dead_letter_is_listed_and_redriven_once_under_its_own_id(bench: B
 
     let came = receive(queue, 1).await;
     ack(queue, &came).await;
-    assert_eq!(in_line(came), [again]);
+    assert_eq!(by_arrival(came), [again]);
     let left = queue.dead_letters(10).await.unwrap();
     assert_eq!(left.iter().map(|l| l.order_id).collect::<Vec<_>>(), [second.id]);
 }
@@ -341,7 +342,7 @@ pub async fn a_letter_that_is_no_order_stays_until_it_is_sent_as_one(bench: Benc
     let at = now();
     let mended = repair(mended, id, at, &bench.names).unwrap();
     assert_eq!(redrive(queue, &mended).await, [(id, "sent")]);
-    let came = in_line(receive(queue, 1).await);
+    let came = by_arrival(receive(queue, 1).await);
     assert_eq!((came[0].id, came[0].accepted_at, came[0].item.as_str()), (id, at, "a"));
     assert!(queue.dead_letters(10).await.unwrap().is_empty());
 }

@@ -29,30 +29,32 @@ mod locks {
     super::lock::lock_contract!(bench);
 }
 
-mod outcome {
+mod notifications {
     async fn bench() -> super::notifier::Bench {
-        let prefix = super::fresh_name("outcomes");
+        let prefix = super::fresh_name("notifier");
         let redis = async || super::RedisNotifier::new(super::connect(prefix.clone()).await);
-        let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
+        let here = super::Arc::new(redis().await);
+        let there = super::Arc::new(redis().await);
         super::notifier::Bench { here, there, names: super::names(), ledger: None }
     }
     super::notifier::notifier_contract!(bench);
 }
 
-mod mark {
+mod idempotency_keys {
     async fn bench() -> super::idempotency::Bench {
-        let redis = super::connect(super::fresh_name("marks")).await;
+        let redis = super::connect(super::fresh_name("idempotency")).await;
         let idempotency = super::Arc::new(super::RedisIdempotency::new(redis));
         super::idempotency::Bench { idempotency, names: super::names() }
     }
     super::idempotency::idempotency_contract!(bench);
 }
 
-mod heartbeat {
+mod heartbeats_of_processes {
     async fn bench() -> super::heartbeats::Bench {
-        let prefix = super::fresh_name("pulses");
+        let prefix = super::fresh_name("heartbeats");
         let redis = async || super::RedisHeartbeats::new(super::connect(prefix.clone()).await);
-        let (here, there) = (super::Arc::new(redis().await), super::Arc::new(redis().await));
+        let here = super::Arc::new(redis().await);
+        let there = super::Arc::new(redis().await);
         super::heartbeats::Bench { here, there }
     }
     super::heartbeats::heartbeats_contract!(bench);

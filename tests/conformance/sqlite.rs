@@ -1,5 +1,7 @@
-//! The contracts that the embedded store keeps.
+//! The contracts on the embedded store.
 
+use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +16,21 @@ use flux::core::model::event::Kinds;
 use flux::core::model::{Decided, Decision, Item, OrderIds, SystemClock, decide};
 use flux::core::ports::ledger::{Commit, Committed, Expect, Ledger};
 use flux::core::ports::webhook_outbox::WebhookOutbox;
+use tempfile::TempDir;
 
 use super::{clock, heartbeats, key, ledger, lock, names, notifier, now, queue, webhook_outbox};
 
-/// A new file; its directory lasts as long as the process.
-fn file() -> std::path::PathBuf {
-    tempfile::tempdir().unwrap().keep().join("flux.db")
+thread_local! {
+    /// Each test has a thread of its own, and its stores are closed before the thread ends.
+    static DIRECTORIES: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The path of a file in a new directory, which is removed when the test's thread ends.
+fn file() -> PathBuf {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("flux.db");
+    DIRECTORIES.with_borrow_mut(|directories| directories.push(directory));
+    file
 }
 
 fn store() -> Store {
@@ -28,7 +39,8 @@ fn store() -> Store {
 
 mod queues {
     async fn bench() -> super::queue::Bench {
-        let (names, visibility) = (super::names(), super::Duration::from_secs(2));
+        let names = super::names();
+        let visibility = super::Duration::from_secs(2);
         let clock = super::Arc::new(super::SystemClock);
         let queue =
             super::SqliteQueue::new(super::store(), super::key(), clock, visibility, 1_000_000);
@@ -53,9 +65,10 @@ mod locks {
     super::lock::lock_contract!(bench);
 }
 
-mod outcome {
+mod notifications {
     async fn bench() -> super::notifier::Bench {
-        let (file, names) = (super::file(), super::names());
+        let file = super::file();
+        let names = super::names();
         let open = || super::Store::open(&file).unwrap();
         let here = super::Arc::new(super::SqliteNotifier::new(open()));
         let there = super::Arc::new(super::SqliteNotifier::new(open()));
@@ -66,11 +79,12 @@ mod outcome {
     super::notifier::notifier_contract!(bench);
 }
 
-mod heartbeat {
+mod heartbeats_of_processes {
     async fn bench() -> super::heartbeats::Bench {
         let file = super::file();
         let open = || {
-            let (store, clock) = (super::Store::open(&file).unwrap(), super::SystemClock);
+            let store = super::Store::open(&file).unwrap();
+            let clock = super::SystemClock;
             super::SqliteHeartbeats::new(store, super::Arc::new(clock))
         };
         super::heartbeats::Bench { here: super::Arc::new(open()), there: super::Arc::new(open()) }
@@ -82,12 +96,12 @@ async fn outbox(store: Store, kinds: Kinds) -> SqliteOutbox {
     SqliteOutbox::open(store, Arc::new(SystemClock), kinds).await.unwrap()
 }
 
-mod webhook {
+mod webhooks {
     async fn bench() -> super::webhook_outbox::Bench {
         let file = super::file();
         let webhooks = super::outbox(super::Store::open(&file).unwrap(), super::Kinds::ALL).await;
         super::WebhookOutbox::begin(&webhooks).await.unwrap();
-        // A process that knows nothing of webhooks.
+        // The ledger of a process that has no webhook settings.
         let store = super::Store::open(&file).unwrap();
         let ledger = super::Arc::new(super::SqliteLedger::new(store, super::key(), super::clock()));
         let webhooks = super::Arc::new(webhooks);
@@ -96,12 +110,12 @@ mod webhook {
     super::webhook_outbox::webhook_outbox_contract!(bench);
 }
 
-/// Two orders for the last unit of an item: one is sold, one is not.
-fn verdict(names: &OrderIds, item_name: &str) -> Commit {
+/// A commit of two orders for the last unit of an item: one is sold, the other is rejected.
+fn commit_of_two(names: &OrderIds, item_name: &str) -> Commit {
     let read = Item::new(super::item(item_name), 2);
     let orders = vec![super::order(names, item_name, "ann"), super::order(names, item_name, "bob")];
-    let verdict = decide(Some(&read), orders, now());
-    Commit { item: verdict.item.unwrap(), expect: Expect::Version(0), decided: verdict.decided }
+    let batch = decide(Some(&read), orders, now());
+    Commit { item: batch.item.unwrap(), expect: Expect::Version(0), decided: batch.decided }
 }
 
 async fn due(webhooks: &SqliteOutbox) -> Vec<Decided> {
@@ -111,22 +125,23 @@ async fn due(webhooks: &SqliteOutbox) -> Vec<Decided> {
 
 #[tokio::test]
 async fn only_wanted_decisions_create_events() {
-    let (store, names) = (store(), names());
+    let store = store();
+    let names = names();
     let ledger = SqliteLedger::new(store.clone(), key(), clock());
-    ledger.commit(&verdict(&names, "before")).await.unwrap();
+    ledger.commit(&commit_of_two(&names, "before")).await.unwrap();
 
     let sold = outbox(store.clone(), Kinds::parse("sold").unwrap()).await;
     assert!(due(&sold).await.is_empty());
     sold.begin().await.unwrap();
-    ledger.commit(&verdict(&names, "sold")).await.unwrap();
-    let came = due(&sold).await;
-    assert_eq!(came.iter().map(|one| one.decision).collect::<Vec<_>>(), [Decision::Sold]);
+    ledger.commit(&commit_of_two(&names, "sold")).await.unwrap();
+    let events = due(&sold).await;
+    assert_eq!(events.iter().map(|one| one.decision).collect::<Vec<_>>(), [Decision::Sold]);
 
-    // A refused commit has written, and undone, what comes before the order that is decided.
+    // A commit is refused because of its last order; the orders before it must cause no events.
     let all = outbox(store.clone(), Kinds::ALL).await;
     all.begin().await.unwrap();
-    let mut refused = verdict(&names, "refused");
-    refused.decided.push(Decided { order: came[0].order.clone(), ..refused.decided[1].clone() });
+    let mut refused = commit_of_two(&names, "refused");
+    refused.decided.push(Decided { order: events[0].order.clone(), ..refused.decided[1].clone() });
     let clock = Arc::new(SystemClock);
     let queue = SqliteQueue::new(store.clone(), key(), clock, Duration::from_secs(5), 100);
     let orders: Vec<_> = refused.decided[..2].iter().map(|one| one.order.clone()).collect();
@@ -136,7 +151,7 @@ async fn only_wanted_decisions_create_events() {
     assert!(due(&all).await.is_empty());
 
     all.end().await.unwrap();
-    ledger.commit(&verdict(&names, "after")).await.unwrap();
+    ledger.commit(&commit_of_two(&names, "after")).await.unwrap();
     assert!(due(&all).await.is_empty());
     assert!(!SqliteOutbox::is_on(&store).await.unwrap());
 }

@@ -1,4 +1,4 @@
-//! The contract of the outbox of webhooks.
+//! The contract of the webhook outbox.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::{item, now, order};
 const LEASE: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(1);
 
-/// An outbox of its own, of all kinds of decisions.
+/// A new outbox that has events for all kinds of decisions.
 pub struct Bench {
     pub webhooks: Arc<dyn WebhookOutbox>,
     pub names: Arc<OrderIds>,
-    /// Where the ledger itself puts the events.
+    /// The ledger, for adapters where it writes the events.
     pub ledger: Option<Arc<dyn Ledger>>,
 }
 
@@ -39,25 +39,25 @@ macro_rules! webhook_outbox_contract {
 pub(crate) use webhook_outbox_contract;
 
 impl Bench {
-    /// Decides so many orders for one unit pair: the first is sold, the others are not.
+    /// Decides `count` orders for two units: the first is sold, the others are rejected.
     async fn decided(&self, count: usize) -> Vec<Decided> {
         let orders: Vec<Order> =
             (0..count).map(|n| order(&self.names, "x", &format!("user {n} \u{ffff}"))).collect();
         let read = Item::new(item("x"), 2);
-        let verdict = decide(Some(&read), orders, now());
-        let decided = verdict.decided.clone();
+        let batch = decide(Some(&read), orders, now());
+        let decided = batch.decided.clone();
         match &self.ledger {
             None => self.webhooks.put(&decided).await.unwrap(),
             Some(ledger) => {
-                let item = verdict.item.unwrap();
-                let commit = Commit { item, expect: Expect::Version(0), decided: verdict.decided };
+                let item = batch.item.unwrap();
+                let commit = Commit { item, expect: Expect::Version(0), decided: batch.decided };
                 ledger.commit(&commit).await.unwrap();
             }
         }
         decided
     }
 
-    /// Takes until there are so many.
+    /// Takes events until there are `count`.
     async fn take(&self, count: usize) -> Vec<DueEvent> {
         let mut all = Vec::new();
         for _ in 0..40 {
@@ -116,7 +116,7 @@ pub async fn sent_event_is_removed(bench: Bench) {
     tokio::time::sleep(LEASE).await;
     let left = bench.take(1).await;
     assert!(left.iter().any(|due| due.decided == late[0].decided), "{left:?}");
-    // Events that share a message with one that is not settled may come with it.
+    // An event can arrive again with an unfinished event of the same message.
     assert!(ids(left.iter().map(|due| &due.decided)).is_subset(&ids(&decided)));
     bench.record_results(left, AttemptResult::Sent).await;
     tokio::time::sleep(LEASE).await;
@@ -145,7 +145,7 @@ pub async fn not_attempted_event_returns_at_once(bench: Bench) {
     bench.record_results(came, AttemptResult::NotAttempted).await;
     let mut came = bench.take(3).await;
     same(&came, &decided);
-    // Some tried, some not, of one message or not.
+    // Events with and without an attempt, in the same message or in different ones.
     let tried = came.split_off(2);
     let untried = came.into_iter().map(|due| (due, AttemptResult::NotAttempted));
     let settled: Vec<_> =

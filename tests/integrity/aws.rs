@@ -1,4 +1,4 @@
-//! The same on DynamoDB, whose rows are changed one by one.
+//! Changes to rows in DynamoDB, one by one, and their detection by the audit.
 
 use std::collections::HashMap;
 
@@ -42,9 +42,9 @@ impl Tables {
         let names = names();
         let mut orders = vec![order(&names, "single", "ann"), order(&names, "single", "bob")];
         orders.iter_mut().for_each(|order| order.quantity = flux::core::model::Quantity::ONE);
-        let verdict = decide(Some(&read), orders, now());
+        let batch = decide(Some(&read), orders, now());
         let expect = Expect::Version(read.version);
-        let commit = Commit { item: verdict.item.unwrap(), expect, decided: verdict.decided };
+        let commit = Commit { item: batch.item.unwrap(), expect, decided: batch.decided };
         assert_eq!(self.ledger.commit(&commit).await.unwrap(), Committed::Written);
         commit.decided
     }

@@ -1,4 +1,5 @@
-//! Stores that were changed by something other than flux: the audit finds it, now and later.
+//! Stores that were changed by something other than flux: the audit detects the change, also after
+//! further sales.
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 mod aws;
@@ -15,7 +16,7 @@ use futures_util::stream::{self, StreamExt};
 use changes::{CHANGES, NOT_FOUND};
 use shop::Shop;
 
-/// A finished sale, the same store in the middle of it, and the store of another sale.
+/// The store of a finished sale, the same store during the sale, and the store of another sale.
 struct Stores {
     directory: tempfile::TempDir,
 }
@@ -47,7 +48,7 @@ impl Stores {
         self.directory.path().join(format!("{name}.db"))
     }
 
-    /// A copy in which somebody else changed something.
+    /// A copy of the store with the changes of `sql`.
     fn changed(&self, n: usize, sql: &str) -> PathBuf {
         let copy = self.path(&format!("copy-{n}"));
         std::fs::copy(self.path("now"), &copy).unwrap();
@@ -69,7 +70,7 @@ async fn audit(file: &Path) -> Result<AuditReport, String> {
     shop.audit().await.map_err(|e| e.to_string())
 }
 
-/// Sells on, as far as the store lets it.
+/// Sells more units, as far as the store allows.
 async fn sell_on(file: &Path) {
     let Ok(shop) = Shop::try_open(file.to_owned()).await else { return };
     for item in ["single", "other", "part", "out", "shut", "line", "new"] {
@@ -139,11 +140,11 @@ async fn old_store_is_upgraded_and_sells_on() {
     assert_eq!(order.user.as_str(), "fay");
     let decided_at = Timestamp(order.accepted_at.0 + 1_000);
     let item = shop.ports.ledger.item(&order.item).await.unwrap().unwrap();
-    let verdict = flux::core::model::decide(Some(&item), vec![order], decided_at);
+    let batch = flux::core::model::decide(Some(&item), vec![order], decided_at);
     let commit = flux::core::ports::ledger::Commit {
         expect: flux::core::ports::ledger::Expect::Version(item.version),
-        item: verdict.item.unwrap(),
-        decided: verdict.decided,
+        item: batch.item.unwrap(),
+        decided: batch.decided,
     };
     shop.ports.ledger.commit(&commit).await.unwrap();
     shop.sell("hall", &[("zoe", 1)]).await.unwrap();
@@ -151,8 +152,8 @@ async fn old_store_is_upgraded_and_sells_on() {
     assert_eq!(report.verdict, AuditResult::Pass, "{report}");
     assert_eq!(by_old_rule(&report), (2, 10, 1));
 
-    // What is sold under the new rule does not go back to the old one; what is from before is
-    // found by its seal or by the counts.
+    // Rows with a MAC cannot be returned to the old rule. Changes to old rows are detected by their
+    // seal or by the counts.
     let change = |sql: &str| {
         rusqlite::Connection::open(&shop.file).unwrap().execute_batch(sql).unwrap();
     };
@@ -177,7 +178,7 @@ async fn old_store_is_upgraded_and_sells_on() {
     }
 }
 
-/// Deciding them again makes the sums impossible; that must not keep the audit from its report.
+/// A second decision of the same orders makes the sums impossible. The audit must still report.
 #[tokio::test]
 async fn reverted_decisions_are_reported() {
     let directory = tempfile::tempdir().unwrap();

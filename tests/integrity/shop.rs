@@ -1,4 +1,4 @@
-//! A small sale of each kind of item, made through the ports, and copies of its file.
+//! A small sale through the ports with items in all states, and copies of its file.
 
 use std::path::{Path, PathBuf};
 
@@ -55,8 +55,8 @@ impl Shop {
     }
 
     /// Queues an order of each of these and decides them together.
-    pub async fn sell(&self, item: &str, wishes: &[(&str, u64)]) -> Result<(), LedgerError> {
-        let orders = wishes.iter().map(|(user, quantity)| self.order(user, item, *quantity));
+    pub async fn sell(&self, item: &str, requests: &[(&str, u64)]) -> Result<(), LedgerError> {
+        let orders = requests.iter().map(|(user, quantity)| self.order(user, item, *quantity));
         let orders: Vec<Order> = orders.collect();
         for sent in self.ports.queue.send(&orders).await {
             sent.map_err(|e| LedgerError::Broken(e.to_string()))?;
@@ -68,11 +68,11 @@ impl Shop {
         let now = self.ports.clock.now();
         let item = self.ports.ledger.item(&ItemId::parse(item).unwrap()).await?;
         let expect = Expect::Version(item.as_ref().map_or(0, |item| item.version));
-        let verdict = decide(item.as_ref(), orders, now);
-        match verdict.item {
-            None => self.ports.ledger.record(&verdict.decided).await.map(drop),
+        let batch = decide(item.as_ref(), orders, now);
+        match batch.item {
+            None => self.ports.ledger.record(&batch.decided).await.map(drop),
             Some(item) => {
-                let commit = Commit { item, expect, decided: verdict.decided };
+                let commit = Commit { item, expect, decided: batch.decided };
                 let written = self.ports.ledger.commit(&commit).await?;
                 assert_eq!(written, Committed::Written);
                 Ok(())
@@ -119,7 +119,7 @@ impl Shop {
         redrive::act(&self.ports, &filter, DlqAction::Drop, &options, &mut report).await.unwrap();
     }
 
-    /// Leaves an order of each kind in each place; `waits` is queued already and is decided now.
+    /// Adds orders in all states. `waits` is queued already, and is decided here.
     pub async fn end(&self, waits: Order) {
         self.sell("single", &[("bob", 1)]).await.unwrap();
         self.sell("other", &[("dan", 1)]).await.unwrap();

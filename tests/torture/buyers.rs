@@ -1,5 +1,5 @@
-//! Buyers who do not give up: they buy over HTTP while the server comes and goes, and remember
-//! what they were told.
+//! Buyers that retry: they buy over HTTP while the server fails and restarts, and record all
+//! responses.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chance, ITEMS, PATIENCE};
+use super::{ITEMS, PATIENCE, TestRng};
 
-/// A server that is stopped with SIGSTOP accepts and does not answer.
+/// Timeout of a request: a server that is suspended accepts connections and does not respond.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// An answer with its `Retry-After`.
+/// A response with its `Retry-After`.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -29,7 +29,7 @@ pub struct Reply {
     pub body: Value,
 }
 
-/// One request over a connection of its own; `None` when it broke.
+/// Sends one request over a new connection. `None` if the connection broke.
 pub async fn ask(
     port: u16,
     method: &str,
@@ -55,7 +55,7 @@ impl Client {
         Some(Client(BufReader::new(stream)))
     }
 
-    /// `None` when it broke.
+    /// `None` if the connection broke.
     pub async fn ask(
         &mut self,
         method: &str,
@@ -72,12 +72,13 @@ impl Client {
         self.reply().await
     }
 
-    /// The next answer.
+    /// Reads the next response.
     pub async fn reply(&mut self) -> Option<Reply> {
         let mut line = String::new();
         self.0.read_line(&mut line).await.ok()?;
         let status = line.split(' ').nth(1)?.parse().ok()?;
-        let (mut length, mut retry_after) = (None, None);
+        let mut length = None;
+        let mut retry_after = None;
         loop {
             line.clear();
             self.0.read_line(&mut line).await.ok()?;
@@ -94,7 +95,7 @@ impl Client {
     }
 }
 
-/// What a buyer asked for and was promised.
+/// An accepted order, as the buyer requested it.
 #[derive(Debug, Clone, PartialEq)]
 struct Promise {
     user: String,
@@ -102,20 +103,20 @@ struct Promise {
     quantity: u64,
 }
 
-/// What all buyers remember.
+/// The records of all buyers.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Orders that got a 202.
     promises: Mutex<HashMap<OrderId, Promise>>,
-    /// Decisions as they were first seen.
+    /// The first decision that was read of each order.
     seen: Mutex<HashMap<OrderId, (Value, Value)>>,
     pub refused: AtomicU64,
     pub broken: AtomicU64,
-    /// The longest that anybody waited for an answer.
+    /// The longest wait for a response.
     pub longest: Mutex<Duration>,
 }
 
-/// Buyers at work until they are told to stop.
+/// Running buyers.
 pub struct Crowd {
     pub memory: Arc<Memory>,
     buyers: JoinSet<()>,
@@ -123,20 +124,22 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn gather(port: u16, buyers: usize, chance: &mut Chance) -> Crowd {
-        let (memory, over) = (Arc::new(Memory::default()), CancellationToken::new());
+    pub fn gather(port: u16, buyers: usize, rng: &mut TestRng) -> Crowd {
+        let memory = Arc::new(Memory::default());
+        let over = CancellationToken::new();
         let mut crowd = Crowd { memory, over, buyers: JoinSet::new() };
         for name in 0..buyers {
-            let (memory, over) = (crowd.memory.clone(), crowd.over.clone());
-            let mut chance = chance.fork();
+            let memory = crowd.memory.clone();
+            let over = crowd.over.clone();
+            let mut rng = rng.fork();
             crowd.buyers.spawn(async move {
                 for n in 0.. {
                     if over.is_cancelled() {
                         return;
                     }
-                    memory.buy(port, format!("buyer-{name}-{n}"), &mut chance).await;
+                    memory.buy(port, format!("buyer-{name}-{n}"), &mut rng).await;
                     if n % 10 == 0 {
-                        memory.look(port, &mut chance).await;
+                        memory.look(port, &mut rng).await;
                     }
                 }
             });
@@ -144,8 +147,8 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until one more buyer was told to come again. Sends are repeated for a moment before
-    /// that, so a fault that is over sooner is seen by nobody.
+    /// Waits until one more buyer gets a 503. The server retries sends for a moment before it sends
+    /// one, so buyers do not notice a fault that ends sooner.
     pub async fn is_refused(&self) {
         let before = self.memory.refused.load(Ordering::Relaxed);
         let begun = Instant::now();
@@ -155,7 +158,7 @@ impl Crowd {
         }
     }
 
-    pub async fn go_home(mut self) -> Arc<Memory> {
+    pub async fn stop(mut self) -> Arc<Memory> {
         self.over.cancel();
         while let Some(ended) = self.buyers.join_next().await {
             ended.unwrap();
@@ -169,13 +172,14 @@ impl Memory {
         self.promises.lock().unwrap().len()
     }
 
-    /// One wish of one user; a third of them have a key, and are repeated until two say 202.
-    async fn buy(&self, port: u16, user: String, chance: &mut Chance) {
-        let (item, _) = ITEMS[chance.below(ITEMS.len() as u64) as usize];
-        let promise = Promise { user, item, quantity: 1 + chance.below(3) };
+    /// Sends one order of one user. A third of the orders have an idempotency key, and are repeated
+    /// until two responses are 202.
+    async fn buy(&self, port: u16, user: String, rng: &mut TestRng) {
+        let (item, _) = ITEMS[rng.below(ITEMS.len() as u64) as usize];
+        let promise = Promise { user, item, quantity: 1 + rng.below(3) };
         let body = json!({"user_id": promise.user, "item_id": item, "quantity": promise.quantity});
         let body = body.to_string();
-        let key = chance.once_in(3).then(|| format!("key of {}", promise.user).replace(' ', "-"));
+        let key = rng.once_in(3).then(|| format!("key of {}", promise.user).replace(' ', "-"));
         let mut wanted = if key.is_some() { 2 } else { 1 };
         let mut named = None;
         for _ in 0..20 {
@@ -213,11 +217,11 @@ impl Memory {
         *longest = (*longest).max(wait);
     }
 
-    /// Looks at some accepted order; what was once seen decided must stay so.
-    async fn look(&self, port: u16, chance: &mut Chance) {
+    /// Reads a random accepted order. Its first decision must not change.
+    async fn look(&self, port: u16, rng: &mut TestRng) {
         let order = {
             let promises = self.promises.lock().unwrap();
-            promises.keys().nth(chance.below(promises.len().max(1) as u64) as usize).copied()
+            promises.keys().nth(rng.below(promises.len().max(1) as u64) as usize).copied()
         };
         let Some(order) = order else { return };
         let reply = ask(port, "GET", &format!("/orders/{order}"), None, "").await;
@@ -230,9 +234,9 @@ impl Memory {
         }
     }
 
-    /// Holds the ledger against what buyers were told, once everything is decided that ever will
-    /// be: each decision is the one of the order that was bought, and the one that was seen. How
-    /// many orders that got a 202 have none.
+    /// Compares the ledger with the buyers' records after all orders are decided: each decision must
+    /// be about the order that was accepted, and equal to the one that was read before. Returns the
+    /// number of accepted orders without a decision.
     pub async fn lost(&self, ports: &Ports) -> usize {
         let promises = self.promises.lock().unwrap().clone();
         let seen = self.seen.lock().unwrap().clone();
@@ -256,7 +260,7 @@ impl Memory {
     }
 }
 
-/// What became of these orders: waits for all of them, as long as there is patience.
+/// The records of these orders. Waits until all are decided, for the time limit at most.
 async fn decided(ports: &Ports, orders: &[OrderId]) -> Vec<OrderRecord> {
     let begun = Instant::now();
     loop {

@@ -1,4 +1,5 @@
-//! On the stand-ins of SQS and DynamoDB and a Redis of the test's own, each behind a proxy.
+//! Fault injection on the AWS backend: stand-ins of SQS and DynamoDB, and a Redis server for each test,
+//! each behind a proxy.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -13,7 +14,7 @@ use super::place::Place;
 use super::proxy::{Proxy, Way};
 use super::row::Row;
 use super::sale::Sale;
-use super::{Chance, PATIENCE};
+use super::{PATIENCE, TestRng};
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{address, fresh_name};
 use crate::faults::control;
@@ -22,7 +23,7 @@ use crate::support::free_port;
 
 const BUYERS: usize = 64;
 
-/// What can happen to a sale on AWS.
+/// The faults of a sale on AWS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Killed,
@@ -61,7 +62,7 @@ impl Fault {
         (Fault::Conflicting, "3 transactions in 10 conflict"),
     ];
 
-    /// How often it happens in a run of so many kills.
+    /// How often the fault is injected in a run with this number of kills.
     pub fn times(self, kills: usize) -> usize {
         let share = match self {
             Fault::Killed => 1,
@@ -72,15 +73,15 @@ impl Fault {
         kills.div_ceil(share)
     }
 
-    /// Lets it happen so often to a sale of its own.
-    pub async fn befalls(self, times: usize, chance: &mut Chance) -> Row {
+    /// Injects the fault into a new sale, `times` times.
+    pub async fn inject(self, times: usize, rng: &mut TestRng) -> Row {
         let mut cloud = Cloud::start(self).await;
-        let crowd = cloud.sale.open_to(BUYERS, chance).await;
+        let crowd = cloud.sale.open_to(BUYERS, rng).await;
         for _ in 0..times {
-            chance.pause_ms(20, 500).await;
-            self.happens(&mut cloud, chance).await;
+            rng.pause_ms(20, 500).await;
+            self.happens(&mut cloud, rng).await;
         }
-        chance.pause_ms(300, 800).await;
+        rng.pause_ms(300, 800).await;
         let row = cloud.sale.end(crowd).await;
         let redelivered = match self {
             Fault::ToldToStop => cloud.left_behind,
@@ -89,75 +90,75 @@ impl Fault {
         Row { times, redelivered: Some(redelivered), ..row }
     }
 
-    async fn happens(self, cloud: &mut Cloud, chance: &mut Chance) {
-        let victim = chance.below(cloud.sale.processes.len() as u64) as usize;
+    async fn happens(self, cloud: &mut Cloud, rng: &mut TestRng) {
+        let victim = rng.below(cloud.sale.processes.len() as u64) as usize;
         match self {
             Fault::Killed => {
                 cloud.sale.processes[victim].kill();
-                chance.pause_ms(1, 100).await;
+                rng.pause_ms(1, 100).await;
                 cloud.sale.restart(victim);
             }
             Fault::Stopped => {
                 cloud.sale.processes[victim].signal(Signal::STOP);
-                chance.pause_ms(2_500, 4_000).await;
+                rng.pause_ms(2_500, 4_000).await;
                 cloud.sale.processes[victim].signal(Signal::CONT);
             }
             Fault::ToldToStop => {
-                chance.pause_ms(200, 1_000).await;
+                rng.pause_ms(200, 1_000).await;
                 cloud.sale.processes[victim].stop().await;
-                cloud.left_behind += if victim == 0 { 0 } else { cloud.in_hand().await };
+                cloud.left_behind += if victim == 0 { 0 } else { cloud.messages_in_flight().await };
                 cloud.sale.restart(victim);
             }
             Fault::RedisKilled => {
                 cloud.redis = None;
-                chance.pause_ms(500, 2_000).await;
+                rng.pause_ms(500, 2_000).await;
                 cloud.redis = Some(cloud.start_redis());
             }
             Fault::RedisFlushed => cloud.tell_redis("FLUSHALL"),
             Fault::RedisSlow => {
-                let way = Way::Slow(Duration::from_millis(50 + chance.below(500)));
-                cloud.is_for_a_while(&cloud.to_redis, way, chance).await;
+                let way = Way::Slow(Duration::from_millis(50 + rng.below(500)));
+                cloud.is_for_a_while(&cloud.to_redis, way, rng).await;
             }
             Fault::RedisFull => {
                 cloud.tell_redis("CONFIG SET maxmemory 1");
-                chance.pause_ms(500, 2_000).await;
+                rng.pause_ms(500, 2_000).await;
                 cloud.tell_redis("CONFIG SET maxmemory 0");
             }
-            Fault::RedisCut => cloud.is_for_a_while(&cloud.to_redis, Way::Cut, chance).await,
+            Fault::RedisCut => cloud.is_for_a_while(&cloud.to_redis, Way::Cut, rng).await,
             Fault::DynamodbKilled => {
                 cloud.dynamodb = None;
-                chance.pause_ms(100, 2_000).await;
+                rng.pause_ms(100, 2_000).await;
                 cloud.dynamodb = Some(cloud.start_dynamodb());
             }
             Fault::DynamodbLossy => {
-                cloud.is_for_a_while(&cloud.to_dynamodb, Way::Lossy(10), chance).await;
+                cloud.is_for_a_while(&cloud.to_dynamodb, Way::Lossy(10), rng).await;
             }
-            // Longer than flux waits for an answer.
+            // Longer than flux waits for a response.
             Fault::SqsStuck => {
                 cloud.to_sqs.is(Way::Stuck);
-                chance.pause_ms(4_500, 7_000).await;
+                rng.pause_ms(4_500, 7_000).await;
                 cloud.to_sqs.is(Way::Open);
             }
-            Fault::SqsCut => cloud.is_for_a_while(&cloud.to_sqs, Way::Cut, chance).await,
-            Fault::SqsLossy => cloud.is_for_a_while(&cloud.to_sqs, Way::Lossy(10), chance).await,
+            Fault::SqsCut => cloud.is_for_a_while(&cloud.to_sqs, Way::Cut, rng).await,
+            Fault::SqsLossy => cloud.is_for_a_while(&cloud.to_sqs, Way::Lossy(10), rng).await,
             Fault::Throttled => {
                 let codes = ["ThrottlingException", "ProvisionedThroughputExceededException"];
                 let table = codes.map(|code| json!({"error": {"code": code}}));
                 let queue = json!({"error": {"code": "RequestThrottled"}});
-                cloud.suffers(&[("DYNAMODB", &table), ("SQS", &[queue])], chance).await;
+                cloud.suffers(&[("DYNAMODB", &table), ("SQS", &[queue])], rng).await;
             }
             Fault::Conflicting => {
                 let reasons = json!([{"Code": "TransactionConflict"}]);
                 let conflict = json!({"operation": "TransactWriteItems", "error": {
                     "code": "TransactionCanceledException",
                     "fields": {"CancellationReasons": reasons}}});
-                cloud.suffers(&[("DYNAMODB", &[conflict])], chance).await;
+                cloud.suffers(&[("DYNAMODB", &[conflict])], rng).await;
             }
         }
     }
 }
 
-/// A process that ends with the test.
+/// A process that is killed when the test ends.
 struct Service(Child);
 
 impl Drop for Service {
@@ -170,25 +171,26 @@ impl Drop for Service {
 /// A sale and the services that it uses.
 struct Cloud {
     sale: Sale,
-    /// Names table and queue; the rules of the faulty proxies are for this name.
+    /// The name of the table and the queue. The rules of the faulty proxies apply to this name.
     name: String,
     redis: Option<Server>,
     redis_port: u16,
-    /// Its own, when it is to be killed.
+    /// A separate process, if the fault is to kill it.
     dynamodb: Option<Service>,
     dynamodb_port: u16,
     to_redis: Proxy,
     to_dynamodb: Proxy,
     to_sqs: Proxy,
     directory: tempfile::TempDir,
-    /// Messages in the hands of workers that have ended.
+    /// Messages left in flight by workers that have ended.
     left_behind: usize,
 }
 
 impl Cloud {
     async fn start(fault: Fault) -> Cloud {
         let directory = tempfile::tempdir().unwrap();
-        let (redis_port, dynamodb_port) = (free_port(), free_port());
+        let redis_port = free_port();
+        let dynamodb_port = free_port();
         let own_dynamodb = fault == Fault::DynamodbKilled;
         let faulty = matches!(fault, Fault::Throttled | Fault::Conflicting);
         let service = |name: &str| {
@@ -206,7 +208,7 @@ impl Cloud {
         let redis = Some(Server::start(redis_port, directory.path()));
         let dynamodb = own_dynamodb.then(|| start_dynamodb(dynamodb_port, directory.path()));
         let name = fresh_name("torture");
-        // What a stopped worker leaves invisible would not be decided while anybody waits.
+        // A message that a stopped worker leaves invisible would not be decided within the test.
         let visibility_ms = if fault == Fault::ToldToStop { "120000" } else { "2000" };
         let mut place = Place::new(&[
             ("AWS_REGION", "eu-central-1"),
@@ -256,14 +258,14 @@ impl Cloud {
         stream.unwrap().write_all(format!("{command}\r\n").as_bytes()).unwrap();
     }
 
-    async fn is_for_a_while(&self, proxy: &Proxy, way: Way, chance: &mut Chance) {
+    async fn is_for_a_while(&self, proxy: &Proxy, way: Way, rng: &mut TestRng) {
         proxy.is(way);
-        chance.pause_ms(500, 3_000).await;
+        rng.pause_ms(500, 3_000).await;
         proxy.is(Way::Open);
     }
 
-    /// These faults befall three in ten of the calls of each service, for a while.
-    async fn suffers(&self, faults: &[(&str, &[Value])], chance: &mut Chance) {
+    /// Injects these faults into three of ten calls of each service, for a while.
+    async fn suffers(&self, faults: &[(&str, &[Value])], rng: &mut TestRng) {
         let body = format!("contains(to_string(@), '{}')", self.name);
         let proxy = |service: &str| address(&format!("FLUX_TEST_MICROBURST_{service}"));
         for (service, rules) in faults {
@@ -276,14 +278,14 @@ impl Cloud {
             let rules: Vec<Value> = rules.iter().map(rule).collect();
             control(&proxy(service), "PATCH", &json!(rules)).await;
         }
-        chance.pause_ms(1_000, 3_000).await;
+        rng.pause_ms(1_000, 3_000).await;
         for (service, _) in faults {
             control(&proxy(service), "DELETE", &json!([{"body": body}])).await;
         }
     }
 
-    /// How many messages are in somebody's hands.
-    async fn in_hand(&self) -> usize {
+    /// Number of messages in flight.
+    async fn messages_in_flight(&self) -> usize {
         let url = &self.sale.place.environment["SQS_QUEUE_URL"];
         let asked = stand_ins().await.sqs().get_queue_attributes().queue_url(url);
         let name = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
@@ -292,7 +294,7 @@ impl Cloud {
     }
 }
 
-/// A stand-in on a file in this directory. Returns when it listens.
+/// Starts a stand-in with its data in this directory. Returns when it listens.
 fn start_dynamodb(port: u16, directory: &std::path::Path) -> Service {
     let child = Command::new(address("FLUX_TEST_DYNAMODB_PROGRAM"))
         .args(["serve", "--port", &port.to_string(), "--db-path"])
@@ -309,40 +311,40 @@ fn start_dynamodb(port: u16, directory: &std::path::Path) -> Service {
     service
 }
 
-async fn is_survived(fault: Fault, times: usize) -> Row {
-    let row = fault.befalls(times, &mut Chance::seeded()).await;
+async fn survives(fault: Fault, times: usize) -> Row {
+    let row = fault.inject(times, &mut TestRng::seeded()).await;
     println!("{row}");
-    assert!(row.is_well(), "{row}");
+    assert!(row.holds(), "{row}");
     row
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_worker_leaves_no_message_invisible() {
-    assert_eq!(is_survived(Fault::ToldToStop, 4).await.redelivered, Some(0));
+    assert_eq!(survives(Fault::ToldToStop, 4).await.redelivered, Some(0));
 }
 
-/// One sale to which everything happens that needs no setting of its own.
+/// One sale with all faults that need no special settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_processes_and_services_lose_nothing() {
-    let mut chance = Chance::seeded();
+    let mut rng = TestRng::seeded();
     let mut cloud = Cloud::start(Fault::DynamodbKilled).await;
-    let crowd = cloud.sale.open_to(BUYERS, &mut chance).await;
+    let crowd = cloud.sale.open_to(BUYERS, &mut rng).await;
     let mut faults = Fault::ALL.map(|(fault, _)| fault).to_vec();
     let apart = [Fault::ToldToStop, Fault::Throttled, Fault::Conflicting];
     faults.retain(|fault| !apart.contains(fault));
     while !faults.is_empty() {
-        let fault = faults.swap_remove(chance.below(faults.len() as u64) as usize);
+        let fault = faults.swap_remove(rng.below(faults.len() as u64) as usize);
         let before = crowd.memory.accepted();
-        fault.happens(&mut cloud, &mut chance).await;
-        chance.pause_ms(100, 300).await;
+        fault.happens(&mut cloud, &mut rng).await;
+        rng.pause_ms(100, 300).await;
         println!("{fault:?}: {} orders", crowd.memory.accepted() - before);
     }
     let row = cloud.sale.end(crowd).await;
     println!("{row}, {} deliveries came again", cloud.sale.place.redelivered());
-    assert!(row.is_well(), "{row}");
+    assert!(row.holds(), "{row}");
 }
 
-/// A worker is started again, or added, while a service is away for a moment.
+/// A worker is restarted, or added, while a service is unavailable for a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn start_waits_for_unavailable_service() {
     let mut cloud = Cloud::start(Fault::SqsCut).await;

@@ -1,21 +1,21 @@
-//! A damaged file: it is refused, or called out by the audit, or the damage changed nothing.
+//! Damaged files: each is refused, or the audit reports it, or the damage has no effect.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Chance;
+use super::TestRng;
 use super::buyers::ask;
 use super::embedded::sale;
 use super::place::Place;
 use super::row::Row;
 use super::sale::Sale;
 
-/// Damages so many copies of one sale's file.
-pub async fn befalls(times: usize, chance: &mut Chance) -> Row {
+/// Damages `times` copies of the file of one sale.
+pub async fn inject(times: usize, rng: &mut TestRng) -> Row {
     let mut sold = sale(&[], 2, 1);
-    let crowd = sold.open_to(12, chance).await;
-    chance.pause_ms(500, 1_500).await;
+    let crowd = sold.open_to(12, rng).await;
+    rng.pause_ms(500, 1_500).await;
     let row = sold.end(crowd).await;
     for process in &mut sold.processes {
         process.stop().await;
@@ -29,25 +29,25 @@ pub async fn befalls(times: usize, chance: &mut Chance) -> Row {
     let mut lost = 0;
     for _ in 0..times {
         let place = Place::new(&[]);
-        std::fs::write(place.path().join("flux.db"), damaged(whole.clone(), chance)).unwrap();
-        lost += unnoticed(&place, &truth);
-        sells_or_refuses(place).await;
+        std::fs::write(place.path().join("flux.db"), damaged(whole.clone(), rng)).unwrap();
+        lost += undetected(&place, &truth);
+        sell_or_refuse(place).await;
     }
     Row { times, lost, ..row }
 }
 
-/// One to four stretches of up to 600 bytes are something else.
-fn damaged(mut bytes: Vec<u8>, chance: &mut Chance) -> Vec<u8> {
-    for _ in 0..=chance.below(4) {
-        let at = chance.below(bytes.len() as u64) as usize;
-        let end = bytes.len().min(at + 1 + chance.below(600) as usize);
-        chance.0.fill(&mut bytes[at..end]);
+/// Overwrites one to four ranges of up to 600 bytes with random bytes.
+fn damaged(mut bytes: Vec<u8>, rng: &mut TestRng) -> Vec<u8> {
+    for _ in 0..=rng.below(4) {
+        let at = rng.below(bytes.len() as u64) as usize;
+        let end = bytes.len().min(at + 1 + rng.below(600) as usize);
+        rng.0.fill(&mut bytes[at..end]);
     }
     bytes
 }
 
-/// How many orders an audit that found nothing wrong did not see.
-fn unnoticed(place: &Place, truth: &Value) -> usize {
+/// Number of orders that are missing from an audit without findings.
+fn undetected(place: &Place, truth: &Value) -> usize {
     let output = place.run(&["audit", "--json"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     match output.status.code() {
@@ -67,8 +67,8 @@ fn unnoticed(place: &Place, truth: &Value) -> usize {
     }
 }
 
-/// The processes refuse to start, or sell what they can; none breaks down.
-async fn sells_or_refuses(place: Place) {
+/// The processes must refuse to start, or sell what they can, and must not crash.
+async fn sell_or_refuse(place: Place) {
     let mut sale = Sale::start(place, 1, 0);
     for buyer in 0..50 {
         let wish = format!(r#"{{"user_id":"late-{buyer}","item_id":"hall_A"}}"#);

@@ -1,4 +1,4 @@
-//! A disk that is full, and files that may not grow.
+//! Full disks, and files that cannot grow.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::place::Process;
 
-/// A small file system of the test's own. Making one needs root.
+/// A small file system for one test. Mounting it needs root.
 pub struct Disk(tempfile::TempDir);
 
 impl Disk {
@@ -27,7 +27,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Takes all the space that is left, until it is dropped.
+    /// Fills the disk until the returned value is dropped.
     pub fn fill(&self) -> Ballast {
         let file = tempfile::NamedTempFile::new_in(self.path()).unwrap();
         let mut ballast = Ballast(file);
@@ -40,16 +40,16 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: its processes may be on their way out.
+        // A lazy unmount, because its processes may still be ending.
         let _unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 
-/// What fills a disk.
+/// The file that fills the disk.
 pub struct Ballast(tempfile::NamedTempFile<File>);
 
-/// From now on these processes can write no file beyond so many bytes, where `None` is no limit; they
-/// are told so by the failing write, as on a full disk, and not by a signal.
+/// Limits the size of the files that these processes can write; `None` is no limit. A write beyond
+/// the limit fails as on a full disk, without a signal.
 pub fn limit_files(processes: &[Process], bytes: Option<u64>) {
     for process in processes {
         let limit = Rlimit { current: bytes, maximum: None };

@@ -1,4 +1,4 @@
-//! On one file: `flux serve`, with workers in it, and `flux work`.
+//! Fault injection on the embedded backend: `flux serve` with workers, and `flux work`, on one file.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::disk::{Disk, limit_files};
 use super::place::Place;
 use super::row::Row;
 use super::sale::Sale;
-use super::{Chance, PATIENCE, damage};
+use super::{PATIENCE, TestRng, damage};
 
 const BUYERS: usize = 12;
 
-/// What can happen to a sale on one file.
+/// The faults of a sale on the embedded backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Killed,
@@ -35,7 +35,7 @@ impl Fault {
         (Fault::Damaged, "file damaged (copies)"),
     ];
 
-    /// How often it happens in a run of so many kills.
+    /// How often the fault is injected in a run with this number of kills.
     pub fn times(self, kills: usize) -> usize {
         let share = match self {
             Fault::Killed => 1,
@@ -46,10 +46,10 @@ impl Fault {
         kills.div_ceil(share)
     }
 
-    /// Lets it happen so often to a sale of its own.
-    pub async fn befalls(self, times: usize, chance: &mut Chance) -> Row {
+    /// Injects the fault into a new sale, `times` times.
+    pub async fn inject(self, times: usize, rng: &mut TestRng) -> Row {
         if self == Fault::Damaged {
-            return damage::befalls(times, chance).await;
+            return damage::inject(times, rng).await;
         }
         let lease = [("FLUX_LEASE_MS", "1000")];
         let (mut sale, disk) = match self {
@@ -61,38 +61,38 @@ impl Fault {
             }
             _ => (sale(&lease, 2, 2), None),
         };
-        let crowd = sale.open_to(BUYERS, chance).await;
+        let crowd = sale.open_to(BUYERS, rng).await;
         let mut left_behind = 0;
         for _ in 0..times {
-            chance.pause_ms(20, 500).await;
-            let victim = chance.below(sale.processes.len() as u64) as usize;
+            rng.pause_ms(20, 500).await;
+            let victim = rng.below(sale.processes.len() as u64) as usize;
             match (self, &disk) {
                 (Fault::Stopped, _) => {
                     sale.processes[victim].signal(Signal::STOP);
-                    chance.pause_ms(5_500, 7_000).await;
+                    rng.pause_ms(5_500, 7_000).await;
                     sale.processes[victim].signal(Signal::CONT);
                 }
                 (Fault::ToldToStop, _) => {
-                    let victim = usize::from(!chance.once_in(4));
+                    let victim = usize::from(!rng.once_in(4));
                     sale.processes[victim].stop().await;
-                    left_behind += if victim == 0 { 0 } else { in_hand(&sale) };
+                    left_behind += if victim == 0 { 0 } else { held_claims_and_locks(&sale) };
                     sale.restart(victim);
                 }
                 (Fault::DiskFull, Some(disk)) => {
                     let ballast = disk.fill();
                     crowd.is_refused().await;
-                    chance.pause_ms(500, 3_000).await;
+                    rng.pause_ms(500, 3_000).await;
                     drop(ballast);
-                    chance.pause_ms(500, 1_500).await;
+                    rng.pause_ms(500, 1_500).await;
                 }
                 (Fault::FilesLimited, _) => {
-                    limit_files(&sale.processes, Some(chance.below(64 * 1024)));
+                    limit_files(&sale.processes, Some(rng.below(64 * 1024)));
                     crowd.is_refused().await;
-                    chance.pause_ms(200, 2_000).await;
+                    rng.pause_ms(200, 2_000).await;
                     limit_files(&sale.processes, None);
-                    chance.pause_ms(500, 1_500).await;
+                    rng.pause_ms(500, 1_500).await;
                 }
-                _ => kill(&mut sale, victim, chance).await,
+                _ => kill(&mut sale, victim, rng).await,
             }
         }
         let redelivered = (self == Fault::ToldToStop).then_some(left_behind);
@@ -100,7 +100,7 @@ impl Fault {
     }
 }
 
-/// A sale on one file; `serve` decides `deciding` items at once.
+/// Starts a sale on one file. `serve` has `deciding` workers.
 pub fn sale(environment: &[(&str, &str)], deciding: usize, workers: usize) -> Sale {
     sale_at(Place::new(environment), deciding, workers)
 }
@@ -110,73 +110,73 @@ fn sale_at(place: Place, deciding: usize, workers: usize) -> Sale {
     Sale::start(place, deciding, workers)
 }
 
-/// A kill and, now and then, a restock.
-async fn kill(sale: &mut Sale, victim: usize, chance: &mut Chance) {
-    if chance.once_in(3) {
+/// A kill and, sometimes, a restock.
+async fn kill(sale: &mut Sale, victim: usize, rng: &mut TestRng) {
+    if rng.once_in(3) {
         sale.restock();
     }
     sale.processes[victim].kill();
-    chance.pause_ms(1, 100).await;
+    rng.pause_ms(1, 100).await;
     sale.restart(victim);
 }
 
-/// Claims and locks that nobody gave back, and that others would have to wait for.
-fn in_hand(sale: &Sale) -> usize {
+/// Number of claims and locks that were not released, and for which others would have to wait.
+fn held_claims_and_locks(sale: &Sale) -> usize {
     let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
     let held = "SELECT (SELECT count(*) FROM locks WHERE until > ?1)
         + (SELECT count(*) FROM items WHERE claimed_until > ?1)";
     file.query_row(held, [SystemClock.now().0], |row| row.get(0)).unwrap()
 }
 
-/// Whether nobody can write.
+/// Whether a process holds the file's write lock.
 async fn is_stuck(sale: &Sale) -> bool {
     let file = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
     file.busy_timeout(Duration::from_millis(300)).unwrap();
     file.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_err()
 }
 
-async fn is_survived(fault: Fault, times: usize) -> Row {
-    let row = fault.befalls(times, &mut Chance::seeded()).await;
+async fn survives(fault: Fault, times: usize) -> Row {
+    let row = fault.inject(times, &mut TestRng::seeded()).await;
     println!("{row}");
-    assert!(row.is_well(), "{row}");
+    assert!(row.holds(), "{row}");
     row
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_processes_lose_nothing() {
-    is_survived(Fault::Killed, 20).await;
+    survives(Fault::Killed, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_worker_leaves_nothing_in_flight() {
-    assert_eq!(is_survived(Fault::ToldToStop, 12).await.redelivered, Some(0));
+    assert_eq!(survives(Fault::ToldToStop, 12).await.redelivered, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_rejects_buyers_and_loses_nothing() {
-    assert!(is_survived(Fault::FilesLimited, 2).await.refused > 0, "it had no effect");
+    assert!(survives(Fault::FilesLimited, 2).await.refused > 0, "it had no effect");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_file_is_detected() {
-    is_survived(Fault::Damaged, 8).await;
+    survives(Fault::Damaged, 8).await;
 }
 
-/// A worker that is stopped for longer than its claim and its lease comes back with orders in hand
-/// that others have decided, and with what it knew of their items.
+/// A worker that is suspended for longer than its claim and its lease resumes with orders in flight
+/// that others have decided, and with outdated items.
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_paused_beyond_its_claim_does_no_harm() {
-    let mut chance = Chance::seeded();
+    let mut rng = TestRng::seeded();
     let mut sale = sale(&[("FLUX_LEASE_MS", "500")], 0, 1);
-    let crowd = sale.open_to(BUYERS, &mut chance).await;
-    chance.pause_ms(300, 800).await;
+    let crowd = sale.open_to(BUYERS, &mut rng).await;
+    rng.pause_ms(300, 800).await;
     let stopped = Instant::now();
     sale.processes[1].signal(Signal::STOP);
-    // Should it be in the middle of a transaction, nobody can write: see ARCHITECTURE.md.
+    // If it is suspended inside a transaction, nobody can write: see ARCHITECTURE.md.
     tokio::time::sleep(Duration::from_millis(500)).await;
     while is_stuck(&sale).await {
         sale.processes[1].signal(Signal::CONT);
-        chance.pause_ms(1, 50).await;
+        rng.pause_ms(1, 50).await;
         sale.processes[1].signal(Signal::STOP);
     }
     let others = sale.process(1);
@@ -185,22 +185,22 @@ async fn worker_paused_beyond_its_claim_does_no_harm() {
     tokio::time::sleep(Duration::from_millis(6_500).saturating_sub(stopped.elapsed())).await;
     assert!(crowd.memory.accepted() > before, "the sale stood still");
     sale.processes[1].signal(Signal::CONT);
-    chance.pause_ms(100, 500).await;
+    rng.pause_ms(100, 500).await;
     sale.processes[2].kill();
-    chance.pause_ms(500, 1_000).await;
+    rng.pause_ms(500, 1_000).await;
     sale.processes[2] = sale.process(1);
     let row = sale.end(crowd).await;
-    assert!(row.is_well(), "{row}");
+    assert!(row.holds(), "{row}");
 }
 
-/// While a process holds the file's one write lock, buyers are told to come again, in bounded time.
+/// While a process holds the file's write lock, buyers get a 503 within a bounded time.
 #[tokio::test(flavor = "multi_thread")]
 async fn stuck_transaction_delays_buyers_boundedly() {
-    let mut chance = Chance::seeded();
+    let mut rng = TestRng::seeded();
     let mut sale = sale(&[], 1, 1);
     let stuck = rusqlite::Connection::open(sale.place.path().join("flux.db")).unwrap();
-    let crowd = sale.open_to(200, &mut chance).await;
-    chance.pause_ms(300, 800).await;
+    let crowd = sale.open_to(200, &mut rng).await;
+    rng.pause_ms(300, 800).await;
     stuck.busy_timeout(PATIENCE).unwrap();
     stuck.execute_batch("BEGIN IMMEDIATE").unwrap();
     let until = Instant::now() + Duration::from_secs(9);
@@ -217,9 +217,9 @@ async fn stuck_transaction_delays_buyers_boundedly() {
     sale.place.run_well(&["audit"]);
     drop(stuck);
     println!("waits {waits:?}");
-    // Some six seconds where nothing else keeps the machine busy.
+    // About six seconds on an idle machine.
     assert!(waits.iter().all(|wait| *wait < Duration::from_secs(25)), "{waits:?}");
-    chance.pause_ms(500, 1_000).await;
+    rng.pause_ms(500, 1_000).await;
     let row = sale.end(crowd).await;
-    assert!(row.is_well(), "{row}");
+    assert!(row.holds(), "{row}");
 }

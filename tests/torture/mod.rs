@@ -1,8 +1,8 @@
-//! Does it keep its promises when things break? The real executable under load, its processes
-//! killed, stopped and started again at random instants, its services and its disk failing.
+//! Fault injection: the real executable under load, while its processes are killed, suspended and
+//! restarted at random instants, and its services and its disk fail.
 //!
-//! The tests bring each fault once or twice into a sale. `scripts/torture` brings them by the
-//! hundred and prints a table.
+//! The tests inject each fault once or twice into a sale. `scripts/torture` injects hundreds, and
+//! prints a table.
 
 mod buyers;
 #[cfg(all(feature = "aws", feature = "redis"))]
@@ -20,22 +20,22 @@ mod table;
 
 use std::time::Duration;
 
-/// How long anything that must come to its end may take.
+/// Time limit for everything that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// A process's default grace period.
+/// Default grace period of a process.
 const GRACE: Duration = Duration::from_secs(9);
-/// Items with their stock: the first is never sold out, the second after a while.
+/// Items with their stock: the first never sells out, the second after a while.
 const ITEMS: [(&str, u64); 4] =
     [("hall_A", 10_000_000), ("hall_B", 500), ("hall_C", 7), ("unique", 1)];
-/// The seed of a run that is to be repeated.
+/// The environment variable with the seed of a run to repeat.
 const SEED: &str = "FLUX_TORTURE_SEED";
 
-/// A source of chance: the same seed gives the same choices.
+/// Random numbers: the same seed gives the same choices.
 #[derive(Debug, Clone)]
-struct Chance(fastrand::Rng);
+struct TestRng(fastrand::Rng);
 
-impl Chance {
-    /// From the seed that was given, or else a new one; says which.
+impl TestRng {
+    /// Uses the seed from the environment, or a new one, and prints it.
     fn seeded() -> Self {
         let seed = std::env::var(SEED).map(|seed| seed.parse().expect("a seed is a number"));
         let seed = seed.unwrap_or_else(|_| u64::from(uuid::Uuid::new_v4().as_u128() as u32));
@@ -48,12 +48,12 @@ impl Chance {
         self.0.u64(..n)
     }
 
-    /// Whether something that happens once in `n` times happens.
+    /// `true` once in `n` calls, on average.
     fn once_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    /// A source of its own for something that runs beside.
+    /// A separate generator for a concurrent task.
     fn fork(&mut self) -> Self {
         Self(self.0.fork())
     }

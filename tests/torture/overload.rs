@@ -1,5 +1,5 @@
-//! More than a server can take, and clients that abuse it: who is inside the bounds is served, who
-//! is beyond them is told so at once, and memory stays under a bound.
+//! Overload and abusive clients: clients within the limits are served, clients beyond them are
+//! rejected at once, and memory stays bounded.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,20 +18,21 @@ use super::place::Place;
 use super::sale::Sale;
 use super::{ITEMS, PATIENCE};
 
-/// Buyers that have a connection before the abuse begins, and keep it.
+/// Number of buyers that connect before the abuse begins, and keep their connection.
 const INSIDE: usize = 20;
-/// Clients that come when every connection is taken.
+/// Number of clients that connect when every connection is in use.
 const NEWCOMERS: usize = 20;
-/// Clients that connect at once: more would lose packets to a full listen queue, and wait seconds.
+/// Clients that connect at the same time. With more, a full listen queue would drop packets, and
+/// clients would wait for seconds.
 const CONNECTING: usize = 256;
-/// What a process may have before anybody connects: itself, and 16 MB of page cache for each of its
-/// six connections to the file.
+/// Memory bound of a process without clients: itself, and 16 MB of page cache for each of its six
+/// connections to the file.
 const EMPTY_MB: usize = 130;
-/// What a connection may hold at most: a head of 16 KiB in a buffer that doubles, a body of 16 KiB,
-/// an answer, and its tasks.
+/// Memory bound of a connection: a head of 16 KiB in a buffer that doubles, a body of 16 KiB, a
+/// response, and its tasks.
 const CONNECTION_KB: usize = 80;
-/// What the pages that are on their way at once may hold: 64, of 1,000 rows with names of 128
-/// bytes, of which JSON makes up to twice as many.
+/// Memory bound of the 64 pages that are sent at the same time, of 1,000 rows with names of 128
+/// bytes, which JSON at most doubles.
 const PAGES_MB: usize = 64 * 1_000 * 400 / 1_000_000;
 /// How clients abuse a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +53,10 @@ impl Abuse {
         (Abuse::Flood, "50 times the orders that may wait"),
     ];
 
-    /// One client, once: until it is cut.
+    /// Runs one client until its connection is closed.
     async fn commit(self, mut client: Client, seen: &Seen) {
         match self {
-            // Who sends nothing may take a connection for open that the listen queue had no room for.
+            // A client that sends nothing cannot tell that the listen queue dropped its connection.
             Abuse::Idle => drop(seen.order(&mut client, "idle").await),
             Abuse::SlowHead => {
                 let head = format!("POST /buy HTTP/1.1\r\nX-Filler: {}", "x".repeat(15_000));
@@ -85,7 +86,7 @@ impl Abuse {
     }
 }
 
-/// What became of all.
+/// Counts over all clients of a group.
 #[derive(Debug, Default)]
 struct Seen {
     accepted: AtomicU64,
@@ -94,7 +95,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Buys once; `false` when the connection broke.
+    /// Sends one order. Returns `false` if the connection broke.
     async fn order(&self, client: &mut Client, user: &str) -> bool {
         let begun = Instant::now();
         let body = json!({"user_id": user, "item_id": ITEMS[0].0}).to_string();
@@ -110,17 +111,17 @@ impl Seen {
     }
 }
 
-/// What an abuse did, in figures.
+/// The effect of an abuse, in figures.
 pub struct Figures {
     pub abuse: &'static str,
     connections: usize,
     peak_mb: usize,
     bound_mb: usize,
-    /// Those inside: orders taken, told to come again, the longest wait.
+    /// The buyers inside: accepted orders, 503 responses, and the longest wait.
     accepted: u64,
     refused: u64,
     longest_ms: u64,
-    /// The longest that one beyond the bound waited for a 503 or to be hung up on.
+    /// The longest time until a client beyond the limit got a 503 or was disconnected.
     newcomer_ms: u64,
 }
 
@@ -129,7 +130,7 @@ impl Figures {
 | abuse | connections | peak memory | bound | orders of those inside | 503 | longest wait | a newcomer waits |
 |---|--:|--:|--:|--:|--:|--:|--:|";
 
-    pub fn is_well(&self) -> bool {
+    pub fn holds(&self) -> bool {
         self.peak_mb <= self.bound_mb && self.accepted > 0
     }
 }
@@ -137,7 +138,8 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Figures { abuse, connections, peak_mb, bound_mb, accepted, refused, .. } = self;
-        let (longest, newcomer) = (self.longest_ms, self.newcomer_ms);
+        let longest = self.longest_ms;
+        let newcomer = self.newcomer_ms;
         write!(
             f,
             "| {abuse} | {connections} | {peak_mb} MB | {bound_mb} MB | {accepted} | {refused} \
@@ -146,7 +148,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// A server with so many connections is abused by as many clients, less those inside, for so long.
+/// Runs the abuse against a server that allows `connections`, with as many clients.
 pub async fn abused(
     (abuse, name): (Abuse, &'static str),
     connections: usize,
@@ -157,7 +159,7 @@ pub async fn abused(
     let limits = [
         ("FLUX_CONNECTIONS_MAX", &*most),
         ("FLUX_INTAKE_MAX", &*intake),
-        // As patient as it may be: nobody is cut before the end.
+        // The longest timeout, so that no client is disconnected before the end.
         ("FLUX_READ_TIMEOUT_MS", "600000"),
     ];
     let sale = sale(&limits, 2, 0);
@@ -165,11 +167,14 @@ pub async fn abused(
     if abuse == Abuse::Deaf {
         sell_seats(sale.port).await;
     }
-    let (inside, outside) = (Arc::new(Seen::default()), Arc::new(Seen::default()));
+    let inside = Arc::new(Seen::default());
+    let outside = Arc::new(Seen::default());
     let mut clients = JoinSet::new();
-    let (mut watcher, port) = (Client::connect(sale.port).await.unwrap(), sale.port);
+    let mut watcher = Client::connect(sale.port).await.unwrap();
+    let port = sale.port;
     for n in 0..INSIDE {
-        let (mut client, seen) = (Client::connect(port).await.unwrap(), inside.clone());
+        let mut client = Client::connect(port).await.unwrap();
+        let seen = inside.clone();
         clients.spawn(async move {
             while seen.order(&mut client, &format!("inside-{n}")).await {
                 sleep(Duration::from_millis(20)).await;
@@ -178,7 +183,8 @@ pub async fn abused(
     }
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     for _ in 0..connections - INSIDE - 1 {
-        let (seen, connecting) = (outside.clone(), connecting.clone());
+        let seen = outside.clone();
+        let connecting = connecting.clone();
         clients.spawn(async move {
             loop {
                 let slot = connecting.acquire().await.unwrap();
@@ -195,7 +201,7 @@ pub async fn abused(
     let newcomer_ms = loop {
         tokio::select! {
             longest = &mut coming => break longest,
-            // A watcher that asks nothing for long is idle, and makes room.
+            // An idle watcher would be disconnected to make room.
             () = sleep(Duration::from_millis(200)) => {
                 watcher.ask("GET", "/stats", "", "").await.expect("it has a connection");
             }
@@ -224,11 +230,12 @@ pub async fn abused(
     figures
 }
 
-/// A page of the inventory as long as it can be.
+/// Fills the inventory with the longest possible page.
 async fn sell_seats(port: u16) {
     let mut client = Client::connect(port).await.unwrap();
     for n in 0..1_000 {
-        let (owner, seat) = ("\"".repeat(128), format!("{n:0>128}"));
+        let owner = "\"".repeat(128);
+        let seat = format!("{n:0>128}");
         let body = json!({"user_id": owner, "item_id": seat}).to_string();
         assert_eq!(client.ask("POST", "/buy", "", &body).await.unwrap().status, 202);
     }
@@ -240,7 +247,7 @@ async fn all_taken(watcher: &mut Client, connections: usize) {
     loop {
         let stats = watcher.ask("GET", "/stats", "", "").await.expect("it has a connection");
         let open = stats.body["connections"].as_u64().unwrap() as usize;
-        // Some of them are always between two connections, and a tenth is kept free of idle ones.
+        // Some clients are always reconnecting, and idle connections are limited to nine tenths.
         if open + connections / 20 + connections / 10 >= connections {
             return;
         }
@@ -249,7 +256,8 @@ async fn all_taken(watcher: &mut Client, connections: usize) {
     }
 }
 
-/// Who comes when all is taken gets an answer, a 503 or being hung up on; the longest wait, in ms.
+/// Connects when all connections are in use, and waits for a response, a 503 or the end of the
+/// connection. Returns the longest wait in ms.
 async fn newcomers(port: u16) -> u64 {
     let mut longest = 0;
     for n in 0..NEWCOMERS {
@@ -274,7 +282,7 @@ fn peak_mb(sale: &Sale) -> usize {
     peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1_024 / 1_000_000
 }
 
-/// Now that they are gone, everybody is served again, and nothing is lost.
+/// Checks that after the abuse everybody is served again, and nothing is lost.
 async fn recovers(mut sale: Sale) {
     let begun = Instant::now();
     while !matches!(super::buyers::ask(sale.port, "GET", "/readyz", None, "").await,
@@ -296,7 +304,7 @@ async fn abuse_leaves_buyers_served_and_memory_bounded() {
     while let Some(figures) = running.join_next().await {
         let figures = figures.unwrap();
         println!("{figures}");
-        assert!(figures.is_well(), "{figures}");
+        assert!(figures.holds(), "{figures}");
     }
 }
 
@@ -315,7 +323,7 @@ async fn few_descriptors_lower_the_connection_limit() {
         for _ in 0..20 {
             idle.push(Client::connect(sale.port).await);
         }
-        // Not to be taken for idle itself.
+        // A request, so that this connection is not idle.
         assert!(seen.order(&mut inside, "inside").await);
     }
     newcomers(sale.port).await;

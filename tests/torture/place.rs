@@ -1,4 +1,4 @@
-//! A place where `flux` runs, and its processes.
+//! A directory in which `flux` runs, and its processes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,11 +16,11 @@ use super::{GRACE, ITEMS, PATIENCE};
 
 const FLUX: &str = env!("CARGO_BIN_EXE_flux");
 
-/// A directory and an environment of the test's own.
+/// A temporary directory and an environment for the processes of a test.
 pub struct Place {
     directory: tempfile::TempDir,
     pub environment: HashMap<String, String>,
-    /// Files and connections that each process may have open; `None`: as many as the test.
+    /// Limit of open files and connections per process. `None`: the limit of the test process.
     pub descriptors: Option<u64>,
 }
 
@@ -51,7 +51,7 @@ impl Place {
         command
     }
 
-    /// Starts a process that runs on; its log is appended to `NAME.log`.
+    /// Starts a process in the background. Its log is appended to `NAME.log`.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Process {
         let log = self.path().join(format!("{name}.log"));
         let stderr = File::options().create(true).append(true).open(&log).unwrap();
@@ -67,13 +67,13 @@ impl Place {
         Process { child: child.unwrap(), log }
     }
 
-    /// Runs to its end. What runs beside goes on: the proxies among it.
+    /// Runs a command until it ends. Other tasks, such as the proxies, continue.
     pub fn run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(arguments);
         tokio::task::block_in_place(|| command.stdin(Stdio::null()).output().unwrap())
     }
 
-    /// Runs to its end, which must be a good one; what it printed.
+    /// Runs a command, which must succeed. Returns its output.
     pub fn run_well(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -82,7 +82,7 @@ impl Place {
         printed
     }
 
-    /// Lists the items; what the last run printed.
+    /// Lists the items. Returns the output of the last command.
     pub fn provision(&self, more: &[&str]) -> String {
         let list = |(item, stock): (&str, u64)| {
             let stock = stock.to_string();
@@ -92,7 +92,7 @@ impl Place {
         ITEMS.map(list).into_iter().next_back().unwrap()
     }
 
-    /// The same backend, for the test to look at.
+    /// The ports of the same backend, for the test.
     pub async fn ports(&self) -> Ports {
         let environment = self.environment.clone().into_iter().collect();
         let mut settings =
@@ -101,14 +101,14 @@ impl Place {
         wiring::connect(&settings).await.unwrap()
     }
 
-    /// The audit's verdict and figures, on all items.
+    /// The report of the audit on all items.
     pub fn audit(&self) -> serde_json::Value {
         let output = self.run(&["audit", "--json"]);
         let said = String::from_utf8_lossy(&output.stderr);
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"))
     }
 
-    /// The lines of all processes' logs in which these words stand.
+    /// The lines of all processes' logs that contain these words.
     pub fn logged(&self, words: &str) -> Vec<String> {
         let files = std::fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
         let logs = files.filter(|file| file.extension().is_some_and(|e| e == "log"));
@@ -116,7 +116,7 @@ impl Place {
         text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
     }
 
-    /// Waits until so many lines have these words.
+    /// Waits until this number of log lines contains these words.
     pub async fn logs(&self, words: &str, lines: usize) {
         let begun = Instant::now();
         while self.logged(words).len() < lines {
@@ -125,14 +125,14 @@ impl Place {
         }
     }
 
-    /// How many deliveries workers got that somebody had got before.
+    /// Number of redeliveries that workers received.
     pub fn redelivered(&self) -> usize {
         let count = |line: &String| line.split("count=").nth(1)?.parse::<usize>().ok();
         self.logged("redeliveries received").iter().filter_map(count).sum()
     }
 }
 
-/// A running `flux`; it ends with the test.
+/// A running `flux` process. Dropping it kills the process.
 pub struct Process {
     pub child: Child,
     log: PathBuf,
@@ -148,15 +148,15 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Tells it to stop; it must end well within the grace period.
+    /// Sends SIGTERM. The process must exit with success within the grace period.
     pub async fn stop(&mut self) {
         self.signal(Signal::TERM);
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                // Told before it listens for it, it ends by the signal itself.
-                let told_early = status.signal() == Some(Signal::TERM.as_raw());
-                assert!(status.success() || told_early, "{status}: {}", self.said());
+                // A process that does not handle the signal yet is killed by it.
+                let killed_early = status.signal() == Some(Signal::TERM.as_raw());
+                assert!(status.success() || killed_early, "{status}: {}", self.said());
                 return;
             }
             assert!(begun.elapsed() < GRACE, "still runs: {}", self.said());
@@ -164,7 +164,7 @@ impl Process {
         }
     }
 
-    /// The last it said.
+    /// The last lines of its log.
     pub fn said(&self) -> String {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = said.lines().rev().take(5).collect();

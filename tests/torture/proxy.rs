@@ -1,5 +1,5 @@
-//! A TCP proxy before a service, through which it can be slow, silent, or away, and through which
-//! answers get lost after the request was done.
+//! A TCP proxy in front of a service. It can make the service slow, silent or unavailable, and can lose
+//! responses after the request was executed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,21 +11,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How the way is.
+/// The behaviour of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Open,
-    /// Each piece takes so long.
+    /// Each piece of data is delayed by this time.
     Slow(Duration),
-    /// Nothing goes through; connections stay.
+    /// No data passes; connections stay open.
     Stuck,
-    /// Connections break, new ones are closed.
+    /// Connections are broken, and new ones are closed.
     Cut,
-    /// Of so many answers one is lost, with its connection.
+    /// One in this many responses is lost, with its connection.
     Lossy(u64),
 }
 
-/// It ends with the test.
+/// Stops when it is dropped.
 pub struct Proxy {
     pub port: u16,
     upstream: Arc<Mutex<String>>,
@@ -34,7 +34,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Before `upstream`, a HOST:PORT.
+    /// Starts a proxy in front of `upstream`, a HOST:PORT.
     pub async fn before(upstream: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -53,12 +53,12 @@ impl Proxy {
         Proxy { port, upstream, way, running }
     }
 
-    /// New connections lead there; those that stand stay where they are.
+    /// Sends new connections to `upstream`. Existing connections stay.
     pub fn leads_to(&self, upstream: String) {
         *self.upstream.lock().unwrap() = upstream;
     }
 
-    /// From now on.
+    /// Changes the behaviour for existing and new connections.
     pub fn is(&self, way: Way) {
         self.way.send_replace(way);
     }
@@ -70,7 +70,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Carries one connection until a side ends it or the way is cut.
+/// Forwards one connection until a side closes it or the proxy is cut.
 async fn carry(
     client: TcpStream,
     upstream: String,
@@ -89,7 +89,7 @@ async fn carry(
     }
 }
 
-/// `None` when it is over. `answers` counts what may be lost.
+/// Returns `None` at the end of the connection. `answers` counts the responses that can be lost.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

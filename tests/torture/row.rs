@@ -1,9 +1,9 @@
-//! What a fault did to a sale, in figures.
+//! The effect of a fault on a sale, in figures.
 
 use std::fmt;
 use std::time::Duration;
 
-/// One fault's row of the table. `None` where the backend does not say.
+/// The row of one fault in the table. `None` where the backend does not report the figure.
 #[derive(Debug, Default, Clone)]
 pub struct Row {
     pub fault: String,
@@ -15,12 +15,12 @@ pub struct Row {
     /// Units.
     pub oversold: u64,
     pub stranded: u64,
-    /// Deliveries that came again. After a SIGTERM: what the process left in its hands.
+    /// Redelivered messages. After a SIGTERM: deliveries that the process left in flight.
     pub redelivered: Option<usize>,
-    /// Requests that were told to come again (503), and those that got no answer.
+    /// Requests that got a 503, and requests without a response.
     pub refused: u64,
     pub unanswered: u64,
-    /// The longest that anybody waited for an answer.
+    /// The longest wait for a response.
     pub longest: Duration,
 }
 
@@ -29,8 +29,8 @@ impl Row {
 | fault | times | orders | lost | oversold | stranded | redelivered | 503 | no answer | longest wait |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
-    /// Whether the promises that are counted here held.
-    pub fn is_well(&self) -> bool {
+    /// Whether no order was lost, and no unit oversold or stranded.
+    pub fn holds(&self) -> bool {
         (self.lost, self.oversold, self.stranded) == (0, 0, 0)
     }
 }
@@ -38,10 +38,10 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { fault, times, orders, lost, oversold, stranded, refused, unanswered, .. } = self;
-        let again = self.redelivered.map_or("-".to_owned(), |count| count.to_string());
+        let redelivered = self.redelivered.map_or("-".to_owned(), |count| count.to_string());
         write!(
             f,
-            "| {fault} | {times} | {orders} | {lost} | {oversold} | {stranded} | {again} | {refused} \
+            "| {fault} | {times} | {orders} | {lost} | {oversold} | {stranded} | {redelivered} | {refused} \
              | {unanswered} | {:.1} s |",
             self.longest.as_secs_f64()
         )

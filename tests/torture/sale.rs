@@ -1,4 +1,4 @@
-//! The processes of one sale, the buyers, and how it ends.
+//! The processes of one sale, its buyers, and the checks at its end.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use flux::core::engine::Ports;
 use super::buyers::{Crowd, ask};
 use super::place::{Place, Process};
 use super::row::Row;
-use super::{Chance, ITEMS, PATIENCE};
+use super::{ITEMS, PATIENCE, TestRng};
 use crate::support::free_port;
 
 /// The processes of a sale, by their roles.
@@ -17,12 +17,12 @@ pub struct Sale {
     pub port: u16,
     roles: Vec<Vec<String>>,
     pub processes: Vec<Process>,
-    /// Of the item that gets more now and then.
+    /// The stock of the item that is restocked.
     stock: u64,
 }
 
 impl Sale {
-    /// `serve`, deciding itself too if told so, and so many `work`.
+    /// Starts `serve` with `deciding` workers, and `workers` processes of `work`.
     pub fn start(place: Place, deciding: usize, workers: usize) -> Sale {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
@@ -49,7 +49,7 @@ impl Sale {
         self.processes[role] = self.process(role);
     }
 
-    /// Ten units more of the third item.
+    /// Adds ten units to the stock of the third item.
     pub fn restock(&mut self) {
         self.stock += 10;
         let stock = self.stock.to_string();
@@ -64,19 +64,19 @@ impl Sale {
         }
     }
 
-    pub async fn open_to(&self, buyers: usize, chance: &mut Chance) -> Crowd {
+    pub async fn open_to(&self, buyers: usize, rng: &mut TestRng) -> Crowd {
         self.is_open().await;
-        Crowd::gather(self.port, buyers, chance)
+        Crowd::gather(self.port, buyers, rng)
     }
 
-    /// Waits until nothing waits in the queue.
+    /// Waits until the queue is empty.
     pub async fn is_decided(&self) {
         queue_is_empty(&self.place.ports().await).await;
     }
 
-    /// Everybody is there again: what was promised must be kept.
+    /// Ends the sale. All processes must be running, and all promises must be kept.
     pub async fn end(&mut self, crowd: Crowd) -> Row {
-        let memory = crowd.go_home().await;
+        let memory = crowd.stop().await;
         for process in &mut self.processes {
             assert_eq!(process.child.try_wait().unwrap(), None, "{}", process.said());
         }
@@ -96,14 +96,14 @@ impl Sale {
             longest: *memory.longest.lock().unwrap(),
             ..Row::default()
         };
-        let odd = row.is_well() && report["verdict"] != "pass";
+        let odd = row.holds() && report["verdict"] != "pass";
         assert!(!odd && (units("undecided"), units("dead_lettered")) == (0, 0), "{report}");
         assert!(units("sold") > 0, "{report}");
         row
     }
 }
 
-/// Waits until nothing waits in the queue, taken orders of which nobody knows included.
+/// Waits until the queue is empty, also of accepted orders whose buyers got no response.
 async fn queue_is_empty(ports: &Ports) {
     let begun = Instant::now();
     loop {

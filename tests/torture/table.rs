@@ -1,4 +1,4 @@
-//! The whole run behind `scripts/torture`: every fault, many times, each in a sale of its own.
+//! The run of `scripts/torture`: every fault, many times, each in a separate sale.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -8,39 +8,39 @@ use tokio::task::JoinError;
 
 use super::overload::{Abuse, Figures, abused};
 use super::row::Row;
-use super::{Chance, cloud, embedded};
+use super::{TestRng, cloud, embedded};
 
-/// Kills per backend; the other faults come in proportion.
+/// Kills per backend. The numbers of the other faults are in proportion to it.
 const KILLS: &str = "FLUX_TORTURE_KILLS";
-/// Part of the names of the faults that are wanted; all without.
+/// Part of the names of the faults to inject. All, if it is not set.
 const ONLY: &str = "FLUX_TORTURE_ONLY";
 
 /// Connections of the abused server.
 const CONNECTIONS: &str = "FLUX_TORTURE_CONNECTIONS";
 
-fn told(variable: &str, default: &str) -> String {
+fn variable_or(variable: &str, default: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| default.to_owned())
 }
 
-/// Prints a row, or in its place what broke; whether the promises held.
-fn say(fault: &str, ended: Result<Row, JoinError>) -> bool {
+/// Prints a row, or the failure instead. Returns whether the promises were kept.
+fn print_row(fault: &str, ended: Result<Row, JoinError>) -> bool {
     let ended = ended.map(|row| Row { fault: fault.to_owned(), ..row });
-    tell(fault, ended, Row::is_well)
+    print_result(fault, ended, Row::holds)
 }
 
-fn tell<T: Display>(
+fn print_result<T: Display>(
     what: &str,
     ended: Result<T, JoinError>,
-    is_well: impl FnOnce(&T) -> bool,
+    holds: impl FnOnce(&T) -> bool,
 ) -> bool {
     match ended {
         Ok(row) => {
             println!("{row}");
-            is_well(&row)
+            holds(&row)
         }
         Err(e) => {
             let why = e.try_into_panic().unwrap_or_else(|e| Box::new(e.to_string()));
-            let why = words(&*why);
+            let why = panic_message(&*why);
             let first = why.lines().next().unwrap_or_default();
             println!("| {what} | BROKE: {first:.300} |");
             false
@@ -48,7 +48,7 @@ fn tell<T: Display>(
     }
 }
 
-fn words(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let owned = panic.downcast_ref::<String>().cloned();
     owned.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
@@ -56,25 +56,25 @@ fn words(panic: &(dyn Any + Send)) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes many minutes: scripts/torture runs it"]
 async fn every_fault_many_times() {
-    let mut chance = Chance::seeded();
-    let kills: usize = told(KILLS, "200").parse().expect("a number of kills");
-    let only = told(ONLY, "");
+    let mut rng = TestRng::seeded();
+    let kills: usize = variable_or(KILLS, "200").parse().expect("a number of kills");
+    let only = variable_or(ONLY, "");
     println!("{}", Row::HEAD);
     let mut all_well = true;
     for (fault, name) in embedded::Fault::ALL {
         let name = format!("embedded: {name}");
-        let mut chance = chance.fork();
+        let mut rng = rng.fork();
         if name.contains(&only) {
-            let run = async move { fault.befalls(fault.times(kills), &mut chance).await };
-            all_well &= say(&name, tokio::spawn(run).await);
+            let run = async move { fault.inject(fault.times(kills), &mut rng).await };
+            all_well &= print_row(&name, tokio::spawn(run).await);
         }
     }
     for (fault, name) in cloud::Fault::ALL {
         let name = format!("aws: {name}");
-        let mut chance = chance.fork();
+        let mut rng = rng.fork();
         if name.contains(&only) {
-            let run = async move { fault.befalls(fault.times(kills), &mut chance).await };
-            all_well &= say(&name, tokio::spawn(run).await);
+            let run = async move { fault.inject(fault.times(kills), &mut rng).await };
+            all_well &= print_row(&name, tokio::spawn(run).await);
         }
     }
     assert!(all_well, "a promise broke");
@@ -83,17 +83,17 @@ async fn every_fault_many_times() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: scripts/torture runs it"]
 async fn every_abuse_by_ten_thousand() {
-    let most: usize = told(CONNECTIONS, "10000").parse().expect("a number of connections");
-    let only = told(ONLY, "");
+    let most: usize = variable_or(CONNECTIONS, "10000").parse().expect("a number of connections");
+    let only = variable_or(ONLY, "");
     println!("{}", Figures::HEAD);
     let mut all_well = true;
     for abuse in Abuse::ALL {
         let name = format!("abuse: {}", abuse.1);
         if name.contains(&only) {
-            // On two cores those who do something cannot be as many and all get a turn.
+            // Two cores cannot serve as many clients if all of them are active.
             let connections = if abuse.0 == Abuse::Idle { most } else { most / 5 };
             let run = tokio::spawn(abused(abuse, connections, Duration::from_secs(15)));
-            all_well &= tell(&name, run.await, Figures::is_well);
+            all_well &= print_result(&name, run.await, Figures::holds);
         }
     }
     assert!(all_well, "a promise broke");
