@@ -1,29 +1,31 @@
-//! To whom something may be sent without TLS.
+//! Rules for hosts that may be contacted without TLS.
 //!
-//! Hosts are judged by what is written, never by what a name resolves to: who answers for the name
-//! may be who wants to listen.
+//! A host is classified by its text, never by the address to which a name resolves: an attacker may
+//! control the name's resolution.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::Uri;
 
-/// Whether a connection is encrypted.
+/// Use of TLS for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
-    /// To every host that is not private by [`is_private`].
+    /// TLS for hosts that are not private by [`is_private`].
     Auto,
+    /// Always TLS.
     On,
+    /// Never TLS.
     Off,
 }
 
-/// Whether a host is this machine, as `localhost` or a loopback address.
+/// True for `localhost` and loopback addresses.
 pub fn is_this_machine(host: &str) -> bool {
     host == "localhost" || address(host).is_some_and(|ip| ip.is_loopback())
 }
 
-/// Whether a host is on this machine or on a network that is not routed on the internet: loopback,
-/// RFC 1918, RFC 6598 (100.64.0.0/10), unique local, link-local, or a name without dots, which only
-/// a network of one's own resolves.
+/// True for a host on this machine or on a network that is not routed on the internet: loopback, RFC
+/// 1918, RFC 6598 (100.64.0.0/10), unique local, link-local, or a name without dots, which only a local
+/// network resolves.
 pub fn is_private(host: &str) -> bool {
     match address(host) {
         Some(IpAddr::V4(ip)) => is_private_v4(ip),
@@ -47,7 +49,8 @@ fn is_private_v6(ip: Ipv6Addr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || is_local
 }
 
-/// A name without dots. `2130706433` and `0x7f000001` are none: resolvers read them as addresses.
+/// True for a name without dots. Resolvers read `2130706433` and `0x7f000001` as addresses, so they do
+/// not count.
 fn is_single_label(host: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let is_number = host.starts_with("0x")
@@ -56,13 +59,12 @@ fn is_single_label(host: &str) -> bool {
     !host.is_empty() && host.chars().all(fits) && !is_number
 }
 
-/// Reads a URL that something confidential is sent to or received from: `https`, or `http` to this
-/// machine alone, without a user and password. The error completes "must be ..." and does not quote
-/// the text; `like` is an example.
-pub fn confidential_url(text: &str, like: &str) -> Result<Uri, String> {
-    let Ok(url) = text.parse::<Uri>() else { return Err(format!("a URL like {like}")) };
+/// Parses a URL for confidential data: `https`, or `http` to this machine only, without a user and
+/// password. The error completes "must be ..." and does not quote the text; `example` is shown in it.
+pub fn confidential_url(text: &str, example: &str) -> Result<Uri, String> {
+    let Ok(url) = text.parse::<Uri>() else { return Err(format!("a URL like {example}")) };
     let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
-        return Err(format!("a whole URL, like {like}"));
+        return Err(format!("a whole URL, like {example}"));
     };
     if authority.as_str().contains('@') {
         return Err("without a user and password".to_owned());
@@ -70,7 +72,9 @@ pub fn confidential_url(text: &str, like: &str) -> Result<Uri, String> {
     match scheme {
         "https" => Ok(url),
         "http" if is_this_machine(authority.host()) => Ok(url),
-        "http" => Err("https:// (http:// is for this machine alone, as 127.0.0.1)".to_owned()),
+        "http" => {
+            Err("https:// (http:// is allowed for this machine only, as 127.0.0.1)".to_owned())
+        }
         _ => Err("https://".to_owned()),
     }
 }
@@ -80,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_hosts_are_told_from_public_ones() {
+    fn private_and_public_hosts_are_distinguished() {
         for host in [
             "localhost",
             "127.0.0.1",
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn confidential_url_is_https_or_of_this_machine() {
+    fn confidential_url_is_https_or_local() {
         let read = |text| confidential_url(text, "https://shop.example/");
         for good in [
             "https://shop.example/a?b",

@@ -1,4 +1,4 @@
-//! One keep-alive HTTP/1.1 connection to a server, as a buyer has it.
+//! A client with one keep-alive HTTP/1.1 connection to a server, like a buyer's.
 
 #[cfg(feature = "top")]
 pub(crate) mod stream;
@@ -16,39 +16,41 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// How long an answer may take, the longest wait for a decision (30 s) included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(45);
-/// How often a read is tried.
+/// Time limit of a response, including the longest wait for a decision (30 s).
+const RESPONSE_WITHIN: Duration = Duration::from_secs(45);
+/// Attempts at a GET.
 const GET_ATTEMPTS: u32 = 4;
 const GET_PAUSE: Duration = Duration::from_millis(250);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// The longest answer that is read.
-const ANSWER_BYTES: usize = 1 << 20;
+/// The longest response body, in bytes.
+const RESPONSE_BYTES: usize = 1 << 20;
 
-/// Where the server is: what `http://HOST[:PORT]` names.
+/// A server's address, `http://HOST[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     authority: String,
     host: HeaderValue,
-    /// Sent with each request.
+    /// Header of each request.
     authorization: Option<HeaderValue>,
 }
 
 impl Address {
-    /// Reads `http://HOST[:PORT]`; the error says what to write instead.
+    /// Parses `http://HOST[:PORT]`. The error says what to write instead.
     pub fn parse(url: &str) -> Result<Address, String> {
         let wrong = |why| format!("{url}: {why}; give the server as http://HOST:PORT");
-        // Not repeated: what stands before the @ may be a password.
+        // Not quoted, because the text before the @ may be a password.
         if url.contains('@') {
-            let why = "a name or password in the URL is not used here; give the server as";
-            return Err(format!("{why} http://HOST:PORT, and keys as settings"));
+            let why = "a user or password in the URL is not supported";
+            return Err(format!(
+                "{why}; give the server as http://HOST:PORT, and keys as settings"
+            ));
         }
         let uri: Uri = url.parse().map_err(|_| wrong("not a URL"))?;
         if uri.scheme_str() != Some("http") {
-            return Err(wrong("only plain HTTP is spoken here"));
+            return Err(wrong("only plain HTTP is supported"));
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err(wrong("a path is not used"));
+            return Err(wrong("a path is not supported"));
         }
         let host = uri.host().ok_or_else(|| wrong("no host"))?;
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
@@ -56,14 +58,14 @@ impl Address {
         Ok(Address { authority, host, authorization: None })
     }
 
-    /// The server, asked with this key; the error tells nothing of the key.
+    /// The same address with a key. The error does not contain the key.
     pub fn with_key(self, key: &SecretString) -> Result<Address, InvalidHeaderValue> {
         let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))?;
         bearer.set_sensitive(true);
         Ok(Address { authorization: Some(bearer), ..self })
     }
 
-    fn head(&self, headers: &mut HeaderMap) {
+    fn add_headers(&self, headers: &mut HeaderMap) {
         headers.insert(HOST, self.host.clone());
         headers.extend(self.authorization.clone().map(|key| (AUTHORIZATION, key)));
     }
@@ -75,28 +77,30 @@ impl fmt::Display for Address {
     }
 }
 
+/// A response, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ServerResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-impl Answer {
-    /// Whether the server said to come again, and in how long.
-    pub fn come_again(&self) -> Option<Duration> {
+impl ServerResponse {
+    /// Time after which to send the request again, if the server was busy (429 or 503): its
+    /// `Retry-After`, or 1 s, at most 30 s.
+    pub fn retry_after(&self) -> Option<Duration> {
         let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let seconds = || self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok();
         busy.contains(&self.status).then(|| Duration::from_secs(seconds().unwrap_or(1).min(30)))
     }
 }
 
-/// The request was not answered; it may have been taken.
+/// A request without a response; the server may have received it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Unanswered(String);
 
-/// Opened at its first request if not before, and anew at the next one after an error.
+/// A connection that is opened at the first request, and again at the next one after an error.
 #[derive(Debug)]
 pub(crate) struct Connection {
     address: Address,
@@ -108,42 +112,46 @@ impl Connection {
         Self { address: address.clone(), sender: None }
     }
 
-    /// Opens it before its first request.
+    /// Opens the connection before the first request.
     pub async fn connect(&mut self) -> Result<(), Unanswered> {
         self.sender = Some(self.open().await?);
         Ok(())
     }
 
-    /// Asks again, a few times, when a connection breaks.
-    pub async fn get(&mut self, path: &str) -> Result<Answer, Unanswered> {
+    /// Sends a GET, and repeats it [`GET_ATTEMPTS`] times at most if the connection breaks.
+    pub async fn get(&mut self, path: &str) -> Result<ServerResponse, Unanswered> {
         let uri: Uri = path.parse().map_err(|_| Unanswered(format!("bad path {path}")))?;
         let mut request = Request::new(Full::default());
         *request.uri_mut() = uri;
         for _ in 1..GET_ATTEMPTS {
-            if let Ok(answer) = self.ask(request.clone()).await {
-                return Ok(answer);
+            if let Ok(response) = self.send(request.clone()).await {
+                return Ok(response);
             }
             sleep(GET_PAUSE).await;
         }
-        self.ask(request).await
+        self.send(request).await
     }
 
+    /// Sends a POST once.
     pub async fn post(
         &mut self,
         path: &'static str,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<ServerResponse, Unanswered> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static(path);
         *request.headers_mut() = headers;
-        self.ask(request).await
+        self.send(request).await
     }
 
-    /// Cancelling it closes the connection.
-    async fn ask(&mut self, mut request: Request<Full<Bytes>>) -> Result<Answer, Unanswered> {
-        self.address.head(request.headers_mut());
+    /// Sends one request. Cancelling it closes the connection.
+    async fn send(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<ServerResponse, Unanswered> {
+        self.address.add_headers(request.headers_mut());
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => self.open().await?,
@@ -151,12 +159,12 @@ impl Connection {
         let exchange = async {
             sender.ready().await.map_err(unanswered)?;
             let (head, body) = sender.send_request(request).await.map_err(unanswered)?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(unanswered)?;
-            Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes() })
+            let body = Limited::new(body, RESPONSE_BYTES).collect().await.map_err(unanswered)?;
+            Ok(ServerResponse { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
-        let answer = timeout(ANSWER_WITHIN, exchange).await.map_err(unanswered)??;
+        let response = timeout(RESPONSE_WITHIN, exchange).await.map_err(unanswered)??;
         self.sender = Some(sender);
-        Ok(answer)
+        Ok(response)
     }
 
     async fn open(&self) -> Result<SendRequest<Full<Bytes>>, Unanswered> {
@@ -165,7 +173,7 @@ impl Connection {
         let stream = stream.map_err(unanswered)?;
         stream.set_nodelay(true).map_err(unanswered)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(unanswered)?;
-        // Ends when the sender is dropped; its errors are the sender's.
+        // Ends when the sender is dropped. The sender reports its errors.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -180,7 +188,7 @@ mod tests {
     use super::Address;
 
     #[test]
-    fn an_address_is_a_plain_http_host_and_nothing_else() {
+    fn address_is_a_plain_http_host() {
         let text = |url| Address::parse(url).map(|a| a.to_string());
         assert_eq!(text("http://shop:5000/").as_deref(), Ok("http://shop:5000"));
         assert_eq!(text("http://[::1]").as_deref(), Ok("http://[::1]:80"));
@@ -190,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_refused_and_not_repeated() {
+    fn password_in_an_address_is_refused_and_not_quoted() {
         let refused = Address::parse("http://ann:open-sesame@shop:5000").unwrap_err();
         assert!(refused.contains("password") && !refused.contains("open-sesame"), "{refused}");
     }

@@ -1,4 +1,4 @@
-//! When to stop: the first SIGTERM or SIGINT asks, the second does not wait.
+//! Stopping: the first SIGTERM or SIGINT starts a stop, the second ends the process at once.
 
 use std::io;
 use std::sync::mpsc::{Receiver, channel};
@@ -10,31 +10,31 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A process group's signal often comes twice, from the terminal or `timeout` and from the parent
-/// that passes it on: what comes so soon after the first is the same wish to stop.
+/// Signals within this time after the first one are ignored. A process group often gets the same signal
+/// twice: from the terminal or `timeout`, and from the parent that forwards it.
 const ECHO: Duration = Duration::from_millis(100);
-/// How long a log line may hold up what comes after it.
+/// The longest wait for a log line to be written.
 const LINE_WITHIN: Duration = Duration::from_millis(100);
-/// SIGHUP in a mask of signals, where signal n is bit n - 1.
+/// SIGHUP in a signal mask, in which signal n is bit n - 1.
 const SIGHUP_BIT: u64 = 1;
 
-/// A token that is cancelled at the first SIGTERM or SIGINT. Everything has `grace` from then on to
-/// finish; after that, or at a second signal, the process leaves at once. Nothing is lost either
-/// way: what was not acknowledged is decided by another worker.
+/// A token that is cancelled at the first SIGTERM or SIGINT. Everything then has `grace` to finish. After
+/// that, or at a second signal, the process exits at once. No order is lost in either case: orders that
+/// were not acknowledged are decided by another worker.
 ///
-/// Signals are waited for on a thread of their own, because all others may hang: in a look-up in
-/// DNS, in a disk that does not answer, or in a write to a log that nobody reads.
+/// Signals are handled on a thread of their own, because every other thread may hang: in a DNS lookup,
+/// on a disk that does not respond, or in a write to a log that nobody reads.
 pub fn on_signal(grace: Duration) -> io::Result<CancellationToken> {
     on_signals(grace, false)
 }
 
-/// [`on_signal`], and at a SIGHUP: for commands that end with their terminal, unless they were
-/// started to outlive it (nohup).
+/// [`on_signal`], also at SIGHUP: for commands that end with their terminal, unless they were started
+/// with SIGHUP ignored (nohup).
 pub fn on_signal_or_hangup(grace: Duration) -> io::Result<CancellationToken> {
     on_signals(grace, !ignores_hangup())
 }
 
-/// Whether this process was started with SIGHUP ignored and has not asked for it yet.
+/// True if this process was started with SIGHUP ignored. Only valid before it registers a handler.
 pub fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -42,7 +42,7 @@ pub fn ignores_hangup() -> bool {
     ignored.is_some_and(|mask| mask & SIGHUP_BIT != 0)
 }
 
-/// The signals, and the runtime that waits for them.
+/// The signal handlers, and the runtime that waits for them.
 struct Signals {
     runtime: Runtime,
     term: Signal,
@@ -69,7 +69,7 @@ fn on_signals(grace: Duration, at_hangup: bool) -> io::Result<CancellationToken>
     thread::Builder::new().name("flux-signals".to_owned()).spawn(
         move || match Signals::register(at_hangup) {
             Ok(Signals { runtime, term, int, hangup }) => {
-                let _told = registered.send(Ok(()));
+                let _receiver_waits = registered.send(Ok(()));
                 runtime.block_on(listen(term, int, hangup, grace, token));
             }
             Err(e) => drop(registered.send(Err(e))),
@@ -79,7 +79,10 @@ fn on_signals(grace: Duration, at_hangup: bool) -> io::Result<CancellationToken>
     Ok(stop)
 }
 
-#[expect(clippy::disallowed_methods, reason = "whoever insists leaves now, whatever still runs")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a second signal ends the process, whatever still runs"
+)]
 async fn listen(
     mut term: Signal,
     mut int: Signal,
@@ -98,8 +101,8 @@ async fn listen(
         _ = int.recv() => {}
         _ = hangup => {}
     }
-    // Before the end begins: a command with little to do would be gone before its line.
-    let stopping = || tracing::info!("stopping; a second signal leaves at once");
+    // Logged before the token is cancelled: a short command would exit before its line is written.
+    let stopping = || tracing::info!("stopping; a second signal exits at once");
     let _hangs = log(stopping).recv_timeout(LINE_WITHIN);
     token.cancel();
     let over = tokio::time::sleep(grace);
@@ -110,18 +113,18 @@ async fn listen(
         _ = int.recv() => "second signal",
         () = over => "grace period over",
     };
-    let line = format!("leaving at once: {why}; undecided orders stay in the queue");
+    let line = format!("exiting at once: {why}; undecided orders stay in the queue");
     let _hangs = log(move || tracing::warn!("{line}")).recv_timeout(LINE_WITHIN);
     std::process::exit(0);
 }
 
-/// Logs on a thread of its own; something arrives when that is done.
+/// Logs on a thread of its own, because a log can block. A message arrives when the line is written.
 fn log(line: impl FnOnce() + Send + 'static) -> Receiver<()> {
     let (logged, done) = channel();
-    // Without a thread there is no line.
+    // If no thread can be started, the line is lost.
     let _started = thread::Builder::new().spawn(move || {
         line();
-        let _waited_for = logged.send(());
+        let _receiver_waits = logged.send(());
     });
     done
 }

@@ -1,4 +1,4 @@
-//! What a person sees: the log on stderr, and on stdout the story of each order.
+//! Output for people: the log on stderr, and the decisions of a terminal session on stdout.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -15,11 +15,13 @@ use crate::core::engine::worker::Observer;
 use crate::core::model::text::{visible, visible_but};
 use crate::core::model::{Decided, Decision, ItemId, Reason};
 
-/// Lines a second that a person could read along; above that, one summary a second.
+/// Lines per second that are printed. Further decisions are summarized once per second.
 const LINES_PER_SECOND: u32 = 20;
-/// Lines that wait for a slow terminal; more are only counted.
+/// Lines that wait for a slow terminal. Further ones are only counted.
 const LINES_WAITING: usize = 256;
 const SECOND: Duration = Duration::from_secs(1);
+/// Characters in a line of a banner.
+const BANNER_WIDTH: usize = 72;
 
 /// Starts the log. The filter has been checked with the settings.
 pub fn start_log(settings: &Settings) {
@@ -27,8 +29,8 @@ pub fn start_log(settings: &Settings) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| LogWriter)
-        // A line that a full disk does not take is lost. Complaining of that on the same disk
-        // would panic.
+        // If a full disk rejects a line, the line is lost. Reporting that on the same disk would
+        // panic.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
@@ -37,7 +39,7 @@ pub fn start_log(settings: &Settings) {
             reload_with(log.reload_handle());
             log.init();
         }
-        // Fields beside the message: `order_id` is where everybody looks for it.
+        // Fields on the top level, so that tools find `order_id` where they expect it.
         LogFormat::Json => {
             let log = log.json().flatten_event(true).with_filter_reloading();
             reload_with(log.reload_handle());
@@ -46,8 +48,8 @@ pub fn start_log(settings: &Settings) {
     }
 }
 
-/// The AWS SDK logs access key ids at `info`, and signed requests below that. Its lines are shown
-/// from `warn` on, unless the filter names a target of it that is longer, like `aws_config=debug`.
+/// The AWS SDK logs access key ids at `info` and signed requests below. Its lines are shown from `warn`
+/// on, unless the filter has a more specific target, like `aws_config=debug`.
 const SDK: &str = "aws=warn";
 
 fn filter(log: &str) -> EnvFilter {
@@ -58,15 +60,15 @@ fn filter(log: &str) -> EnvFilter {
     }
 }
 
-/// Writes one line for each record, whatever text from outside is in it.
+/// Writes one line per record, whatever external text the record contains.
 struct LogWriter;
 
 impl Write for LogWriter {
-    /// Takes a whole record, as `tracing_subscriber` formats it.
+    /// Writes a whole record, as `tracing_subscriber` formats it.
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(record);
         let line = text.strip_suffix('\n').unwrap_or(&text);
-        // The formatter colours its lines, and has escaped this character in what it formats.
+        // The formatter uses this character for colours, and has escaped it in external text.
         let line = visible_but(line, &['\u{1b}']);
         writeln!(io::stderr(), "{line}")?;
         Ok(record.len())
@@ -77,57 +79,58 @@ impl Write for LogWriter {
     }
 }
 
-/// Changes what is logged.
+/// Replaces the log filter.
 static SET_FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
 fn reload_with<S: 'static>(handle: reload::Handle<EnvFilter, S>) {
-    // An error would mean that there is no log any more.
+    // Fails only if there is no log any more.
     let set = move |filter| handle.reload(filter).unwrap_or_default();
     let _before = SET_FILTER.set(Box::new(set));
 }
 
-/// Logs by another filter from now on. The filter has been checked with the settings.
+/// Replaces the log filter. It has been checked with the settings.
 pub fn set_log_filter(filter: &str) {
     if let Some(set) = SET_FILTER.get() {
         set(self::filter(filter));
     }
 }
 
-/// Says something on stderr that must not be overlooked, whatever is logged.
+/// Prints a prominent warning on stderr, whatever the log filter is.
 pub fn banner(text: &str) {
-    let (mut lines, mut line) = (String::new(), String::new());
+    let mut lines = String::new();
+    let mut line = String::new();
     for word in text.split_whitespace() {
-        if line.len() + word.len() > 72 {
+        if line.len() + word.len() > BANNER_WIDTH {
             lines += &format!("!!! {line}\n");
             line.clear();
         }
         line = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
     }
-    let bar = "!".repeat(76);
-    // With nobody to read it, there is nobody to warn.
+    let bar = "!".repeat(BANNER_WIDTH + 4);
+    // A closed stderr has no reader to warn.
     let _unread = write!(std::io::stderr(), "{bar}\n{lines}!!! {line}\n{bar}\n");
 }
 
-/// Prints what a command was asked for on stdout; an error when nobody reads it any more. No
-/// character but those that a person sees reaches the terminal, whoever wrote them.
+/// Prints a command's result on stdout; fails if stdout is closed. Control characters are replaced, so
+/// that external text cannot control the terminal.
 pub fn say(text: impl Display) -> io::Result<()> {
     let text = text.to_string();
     writeln!(io::stdout(), "{}", visible_but(&text, &['\n', '\t']))
 }
 
-/// Prints a remark about an answer on stderr, so that the answer alone is on stdout.
-pub fn remark(what: impl Display) {
-    // With nobody to read it, there is nobody to tell.
-    let _unread = writeln!(io::stderr(), "{}", visible(&what.to_string()));
+/// Prints a remark about a result on stderr, so that stdout has the result only.
+pub fn remark(text: impl Display) {
+    // A closed stderr has no reader.
+    let _unread = writeln!(io::stderr(), "{}", visible(&text.to_string()));
 }
 
 /// Prints why a command failed, on one line of stderr.
 pub fn complain(why: impl Display) {
-    // With nobody to read it, there is nobody to tell.
+    // A closed stderr has no reader.
     let _unread = writeln!(io::stderr(), "flux: {}", visible(&why.to_string()));
 }
 
-/// Tells nothing: for servers and workers that nobody watches.
+/// Prints nothing; for servers and workers without a terminal session.
 #[derive(Debug)]
 pub struct Silent;
 
@@ -137,56 +140,58 @@ impl Observer for Silent {
     fn saved(&self, _decided: &[Decided]) {}
 }
 
-/// Tells the story on stdout, from a thread of its own: a terminal that does not keep up never
-/// slows the sale.
+/// Prints decisions on stdout from a thread of its own, so that a slow terminal does not delay the sale.
 #[derive(Debug)]
 pub struct Terminal {
-    told: SyncSender<String>,
-    tally: Arc<Mutex<Tally>>,
+    lines: SyncSender<String>,
+    second: Arc<Mutex<Second>>,
 }
 
-/// One second of the story.
+/// Counts of the current second.
 #[derive(Debug)]
-struct Tally {
+struct Second {
     since: Instant,
     lines: u32,
-    untold_sold: u64,
-    untold_rejected: u64,
+    /// Decisions that were not printed.
+    omitted_sold: u64,
+    omitted_rejected: u64,
 }
 
 impl Terminal {
+    /// Starts the thread.
     pub fn start() -> Self {
-        let (told, lines) = sync_channel(LINES_WAITING);
-        let tally = Arc::new(Mutex::new(Tally::new()));
-        let counted = tally.clone();
-        std::thread::spawn(move || print(&lines, &counted));
-        Self { told, tally }
+        let (lines, waiting) = sync_channel(LINES_WAITING);
+        let second = Arc::new(Mutex::new(Second::new()));
+        let counted = second.clone();
+        std::thread::spawn(move || print(&waiting, &counted));
+        Self { lines, second }
     }
 
-    /// Sends a line if this second has room for one.
-    fn tell(&self, tally: &mut Tally, line: impl FnOnce() -> String) -> bool {
-        tally.lines += 1;
-        tally.lines <= LINES_PER_SECOND && self.told.try_send(line()).is_ok()
+    /// Prints a line if the limits allow it; returns whether it does.
+    fn try_print(&self, second: &mut Second, line: impl FnOnce() -> String) -> bool {
+        second.lines += 1;
+        second.lines <= LINES_PER_SECOND && self.lines.try_send(line()).is_ok()
     }
 
-    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    fn second(&self) -> std::sync::MutexGuard<'_, Second> {
+        self.second.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tally {
+impl Second {
     fn new() -> Self {
-        Self { since: Instant::now(), lines: 0, untold_sold: 0, untold_rejected: 0 }
+        Self { since: Instant::now(), lines: 0, omitted_sold: 0, omitted_rejected: 0 }
     }
 
-    /// What was not told since the last second began, once that is over.
-    fn sum_up(&mut self) -> Option<String> {
+    /// Starts a new second once the current one is over; returns a summary of omitted decisions, if
+    /// there are any.
+    fn finish(&mut self) -> Option<String> {
         let seconds = self.since.elapsed();
         if seconds < SECOND {
             return None;
         }
-        let Tally { untold_sold: sold, untold_rejected: rejected, .. } =
-            std::mem::replace(self, Tally::new());
+        let Second { omitted_sold: sold, omitted_rejected: rejected, .. } =
+            std::mem::replace(self, Second::new());
         let line = || format!("... and {sold} sold, {rejected} rejected in {seconds:.1?}");
         (sold + rejected > 0).then(line)
     }
@@ -195,27 +200,27 @@ impl Tally {
 impl Observer for Terminal {
     fn lock_acquired(&self, item: &ItemId) {
         let line = || format!("LOCK ACQUIRED: checking inventory for {item}");
-        self.tell(&mut self.tally(), line);
+        self.try_print(&mut self.second(), line);
     }
 
     fn deciding(&self, decided: &[Decided]) {
-        let mut tally = self.tally();
+        let mut second = self.second();
         for Decided { order, decision, .. } in decided {
             let line = || format!("SELLING: item {} to {}", order.item, order.user);
-            if *decision == Decision::Sold && !self.tell(&mut tally, line) {
+            if *decision == Decision::Sold && !self.try_print(&mut second, line) {
                 return;
             }
         }
     }
 
     fn saved(&self, decided: &[Decided]) {
-        let mut tally = self.tally();
+        let mut second = self.second();
         for decided in decided {
-            if !self.tell(&mut tally, || ending(decided)) {
+            if !self.try_print(&mut second, || decision_line(decided)) {
                 match decided.decision {
-                    Decision::Sold => tally.untold_sold += 1,
+                    Decision::Sold => second.omitted_sold += 1,
                     Decision::Rejected(_) | Decision::Expired | Decision::Dropped => {
-                        tally.untold_rejected += 1;
+                        second.omitted_rejected += 1;
                     }
                 }
             }
@@ -223,9 +228,10 @@ impl Observer for Terminal {
     }
 }
 
-fn ending(decided: &Decided) -> String {
-    let order = &decided.order;
-    let (user, item, units) = (&order.user, &order.item, order.quantity.units());
+fn decision_line(decided: &Decided) -> String {
+    let user = &decided.order.user;
+    let item = &decided.order.item;
+    let units = decided.order.quantity.units();
     match decided.decision {
         Decision::Sold => "SUCCESS: saved".to_owned(),
         Decision::Expired => format!("EXPIRED: {user} wanted {item} too long ago"),
@@ -245,14 +251,14 @@ fn ending(decided: &Decided) -> String {
     }
 }
 
-fn print(lines: &Receiver<String>, tally: &Mutex<Tally>) {
+fn print(lines: &Receiver<String>, second: &Mutex<Second>) {
     loop {
         let line = match lines.recv_timeout(SECOND / 10) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let summary = tally.lock().unwrap_or_else(PoisonError::into_inner).sum_up();
+        let summary = second.lock().unwrap_or_else(PoisonError::into_inner).finish();
         let mut out = std::io::stdout().lock();
         for line in line.into_iter().chain(summary) {
             if writeln!(out, "{}", visible(&line)).and_then(|()| out.flush()).is_err() {

@@ -6,7 +6,7 @@ use flux::config::{Backend, Flags, Key, LogFormat, Settings};
 use flux::load::Prices;
 use secrecy::ExposeSecret;
 
-/// A working directory with these files in it.
+/// A working directory with these files.
 fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("config")).unwrap();
@@ -22,14 +22,15 @@ fn load(files: &[(&str, &str)], environment: &[(&str, &str)]) -> Result<Settings
         .map_err(|e| e.to_string())
 }
 
-fn error(files: &[(&str, &str)], environment: &[(&str, &str)]) -> String {
+/// The error of an invalid configuration.
+fn refusal(files: &[(&str, &str)], environment: &[(&str, &str)]) -> String {
     let error = load(files, environment).unwrap_err();
     assert!(!error.contains('\n'), "one line: {error}");
     error
 }
 
 #[test]
-fn every_file_in_config_parses_and_the_example_has_exactly_the_keys_with_their_defaults() {
+fn files_in_config_parse_and_example_has_all_defaults() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     for file in std::fs::read_dir(&folder).unwrap() {
         let file = file.unwrap().path();
@@ -51,7 +52,7 @@ fn every_file_in_config_parses_and_the_example_has_exactly_the_keys_with_their_d
         .collect();
     let keys: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(keys, Settings::KEYS, "same keys, same order");
-    // Those are refused when they are empty.
+    // These are refused if they are empty.
     let guards: Vec<&str> =
         Settings::keys().iter().filter(|key| key.guards_access).map(|key| key.name).collect();
     let lines: Vec<&str> = lines
@@ -66,7 +67,7 @@ fn every_file_in_config_parses_and_the_example_has_exactly_the_keys_with_their_d
 }
 
 #[test]
-fn a_later_source_wins() {
+fn later_source_wins() {
     let toml = ("config/flux.toml", "listen = \"a:1\"\nworkers = 1\nlease_ms = 1_000\nlog = \"a\"");
     let dotenv = (".env", "FLUX_LISTEN=b:2\nFLUX_WORKERS=2\nFLUX_LOG=b\nOTHER=x\n");
     let directory = directory(&[toml, dotenv]);
@@ -82,7 +83,7 @@ fn a_later_source_wins() {
 }
 
 #[test]
-fn names_that_other_tools_use_are_taken_as_they_are() {
+fn shared_names_are_read() {
     let names = [
         ("SQS_QUEUE_URL", "http://q/1"),
         ("AWS_REGION", "eu-west-1"),
@@ -101,13 +102,13 @@ fn names_that_other_tools_use_are_taken_as_they_are() {
     assert_eq!(settings.redis_host.as_deref(), Some("mine"));
     assert_eq!(settings.redis_password.unwrap().expose_secret(), "sesame");
     assert_eq!(load(&[], &[]).unwrap().backend(), Backend::Embedded);
-    let told = load(&[], &[("SQS_QUEUE_URL", "http://q"), ("FLUX_BACKEND", "embedded")]);
-    assert_eq!(told.unwrap().backend(), Backend::Embedded);
+    let explicit = load(&[], &[("SQS_QUEUE_URL", "http://q"), ("FLUX_BACKEND", "embedded")]);
+    assert_eq!(explicit.unwrap().backend(), Backend::Embedded);
     assert_eq!(load(&[], &[("FLUX_LOG_FORMAT", "json")]).unwrap().log_format, LogFormat::Json);
 }
 
 #[test]
-fn credentials_in_dotenv_are_for_the_sdk_unless_the_environment_has_some() {
+fn dotenv_credentials_yield_to_the_environment() {
     let dotenv = (".env", "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY='s e'\n");
     let on_aws = ("FLUX_BACKEND", "aws");
     let credentials = load(&[dotenv], &[on_aws]).unwrap().aws_credentials.unwrap();
@@ -116,17 +117,17 @@ fn credentials_in_dotenv_are_for_the_sdk_unless_the_environment_has_some() {
     let environment = [on_aws, ("AWS_ACCESS_KEY_ID", "other")];
     assert!(load(&[dotenv], &environment).unwrap().aws_credentials.is_none());
     for half in ["AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=", "AWS_SECRET_ACCESS_KEY=id"] {
-        let said = error(&[(".env", half)], &[on_aws]);
-        assert!(said.contains("half a pair") && said.contains("add AWS_"), "{said}");
+        let error = refusal(&[(".env", half)], &[on_aws]);
+        assert!(error.contains("half a pair") && error.contains("add AWS_"), "{error}");
         assert!(load(&[(".env", half)], &[]).is_ok(), "the embedded backend needs none");
     }
 }
 
 #[test]
-fn what_is_wrong_is_named_in_one_line() {
-    let toml = |text| error(&[("config/flux.toml", text)], &[]);
+fn invalid_setting_is_named_in_one_line() {
+    let toml = |text| refusal(&[("config/flux.toml", text)], &[]);
     let on_aws = |name, value| {
-        error(&[], &[("SQS_QUEUE_URL", "http://q/1"), ("REDIS_HOST", "r"), (name, value)])
+        refusal(&[], &[("SQS_QUEUE_URL", "http://q/1"), ("REDIS_HOST", "r"), (name, value)])
     };
     let cases = [
         (toml("\nlease = 5\n"), "flux.toml, line 2: `lease` is not a key"),
@@ -137,28 +138,31 @@ fn what_is_wrong_is_named_in_one_line() {
         (toml("data = \"\""), "`data` must not be empty"),
         (toml("workers ="), "line 1"),
         (toml("backend = \"kafka\""), "must be embedded or aws"),
-        (error(&[], &[("FLUX_LEASE", "5")]), "FLUX_LEASE is not a setting"),
-        (error(&[], &[("FLUX_lease_ms", "5")]), "FLUX_lease_ms is not a setting"),
-        (error(&[], &[("flux_buy_key", "x")]), "flux_buy_key is not a setting"),
-        (error(&[(".env", "FLUX_LEASE=5")], &[]), ".env: FLUX_LEASE is not a setting"),
+        (refusal(&[], &[("FLUX_LEASE", "5")]), "FLUX_LEASE is not a setting"),
+        (refusal(&[], &[("FLUX_lease_ms", "5")]), "FLUX_lease_ms is not a setting"),
+        (refusal(&[], &[("flux_buy_key", "x")]), "flux_buy_key is not a setting"),
+        (refusal(&[(".env", "FLUX_LEASE=5")], &[]), ".env: FLUX_LEASE is not a setting"),
         (on_aws("REDIS_PORT", "x"), "REDIS_PORT must be a port number"),
-        (error(&[], &[("FLUX_REDIS_PORT", "x")]), "FLUX_REDIS_PORT must be a port number"),
-        (error(&[], &[("FLUX_LEASE_MS", "30000")]), "must be below visibility_timeout_ms"),
-        (error(&[], &[("FLUX_GRACE_MS", "4000")]), "receive_wait_ms (5000) must be below grace_ms"),
-        (error(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
-        (error(&[], &[("FLUX_RETENTION_DAYS", "14"), ("FLUX_DLQ_RETENTION_DAYS", "4")]), "lower"),
-        (error(&[], &[("FLUX_LISTEN", "5000")]), "HOST:PORT"),
+        (refusal(&[], &[("FLUX_REDIS_PORT", "x")]), "FLUX_REDIS_PORT must be a port number"),
+        (refusal(&[], &[("FLUX_LEASE_MS", "30000")]), "must be below visibility_timeout_ms"),
         (
-            error(&[], &[("FLUX_JWT_SECRET", "31 bytes are not quite enough..")]),
+            refusal(&[], &[("FLUX_GRACE_MS", "4000")]),
+            "receive_wait_ms (5000) must be below grace_ms",
+        ),
+        (refusal(&[], &[("FLUX_CONCURRENCY", "0")]), "from 1 to 10000"),
+        (refusal(&[], &[("FLUX_RETENTION_DAYS", "14"), ("FLUX_DLQ_RETENTION_DAYS", "4")]), "lower"),
+        (refusal(&[], &[("FLUX_LISTEN", "5000")]), "HOST:PORT"),
+        (
+            refusal(&[], &[("FLUX_JWT_SECRET", "31 bytes are not quite enough..")]),
             "at least 32 bytes",
         ),
-        (error(&[], &[("FLUX_JWT_ISSUER", "x")]), "jwt_issuer and jwt_audience are of use with"),
-        (error(&[], &[("FLUX_LOG", "a=b=c")]), "use error, warn, info"),
+        (refusal(&[], &[("FLUX_JWT_ISSUER", "x")]), "jwt_issuer and jwt_audience need jwt_secret"),
+        (refusal(&[], &[("FLUX_LOG", "a=b=c")]), "use error, warn, info"),
         (on_aws("DYNAMODB_TABLE", "a b c"), "dynamodb_table must be 3-249"),
         (on_aws("REDIS_URL", "localhost:6379"), "must begin with redis://"),
     ];
     for (error, part) in cases {
-        assert!(error.contains(part), "{error:?} does not say {part:?}");
+        assert!(error.contains(part), "{error:?} does not contain {part:?}");
     }
     let flags = Flags { config: Some("/nowhere/flux.toml".into()), ..Flags::default() };
     let error = Settings::load_from(Path::new("."), vec![], &flags).unwrap_err().to_string();
@@ -183,16 +187,16 @@ fn no_secret_is_shown() {
     for text in
         ["order_key = open-sesame", "order_key = [\"open-sesame\"]", "order_key = 'open-sesame"]
     {
-        assert!(!error(&[("config/flux.toml", text)], &[]).contains(sesame), "{text}");
+        assert!(!refusal(&[("config/flux.toml", text)], &[]).contains(sesame), "{text}");
     }
     let http = [("FLUX_BACKEND", "aws"), ("REDIS_URL", "http://:open-sesame@localhost")];
-    assert!(!error(&[], &http).contains(sesame));
+    assert!(!refusal(&[], &http).contains(sesame));
     for line in ["FLUX_ADMIN_KEY=open-sesame", "FLUX_BUY_KEY='open-sesame", "A open-sesame"] {
-        assert!(!error(&[(".env", line)], &[]).contains(sesame), "{line}");
+        assert!(!refusal(&[(".env", line)], &[]).contains(sesame), "{line}");
     }
 }
 
-/// What `name` says in each of the three sources: the error, if any.
+/// Loads `name` from each of the three sources.
 fn in_each_source(name: &str, value: &str) -> [Result<Settings, String>; 3] {
     let key = name.strip_prefix("FLUX_").unwrap_or(name).to_ascii_lowercase();
     let toml = format!("{key} = {}", toml::Value::String(value.to_owned()));
@@ -210,49 +214,52 @@ fn access_setting_without_a_value_is_refused_by_name() {
     for key in guards {
         let name = format!("FLUX_{}", key.name.to_ascii_uppercase());
         for value in ["", " \t"] {
-            for said in in_each_source(&name, value) {
-                let said = said.unwrap_err();
-                let named = said.contains(&name) || said.contains(&format!("`{}`", key.name));
-                assert!(named && said.contains("is empty"), "{said}");
+            for loaded in in_each_source(&name, value) {
+                let error = loaded.unwrap_err();
+                let named = error.contains(&name) || error.contains(&format!("`{}`", key.name));
+                assert!(named && error.contains("is empty"), "{error}");
             }
         }
-        // An earlier source has one: the later one does not take it away.
-        let both = error(&[(".env", &format!("{name}=5"))], &[(&name, "")]);
+        // An empty value in a later source does not remove the earlier one.
+        let both = refusal(&[(".env", &format!("{name}=5"))], &[(&name, "")]);
         assert!(both.contains("the environment: ") && both.contains(&name), "{both}");
     }
     let valued = "0123456789abcdef";
     for list in ["FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "FLUX_TRUSTED_PROXIES", "FLUX_CORS_ORIGINS"] {
         for value in [",", " , ", &format!("{valued},"), &format!("{valued},,{valued}x")] {
-            for said in in_each_source(list, value) {
-                let said = said.unwrap_err();
-                assert!(said.contains("has an empty entry"), "{list}={value:?}: {said}");
+            for loaded in in_each_source(list, value) {
+                let error = loaded.unwrap_err();
+                assert!(error.contains("has an empty entry"), "{list}={value:?}: {error}");
             }
         }
     }
     let aws = [("SQS_QUEUE_URL", "http://q"), ("REDIS_HOST", "r"), ("REDIS_PASSWORD", "")];
-    assert!(error(&[], &aws).contains("REDIS_PASSWORD is empty"));
+    assert!(refusal(&[], &aws).contains("REDIS_PASSWORD is empty"));
     assert!(load(&[], &[("FLUX_REDIS_HOST", ""), ("FLUX_JWT_JWKS", "f")]).is_ok());
     for number in ["buy_key = 12345678901234567890", "buy_key = 1234567890123456.10"] {
-        let said = error(&[("config/flux.toml", number)], &[]);
-        assert!(said.contains("`buy_key` must be a text in quotes"), "{said}");
+        let error = refusal(&[("config/flux.toml", number)], &[]);
+        assert!(error.contains("`buy_key` must be a text in quotes"), "{error}");
     }
 }
 
 #[test]
-fn key_that_is_short_or_serves_twice_is_refused() {
+fn short_or_reused_key_is_refused() {
     let long = "0123456789abcdef";
     for name in ["FLUX_ADMIN_KEY", "FLUX_BUY_KEY", "FLUX_ORDER_KEY"] {
         for good in in_each_source(name, long) {
             good.unwrap();
         }
-        for said in in_each_source(name, "0123456789abcde") {
-            let said = said.unwrap_err();
-            assert!(said.contains("a key of 15 bytes") && said.contains("at least 16"), "{said}");
+        for loaded in in_each_source(name, "0123456789abcde") {
+            let error = loaded.unwrap_err();
+            assert!(
+                error.contains("a key of 15 bytes") && error.contains("at least 16"),
+                "{error}"
+            );
         }
     }
     for short in [format!("{long},short"), "a-key,with-a-comma-in-it".to_owned()] {
-        let said = error(&[], &[("FLUX_BUY_KEY", &short)]);
-        assert!(said.starts_with("buy_key contains a key of 5 bytes") && said.contains("commas"));
+        let error = refusal(&[], &[("FLUX_BUY_KEY", &short)]);
+        assert!(error.starts_with("buy_key contains a key of 5 bytes") && error.contains("commas"));
     }
     let webhook = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let bare = webhook.strip_prefix("whsec_").unwrap();
@@ -267,15 +274,15 @@ fn key_that_is_short_or_serves_twice_is_refused() {
         (("FLUX_ADMIN_KEY", long), ("FLUX_REDIS_PASSWORD", long)),
         (("FLUX_BUY_KEY", two_keys.as_str()), ("FLUX_WEBHOOK_SECRET", webhook)),
     ] {
-        let said = error(&[], &[shop, ("FLUX_WEBHOOK_SECRET", webhook), one, other]);
-        assert!(said.contains("contain the same secret"), "{one:?} {other:?}: {said}");
-        assert!(!said.contains(long) && !said.contains(bare), "{said}");
+        let error = refusal(&[], &[shop, ("FLUX_WEBHOOK_SECRET", webhook), one, other]);
+        assert!(error.contains("contain the same secret"), "{one:?} {other:?}: {error}");
+        assert!(!error.contains(long) && !error.contains(bare), "{error}");
     }
-    assert!(error(&[], &[("FLUX_BUY_KEY", "a key with a \u{7} in it")]).contains("control"));
+    assert!(refusal(&[], &[("FLUX_BUY_KEY", "a key with a \u{7} in it")]).contains("control"));
 }
 
 #[test]
-fn service_links_of_kubernetes_are_no_settings() {
+fn kubernetes_service_links_are_ignored() {
     let links = [
         ("FLUX_SERVICE_HOST", "10.0.0.1"),
         ("FLUX_SERVICE_PORT", "5000"),
@@ -310,13 +317,13 @@ fn service_links_of_kubernetes_are_no_settings() {
         ("FLUX_WORKER", "3"),
         ("FLUX_REDIS_PORT", "http://10.0.0.2:6379"),
     ] {
-        assert!(error(&[], &[(name, value)]).contains(name), "{name}");
+        assert!(refusal(&[], &[(name, value)]).contains(name), "{name}");
     }
-    assert!(error(&[(".env", "FLUX_PORT=tcp://10.0.0.1:5000")], &[]).contains("FLUX_PORT"));
+    assert!(refusal(&[(".env", "FLUX_PORT=tcp://10.0.0.1:5000")], &[]).contains("FLUX_PORT"));
 }
 
 #[test]
-fn shared_name_is_judged_only_where_it_is_used() {
+fn shared_name_is_checked_only_if_used() {
     let foreign = [
         ("REDIS_PORT", "default"),
         ("REDIS_URL", "localhost:6379"),
@@ -337,13 +344,13 @@ fn shared_name_is_judged_only_where_it_is_used() {
     let own = [queue, ("REDIS_HOST", "r"), ("REDIS_PORT", "default"), ("FLUX_REDIS_PORT", "7")];
     assert_eq!(load(&[], &own).unwrap().redis_port, 7);
     let used = [queue, ("REDIS_HOST", "r"), ("REDIS_PORT", "default")];
-    assert!(error(&[], &used).contains("REDIS_PORT must be a port number"));
+    assert!(refusal(&[], &used).contains("REDIS_PORT must be a port number"));
     let later = load(&[(".env", "FLUX_REDIS_HOST=one\nSQS_QUEUE_URL=q")], &[("REDIS_HOST", "two")]);
     assert_eq!(later.unwrap().redis_host.as_deref(), Some("two"));
 }
 
 #[test]
-fn file_that_cannot_be_read_is_not_taken_for_absent() {
+fn unreadable_file_is_an_error() {
     for name in [".env", "config/flux.toml"] {
         let directory = directory(&[]);
         let file = directory.path().join(name);

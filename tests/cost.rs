@@ -1,4 +1,4 @@
-//! What the adapters' calls are counted as, on the stand-ins, and what a sale is said to cost.
+//! Counted usage of the adapters' calls on the stand-ins, and the reported cost of a sale.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::conformance::{address, clock, fresh_name, ids, item, key, names, now,
 
 const BILLED_BYTES: u64 = 64 * 1024;
 
-/// What was counted for this operation.
+/// The usage counted for this operation.
 fn usage(calls: &Calls, service: Service, operation: &str) -> Usage {
     let operations = calls.operations();
     let found = operations.get(&(service, operation.to_owned())).copied();
@@ -52,26 +52,26 @@ async fn sqs_requests_are_counted_as_they_are_billed() {
     let orders: Vec<Order> = (0..990).map(|_| order(&bench.names, "hot", &user)).collect();
     let bytes: u64 = orders.chunks(99).map(|some| message::encode(some).len() as u64).sum();
     let billed = bytes.div_ceil(BILLED_BYTES);
-    assert!(billed > 2, "{bytes} bytes are no test");
+    assert!(billed > 2, "{bytes} bytes are too few for this test");
 
     queue::send(&*bench.queue, &orders).await;
     assert_eq!(requests(&calls, Service::Sqs, "SendMessageBatch"), (1, billed));
-    let came = queue::receive(&*bench.queue, 990).await;
+    let deliveries = queue::receive(&*bench.queue, 990).await;
     let (round_trips, received) = requests(&calls, Service::Sqs, "ReceiveMessage");
-    // Messages that come one at a time are billed one at a time.
+    // Messages that are received one by one are billed one by one.
     assert!((billed..billed + round_trips).contains(&received), "{round_trips} {received}");
-    let receipts: Vec<_> = came.into_iter().map(|delivery| delivery.receipt).collect();
+    let receipts: Vec<_> = deliveries.into_iter().map(|delivery| delivery.receipt).collect();
     bench.queue.extend(&receipts).await.unwrap();
     assert_eq!(requests(&calls, Service::Sqs, "ChangeMessageVisibilityBatch"), (1, 1));
-    for answer in bench.queue.ack(&receipts).await {
-        answer.unwrap();
+    for result in bench.queue.ack(&receipts).await {
+        result.unwrap();
     }
     assert_eq!(requests(&calls, Service::Sqs, "DeleteMessageBatch"), (1, 1));
     assert_eq!(calls.counts().dynamodb + calls.counts().redis, 0);
 }
 
 #[tokio::test]
-async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too() {
+async fn dynamodb_is_counted_in_read_and_write_units() {
     let calls = Arc::new(Calls::default());
     let aws = stand_ins_counted(calls.clone()).await;
     let table = fresh_name("orders");
@@ -79,16 +79,16 @@ async fn dynamodb_is_counted_in_read_and_write_units_a_cancelled_transaction_too
     let ledger = DynamoLedger::new(&aws, &table, key(), clock());
     let names = names();
     let orders: Vec<Order> = (0..99).map(|_| order(&names, "hot", "ann")).collect();
-    let verdict = decide(Some(&Item::new(item("hot"), 10)), orders.clone(), now());
+    let decision = decide(Some(&Item::new(item("hot"), 10)), orders.clone(), now());
     let expect = Expect::Version(0);
-    let commit = Commit { item: verdict.item.unwrap(), expect, decided: verdict.decided };
+    let commit = Commit { item: decision.item.unwrap(), expect, decided: decision.decided };
 
     ledger.commit(&commit).await.unwrap();
     assert_eq!(units(&calls, "TransactWriteItems"), (1, 0.0, 200.0));
-    // The same request again reads what it wrote.
+    // A repeated request is billed as reads.
     ledger.commit(&commit).await.unwrap();
     assert_eq!(units(&calls, "TransactWriteItems"), (2, 200.0, 200.0));
-    // Two orders and the item, cancelled: as if they were written.
+    // A cancelled transaction with two orders and the item counts as if it were written.
     let others = commit.decided[..2].to_vec();
     let refused = ledger.commit(&Commit { decided: others, ..commit.clone() }).await.unwrap();
     assert!(matches!(refused, Committed::Refused { .. }));
@@ -117,16 +117,18 @@ async fn redis_is_counted_by_round_trip_and_command() {
     let settings =
         RedisSettings { url, password: None, tls: Tls::Auto, prefix: fresh_name("cost") };
     let redis = Redis::connect(settings, calls.clone()).await.unwrap();
-    let (lock, token, lease) = (RedisLock::new(redis.clone()), Token(1), Duration::from_secs(5));
+    let lock = RedisLock::new(redis.clone());
+    let token = Token(1);
+    let lease = Duration::from_secs(5);
     lock.acquire(&item("hot"), token, lease).await.unwrap();
     lock.renew(&item("hot"), token, lease).await.unwrap();
     lock.renew(&item("hot"), token, lease).await.unwrap();
     lock.release(&item("hot"), token).await.unwrap();
     let names = names();
     let orders: Vec<Order> = (0..3).map(|_| order(&names, "hot", "ann")).collect();
-    let mark = |order: &Order| Fingerprint { order: order.id, hash: 1 };
-    let idempotency: Vec<Fingerprint> = orders.iter().map(mark).collect();
-    RedisIdempotency::new(redis.clone()).check_keys(&idempotency).await.unwrap();
+    let fingerprint = |order: &Order| Fingerprint { order: order.id, hash: 1 };
+    let fingerprints: Vec<Fingerprint> = orders.iter().map(fingerprint).collect();
+    RedisIdempotency::new(redis.clone()).check_keys(&fingerprints).await.unwrap();
     RedisNotifier::new(redis).publish(&ids(&orders)).await;
     let counted = [
         ("EVAL acquire", (1, 1)),
@@ -142,7 +144,7 @@ async fn redis_is_counted_by_round_trip_and_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sale_on_aws_says_what_it_cost() {
+async fn sale_on_aws_reports_its_cost() {
     let redis = address("FLUX_TEST_REDIS");
     let settings = Settings {
         backend: Some(Backend::Aws),
@@ -169,13 +171,13 @@ async fn a_sale_on_aws_says_what_it_cost() {
     assert_eq!((report.verdict, report.accepted, report.sold), (AuditResult::Pass, 300, 20));
     let cost = report.cost.as_ref().unwrap();
     let per = cost.per_1000_orders;
-    // Two for each order, and two for the item with each commit.
+    // Two units per order, and two for the item per commit.
     assert!((2_000.0..3_000.0).contains(&per.dynamodb_write_units), "{cost:?}");
     assert!(per.sqs_requests > 0.0 && per.redis_commands > 0.0);
     assert!(per.usd > 0.00125 && per.usd < 0.0025, "{cost:?}");
     let round_trips = |service: Service| -> f64 {
-        let of_it = cost.operations.iter().filter(|operation| operation.service == service);
-        of_it.map(|operation| operation.usage.round_trips).sum::<u64>() as f64 / 300.0
+        let operations = cost.operations.iter().filter(|operation| operation.service == service);
+        operations.map(|operation| operation.usage.round_trips).sum::<u64>() as f64 / 300.0
     };
     let per_order = report.requests_per_order.unwrap();
     assert_eq!(round_trips(Service::Sqs), per_order.sqs);

@@ -1,5 +1,5 @@
-//! Faults of AWS that no stand-in has by itself, brought in by a proxy before it (microburst):
-//! throttling, conflicts, entries of a batch that fail, answers that are lost.
+//! Faults of AWS that the stand-ins do not produce, injected by a proxy (microburst): throttling,
+//! conflicts, failed entries of a batch, lost responses.
 //!
 //! A test's rules match only requests that name its own table or queue.
 
@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::conformance::aws::{make_queue, open_queue, stand_ins};
 use crate::conformance::{address, clock, fresh_name, item, key, names, now, order, queue};
 
-/// Sends rules to a proxy: with `PATCH` they are added, with `DELETE` taken away.
+/// Sends rules to a proxy: `PATCH` adds them, `DELETE` removes them.
 pub async fn control(proxy: &str, method: &str, rules: &Value) {
     let host = proxy.strip_prefix("http://").unwrap();
     let body = rules.to_string();
@@ -30,12 +30,12 @@ pub async fn control(proxy: &str, method: &str, rules: &Value) {
     );
     let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
 }
 
-/// AWS as seen through proxies that misbehave for whoever uses the resource `name`.
+/// AWS behind a proxy that injects faults into requests for the resource `name`.
 struct Faulty {
     aws: Aws,
     proxy: String,
@@ -60,7 +60,7 @@ impl Faulty {
         format!("contains(to_string(@), '{}')", self.name)
     }
 
-    /// `fault` befalls the next `times` requests of this operation.
+    /// Injects `fault` into the next `times` requests of this operation.
     async fn next(&self, operation: &str, times: u32, fault: Value) {
         let mut rule = json!({"operation": operation, "times": times, "body": self.body()});
         rule.as_object_mut().unwrap().extend(fault.as_object().unwrap().clone());
@@ -76,29 +76,29 @@ fn error(code: &str) -> Value {
     json!({"error": {"code": code}})
 }
 
-/// The transaction was cancelled, for these reasons.
+/// A cancelled transaction with these reasons.
 fn cancelled(codes: &[&str]) -> Value {
     let reasons: Vec<Value> = codes.iter().map(|code| json!({"Code": code})).collect();
     json!({"error": {"code": "TransactionCanceledException",
                      "fields": {"CancellationReasons": reasons}}})
 }
 
-/// It is done, and the connection breaks before the answer.
+/// Applies the request, and closes the connection before the response.
 fn reply_lost() -> Value {
     json!({"response": {"abort_bytes": 0}})
 }
 
-/// An answer like any other, with this in it.
-fn answer(fields: Value) -> Value {
+/// A successful response with these fields.
+fn response(fields: Value) -> Value {
     json!({"error": {"code": "none", "status": 200, "fields": fields}})
 }
 
-/// DynamoDB that does every such call on what bears this name, and does not answer the first two.
+/// DynamoDB that loses the first two responses of this operation on the table `name`.
 pub async fn lossy_dynamodb(name: &str, operation: &str) -> Aws {
     faulty_dynamodb(name, operation, 2, reply_lost()).await
 }
 
-/// DynamoDB that does not allow the first of such calls.
+/// DynamoDB that denies the first calls of this operation on the table `name`.
 pub async fn denied_dynamodb(name: &str, operation: &str) -> Aws {
     faulty_dynamodb(name, operation, 2, error("AccessDeniedException")).await
 }
@@ -129,12 +129,12 @@ impl Table {
     }
 
     fn commit(&self) -> Commit {
-        let verdict = decide(Some(&Item::new(item("x"), 100)), self.orders(3), now());
-        let (item, decided) = (verdict.item.unwrap(), verdict.decided);
-        Commit { item, expect: Expect::Version(0), decided }
+        let decision = decide(Some(&Item::new(item("x"), 100)), self.orders(3), now());
+        let item = decision.item.unwrap();
+        Commit { item, expect: Expect::Version(0), decided: decision.decided }
     }
 
-    async fn is_written_once(&self, commit: &Commit) {
+    async fn assert_written_once(&self, commit: &Commit) {
         assert_eq!(self.ledger.item(&item("x")).await.unwrap().as_ref(), Some(&commit.item));
         let ids: Vec<_> = commit.decided.iter().map(|d| d.order.id).collect();
         assert!(self.ledger.find(&ids).await.unwrap().iter().all(Option::is_some));
@@ -142,7 +142,7 @@ impl Table {
 }
 
 #[tokio::test]
-async fn a_throttled_or_conflicting_commit_is_written_in_the_end() {
+async fn throttled_or_conflicting_commit_is_written() {
     let table = table().await;
     for fault in [
         error("ThrottlingException"),
@@ -155,11 +155,11 @@ async fn a_throttled_or_conflicting_commit_is_written_in_the_end() {
     }
     let commit = table.commit();
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), Committed::Written);
-    table.is_written_once(&commit).await;
+    table.assert_written_once(&commit).await;
 }
 
 #[tokio::test]
-async fn a_conflict_without_end_is_busy_in_bounded_time_and_writes_nothing() {
+async fn endless_conflict_is_busy_and_writes_nothing() {
     let table = table().await;
     table.faulty.next("TransactWriteItems", 1_000, cancelled(&["TransactionConflict"])).await;
     let begun = Instant::now();
@@ -175,22 +175,22 @@ async fn reasons_are_read_entry_by_entry() {
     let commit = table.commit();
     let mixed = ["TransactionConflict", "None", "ConditionalCheckFailed", "None"];
     table.faulty.next("TransactWriteItems", 1, cancelled(&mixed)).await;
-    let seen = vec![commit.decided[1].order.id];
-    let refused = Committed::Refused { item_changed: false, decided_before: seen };
+    let decided_before = vec![commit.decided[1].order.id];
+    let refused = Committed::Refused { item_changed: false, decided_before };
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), refused);
 }
 
 #[tokio::test]
-async fn a_commit_whose_reply_was_lost_is_one_write_and_says_so() {
+async fn commit_with_a_lost_response_is_written_once() {
     let table = table().await;
     table.faulty.next("TransactWriteItems", 2, reply_lost()).await;
     let commit = table.commit();
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), Committed::Written);
-    table.is_written_once(&commit).await;
+    table.assert_written_once(&commit).await;
 }
 
 #[tokio::test]
-async fn a_commit_whose_replies_are_all_lost_is_unknown_and_can_be_asked_again() {
+async fn commit_without_responses_is_unknown_and_repeatable() {
     let table = table().await;
     table.faulty.next("TransactWriteItems", 1, reply_lost()).await;
     table.faulty.next("TransactWriteItems", 1_000, error("ThrottlingException")).await;
@@ -199,28 +199,28 @@ async fn a_commit_whose_replies_are_all_lost_is_unknown_and_can_be_asked_again()
     assert!(matches!(unknown, Err(LedgerError::OutcomeUnknown(_))), "{unknown:?}");
     table.faulty.heal().await;
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), Committed::Written);
-    table.is_written_once(&commit).await;
+    table.assert_written_once(&commit).await;
 }
 
 #[tokio::test]
-async fn a_token_used_for_something_else_is_settled_by_reading_the_rows() {
+async fn taken_token_is_resolved_by_reading_the_rows() {
     let table = table().await;
     let mismatch = error("IdempotentParameterMismatchException");
     table.faulty.next("TransactWriteItems", 1, mismatch.clone()).await;
     let commit = table.commit();
     assert_eq!(table.ledger.commit(&commit).await.unwrap(), Committed::Written);
     table.faulty.next("TransactWriteItems", 1, mismatch).await;
-    let Ok(Committed::Refused { item_changed, decided_before: seen }) =
+    let Ok(Committed::Refused { item_changed, decided_before }) =
         table.ledger.commit(&commit).await
     else {
         panic!()
     };
-    assert_eq!((item_changed, seen.len()), (true, 3));
-    table.is_written_once(&commit).await;
+    assert_eq!((item_changed, decided_before.len()), (true, 3));
+    table.assert_written_once(&commit).await;
 }
 
 #[tokio::test]
-async fn recorded_rejections_whose_reply_was_lost_are_not_taken_for_earlier_ones() {
+async fn repeated_rejections_are_not_reported_as_earlier() {
     let table = table().await;
     table.faulty.next("TransactWriteItems", 1, reply_lost()).await;
     let decision = Decision::Rejected(Reason::SoldOut);
@@ -230,7 +230,7 @@ async fn recorded_rejections_whose_reply_was_lost_are_not_taken_for_earlier_ones
 }
 
 #[tokio::test]
-async fn keys_that_were_left_unread_are_read_again() {
+async fn unprocessed_keys_are_read_again() {
     let table = table().await;
     let commit = table.commit();
     table.ledger.commit(&commit).await.unwrap();
@@ -239,7 +239,7 @@ async fn keys_that_were_left_unread_are_read_again() {
         ids.iter().map(|id| json!({"order_id": {"S": id.to_string()}})).collect();
     let unread = json!({"Responses": {}, "UnprocessedKeys": {
         &table.faulty.name: {"Keys": keys, "ConsistentRead": true}}});
-    table.faulty.next("BatchGetItem", 2, answer(unread)).await;
+    table.faulty.next("BatchGetItem", 2, response(unread)).await;
     assert!(table.ledger.find(&ids).await.unwrap().iter().all(Option::is_some));
 }
 
@@ -261,28 +261,28 @@ fn done(id: usize) -> Value {
 }
 
 #[tokio::test]
-async fn each_failed_entry_of_a_send_is_answered_for_exactly_its_orders() {
+async fn failed_send_entries_fail_exactly_their_orders() {
     let (faulty, bench, _) = faulty_queue("").await;
     let entries = json!({"Successful": [done(0)], "Failed": [
         failed(1, "RequestThrottled", true), failed(2, "InvalidMessageContents", true),
         failed(3, "InternalError", false)]});
-    faulty.next("SendMessageBatch", 1, answer(entries)).await;
+    faulty.next("SendMessageBatch", 1, response(entries)).await;
     let items = ["a", "b", "c", "d", "e", "b"];
     let orders: Vec<Order> = items.iter().map(|i| order(&bench.names, i, "ann")).collect();
-    let answers = bench.queue.send(&orders).await;
-    assert!(answers[0].is_ok());
+    let results = bench.queue.send(&orders).await;
+    assert!(results[0].is_ok());
     for busy in [1, 5] {
-        assert!(matches!(answers[busy], Err(QueueError::Busy(_))), "{answers:?}");
+        assert!(matches!(results[busy], Err(QueueError::Busy(_))), "{results:?}");
     }
-    assert!(matches!(answers[2], Err(QueueError::Broken(_))), "{answers:?}");
-    // An entry that the answer does not mention may have been taken, too.
+    assert!(matches!(results[2], Err(QueueError::Broken(_))), "{results:?}");
+    // An entry that the response does not mention may have been sent.
     for unknown in [3, 4] {
-        assert!(matches!(answers[unknown], Err(QueueError::OutcomeUnknown(_))), "{answers:?}");
+        assert!(matches!(results[unknown], Err(QueueError::OutcomeUnknown(_))), "{results:?}");
     }
 }
 
 #[tokio::test]
-async fn a_throttled_send_is_made_again() {
+async fn throttled_send_is_repeated() {
     let (faulty, bench, _) = faulty_queue("").await;
     faulty.next("SendMessageBatch", 1, error("RequestThrottled")).await;
     queue::send(&*bench.queue, &[order(&bench.names, "a", "ann")]).await;
@@ -290,7 +290,7 @@ async fn a_throttled_send_is_made_again() {
 }
 
 #[tokio::test]
-async fn on_a_fifo_queue_a_send_whose_reply_was_lost_is_one_message() {
+async fn fifo_send_with_a_lost_response_is_one_message() {
     let (faulty, bench, _) = faulty_queue(".fifo").await;
     faulty.next("SendMessageBatch", 1, reply_lost()).await;
     queue::send(&*bench.queue, &[order(&bench.names, "a", "ann")]).await;
@@ -298,15 +298,15 @@ async fn on_a_fifo_queue_a_send_whose_reply_was_lost_is_one_message() {
 }
 
 #[tokio::test]
-async fn a_send_that_nobody_answers_is_unknown() {
+async fn send_without_responses_is_unknown() {
     let (faulty, bench, _) = faulty_queue("").await;
     faulty.next("SendMessageBatch", 1_000, reply_lost()).await;
-    let answers = bench.queue.send(&[order(&bench.names, "a", "ann")]).await;
-    assert!(matches!(answers[..], [Err(QueueError::OutcomeUnknown(_))]), "{answers:?}");
+    let results = bench.queue.send(&[order(&bench.names, "a", "ann")]).await;
+    assert!(matches!(results[..], [Err(QueueError::OutcomeUnknown(_))]), "{results:?}");
 }
 
 #[tokio::test]
-async fn each_failed_entry_of_an_acknowledgement_is_answered_for_itself() {
+async fn failed_ack_entries_fail_alone() {
     let (faulty, bench, _) = faulty_queue("").await;
     let queue = &*bench.queue;
     for user in ["ann", "bob"] {
@@ -316,16 +316,16 @@ async fn each_failed_entry_of_an_acknowledgement_is_answered_for_itself() {
     let receipts: Vec<_> = held.iter().map(|d| d.receipt.clone()).collect();
     let entries =
         json!({"Successful": [{"Id": "1"}], "Failed": [failed(0, "InternalError", false)]});
-    faulty.next("DeleteMessageBatch", 1, answer(entries)).await;
-    let answers = queue.ack(&receipts).await;
-    assert!(answers[0].is_err() && answers[1].is_ok(), "{answers:?}");
+    faulty.next("DeleteMessageBatch", 1, response(entries)).await;
+    let results = queue.ack(&receipts).await;
+    assert!(results[0].is_err() && results[1].is_ok(), "{results:?}");
     faulty.next("DeleteMessageBatch", 2, error("InternalError")).await;
     assert!(queue.ack(&receipts).await.iter().all(Result::is_ok));
     assert_eq!(queue.backlog().await.unwrap().waiting, 0);
 }
 
 #[tokio::test]
-async fn on_a_fifo_queue_nothing_overtakes_poison_that_cannot_be_dead_lettered() {
+async fn fifo_messages_do_not_overtake_poison() {
     for (suffix, overtakes) in [("", 1), (".fifo", 0)] {
         let (faulty, bench, _) = faulty_queue(suffix).await;
         let message = |n: usize, body: &str| {
@@ -335,7 +335,7 @@ async fn on_a_fifo_queue_nothing_overtakes_poison_that_cannot_be_dead_lettered()
         };
         let poison = message(1, r#"[7, {"user_id":"ann","item_id":"x"}]"#);
         let sound = message(2, r#"{"user_id":"bob","item_id":"x"}"#);
-        faulty.next("ReceiveMessage", 1, answer(json!({"Messages": [poison, sound]}))).await;
+        faulty.next("ReceiveMessage", 1, response(json!({"Messages": [poison, sound]}))).await;
         faulty.next("SendMessageBatch", 1_000, error("InternalError")).await;
         let came = bench.queue.receive(10, Duration::from_secs(1)).await.unwrap();
         assert_eq!(came.len(), overtakes, "{came:?}");
@@ -343,7 +343,7 @@ async fn on_a_fifo_queue_nothing_overtakes_poison_that_cannot_be_dead_lettered()
 }
 
 #[tokio::test]
-async fn poison_that_cannot_be_dead_lettered_stays_in_the_queue() {
+async fn poison_stays_queued_until_dead_lettered() {
     let (faulty, bench, url) = faulty_queue("").await;
     let aws = stand_ins().await;
     let poison = "[7, {\"user_id\":\"ann\",\"item_id\":\"x\"}]";

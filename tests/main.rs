@@ -25,9 +25,9 @@ mod e2e_stress;
 #[cfg(all(feature = "aws", feature = "redis"))]
 mod faults;
 mod fuzz;
+mod hostile_server;
 mod http;
 mod integrity;
-mod liar;
 mod model;
 mod nginx;
 #[cfg(all(feature = "aws", feature = "redis"))]
@@ -36,7 +36,7 @@ mod packaging;
 #[cfg(all(feature = "aws", feature = "redis"))]
 mod provision;
 #[cfg(all(feature = "aws", feature = "redis"))]
-mod redis_away;
+mod redis_outage;
 #[cfg(all(feature = "aws", feature = "redis"))]
 mod redis_tls;
 mod sale;

@@ -21,7 +21,7 @@ async fn tables(aws: &Aws) -> String {
     table
 }
 
-/// What an earlier version left: an order's row, or an item's.
+/// Writes a row as an earlier version did: an item's or an order's.
 async fn sell(aws: &Aws, table: &str, an_item: bool) {
     let ledger = DynamoLedger::new(aws, table, OrderKey::from_text(table), clock());
     if an_item {
@@ -33,7 +33,7 @@ async fn sell(aws: &Aws, table: &str, an_item: bool) {
     ledger.record(&[decided]).await.unwrap();
 }
 
-async fn settled(aws: &Aws, table: &str) -> Result<(OrderKey, Origin), LedgerError> {
+async fn read_or_store(aws: &Aws, table: &str) -> Result<(OrderKey, Origin), LedgerError> {
     OrderKeys::new(aws, table).read_or_store(SystemIdSource.key()).await
 }
 
@@ -41,14 +41,14 @@ async fn settled(aws: &Aws, table: &str) -> Result<(OrderKey, Origin), LedgerErr
 async fn racing_processes_share_the_stored_key() {
     let aws = stand_ins().await;
     let table = tables(&aws).await;
-    let settling = (0..8).map(|_| settled(&aws, &table));
-    let first = futures_util::future::join_all(settling).await;
+    let racing = (0..8).map(|_| read_or_store(&aws, &table));
+    let first = futures_util::future::join_all(racing).await;
     sell(&aws, &table, true).await;
-    let later = [settled(&aws, &table).await];
+    let later = [read_or_store(&aws, &table).await];
     let keys: Vec<[u8; 16]> = first
         .into_iter()
         .chain(later)
-        .map(|settled| match settled.unwrap() {
+        .map(|result| match result.unwrap() {
             (key, Origin::Drawn(_)) => key.0,
             other => panic!("{other:?}"),
         })
@@ -58,10 +58,10 @@ async fn racing_processes_share_the_stored_key() {
 }
 
 #[tokio::test]
-async fn an_id_named_by_the_tables_name_is_no_order() {
+async fn id_of_the_derived_key_is_refused() {
     let aws = stand_ins().await;
     let table = tables(&aws).await;
-    let (key, _) = settled(&aws, &table).await.unwrap();
+    let (key, _) = read_or_store(&aws, &table).await.unwrap();
     let forger = OrderIds::new(OrderKey::from_text(&table), 1);
     let body = message::encode(&[order(&forger, "x", "ann")]);
     let origin = message::Origin { message_id: "m", sent_at: Timestamp(1) };
@@ -75,10 +75,10 @@ async fn tables_with_rows_keep_the_derived_key_for_good() {
     for an_item in [false, true] {
         let table = tables(&aws).await;
         sell(&aws, &table, an_item).await;
-        let (key, origin) = settled(&aws, &table).await.unwrap();
+        let (key, origin) = read_or_store(&aws, &table).await.unwrap();
         assert!(matches!(origin, Origin::Derived));
         assert_eq!(key.0, OrderKey::from_text(&table).0);
-        // The mark counts, whatever becomes of the rows.
+        // The stored origin counts, even after the rows are deleted.
         for (name, key_name) in [(table.clone(), "order_id"), (format!("{table}_items"), "item_id")]
         {
             let rows = aws.dynamodb().scan().table_name(&name).send().await.unwrap();
@@ -87,12 +87,12 @@ async fn tables_with_rows_keep_the_derived_key_for_good() {
                 delete.key(key_name, row[key_name].clone()).send().await.unwrap();
             }
         }
-        assert!(matches!(settled(&aws, &table).await.unwrap().1, Origin::Derived));
+        assert!(matches!(read_or_store(&aws, &table).await.unwrap().1, Origin::Derived));
     }
 }
 
 #[tokio::test]
-async fn without_its_table_the_key_is_the_derived_one_where_there_are_rows_and_else_an_error() {
+async fn missing_table_means_derived_key_or_error() {
     let aws = stand_ins().await;
     for sold in [false, true] {
         let table = tables(&aws).await;
@@ -100,11 +100,11 @@ async fn without_its_table_the_key_is_the_derived_one_where_there_are_rows_and_e
             sell(&aws, &table, true).await;
         }
         aws.dynamodb().delete_table().table_name(meta_table(&table)).send().await.unwrap();
-        let settled = settled(&aws, &table).await;
-        match (sold, settled) {
+        let result = read_or_store(&aws, &table).await;
+        match (sold, result) {
             (true, Ok((_, Origin::Derived))) => {}
-            (false, Err(LedgerError::Broken(said))) => {
-                assert!(said.contains(&meta_table(&table)) && said.contains("flux provision"));
+            (false, Err(LedgerError::Broken(why))) => {
+                assert!(why.contains(&meta_table(&table)) && why.contains("flux provision"));
             }
             (_, other) => panic!("{other:?}"),
         }
@@ -112,7 +112,7 @@ async fn without_its_table_the_key_is_the_derived_one_where_there_are_rows_and_e
 }
 
 #[tokio::test]
-async fn a_stored_key_that_cannot_be_read_is_refused_not_replaced() {
+async fn unreadable_key_is_refused_not_replaced() {
     let aws = stand_ins().await;
     let text = |text: &str| AttributeValue::S(text.to_owned());
     for (origin, key) in [("drawn", "17"), ("drawn", ""), ("made elsewhere", &"0".repeat(32))] {
@@ -123,26 +123,26 @@ async fn a_stored_key_that_cannot_be_read_is_refused_not_replaced() {
         );
         let put = aws.dynamodb().put_item().table_name(meta_table(&table));
         put.set_item(Some(row)).send().await.unwrap();
-        let Err(LedgerError::Broken(said)) = settled(&aws, &table).await else { panic!() };
-        assert!(said.contains("cannot be read"), "{said}");
+        let Err(LedgerError::Broken(why)) = read_or_store(&aws, &table).await else { panic!() };
+        assert!(why.contains("cannot be read"), "{why}");
     }
 }
 
 #[tokio::test]
-async fn a_key_whose_write_was_not_answered_is_the_key() {
+async fn key_is_kept_after_a_lost_response() {
     let aws = stand_ins().await;
     let table = tables(&aws).await;
     let lossy = lossy_dynamodb(&table, "PutItem").await;
-    let (first, _) = settled(&lossy, &table).await.unwrap();
-    let (second, _) = settled(&aws, &table).await.unwrap();
+    let (first, _) = read_or_store(&lossy, &table).await.unwrap();
+    let (second, _) = read_or_store(&aws, &table).await.unwrap();
     assert_eq!(first.0, second.0);
 }
 
 #[tokio::test]
-async fn who_may_not_read_the_key_is_told_what_to_do() {
+async fn denied_access_to_the_key_names_the_remedy() {
     let aws = stand_ins().await;
     let table = tables(&aws).await;
     let denied = denied_dynamodb(&table, "GetItem").await;
-    let Err(LedgerError::Broken(said)) = settled(&denied, &table).await else { panic!() };
-    assert!(said.contains("--print iam") && said.contains("order_key"), "{said}");
+    let Err(LedgerError::Broken(why)) = read_or_store(&denied, &table).await else { panic!() };
+    assert!(why.contains("--print iam") && why.contains("order_key"), "{why}");
 }

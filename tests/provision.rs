@@ -20,15 +20,15 @@ fn plan(suffix: &str) -> Plan {
 
 type Environment = Vec<(&'static str, String)>;
 
-/// The steps that were told of, and how it ended.
+/// The reported steps, and the result.
 async fn steps(
     aws: &Aws,
     plan: &Plan,
     dry_run: bool,
 ) -> (Vec<String>, Result<Environment, String>) {
     let mut lines = Vec::new();
-    let ended = apply(aws, plan, dry_run, &mut |line| lines.push(line)).await;
-    (lines, ended)
+    let result = apply(aws, plan, dry_run, &mut |line| lines.push(line)).await;
+    (lines, result)
 }
 
 async fn destroyed(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
@@ -37,34 +37,34 @@ async fn destroyed(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
     lines
 }
 
-/// What each line says of its resource.
-async fn said(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
-    let (lines, ended) = steps(aws, plan, dry_run).await;
-    ended.unwrap();
-    let said = |line: &String| line.splitn(3, ' ').nth(2).unwrap().to_owned();
-    lines.iter().map(said).collect()
+/// The reported change of each resource.
+async fn changes(aws: &Aws, plan: &Plan, dry_run: bool) -> Vec<String> {
+    let (lines, result) = steps(aws, plan, dry_run).await;
+    result.unwrap();
+    let change = |line: &String| line.splitn(3, ' ').nth(2).unwrap().to_owned();
+    lines.iter().map(change).collect()
 }
 
 #[tokio::test]
-async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
+async fn provision_is_idempotent_and_destroy_is_complete() {
     let aws = stand_ins().await;
     for suffix in ["", ".fifo"] {
         let plan = plan(suffix);
-        assert_eq!(said(&aws, &plan, true).await, ["would be created"; 6]);
+        assert_eq!(changes(&aws, &plan, true).await, ["would be created"; 6]);
         assert_eq!(
-            said(&aws, &plan, true).await,
+            changes(&aws, &plan, true).await,
             ["would be created"; 6],
             "a dry run created something"
         );
-        assert_eq!(said(&aws, &plan, false).await, ["created"; 6]);
-        assert_eq!(said(&aws, &plan, false).await, ["already exists"; 6]);
+        assert_eq!(changes(&aws, &plan, false).await, ["created"; 6]);
+        assert_eq!(changes(&aws, &plan, false).await, ["already exists"; 6]);
         let environment = steps(&aws, &plan, false).await.1.unwrap();
         let names: Vec<&str> = environment.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["AWS_REGION", "SQS_QUEUE_URL", "DYNAMODB_TABLE"]);
         assert!(environment[1].1.ends_with(&plan.queue));
 
         assert!(destroyed(&aws, &plan, true).await[0].contains("would be deleted"));
-        assert_eq!(said(&aws, &plan, true).await, ["already exists"; 6]);
+        assert_eq!(changes(&aws, &plan, true).await, ["already exists"; 6]);
         destroyed(&aws, &plan, false).await;
         let left = destroyed(&aws, &plan, false).await;
         assert!(left.iter().all(|line| line.ends_with("does not exist")), "{left:?}");
@@ -72,32 +72,32 @@ async fn provisioning_twice_changes_nothing_and_destroying_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_differs_is_brought_up_to_date() {
+async fn changed_attributes_are_updated() {
     let aws = stand_ins().await;
     let plan = plan("");
-    said(&aws, &plan, false).await;
+    changes(&aws, &plan, false).await;
     let longer = Plan { visibility: Duration::from_secs(60), ..plan.clone() };
-    let mended = "updated";
+    let updated = "updated";
     let same = "already exists";
-    assert_eq!(said(&aws, &longer, false).await, [mended, mended, same, same, same, same]);
-    assert_eq!(said(&aws, &longer, false).await, [same; 6]);
+    assert_eq!(changes(&aws, &longer, false).await, [updated, updated, same, same, same, same]);
+    assert_eq!(changes(&aws, &longer, false).await, [same; 6]);
     destroyed(&aws, &plan, false).await;
 }
 
 #[tokio::test]
-async fn the_addresses_in_the_environment_are_used() {
+async fn endpoints_of_the_environment_are_used() {
     for variable in ["AWS_REGION", "AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_DYNAMODB"] {
         address(variable);
     }
     let aws = Aws::load(AwsSettings::default(), Arc::default()).await.unwrap();
     let plan = plan("");
-    assert_eq!(said(&aws, &plan, false).await, ["created"; 6]);
-    assert_eq!(said(&stand_ins().await, &plan, false).await, ["already exists"; 6]);
+    assert_eq!(changes(&aws, &plan, false).await, ["created"; 6]);
+    assert_eq!(changes(&stand_ins().await, &plan, false).await, ["already exists"; 6]);
     destroyed(&aws, &plan, false).await;
 }
 
 #[tokio::test]
-async fn a_table_that_flux_cannot_use_is_named_with_what_it_has_after_the_steps_that_were_done() {
+async fn unusable_table_is_an_error_after_the_finished_steps() {
     let aws = stand_ins().await;
     let key = |name: &str, kind: KeyType| {
         KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap()
@@ -105,7 +105,8 @@ async fn a_table_that_flux_cannot_use_is_named_with_what_it_has_after_the_steps_
     let attribute = |name: &str, kind: ScalarAttributeType| {
         AttributeDefinition::builder().attribute_name(name).attribute_type(kind).build().unwrap()
     };
-    let (hash, number) = (KeyType::Hash, ScalarAttributeType::N);
+    let hash = KeyType::Hash;
+    let number = ScalarAttributeType::N;
     let cases = [
         (
             "",
@@ -129,8 +130,8 @@ async fn a_table_that_flux_cannot_use_is_named_with_what_it_has_after_the_steps_
             create = create.attribute_definitions(attribute(name, scalar));
         }
         create.send().await.unwrap();
-        let (lines, ended) = steps(&aws, &plan, false).await;
-        let error = ended.unwrap_err();
+        let (lines, result) = steps(&aws, &plan, false).await;
+        let error = result.unwrap_err();
         assert!(error.contains(&format!("table {table} has the key {expected}")), "{error}");
         assert_eq!(lines.len(), 2 + n, "{lines:?}");
         destroyed(&aws, &plan, false).await;

@@ -1,4 +1,4 @@
-//! Redis and TLS: to whom a password is sent, and how.
+//! Redis and TLS: the hosts to which a password is sent, and its encryption.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,18 +12,18 @@ use tokio::net::TcpListener;
 
 const PASSWORD: &str = "open-sesame-redis";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Reaches this machine as the resolver reads it, and has the form of no private host.
+/// A name that the resolver reads as this machine, but that does not have the form of a private host.
 const PUBLIC: &str = "127.1";
 
-/// What came over each connection so far.
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+/// The bytes received over each connection so far.
+type Received = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// Answers each command like a Redis, and `CLUSTER SLOTS` with one node.
-async fn listen(node: Option<SocketAddr>) -> (SocketAddr, Heard) {
+/// Responds to each command like Redis, and to `CLUSTER SLOTS` with one node.
+async fn listen(node: Option<SocketAddr>) -> (SocketAddr, Received) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let heard = Heard::default();
-    let all = heard.clone();
+    let received = Received::default();
+    let all = received.clone();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -54,7 +54,7 @@ async fn listen(node: Option<SocketAddr>) -> (SocketAddr, Heard) {
             });
         }
     });
-    (address, heard)
+    (address, received)
 }
 
 async fn connect(url: String, tls: Tls) -> Redis {
@@ -63,15 +63,15 @@ async fn connect(url: String, tls: Tls) -> Redis {
     Redis::connect(settings, Arc::new(Calls::default())).await.unwrap()
 }
 
-/// Waits until one of the connections `fits`.
-async fn until(heard: &Heard, what: &str, fits: impl Fn(&[u8]) -> bool) {
-    until_all(heard, what, |all| all.iter().any(|bytes| fits(bytes))).await;
+/// Waits until one of the connections matches.
+async fn until(received: &Received, what: &str, matches: impl Fn(&[u8]) -> bool) {
+    until_all(received, what, |all| all.iter().any(|bytes| matches(bytes))).await;
 }
 
-async fn until_all(heard: &Heard, what: &str, fit: impl Fn(&[Vec<u8>]) -> bool) {
+async fn until_all(received: &Received, what: &str, matches: impl Fn(&[Vec<u8>]) -> bool) {
     let begun = Instant::now();
-    while !fit(&heard.lock().unwrap()) {
-        assert!(begun.elapsed() < PATIENCE, "no {what}: {:?}", heard.lock().unwrap());
+    while !matches(&received.lock().unwrap()) {
+        assert!(begun.elapsed() < PATIENCE, "no {what}: {:?}", received.lock().unwrap());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -80,57 +80,60 @@ fn has_password(bytes: &[u8]) -> bool {
     String::from_utf8_lossy(bytes).contains(PASSWORD)
 }
 
-fn assert_no_password(heard: &Heard) {
-    let heard = heard.lock().unwrap();
-    assert!(!heard.is_empty() && !heard.iter().any(|bytes| has_password(bytes)), "{heard:?}");
+fn assert_no_password(received: &Received) {
+    let received = received.lock().unwrap();
+    assert!(
+        !received.is_empty() && !received.iter().any(|bytes| has_password(bytes)),
+        "{received:?}"
+    );
 }
 
 #[tokio::test]
 async fn password_is_not_sent_in_clear_to_a_public_host() {
-    let (address, heard) = listen(None).await;
+    let (address, received) = listen(None).await;
     let port = address.port();
     for host in [PUBLIC, "2130706433", "0x7f000001"] {
         for url in
             [format!("redis://{host}:{port}"), format!("redis://ann:{PASSWORD}@{host}:{port}")]
         {
-            let before = heard.lock().unwrap().len();
+            let before = received.lock().unwrap().len();
             let _redis = connect(url, Tls::Auto).await;
-            until_all(&heard, "attempt", |all| all.len() > before).await;
+            until_all(&received, "attempt", |all| all.len() > before).await;
         }
     }
-    assert_no_password(&heard);
+    assert_no_password(&received);
 
-    // The same by demand, and to this machine by its address: there it is sent.
+    // With TLS off, or to this machine by its address, the password is sent.
     let _redis = connect(format!("redis://{PUBLIC}:{port}"), Tls::Off).await;
-    until(&heard, "password", has_password).await;
-    let (address, heard) = listen(None).await;
+    until(&received, "password", has_password).await;
+    let (address, received) = listen(None).await;
     let _redis = connect(format!("redis://{address}"), Tls::Auto).await;
-    until(&heard, "password", has_password).await;
+    until(&received, "password", has_password).await;
 }
 
 #[tokio::test]
 async fn tls_begins_before_the_password() {
     for (scheme, tls) in [("redis", Tls::On), ("rediss", Tls::Auto), ("rediss", Tls::Off)] {
-        let (address, heard) = listen(None).await;
+        let (address, received) = listen(None).await;
         let _redis = connect(format!("{scheme}://{address}"), tls).await;
-        // A record of TLS that carries a handshake (RFC 8446, 5.1).
-        until(&heard, "handshake", |bytes| bytes.starts_with(&[22, 3])).await;
-        assert_no_password(&heard);
+        // A TLS record with a handshake (RFC 8446, section 5.1).
+        until(&received, "handshake", |bytes| bytes.starts_with(&[22, 3])).await;
+        assert_no_password(&received);
     }
 }
 
 #[tokio::test]
 async fn cluster_cannot_lead_the_password_to_a_public_host() {
-    let (public, told) = listen(None).await;
-    let (private, asked) = listen(Some(public)).await;
+    let (public, by_public) = listen(None).await;
+    let (private, by_private) = listen(Some(public)).await;
     let redis = connect(format!("redis-cluster://{private}"), Tls::Auto).await;
-    until(&asked, "password", has_password).await;
-    until(&told, "attempt", |_| true).await;
-    assert_no_password(&told);
+    until(&by_private, "password", has_password).await;
+    until(&by_public, "attempt", |_| true).await;
+    assert_no_password(&by_public);
     drop(redis);
 
-    let (public, told) = listen(None).await;
+    let (public, by_public) = listen(None).await;
     let (private, _) = listen(Some(public)).await;
     let _redis = connect(format!("redis-cluster://{private}"), Tls::Off).await;
-    until(&told, "password", has_password).await;
+    until(&by_public, "password", has_password).await;
 }

@@ -1,4 +1,4 @@
-//! An answer that need never end.
+//! Responses without an end, such as event streams.
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -9,16 +9,17 @@ use tokio::time::timeout;
 
 use super::{Address, CONNECT_WITHIN, Connection, Unanswered, unanswered};
 
-/// An answer that is read as it comes.
+/// A response whose body is read while it arrives.
 #[derive(Debug)]
 pub(crate) struct Streamed {
     pub status: StatusCode,
     pub body: Incoming,
-    /// The connection lasts as long as this.
+    /// Keeps the connection open.
     _sender: SendRequest<Full<Bytes>>,
 }
 
-/// Asks once, on a connection of its own; the head must come in time, the body need never end.
+/// Sends one request on a connection of its own. The head of the response must arrive in time; the body
+/// has no time limit.
 pub(crate) async fn stream(
     address: &Address,
     path: &'static str,
@@ -27,9 +28,9 @@ pub(crate) async fn stream(
     let mut request = Request::new(Full::default());
     *request.uri_mut() = Uri::from_static(path);
     *request.headers_mut() = headers;
-    address.head(request.headers_mut());
+    address.add_headers(request.headers_mut());
     let mut sender = Connection::to(address).open().await?;
-    let answer = timeout(CONNECT_WITHIN, sender.send_request(request)).await;
-    let (head, body) = answer.map_err(unanswered)?.map_err(unanswered)?.into_parts();
+    let response = timeout(CONNECT_WITHIN, sender.send_request(request)).await;
+    let (head, body) = response.map_err(unanswered)?.map_err(unanswered)?.into_parts();
     Ok(Streamed { status: head.status, body, _sender: sender })
 }

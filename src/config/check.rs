@@ -1,4 +1,4 @@
-//! What the settings must be, beyond their types.
+//! Checks of the settings beyond their types.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -13,16 +13,17 @@ use crate::core::model::event::Kinds;
 use crate::webhooks::{EndpointUrl, Secrets};
 
 impl Settings {
-    /// Whether values are within their bounds, and fit each other.
+    /// Checks that values are within their bounds and consistent with each other.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.check_bounds()?;
         below(("lease_ms", self.lease_ms), ("visibility_timeout_ms", self.visibility_timeout_ms))?;
-        // A stop waits for the receive that is under way.
+        // A stop waits for the current receive.
         below(("receive_wait_ms", self.receive_wait_ms), ("grace_ms", self.grace_ms))?;
-        let (kept, letters) = (self.retention_days, self.dlq_retention_days);
-        if letters < kept {
+        let queue = self.retention_days;
+        let dlq = self.dlq_retention_days;
+        if dlq < queue {
             return Err(ConfigError(format!(
-                "dlq_retention_days ({letters}) must be at least retention_days ({kept}), because \
+                "dlq_retention_days ({dlq}) must be at least retention_days ({queue}), because \
                  a dead-lettered message keeps its age: raise the former or lower the latter"
             )));
         }
@@ -35,14 +36,13 @@ impl Settings {
         for (key, address) in addresses {
             let port = address.map(|a| a.rsplit_once(':').map(|(_, port)| port.parse::<u16>()));
             if !matches!(port, None | Some(Some(Ok(_)))) {
-                let what = format!("{key} must be HOST:PORT, like 127.0.0.1:5000");
-                return Err(ConfigError(what));
+                return Err(ConfigError(format!("{key} must be HOST:PORT, like 127.0.0.1:5000")));
             }
         }
         Ok(())
     }
 
-    /// Whether this build has what the settings choose.
+    /// Checks that this build has the cargo features that the settings need.
     pub(super) fn check_features(&self) -> Result<(), ConfigError> {
         if !cfg!(feature = "aws") && self.backend() == Backend::Aws {
             let chosen = match self.backend {
@@ -64,33 +64,33 @@ impl Settings {
     }
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
-        let wrong = |what: &str| Err(ConfigError(what.to_owned()));
+        let wrong = |why: &str| Err(ConfigError(why.to_owned()));
         if self.jwt_secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < 32) {
-            // RFC 7518, 3.2: no shorter than the hash.
+            // RFC 7518, section 3.2: at least as long as the hash.
             return wrong("jwt_secret must be at least 32 bytes: openssl rand -hex 32 makes one");
         }
-        if let Some(place) = &self.jwt_jwks
-            && place.contains("://")
-            && let Err(e) = confidential_url(place, "https://idp.example/keys")
+        if let Some(source) = &self.jwt_jwks
+            && source.contains("://")
+            && let Err(e) = confidential_url(source, "https://idp.example/keys")
         {
             return wrong(&format!("jwt_jwks must be {e}, or a file"));
         }
-        let checked = self.jwt_issuer.is_some() || self.jwt_audience.is_some();
-        if checked && self.jwt_secret.is_none() && self.jwt_jwks.is_none() {
+        let checks_claims = self.jwt_issuer.is_some() || self.jwt_audience.is_some();
+        if checks_claims && self.jwt_secret.is_none() && self.jwt_jwks.is_none() {
             return wrong(
-                "jwt_issuer and jwt_audience are of use with jwt_secret or jwt_jwks only",
+                "jwt_issuer and jwt_audience need jwt_secret or jwt_jwks: set one, or remove them",
             );
         }
         Ok(())
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
-        // Amazon DynamoDB Developer Guide, "Naming rules": 3 to 255; `_items` is added to it.
+        // Amazon DynamoDB Developer Guide, "Naming rules": 3 to 255 characters, `_items` included.
         let table = &self.dynamodb_table;
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         if !(3..=249).contains(&table.len()) || !table.chars().all(fits) {
-            let what = "dynamodb_table must be 3-249 characters out of A-Z a-z 0-9 _ - .";
-            return Err(ConfigError(what.to_owned()));
+            let why = "dynamodb_table must be 3-249 characters out of A-Z a-z 0-9 _ - .";
+            return Err(ConfigError(why.to_owned()));
         }
         let url = self.redis_url.as_ref().map(|url| url.expose_secret());
         let is_redis = |url: &str| {
@@ -98,28 +98,26 @@ impl Settings {
             matches!(scheme, "redis" | "rediss" | "redis-cluster" | "rediss-cluster")
         };
         if url.is_some_and(|url| !is_redis(url)) {
-            let what = "redis_url must begin with redis://, or rediss:// for TLS (or \
-                        redis-cluster://, rediss-cluster://)";
-            return Err(ConfigError(what.to_owned()));
+            let why = "redis_url must begin with redis://, or rediss:// for TLS (or \
+                       redis-cluster://, rediss-cluster://)";
+            return Err(ConfigError(why.to_owned()));
         }
         if self.redis_tls == Tls::Off && url.is_some_and(|url| url.starts_with("rediss")) {
-            let what = "redis_tls = off contradicts rediss:// in redis_url: change one of them";
-            return Err(ConfigError(what.to_owned()));
+            let why = "redis_tls = off contradicts rediss:// in redis_url: change one of them";
+            return Err(ConfigError(why.to_owned()));
         }
         if self.redis_host.as_ref().is_some_and(|host| !is_host(host)) {
-            let what = "redis_host must be a host's name or address alone, like 10.0.0.7 (its port \
-                        is redis_port)";
-            return Err(ConfigError(what.to_owned()));
+            let why = "redis_host must be a host name or address, like 10.0.0.7 (set the port in \
+                       redis_port)";
+            return Err(ConfigError(why.to_owned()));
         }
         if let Err(e) = EnvFilter::builder().parse(&self.log) {
-            let what = "use error, warn, info, debug or trace";
-            return Err(ConfigError(format!("log is not a filter ({e}): {what}")));
+            let hint = "use error, warn, info, debug or trace";
+            return Err(ConfigError(format!("log is not a filter ({e}): {hint}")));
         }
         Ok(())
     }
-}
 
-impl Settings {
     fn check_webhooks(&self) -> Result<(), ConfigError> {
         let wrong = |key: &str, why: String| Err(ConfigError(format!("{key} {why}")));
         if let Some(url) = &self.webhook_url
@@ -143,7 +141,7 @@ impl Settings {
     }
 }
 
-/// Whether a number that is set is within its bounds.
+/// Checks that a number is within its bounds, if it is set.
 pub(super) fn within<T: PartialOrd + Display>(
     key: &str,
     value: Option<T>,
@@ -154,17 +152,17 @@ pub(super) fn within<T: PartialOrd + Display>(
     Err(ConfigError(format!("{key} is {value}; it must be from {from} to {to}")))
 }
 
-/// A name, or an address with or without brackets.
+/// True for a name, or an address with or without brackets.
 fn is_host(text: &str) -> bool {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     bare.parse::<IpAddr>().is_ok() || text.chars().all(fits)
 }
 
-fn below(small: (&str, u64), large: (&str, u64)) -> Result<(), ConfigError> {
-    if small.1 < large.1 {
+/// Checks that one setting is below another, each given as name and value.
+fn below((a, x): (&str, u64), (b, y): (&str, u64)) -> Result<(), ConfigError> {
+    if x < y {
         return Ok(());
     }
-    let ((a, x), (b, y)) = (small, large);
     Err(ConfigError(format!("{a} ({x}) must be below {b} ({y}): lower {a} or raise {b}")))
 }

@@ -1,7 +1,7 @@
-//! The `.env` file: `NAME=VALUE` lines, taken literally.
+//! The `.env` file: lines of `NAME=VALUE`, read literally.
 //!
-//! A secret must come out as it was written, so nothing in a value is interpreted: no `$NAME`, no
-//! backslash, no comment behind a value. One pair of quotes around the whole value is removed.
+//! A secret must be read exactly as it was written, so `$NAME`, backslashes and comments after a value
+//! are not interpreted. One pair of quotes around the whole value is removed.
 
 use std::path::Path;
 
@@ -12,16 +12,16 @@ const QUOTES: [char; 2] = ['"', '\''];
 const NOT_A_PAIR: &str = "is not NAME=VALUE";
 const NOT_CLOSED: &str = "opens a quote that is not closed at its end: close it, or put the value \
                           into the other kind of quotes";
-const COMMENT: &str = "has a # behind a space in its value: put the value into quotes if the # is \
-                       part of it, else move the comment to a line of its own";
+const COMMENT: &str = "has a # after a space in its value: put the value into quotes if the # is part \
+                       of it, otherwise move the comment to a line of its own";
 const CONTROL: &str = "contains a control character or a line separator, which no value can";
 
-/// The variables of a `.env` file, in its order; none without a file. Blocking. Errors name the
-/// line and quote nothing of it.
+/// Reads the variables of a `.env` file in their order; none if the file does not exist. Blocking. An
+/// error names the line and does not quote it.
 pub(super) fn read(file: &Path) -> Result<Vec<Variable>, ConfigError> {
-    let wrong = |line, what| ConfigError(format!(".env, line {line}: the line {what}"));
+    let wrong = |line, why| ConfigError(format!(".env, line {line}: the line {why}"));
     let Some(bytes) = read_if_there(file)
-        .map_err(|e| ConfigError(format!("cannot read .env: {e}; mend or remove it")))?
+        .map_err(|e| ConfigError(format!("cannot read .env: {e}; repair or remove it")))?
     else {
         return Ok(Vec::new());
     };
@@ -29,11 +29,11 @@ pub(super) fn read(file: &Path) -> Result<Vec<Variable>, ConfigError> {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count();
         wrong(line, "is not UTF-8: save the file as UTF-8")
     })?;
-    parse(text).map_err(|(line, what)| wrong(line, what))
+    parse(text).map_err(|(line, why)| wrong(line, why))
 }
 
-/// A file's content; `None` if nothing has its name. A link that leads nowhere is an error: what it
-/// stands for was meant to be read.
+/// A file's content; `None` if it does not exist. A dangling link is an error, because its target was
+/// meant to be read.
 pub(super) fn read_if_there(file: &Path) -> std::io::Result<Option<Vec<u8>>> {
     match std::fs::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -47,7 +47,7 @@ fn parse(text: &str) -> Result<Vec<Variable>, (usize, &'static str)> {
     let mut variables = Vec::new();
     let mut lines = (1..).zip(text.lines());
     while let Some((number, line)) = lines.next() {
-        let wrong = |what| (number, what);
+        let wrong = |why| (number, why);
         if line.chars().any(breaks_a_line) {
             return Err(wrong(CONTROL));
         }
@@ -59,7 +59,7 @@ fn parse(text: &str) -> Result<Vec<Variable>, (usize, &'static str)> {
         if is_read_by_flux(name) {
             variables.push((name.to_owned(), Some(literal(value).map_err(wrong)?.to_owned())));
         } else if let Some(quote) = open_quote(value) {
-            // Somebody else's value of several lines, such as a certificate.
+            // A value of several lines for another program, such as a certificate.
             let closed = lines
                 .by_ref()
                 .take_while(|(_, line)| {
@@ -74,12 +74,12 @@ fn parse(text: &str) -> Result<Vec<Variable>, (usize, &'static str)> {
     Ok(variables)
 }
 
-/// What `str::lines` does not split at, and an editor or another reader may.
+/// True for characters at which an editor or another program may end a line, but `str::lines` does not.
 fn breaks_a_line(c: char) -> bool {
     (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// `NAME=VALUE`, spaces around both allowed, `export` before the name too.
+/// Splits `NAME=VALUE`. Spaces around both and `export` before the name are allowed.
 fn name_and_value(line: &str) -> Option<(&str, &str)> {
     let line = line.trim_start();
     let line = match line.strip_prefix("export") {
@@ -99,17 +99,17 @@ fn literal(value: &str) -> Result<&str, &'static str> {
         let quote = &trimmed[..1];
         return rest.strip_suffix(quote).ok_or(NOT_CLOSED);
     }
-    // python-dotenv and docker compose end the value here; a secret would lose its end.
-    let mut before = value.chars();
-    while let Some(c) = before.next() {
-        if c.is_whitespace() && before.as_str().starts_with('#') {
+    // python-dotenv and docker compose end the value at ` #`, which would truncate a secret.
+    let mut rest = value.chars();
+    while let Some(c) = rest.next() {
+        if c.is_whitespace() && rest.as_str().starts_with('#') {
             return Err(COMMENT);
         }
     }
     Ok(trimmed)
 }
 
-/// The quote that begins a value and does not occur again on its line.
+/// The quote at the start of a value that is not closed on the same line.
 fn open_quote(value: &str) -> Option<char> {
     let mut rest = value.trim_start().chars();
     let quote = rest.next().filter(|c| QUOTES.contains(c))?;
@@ -121,12 +121,12 @@ mod tests {
     use super::*;
 
     fn value(line: &str) -> Result<String, &'static str> {
-        let variables = parse(line).map_err(|(_, what)| what)?;
+        let variables = parse(line).map_err(|(_, why)| why)?;
         Ok(variables.into_iter().next().unwrap().1.unwrap())
     }
 
     #[test]
-    fn a_value_is_taken_literally() {
+    fn value_is_read_literally() {
         for (written, read) in [
             ("$ecretOfTheShop", "$ecretOfTheShop"),
             ("pa$sw0rd", "pa$sw0rd"),
@@ -154,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn name_may_stand_apart_from_its_value() {
+    fn spaces_around_the_equals_sign_are_allowed() {
         assert_eq!(value("  export\tFLUX_BUY_KEY \t= a b ").as_deref(), Ok("a b"));
         assert_eq!(value("exported=1\nFLUX_BUY_KEY=export A=1").as_deref(), Ok("export A=1"));
     }
 
     #[test]
-    fn what_could_be_shortened_is_refused_with_its_line() {
+    fn ambiguous_line_is_refused_by_number() {
         for (line, what) in [
             ("FLUX_BUY_KEY=abc # the shop's", COMMENT),
             ("FLUX_BUY_KEY= # none", COMMENT),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_value_of_several_lines_hides_no_setting() {
+    fn multi_line_value_hides_no_setting() {
         let pem = "\u{feff}KEY=\"-----BEGIN\nabc==\n-----END\"\nNOTE='x' # y\nFLUX_LOG=warn\r\n";
         let read = parse(pem).unwrap();
         assert_eq!(read, [("FLUX_LOG".to_owned(), Some("warn".to_owned()))]);

@@ -1,4 +1,4 @@
-//! What is ours among variables, and what only looks like it.
+//! Finds flux's settings among variables, and those that only look like them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ pub(super) type Variable = (String, Option<String>);
 
 const PREFIX: &str = "FLUX_";
 const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
-const NOT_UTF8: &str = "is not UTF-8: set it to a text";
+const NOT_UTF8: &str = "is not UTF-8: set it to a UTF-8 text";
 
-/// The credentials of AWS, which may stand in `.env`.
+/// AWS credentials, which `.env` may contain.
 pub(super) const AWS_ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
 pub(super) const AWS_SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 pub(super) const AWS_SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
 
-/// Whether a variable of this name means anything to flux, or was meant to.
+/// True if flux reads a variable of this name, or refuses it as an unknown setting.
 pub(super) fn is_read_by_flux(name: &str) -> bool {
     let credentials = [AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN];
     is_own(name)
@@ -27,15 +27,15 @@ pub(super) fn is_read_by_flux(name: &str) -> bool {
         || SHARED_NAMES.iter().any(|(shared, _)| *shared == name)
 }
 
-/// `FLUX_` and anything, and the settings' names in other letters: `flux_buy_key` was meant as one.
+/// True for names with `FLUX_`, and for a setting's name in other letter case, such as `flux_buy_key`.
 fn is_own(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     let is_key = |key: &str| Settings::KEYS.contains(&key.to_ascii_lowercase().as_str());
     name.starts_with(PREFIX) || upper.strip_prefix(PREFIX).is_some_and(is_key)
 }
 
-/// The environment of this process. Others' variables may be anything; a name of ours that is not
-/// UTF-8 is an error.
+/// The environment of this process. Variables of other programs may contain anything; a name that
+/// begins with `FLUX_` and is not UTF-8 is an error.
 pub(super) fn of_this_process() -> Result<Vec<Variable>, ConfigError> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -43,8 +43,8 @@ pub(super) fn of_this_process() -> Result<Vec<Variable>, ConfigError> {
             Ok(name) => variables.push((name, value.into_string().ok())),
             Err(name) if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) => {
                 let name = name.to_string_lossy().escape_default().to_string();
-                let what = format!("the environment: {name} is not a setting of flux: {UNKNOWN}");
-                return Err(ConfigError(what));
+                let why = format!("the environment: {name} is not a setting of flux: {UNKNOWN}");
+                return Err(ConfigError(why));
             }
             Err(_) => {}
         }
@@ -52,28 +52,28 @@ pub(super) fn of_this_process() -> Result<Vec<Variable>, ConfigError> {
     Ok(variables)
 }
 
-/// The last value of a variable that has one; an empty one counts as absent, as container tools
-/// pass them.
+/// The last value of a variable. An empty value counts as absent, because container tools pass unset
+/// variables as empty ones.
 pub(super) fn lookup<'a>(variables: &'a [Variable], name: &str) -> Option<&'a str> {
     let last = variables.iter().rev().find(|(n, _)| n == name);
     last.and_then(|(_, value)| value.as_deref()).filter(|value| !value.is_empty())
 }
 
-/// Values under shared names, by key, until it is known which of them are used: what others set
-/// for themselves is not judged.
+/// Values under shared names, by key. They are parsed once it is known which are used, because the
+/// others belong to other programs and need not be valid.
 #[derive(Debug, Default)]
-pub(super) struct Shared<'a>(BTreeMap<&'static str, Found<'a>>);
+pub(super) struct Shared<'a>(BTreeMap<&'static str, SharedValue<'a>>);
 
 #[derive(Debug)]
-struct Found<'a> {
+struct SharedValue<'a> {
     source: &'static str,
     name: &'static str,
     value: &'a Option<String>,
 }
 
 impl Settings {
-    /// Sets what is under our own names, and leaves what is under shared ones in `shared`, where a
-    /// later source takes the place of an earlier one; within a source our own name wins.
+    /// Sets values under `FLUX_` names, and collects those under shared names in `shared`. A later
+    /// source overrides an earlier one; within a source the `FLUX_` name wins.
     pub(super) fn read_variables<'a>(
         &mut self,
         variables: &'a [Variable],
@@ -83,14 +83,14 @@ impl Settings {
         for (name, key) in SHARED_NAMES {
             let last = variables.iter().rev().find(|(n, _)| n == name);
             if let Some((_, value)) = last.filter(|(_, value)| is_given(key, value)) {
-                shared.0.insert(key, Found { source, name, value });
+                shared.0.insert(key, SharedValue { source, name, value });
             }
         }
         for (name, value) in variables.iter().filter(|(name, _)| is_own(name)) {
             let key = name[PREFIX.len()..].to_ascii_lowercase();
             if !Self::KEYS.contains(&key.as_str()) || *name != name.to_ascii_uppercase() {
-                let what = format!("{name} is not a setting of flux: {UNKNOWN}");
-                return Err(ConfigError(format!("{source}: {what}")));
+                let why = format!("{name} is not a setting of flux: {UNKNOWN}");
+                return Err(ConfigError(format!("{source}: {why}")));
             }
             if is_given(&key, value) {
                 self.set_variable(source, name, &key, value)?;
@@ -100,7 +100,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Sets what is used of the values under shared names, once all sources and flags are read.
+    /// Sets the values under shared names that are used. Called after all sources and flags are read.
     pub(super) fn read_shared(&mut self, shared: &Shared<'_>) -> Result<(), ConfigError> {
         let queue = self.sqs_queue_url.is_some() || shared.0.contains_key("sqs_queue_url");
         let on_aws = self.backend.map_or(queue, |backend| backend == Backend::Aws);
@@ -119,7 +119,7 @@ impl Settings {
         match key {
             "otlp_endpoint" => true,
             "otlp_headers" | "service_name" => self.otlp_endpoint.is_some(),
-            // The URL names a port, and may name a password.
+            // A URL has its own port, and may have a password.
             "redis_port" => on_aws && self.redis_url.is_none() && self.redis_host.is_some(),
             "redis_password" => on_aws && (self.redis_url.is_some() || self.redis_host.is_some()),
             _ => on_aws,
@@ -140,8 +140,8 @@ impl Settings {
         set.map_err(|e| ConfigError(format!("{source}: {name} {e}")))
     }
 
-    /// Takes out what Kubernetes puts into the environment of each container for each Service, some
-    /// of which looks like settings when a Service is named `flux`, `flux-redis` or `redis`.
+    /// Removes the variables that Kubernetes sets in each container for each Service. Some look like
+    /// settings if a Service is named `flux`, `flux-redis` or `redis`.
     pub(super) fn without_service_links(&mut self, variables: Vec<Variable>) -> Vec<Variable> {
         let (links, others): (Vec<_>, Vec<_>) = variables.into_iter().partition(is_service_link);
         let ours = links.into_iter().map(|(name, _)| name).filter(|name| is_read_by_flux(name));
@@ -150,8 +150,8 @@ impl Settings {
     }
 }
 
-/// Whether a variable says anything. An empty value is none, but for what guards access: there it
-/// is refused when it is set.
+/// True if a variable counts as set. An empty value does not, except for settings that guard access,
+/// which refuse it.
 fn is_given(key: &str, value: &Option<String>) -> bool {
     keys::guards_access(key) || value.as_ref().is_none_or(|value| !value.is_empty())
 }
@@ -188,10 +188,10 @@ fn is_service_link((name, value): &Variable) -> bool {
 
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
-/// `tcp://10.0.0.1:6379`.
+/// True for an address like `tcp://10.0.0.1:6379`.
 fn is_endpoint(value: &str) -> bool {
-    let Some((scheme, place)) = value.split_once("://") else { return false };
-    let Some((host, port)) = place.rsplit_once(':') else { return false };
+    let Some((scheme, address)) = value.split_once("://") else { return false };
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     PROTOCOLS.contains(&scheme.to_ascii_uppercase().as_str())
         && host.parse::<IpAddr>().is_ok()

@@ -1,5 +1,5 @@
-//! The settings: built-in defaults, then a TOML file, then `.env`, then the environment, then
-//! flags; each later source wins. What is not known is refused, never ignored.
+//! The settings: built-in defaults, a TOML file, `.env`, the environment and flags. A later source
+//! overrides an earlier one. Unknown settings are refused, never ignored.
 
 mod check;
 mod dotenv;
@@ -19,11 +19,13 @@ use environment::{Shared, Variable, lookup};
 pub use keys::{Key, Settings};
 pub use values::{Backend, LogFormat};
 
-/// What is wrong with the configuration and what to change, in one line, without any secret.
+/// An invalid configuration. The text is one line that says where, what is wrong and what to change, and
+/// contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
+/// AWS credentials from `.env`.
 #[derive(Debug, Clone)]
 pub struct AwsCredentials {
     pub access_key_id: String,
@@ -31,7 +33,7 @@ pub struct AwsCredentials {
     pub session_token: Option<SecretString>,
 }
 
-/// What to tell somebody who asks for a part that this build lacks.
+/// The error for a setting or command that needs a cargo feature of which this build has none.
 pub fn needs_feature(what: &str, feature: &str) -> String {
     format!(
         "{what} needs a flux with the feature {feature}: build it with `cargo build --release \
@@ -42,7 +44,7 @@ pub fn needs_feature(what: &str, feature: &str) -> String {
 /// Settings given on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
-    /// Read in place of `config/flux.toml`; must be there.
+    /// File to read instead of `config/flux.toml`; it must exist.
     pub config: Option<PathBuf>,
     pub backend: Option<Backend>,
     pub log_format: Option<LogFormat>,
@@ -54,7 +56,7 @@ pub struct Flags {
 const UNKNOWN: &str = "remove it, or see the names in docs/configuration.md";
 
 impl Settings {
-    /// Reads every source of this process. Blocking; changes nothing in the environment.
+    /// Reads all sources of this process. Blocking. Does not change the environment.
     pub fn load(flags: &Flags) -> Result<Settings, ConfigError> {
         let environment = environment::of_this_process()?;
         let settings = Self::load_variables(Path::new("."), environment, flags)?;
@@ -62,8 +64,8 @@ impl Settings {
         Ok(settings)
     }
 
-    /// [`Settings::load`] with the working directory and the environment as given, whichever features
-    /// this build has.
+    /// [`Settings::load`] with the given working directory and environment, and without the check of
+    /// cargo features.
     pub fn load_from(
         directory: &Path,
         environment: Vec<(String, String)>,
@@ -94,7 +96,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// As told, else `aws` when a queue is named, else `embedded`.
+    /// The backend that is set; otherwise `aws` if a queue is set, and `embedded` if not.
     pub fn backend(&self) -> Backend {
         match (self.backend, &self.sqs_queue_url) {
             (Some(backend), _) => backend,
@@ -124,29 +126,30 @@ impl Settings {
             format!("{file}, line {line}")
         };
         let table = DeTable::parse(text).map_err(|e| {
-            let place = e.span().map_or_else(|| file.to_string(), |span| at(span.start));
-            ConfigError(format!("{place}: {}", e.message().replace('\n', ", ")))
+            let position = e.span().map_or_else(|| file.to_string(), |span| at(span.start));
+            ConfigError(format!("{position}: {}", e.message().replace('\n', ", ")))
         })?;
         for (key, value) in table.get_ref() {
-            let (place, key) = (at(key.span().start), key.get_ref());
+            let position = at(key.span().start);
+            let key = key.get_ref();
             if !Self::KEYS.contains(&key.as_ref()) {
-                return Err(ConfigError(format!("{place}: `{key}` is not a key: {UNKNOWN}")));
+                return Err(ConfigError(format!("{position}: `{key}` is not a key: {UNKNOWN}")));
             }
             let read = match value.get_ref() {
                 DeValue::String(text) => self.set(key, text),
-                // `1_0` and `1.10` would not come out as they are written.
+                // As numbers, `1_0` and `1.10` would be read as other texts than those written.
                 DeValue::Integer(_) | DeValue::Float(_) if keys::ACCESS_TEXTS.contains(&&**key) => {
                     Err("must be a text in quotes".to_owned())
                 }
                 DeValue::Integer(n) if n.radix() == 10 => self.set(key, n.as_str()),
-                // In its plainest form: `1e3` is a text like any other to a key that takes texts.
+                // Normalized, because `1e3` is also a valid text for a key that accepts texts.
                 DeValue::Float(n) => match n.as_str().parse() {
                     Ok(n) => self.set(key, &toml::Value::Float(n).to_string()),
                     Err(_) => Err("must be a number".to_owned()),
                 },
                 _ => Err("must be a text in quotes or a number".to_owned()),
             };
-            read.map_err(|e| ConfigError(format!("{place}: `{key}` {e}")))?;
+            read.map_err(|e| ConfigError(format!("{position}: `{key}` {e}")))?;
         }
         Ok(())
     }
@@ -167,8 +170,8 @@ impl AwsCredentials {
         let id = lookup(dotenv, AWS_ACCESS_KEY_ID);
         let secret = lookup(dotenv, AWS_SECRET_ACCESS_KEY);
         let half = |has: &str, lacks: &str| {
-            let what = format!("half a pair of AWS credentials: add {lacks} or remove {has}");
-            Err(ConfigError(format!(".env: {what}")))
+            let why = format!("half a pair of AWS credentials: add {lacks} or remove {has}");
+            Err(ConfigError(format!(".env: {why}")))
         };
         match (id, secret) {
             (None, None) => Ok(None),

@@ -1,12 +1,12 @@
-//! What secrets must be: long enough, and each for one purpose.
+//! Checks of secrets: long enough, and each used for one purpose.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, Settings};
 
-/// The fewest bytes of a key.
+/// The shortest key, in bytes.
 const KEY_MIN: usize = 16;
-/// Begins a webhook secret, and is no part of the secret itself.
+/// Prefix of a webhook secret, not part of the secret itself.
 const WEBHOOK_PREFIX: &str = "whsec_";
 
 /// One secret, and the setting that contains it.
@@ -16,14 +16,14 @@ struct Secret<'a> {
 }
 
 impl Settings {
-    /// Whether each entry of a list says something, each key is long enough, and no text is the
-    /// secret of two settings. Errors name the settings and quote nothing.
+    /// Checks that no list has an empty entry, that each key is long enough, and that no secret is used
+    /// by two settings. Errors name the settings and quote nothing.
     pub(super) fn check_secrets(&self) -> Result<(), ConfigError> {
         self.check_lists()?;
         let secrets = self.secrets();
         for (n, secret) in secrets.iter().enumerate() {
             let Secret { setting, text } = secret;
-            let wrong = |what: &str| Err(ConfigError(format!("{setting} {what}")));
+            let wrong = |why: &str| Err(ConfigError(format!("{setting} {why}")));
             if matches!(*setting, "admin_key" | "buy_key" | "order_key") && text.len() < KEY_MIN {
                 return wrong(&format!(
                     "contains a key of {} bytes, which must be at least {KEY_MIN}{}: openssl rand \
@@ -37,8 +37,8 @@ impl Settings {
             }
             let same = |other: &&Secret<'_>| other.setting != *setting && other.text == *text;
             if let Some(other) = secrets[..n].iter().find(same) {
-                let what = "contain the same secret: each needs one of its own";
-                return Err(ConfigError(format!("{} and {setting} {what}", other.setting)));
+                let why = "contain the same secret: each needs its own";
+                return Err(ConfigError(format!("{} and {setting} {why}", other.setting)));
             }
         }
         Ok(())
@@ -54,8 +54,9 @@ impl Settings {
             ("cors_origins", self.cors_origins.clone()),
         ] {
             if text.is_some_and(|text| text.split(',').any(|entry| entry.trim().is_empty())) {
-                let what = "has an empty entry: remove the comma that is too many";
-                return Err(ConfigError(format!("{setting} {what}")));
+                return Err(ConfigError(format!(
+                    "{setting} has an empty entry: remove the extra comma"
+                )));
             }
         }
         Ok(())

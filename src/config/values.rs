@@ -1,4 +1,4 @@
-//! The kinds of values that settings have.
+//! The types of settings.
 
 use std::path::PathBuf;
 
@@ -6,30 +6,33 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::clear_text::Tls;
 
+/// Where orders are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     Embedded,
     Aws,
 }
 
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
     Json,
 }
 
-/// What a setting can be: read from text, and described for the reference.
+/// A type of settings: read from text, and described for the reference.
 pub(super) trait Setting: Sized {
-    /// In words, for "a ...": what its text must be.
+    /// The type in words, for the reference.
     const KIND: &'static str;
     const SECRET: bool = false;
 
     /// The error completes "`key` ...", without the text.
     fn read(text: &str) -> Result<Self, String>;
 
-    /// As it stands in a TOML file; a secret is the empty text.
+    /// The value as in a TOML file; a secret is shown as the empty text.
     fn toml(&self) -> String;
 
+    /// True if both values are equal.
     fn same(&self, other: &Self) -> bool {
         self.toml() == other.toml()
     }
@@ -39,7 +42,7 @@ fn quoted(text: impl Into<String>) -> String {
     toml::Value::String(text.into()).to_string()
 }
 
-/// None is the empty text.
+/// An empty text is `None`.
 impl<T: Setting> Setting for Option<T> {
     const KIND: &'static str = T::KIND;
     const SECRET: bool = T::SECRET;
@@ -101,14 +104,14 @@ impl Setting for SecretString {
     }
 }
 
-/// Types read by their `FromStr`: what they are, and what to say when that fails.
+/// Types read by their `FromStr`, each with its description and its error.
 macro_rules! parsed {
-    ($($type:ty, $kind:literal, $what:literal;)*) => {
+    ($($type:ty, $kind:literal, $error:literal;)*) => {
         $(impl Setting for $type {
             const KIND: &'static str = $kind;
 
             fn read(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|_| $what.to_owned())
+                text.parse().map_err(|_| $error.to_owned())
             }
 
             fn toml(&self) -> String {
@@ -129,7 +132,7 @@ parsed! {
 pub(super) trait Number: Setting {
     type Value;
 
-    /// `None` for none.
+    /// The number; `None` if the setting is not set.
     fn value(&self) -> Option<Self::Value>;
 }
 
@@ -155,16 +158,16 @@ impl<T: Number> Number for Option<T> {
     }
 }
 
-/// One of a few words.
+/// Types with a few named values, each with its description and its error.
 macro_rules! words {
-    ($($type:ident: $kind:literal, $what:literal { $($word:literal => $variant:ident,)* })*) => {
+    ($($type:ident: $kind:literal, $error:literal { $($word:literal => $variant:ident,)* })*) => {
         $(impl Setting for $type {
             const KIND: &'static str = $kind;
 
             fn read(text: &str) -> Result<Self, String> {
                 match text {
                     $($word => Ok(Self::$variant),)*
-                    _ => Err($what.to_owned()),
+                    _ => Err($error.to_owned()),
                 }
             }
 

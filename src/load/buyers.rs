@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::observation::WaitingBuyer;
 use super::plan::{LoadPlan, RequestSchedule, ScheduledRequest};
 use super::stats::LoadStats;
-use crate::client::{Address, Answer, Connection};
+use crate::client::{Address, Connection, ServerResponse};
 use crate::core::model::{Clock, OrderId, SystemClock};
 
 /// Buyers give up if no order was accepted for this time.
@@ -110,7 +110,7 @@ impl Sale {
         loop {
             self.stats().add_request();
             let pause = match connection.post("/buy", headers.clone(), body.clone()).await {
-                Ok(answer) => match answer.come_again() {
+                Ok(answer) => match answer.retry_after() {
                     None => return self.record_answer(request, scheduled, &answer),
                     Some(pause) => {
                         self.stats().add_refusal();
@@ -131,7 +131,12 @@ impl Sale {
         }
     }
 
-    fn record_answer(&self, request: ScheduledRequest, scheduled: Instant, answer: &Answer) {
+    fn record_answer(
+        &self,
+        request: ScheduledRequest,
+        scheduled: Instant,
+        answer: &ServerResponse,
+    ) {
         let mut stats = self.stats();
         let order = (answer.status == StatusCode::ACCEPTED).then(|| order_id(answer)).flatten();
         let Some(order) = order else {
@@ -160,7 +165,7 @@ impl Sale {
 }
 
 /// The order that the `Location` header names.
-fn order_id(answer: &Answer) -> Option<OrderId> {
+fn order_id(answer: &ServerResponse) -> Option<OrderId> {
     let path = answer.headers.get(LOCATION)?.to_str().ok()?;
     OrderId::parse(path.rsplit('/').next()?).ok()
 }

@@ -147,7 +147,7 @@ fn at_url(url: Uri) -> KeySource {
             let reply = http.send(request, RESPONSE_WITHIN, SET_MAX).await;
             let reply = reply.map_err(|e| e.to_string())?;
             match reply.status {
-                StatusCode::OK if !reply.cut => Ok(reply.body),
+                StatusCode::OK if !reply.truncated => Ok(reply.body),
                 StatusCode::OK => Err("the response is larger than 1 MiB".to_owned()),
                 status if status.is_redirection() => {
                     Err(format!("the response is {status}, and redirects are not followed"))

@@ -50,7 +50,7 @@ fn second_signal_exits_at_once() {
         let desk = Desk::new();
         let (mut serve, _client) = busy_server(&desk);
         serve.signal("TERM");
-        serve.log_line("a second signal leaves at once");
+        serve.log_line("a second signal exits at once");
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(serve.child.try_wait().unwrap(), None, "it waits for its client");
         serve.signal(second);

@@ -178,22 +178,22 @@ fn refused_webhooks_are_listed_redriven_and_dropped() {
         assert_eq!((&letter["status"], &letter["attempts"]), (&json!("sold"), &json!(1)));
         assert!(letter["reason"].as_str().unwrap().contains("410"), "{letter}");
     }
-    receiver.tell(accept);
+    receiver.reply_with(accept);
     let redriven = desk.run(&format!("webhooks redrive --id {}", orders[0]));
     assert_eq!(redriven, "1 due again\n");
     receiver.wait_for(4);
-    assert_eq!(receiver.got()[3].id, format!("msg_{}", orders[0]));
+    assert_eq!(receiver.requests()[3].id, format!("msg_{}", orders[0]));
     assert_eq!(desk.run(&format!("webhooks drop --id {}", orders[1])), "1 dropped\n");
     assert_eq!(desk.run("webhooks redrive --all"), "1 due again\n");
     receiver.wait_for(5);
-    assert_eq!(receiver.got()[4].id, format!("msg_{}", orders[2]));
+    assert_eq!(receiver.requests()[4].id, format!("msg_{}", orders[2]));
     assert!(letters().is_empty());
-    assert!(receiver.got().iter().all(|got| got.signed && got.id != format!("msg_{loser}")));
+    assert!(receiver.requests().iter().all(|got| got.signed && got.id != format!("msg_{loser}")));
 
     desk.run("webhooks off");
     assert_eq!(decided(&address, &buy(&address, "ann", "d"))["status"], "sold");
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(receiver.got().len(), 5);
+    assert_eq!(receiver.requests().len(), 5);
 }
 
 #[test]
@@ -202,13 +202,13 @@ fn secret_rotation_signs_with_both_secrets() {
     let desk = sending_to(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
     let printed = desk.run("webhooks send-test");
     assert!(printed.contains("took it in") && !printed.contains(SESAME), "{printed}");
-    let got = receiver.got();
+    let got = receiver.requests();
     assert!(got[0].signed && got[0].event["type"] == "flux.test", "{got:?}");
 
     let old = sending_to(Desk::new(), &receiver, SECRET);
     old.run("webhooks send-test");
-    assert!(!receiver.got()[1].signed);
-    receiver.tell(|_, _, _| Reply::Status(401));
+    assert!(!receiver.requests()[1].signed);
+    receiver.reply_with(|_, _, _| Reply::Status(401));
     let output = old.command("webhooks send-test").output().unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -266,7 +266,7 @@ fn process_without_webhook_url_warns_and_keeps_events() {
         assert_eq!(http(&address, "GET /healthz", "").0, 200);
         order
     };
-    assert!(receiver.got().is_empty());
+    assert!(receiver.requests().is_empty());
     let desk = desk.with(&url.0, &url.1).with("FLUX_WEBHOOK_SECRET", SECRET);
     let _serve = desk.serve("--workers 1");
     receiver.wait_for_orders(&[order]);

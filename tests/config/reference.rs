@@ -1,5 +1,5 @@
-//! The files that are made from the settings: `docs/configuration.md` and `config/flux.toml`.
-//! `scripts/docs` writes them anew.
+//! The files that `scripts/docs` generates from the settings: `docs/configuration.md` and
+//! `config/flux.toml`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -9,38 +9,43 @@ use flux::config::{Key, Settings};
 const MARKDOWN_HEAD: &str = "\
 # Settings
 
-Made from `src/config/keys.rs` by `scripts/docs`.
+Generated from `src/config/keys.rs` by `scripts/docs`.
 
-Each is looked up in this sequence, and the last one found wins: the built-in default,
-`config/flux.toml` in the working directory (or the file that `--config` names), `.env` in the
-working directory, the environment, a flag (`--listen`, `--workers`, `--concurrency`, `--backend`,
-`--log-format`). What is unknown or out of bounds is refused with one line that names it, its place,
-and what it must be.
+flux reads settings from these sources. A later source overrides an earlier one:
 
-An empty text is the same as none, except for settings that guard access or that events and the lock
-depend on (keys, `jwt_...`, `rate_...`, `trusted_proxies`, `cors_origins`, `webhook_...`,
-`redis_password`): there it is refused, because one that was meant to be set would leave the server
-open. In a compose file `FLUX_ADMIN_KEY: ${FLUX_ADMIN_KEY}` passes an empty text when the variable is
-not set; write `FLUX_ADMIN_KEY:` without a value to pass the variable only if it is set, or
+1. the built-in default
+2. `config/flux.toml` in the working directory, or the file that `--config` names
+3. `.env` in the working directory
+4. the environment
+5. flags (`--listen`, `--workers`, `--concurrency`, `--backend`, `--log-format`)
+
+An unknown setting, or a value out of bounds, is refused. The error names the setting, its source and the
+allowed values.
+
+An empty text counts as not set. The exceptions are settings that guard access, or on which webhooks and
+the lock depend (keys, `jwt_...`, `rate_...`, `trusted_proxies`, `cors_origins`, `webhook_...`,
+`redis_password`). For these an empty text is refused, because a key that is empty by mistake would leave
+the server open. In a compose file, `FLUX_ADMIN_KEY: ${FLUX_ADMIN_KEY}` passes an empty text if the
+variable is not set. Write `FLUX_ADMIN_KEY:` without a value to pass the variable only if it is set, or
 `${FLUX_ADMIN_KEY:?}` to require it.
 
-`.env` has one `NAME=VALUE` a line, with or without `export` before it, and comments on lines of their
-own. Values are taken literally: no `$NAME`, no backslash and no comment behind a value is
-interpreted; the spaces around a value, then one pair of quotes around it, are removed. A value that
-another program would end at a ` #` is refused until it is in quotes.
+`.env` has one `NAME=VALUE` per line, optionally with `export` before it. Comments need a line of their
+own. Values are read literally: `$NAME`, backslashes and comments after a value are not interpreted. Spaces
+around a value are removed, then one pair of quotes around it. A value that contains ` #` must be in
+quotes, because other programs would end it there.
 
-Names without `FLUX_` belong to other programs too, so they are read only where they are used: those
-of AWS and Redis on the `aws` backend, `REDIS_PORT` and `REDIS_PASSWORD` with a host or URL of Redis,
-those of OpenTelemetry with an endpoint. In one source the name with `FLUX_` wins. Variables that
-Kubernetes sets for a Service (`FLUX_SERVICE_HOST`, `FLUX_PORT=tcp://...`) are no settings; the log
-shows at `debug` which were skipped.
+Names without `FLUX_` belong to other programs too, so they are read only if they are used: AWS and Redis
+names on the `aws` backend, `REDIS_PORT` and `REDIS_PASSWORD` with a host or URL of Redis, OpenTelemetry
+names with an endpoint. Within one source the name with `FLUX_` wins. Variables that Kubernetes sets for a
+Service (`FLUX_SERVICE_HOST`, `FLUX_PORT=tcp://...`) are not settings; the log lists the skipped ones at
+`debug`.
 ";
 
 const TOML_HEAD: &str = "\
-# Every setting of flux with its default. Take the # away to change one.
-# .env, then the environment (FLUX_LISTEN for `listen`, and so on), then flags win over this file.
-# An empty text is the same as none, but refused for keys and whatever else guards access.
-# Made from src/config/keys.rs by scripts/docs.
+# All settings of flux with their defaults. Remove the # to change one.
+# .env, the environment (FLUX_LISTEN for `listen`, and so on) and flags override this file.
+# An empty text counts as not set; settings that guard access refuse it.
+# Generated from src/config/keys.rs by scripts/docs.
 ";
 
 fn sections() -> Vec<(&'static str, Vec<Key>)> {
@@ -95,7 +100,7 @@ fn toml() -> String {
     file
 }
 
-/// As a comment of at most 100 columns.
+/// Appends a comment of at most 100 columns.
 fn wrapped(file: &mut String, text: &str) {
     let mut line = "#".to_owned();
     for word in text.split(' ') {
@@ -110,7 +115,7 @@ fn wrapped(file: &mut String, text: &str) {
 }
 
 #[test]
-fn the_reference_and_the_example_say_what_the_settings_are() {
+fn generated_files_are_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, wanted) in [("docs/configuration.md", markdown()), ("config/flux.toml", toml())] {
         let file = root.join(name);
@@ -118,28 +123,28 @@ fn the_reference_and_the_example_say_what_the_settings_are() {
             std::fs::write(&file, &wanted).unwrap();
         }
         let found = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(found == wanted, "{name} is not what src/config/keys.rs says: run scripts/docs");
+        assert!(found == wanted, "{name} differs from src/config/keys.rs: run scripts/docs");
     }
 }
 
 #[test]
-fn every_setting_is_described_and_says_so_when_it_is_out_of_bounds() {
+fn settings_are_described_and_bounded() {
     for key in Settings::keys() {
         let last = key.about.last().unwrap().trim();
         assert!(last.ends_with('.'), "{} has no description in sentences: {last}", key.name);
-        assert!(!key.meaning().contains("[`"), "{}: a link means nothing in a file", key.name);
+        assert!(!key.meaning().contains("[`"), "{}: a link has no meaning in a file", key.name);
         let Some((least, most)) = key.bounds.clone() else { continue };
         for beyond in [
             least.parse::<u64>().unwrap().checked_sub(1),
             most.parse::<u64>().unwrap().checked_add(1),
         ] {
             let Some(beyond) = beyond else { continue };
-            let said = super::error(&[], &[(&key.variables()[0], &beyond.to_string())]);
-            assert!(said.contains(&format!("from {least} to {most}")), "{}: {said}", key.name);
+            let error = super::refusal(&[], &[(&key.variables()[0], &beyond.to_string())]);
+            assert!(error.contains(&format!("from {least} to {most}")), "{}: {error}", key.name);
         }
         for bound in [&least, &most] {
-            let said = super::load(&[], &[(&key.variables()[0], bound)]);
-            let refused = said.err().filter(|said| said.contains("it must be from"));
+            let loaded = super::load(&[], &[(&key.variables()[0], bound)]);
+            let refused = loaded.err().filter(|error| error.contains("it must be from"));
             assert!(refused.is_none(), "{}: {refused:?}", key.name);
         }
     }

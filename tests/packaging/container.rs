@@ -1,9 +1,9 @@
 use flux::config::Backend;
 use serde_norway::Value;
 
-use super::{assert_taken, read, root, settings};
+use super::{assert_valid, read, root, settings};
 
-/// A container file's instructions: their name and the rest of the line.
+/// The instructions of the container file, as name and rest of the line.
 fn instructions() -> Vec<(String, String)> {
     let text = read("Containerfile").replace("\\\n", " ");
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -11,7 +11,7 @@ fn instructions() -> Vec<(String, String)> {
     split.map(|(name, rest)| (name.to_owned(), rest.trim().to_owned())).collect()
 }
 
-/// The arguments of an instruction in the exec form; a shell would swallow signals.
+/// The arguments of an instruction in exec form; in shell form the shell would not forward signals.
 fn exec(form: &str) -> Vec<String> {
     serde_json::from_str(form).unwrap_or_else(|_| panic!("{form} is not the exec form"))
 }
@@ -24,7 +24,7 @@ fn one<'a>(stage: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 #[test]
-fn the_image_runs_flux_as_nobody_in_particular_and_asks_it_for_its_health() {
+fn image_runs_flux_unprivileged_with_a_health_check() {
     let all = instructions();
     let last = all.iter().rposition(|(name, _)| name == "FROM").unwrap();
     let (build, image) = all.split_at(last);
@@ -32,10 +32,10 @@ fn the_image_runs_flux_as_nobody_in_particular_and_asks_it_for_its_health() {
     assert!(user.split(':').all(|id| id.parse::<u32>().unwrap() >= 1_000), "{user}");
     assert_eq!(one(image, "STOPSIGNAL"), "SIGTERM");
     assert_eq!(exec(one(image, "ENTRYPOINT")), ["flux"]);
-    assert_taken(exec(one(image, "CMD")).iter().map(String::as_str));
+    assert_valid(exec(one(image, "CMD")).iter().map(String::as_str));
     let (_, health) = one(image, "HEALTHCHECK").split_once(" CMD ").unwrap();
     assert_eq!(exec(health)[0], "flux");
-    assert_taken(exec(health)[1..].iter().map(String::as_str));
+    assert_valid(exec(health)[1..].iter().map(String::as_str));
 
     let variables: Vec<(String, String)> = one(image, "ENV")
         .split(' ')
@@ -56,7 +56,7 @@ fn the_image_runs_flux_as_nobody_in_particular_and_asks_it_for_its_health() {
 }
 
 #[test]
-fn what_the_image_is_built_from_is_there_and_not_ignored() {
+fn sources_of_the_image_exist_and_are_not_ignored() {
     let ignored = read(".containerignore");
     assert_eq!(ignored, read(".dockerignore"), "docker reads one, podman the other");
     let let_in: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
@@ -84,13 +84,13 @@ fn words(list: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_compose_file_runs_a_whole_sale_with_settings_that_flux_knows() {
+fn compose_file_runs_a_sale_with_valid_settings() {
     let all = services();
     let service = |name: &str| &all.iter().find(|(n, _)| n == name).unwrap().1;
     let hosts: Vec<String> = all.iter().map(|(name, _)| name.clone()).collect();
     for name in ["serve", "work", "provision"] {
         let service = service(name);
-        assert_taken(words(&service["command"]));
+        assert_valid(words(&service["command"]));
         let variables: Vec<(String, String)> = service["environment"]
             .as_mapping()
             .unwrap()
@@ -104,7 +104,7 @@ fn the_compose_file_runs_a_whole_sale_with_settings_that_flux_knows() {
             let host = url.as_ref().unwrap().split(['/', ':']).nth(3).unwrap().to_owned();
             assert!(hosts.contains(&host), "{host} is not a service");
         }
-        // Only the server can be asked for its health.
+        // Only the server has a health check.
         assert_eq!(service["healthcheck"]["disable"].as_bool(), (name != "serve").then_some(true));
     }
     for name in ["serve", "work"] {

@@ -1,4 +1,4 @@
-//! What flux is shipped with: container and compose files, systemd units, the Terraform module.
+//! The packaging: container and compose files, systemd units, the Terraform module.
 
 mod container;
 mod systemd;
@@ -19,21 +19,21 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
-/// A default of the settings, as a number.
+/// The default of a setting, as a number.
 fn number(key: &str) -> u64 {
     let keys = Settings::keys();
     keys.iter().find(|k| k.name == key).unwrap().default.parse().unwrap()
 }
 
-/// Whether `flux ARGUMENTS` is a command line that flux takes.
-fn assert_taken<'a>(arguments: impl IntoIterator<Item = &'a str>) {
+/// Checks that `flux ARGUMENTS` is a valid command line.
+fn assert_valid<'a>(arguments: impl IntoIterator<Item = &'a str>) {
     let line: Vec<&str> = std::iter::once("flux").chain(arguments).collect();
     if let Err(e) = Cli::try_parse_from(&line) {
         panic!("{line:?}: {e}");
     }
 }
 
-/// The settings under these variables, which must all be ones that somebody reads.
+/// The settings from these variables, each of which flux or the AWS SDK must read.
 fn settings(variables: &[(String, String)]) -> Settings {
     let keys = Settings::keys();
     let known: Vec<String> = keys.iter().flat_map(|key| key.variables()).collect();

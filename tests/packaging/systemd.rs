@@ -1,4 +1,4 @@
-use super::{assert_taken, number, read};
+use super::{assert_valid, number, read};
 
 /// The assignments of a unit.
 fn unit(name: &str) -> Vec<(String, String)> {
@@ -9,7 +9,7 @@ fn unit(name: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_units_start_flux_sandboxed_and_leave_it_time_to_stop() {
+fn units_are_sandboxed_and_leave_time_to_stop() {
     for name in ["flux-serve.service", "flux-work@.service"] {
         let unit = unit(name);
         let get = |key: &str| {
@@ -18,7 +18,7 @@ fn the_units_start_flux_sandboxed_and_leave_it_time_to_stop() {
         };
         let mut command = get("ExecStart").split(' ');
         assert_eq!(command.next(), Some("/usr/local/bin/flux"));
-        assert_taken(command);
+        assert_valid(command);
         assert_eq!(get("ExecReload"), "/bin/kill -HUP $MAINPID");
         let stop: u64 = get("TimeoutStopSec").parse().unwrap();
         assert!(stop * 1_000 > number("grace_ms"), "{name}: killed before it has drained");

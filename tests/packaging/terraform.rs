@@ -1,4 +1,4 @@
-//! The Terraform module against what `flux provision` makes on the stand-ins and prints.
+//! Compares the Terraform module with the resources and policies of `flux provision`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,18 +20,18 @@ use crate::conformance::fresh_name;
 const FOLDER: &str = "config/terraform";
 type Attributes = BTreeMap<String, String>;
 
-/// The module with its variables set, as far as Terraform would know it before it asks AWS.
+/// The module with its variables set, evaluated without AWS.
 struct Module {
     body: Body,
     context: Context<'static>,
 }
 
 impl Module {
-    /// `arns` are those of the queue, its dead-letter queue, the tables of orders, items and the
-    /// order key; and with webhooks of their queue and its dead-letter queue.
+    /// `arns` are those of the queue, its dead-letter queue, the tables of orders, items and the order
+    /// key, and the webhooks' queue and dead-letter queue.
     fn new(plan: &Plan, arns: &[String; 7]) -> Module {
         let days = |time: Duration| time.as_secs() / (24 * 3600);
-        let given = json!({
+        let variables = json!({
             "queue": plan.queue,
             "table": plan.table,
             "visibility_timeout_ms": plan.visibility.as_millis() as u64,
@@ -44,9 +44,9 @@ impl Module {
         let mut context = Context::new();
         declare_functions(&mut context);
         let [queue, dead_letters, orders, items, meta, webhooks, webhooks_dead] = arns;
-        // As `count` makes them.
+        // With `count` a resource is a list.
         let counted = |arn: &String| if plan.webhooks { json!([{"arn": arn}]) } else { json!([]) };
-        declare(&mut context, "var", given);
+        declare(&mut context, "var", variables);
         declare(
             &mut context,
             "aws_sqs_queue",
@@ -87,7 +87,7 @@ impl Module {
         self.body.blocks().find(labelled).unwrap_or_else(|| panic!("no {kind} {name}")).body()
     }
 
-    /// What is set, as text; what is null is not.
+    /// The attributes of a block as text, without those that are null.
     fn attributes(&self, body: &Body) -> Attributes {
         let all =
             body.attributes().map(|a| (a.key().to_owned(), evaluated(a.expr(), &self.context)));
@@ -113,7 +113,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Those of Terraform's functions that the module uses.
+/// Declares the Terraform functions that the module uses.
 fn declare_functions(context: &mut Context<'static>) {
     fn texts(args: &FuncArgs) -> (String, String) {
         (args[0].as_str().unwrap().to_owned(), args[1].as_str().unwrap().to_owned())
@@ -155,15 +155,15 @@ fn declare_functions(context: &mut Context<'static>) {
     );
 }
 
-/// A queue that is there, in Terraform's words.
+/// An existing queue, with the attribute names of Terraform.
 async fn queue(aws: &Aws, name: &str) -> (Attributes, String) {
     let client = aws.sqs();
     let url = client.get_queue_url().queue_name(name).send().await.unwrap().queue_url.unwrap();
-    let asked = client.get_queue_attributes().queue_url(url);
-    let asked = asked.attribute_names(QueueAttributeName::All).send().await.unwrap();
-    let found = asked.attributes.unwrap();
+    let request = client.get_queue_attributes().queue_url(url);
+    let response = request.attribute_names(QueueAttributeName::All).send().await.unwrap();
+    let found = response.attributes.unwrap();
     let mut attributes = Attributes::from([("name".to_owned(), name.to_owned())]);
-    for (theirs, ours) in [
+    for (aws_name, name) in [
         (QueueAttributeName::VisibilityTimeout, "visibility_timeout_seconds"),
         (QueueAttributeName::MessageRetentionPeriod, "message_retention_seconds"),
         (QueueAttributeName::FifoQueue, "fifo_queue"),
@@ -171,15 +171,15 @@ async fn queue(aws: &Aws, name: &str) -> (Attributes, String) {
         (QueueAttributeName::FifoThroughputLimit, "fifo_throughput_limit"),
         (QueueAttributeName::RedrivePolicy, "redrive_policy"),
     ] {
-        if let Some(value) = found.get(&theirs) {
-            attributes.insert(ours.to_owned(), value.clone());
+        if let Some(value) = found.get(&aws_name) {
+            attributes.insert(name.to_owned(), value.clone());
         }
     }
     (comparable(attributes), found[&QueueAttributeName::QueueArn].clone())
 }
 
-/// A standard queue says nothing of FIFO on AWS, and `false` in Terraform; the redrive policy is
-/// JSON with its count as a text or a number.
+/// Normalizes a queue's attributes. For a standard queue AWS has no `fifo_queue` and Terraform has
+/// `false`. The redrive policy is JSON whose count is a text or a number.
 fn comparable(mut queue: Attributes) -> Attributes {
     queue.retain(|key, value| key != "fifo_queue" || value == "true");
     if let Some(policy) = queue.get_mut("redrive_policy") {
@@ -191,7 +191,7 @@ fn comparable(mut queue: Attributes) -> Attributes {
     queue
 }
 
-/// A table that is there: attributes as in Terraform, its keys' types, and what it expires by.
+/// An existing table: its attributes as in Terraform, the types of its keys, and its TTL attribute.
 async fn table(aws: &Aws, name: &str) -> (Attributes, Vec<(String, String)>, Option<String>) {
     let client = aws.dynamodb();
     let found = client.describe_table().table_name(name).send().await.unwrap().table.unwrap();
@@ -233,19 +233,19 @@ fn plans() -> [Plan; 3] {
 }
 
 #[tokio::test]
-async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
+async fn module_has_the_resources_of_provision() {
     let aws = stand_ins().await;
     for plan in plans() {
         apply(&aws, &plan, false, &mut |_| {}).await.unwrap();
-        let (queue_made, queue_arn) = queue(&aws, &plan.queue).await;
-        let (dead_made, dead_arn) = queue(&aws, &plan.dead_letter_queue()).await;
-        let mut made = vec![("orders", queue_made), ("dead_letters", dead_made)];
+        let (orders_queue, queue_arn) = queue(&aws, &plan.queue).await;
+        let (dlq, dead_arn) = queue(&aws, &plan.dead_letter_queue()).await;
+        let mut queues = vec![("orders", orders_queue), ("dead_letters", dlq)];
         let mut webhook_arns = [String::new(), String::new()];
         if plan.webhooks {
             for (n, name) in ["webhooks", "webhooks_dead_letters"].into_iter().enumerate() {
-                let (queue_made, arn) = queue(&aws, &queue_names(&plan.queue)[n]).await;
+                let (attributes, arn) = queue(&aws, &queue_names(&plan.queue)[n]).await;
                 webhook_arns[n] = arn;
-                made.push((name, queue_made));
+                queues.push((name, attributes));
             }
         }
         let [webhooks, webhooks_dead] = webhook_arns;
@@ -254,10 +254,10 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
         let [orders, items, meta] = tables;
         let arns = [queue_arn, dead_arn, orders, items, meta, webhooks, webhooks_dead];
         let module = Module::new(&plan, &arns);
-        for (name, made) in made {
-            let mut told = module.attributes(module.resource("aws_sqs_queue", name));
-            assert!(told.remove("count").is_none_or(|count| count == "1"));
-            assert_eq!(comparable(told), made, "queue {name}");
+        for (name, created) in queues {
+            let mut declared = module.attributes(module.resource("aws_sqs_queue", name));
+            assert!(declared.remove("count").is_none_or(|count| count == "1"));
+            assert_eq!(comparable(declared), created, "queue {name}");
         }
         for (name, of) in [
             ("orders", plan.table.clone()),
@@ -265,11 +265,13 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
             ("meta", format!("{}_meta", plan.table)),
         ] {
             let body = module.resource("aws_dynamodb_table", name);
-            let (made, types, expiry) = table(&aws, &of).await;
-            assert_eq!(module.attributes(body), made, "table {name}");
-            let told = module.blocks(body, "attribute").into_iter().map(|b| module.attributes(b));
-            let told: Vec<_> = told.map(|a| (a["name"].clone(), a["type"].clone())).collect();
-            assert_eq!(told, types, "table {name}");
+            let (created, types, expiry) = table(&aws, &of).await;
+            assert_eq!(module.attributes(body), created, "table {name}");
+            let declared = module.blocks(body, "attribute").into_iter();
+            let declared = declared.map(|block| module.attributes(block));
+            let declared: Vec<_> =
+                declared.map(|a| (a["name"].clone(), a["type"].clone())).collect();
+            assert_eq!(declared, types, "table {name}");
             let ttl = module.blocks(body, "ttl").into_iter().map(|b| module.attributes(b));
             let ttl: Vec<_> = ttl.inspect(|ttl| assert_eq!(ttl["enabled"], "true")).collect();
             assert_eq!(ttl.first().map(|ttl| ttl["attribute_name"].clone()), expiry);
@@ -279,14 +281,14 @@ async fn the_module_makes_the_queues_and_tables_that_provision_makes() {
     }
 }
 
-/// The stand-in knows no warm throughput: what provision would ask for is compared.
+/// Compares the warm throughput with the one that provision requests, because the stand-in has none.
 fn assert_warm(module: &Module, plan: &Plan) {
     assert!(module.blocks(module.resource("aws_dynamodb_table", "items"), "dynamic").is_empty());
     let orders = module.resource("aws_dynamodb_table", "orders");
     let dynamic = module.blocks(orders, "dynamic")[0];
     let each = dynamic.attributes().find(|a| a.key() == "for_each").unwrap();
     let values = evaluated(each.expr(), &module.context);
-    let told = values.as_array().unwrap().iter().map(|value| {
+    let declared = values.as_array().unwrap().iter().map(|value| {
         let mut context = module.context.clone();
         declare(&mut context, "warm_throughput", json!({"value": value}));
         let content = module.blocks(dynamic, "content")[0].attributes();
@@ -294,12 +296,12 @@ fn assert_warm(module: &Module, plan: &Plan) {
             content.map(|a| (a.key().to_owned(), evaluated(a.expr(), &context))).collect();
         (units["read_units_per_second"].as_i64(), units["write_units_per_second"].as_i64())
     });
-    let wanted = warm_throughput(plan.expect).map(|(reads, writes)| (Some(reads), Some(writes)));
-    assert_eq!(told.collect::<Vec<_>>(), wanted.into_iter().collect::<Vec<_>>());
+    let expected = warm_throughput(plan.expect).map(|(reads, writes)| (Some(reads), Some(writes)));
+    assert_eq!(declared.collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
 }
 
 #[test]
-fn the_modules_policies_are_those_that_provision_prints() {
+fn module_has_the_policies_of_provision() {
     for plan in plans() {
         let printed = iam::policies(&plan, "eu-central-1");
         let arn = |statement: usize| {
@@ -311,19 +313,19 @@ fn the_modules_policies_are_those_that_provision_prints() {
         let each = resource.attributes().find(|a| a.key() == "for_each").unwrap();
         let roles = evaluated(each.expr(), &module.context);
         let policy = resource.attributes().find(|a| a.key() == "policy").unwrap();
-        let mut told = serde_json::Map::new();
+        let mut declared = serde_json::Map::new();
         for (role, statements) in roles.as_object().unwrap() {
             let mut context = module.context.clone();
             declare(&mut context, "each", json!({"key": role, "value": statements}));
             let text = plain(&evaluated(policy.expr(), &context));
-            told.insert(role.clone(), serde_json::from_str(&text).unwrap());
+            declared.insert(role.clone(), serde_json::from_str(&text).unwrap());
         }
-        assert_eq!(Value::Object(told), printed);
+        assert_eq!(Value::Object(declared), printed);
     }
 }
 
 #[test]
-fn the_modules_variables_have_the_settings_defaults() {
+fn module_has_the_defaults_of_the_settings() {
     let body = hcl::parse(&read(&format!("{FOLDER}/variables.tf"))).unwrap();
     let plan = Plan::new(&Settings::default(), None, None);
     for variable in body.blocks() {

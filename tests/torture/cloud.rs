@@ -18,7 +18,7 @@ use super::{PATIENCE, TestRng};
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{address, fresh_name};
 use crate::faults::control;
-use crate::redis_away::Server;
+use crate::redis_outage::Server;
 use crate::support::free_port;
 
 const BUYERS: usize = 64;

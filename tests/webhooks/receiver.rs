@@ -1,5 +1,5 @@
-//! A shop's end of the webhooks: a real HTTP server, that checks each request's signature with the
-//! library of the Standard WebhookOutbox project and answers as it is told.
+//! A webhook endpoint: a real HTTP server that checks signatures with the library of the Standard
+//! Webhooks project and responds as the test demands.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
@@ -19,36 +19,38 @@ use tokio::net::TcpListener;
 
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A request as it came, and whether its signature is right.
+/// A received request.
 #[derive(Debug, Clone)]
-pub struct Got {
+pub struct Received {
     pub id: String,
+    /// True if the signature is valid.
     pub signed: bool,
     pub event: Value,
 }
 
-/// What the shop does about the n-th request (from 0), of which this is the k-th of its event
-/// (from 0).
+/// The response to a request.
 #[derive(Debug, Clone, Copy)]
 pub enum Reply {
     Status(u16),
-    /// Takes it, and hangs up without an answer.
+    /// Reads the request and closes the connection without a response.
     HangUp,
     Never,
 }
 
-pub type Tale = Arc<dyn Fn(u64, u64, &Value) -> Reply + Send + Sync>;
+/// The response by the number of the request, its number among the requests of the same event (both from
+/// 0), and the event.
+pub type Script = Arc<dyn Fn(u64, u64, &Value) -> Reply + Send + Sync>;
 
-struct Shop {
+struct Endpoint {
     keys: Vec<Webhook>,
-    tale: Mutex<Tale>,
-    got: Mutex<Vec<Got>>,
+    script: Mutex<Script>,
+    requests: Mutex<Vec<Received>>,
 }
 
-/// Receives until it is dropped.
+/// A server that runs until it is dropped.
 pub struct Receiver {
     pub address: SocketAddr,
-    shop: Arc<Shop>,
+    endpoint: Arc<Endpoint>,
     running: Option<tokio::runtime::Runtime>,
 }
 
@@ -61,115 +63,118 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
-    /// On a free port; its signatures may be made with any of these secrets.
+    /// Starts on a free port. Each request must be signed with all these secrets.
     pub fn open(
         secrets: &[&str],
-        tale: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static,
+        script: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static,
     ) -> Receiver {
-        Self::open_at("127.0.0.1:0".parse().unwrap(), secrets, tale)
+        Self::open_at("127.0.0.1:0".parse().unwrap(), secrets, script)
     }
 
     pub fn open_at(
         address: SocketAddr,
         secrets: &[&str],
-        tale: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static,
+        script: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static,
     ) -> Receiver {
         let keys = secrets.iter().map(|secret| Webhook::new(secret).unwrap()).collect();
-        let shop = Arc::new(Shop { keys, tale: Mutex::new(Arc::new(tale)), got: Mutex::default() });
+        let script = Mutex::new(Arc::new(script) as Script);
+        let endpoint = Arc::new(Endpoint { keys, script, requests: Mutex::default() });
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(serve(listener, shop.clone()));
-        Receiver { address, shop, running: Some(runtime) }
+        runtime.spawn(serve(listener, endpoint.clone()));
+        Receiver { address, endpoint, running: Some(runtime) }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}/hooks?key=open-sesame", self.address)
     }
 
-    /// Answers so from now on.
-    pub fn tell(&self, tale: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static) {
-        *self.shop.tale.lock().unwrap() = Arc::new(tale);
+    /// Replaces the script.
+    pub fn reply_with(&self, script: impl Fn(u64, u64, &Value) -> Reply + Send + Sync + 'static) {
+        *self.endpoint.script.lock().unwrap() = Arc::new(script);
     }
 
-    pub fn got(&self) -> Vec<Got> {
-        self.shop.got.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<Received> {
+        self.endpoint.requests.lock().unwrap().clone()
     }
 
-    /// Waits until this many requests came, and returns all.
-    pub fn wait_for(&self, count: usize) -> Vec<Got> {
+    /// Waits until this many requests have arrived; returns all.
+    pub fn wait_for(&self, count: usize) -> Vec<Received> {
         let begun = Instant::now();
         loop {
-            let got = self.got();
-            if got.len() >= count {
-                return got;
+            let requests = self.requests();
+            let n = requests.len();
+            if n >= count {
+                return requests;
             }
-            assert!(begun.elapsed() < PATIENCE, "only {} of {count}: {got:#?}", got.len());
+            assert!(begun.elapsed() < PATIENCE, "only {n} of {count}: {requests:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits until an event of each of these orders came, and checks that all were signed and that
-    /// none says two things; returns what each says.
+    /// Waits until an event of each of these orders has arrived. Checks that all are signed and that
+    /// repeated events are equal; returns the events by order.
     pub fn wait_for_orders(&self, orders: &[String]) -> HashMap<String, Value> {
         let begun = Instant::now();
         loop {
-            let got = self.got();
-            let heard: HashSet<&str> =
-                got.iter().filter_map(|g| g.id.strip_prefix("msg_")).collect();
-            let missing = orders.iter().filter(|order| !heard.contains(order.as_str())).count();
+            let requests = self.requests();
+            let arrived: HashSet<&str> =
+                requests.iter().filter_map(|request| request.id.strip_prefix("msg_")).collect();
+            let missing = orders.iter().filter(|order| !arrived.contains(order.as_str())).count();
             if missing == 0 {
-                return by_order(got);
+                return by_order(requests);
             }
-            assert!(begun.elapsed() < PATIENCE, "{missing} of {} were not told", orders.len());
+            assert!(begun.elapsed() < PATIENCE, "{missing} of {} events are missing", orders.len());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 }
 
-fn by_order(got: Vec<Got>) -> HashMap<String, Value> {
-    let mut told: HashMap<String, Value> = HashMap::new();
-    for Got { id, signed, event } in got {
+fn by_order(requests: Vec<Received>) -> HashMap<String, Value> {
+    let mut events: HashMap<String, Value> = HashMap::new();
+    for Received { id, signed, event } in requests {
         assert!(signed, "{id} {event}");
         let order = event["data"]["order_id"].as_str().unwrap().to_owned();
         assert_eq!(id, format!("msg_{order}"));
-        if let Some(before) = told.insert(order, event.clone()) {
+        if let Some(before) = events.insert(order, event.clone()) {
             assert_eq!(before, event);
         }
     }
-    told
+    events
 }
 
-async fn serve(listener: std::net::TcpListener, shop: Arc<Shop>) {
+async fn serve(listener: std::net::TcpListener, endpoint: Arc<Endpoint>) {
     let listener = TcpListener::from_std(listener).unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let shop = shop.clone();
-        let service = service_fn(move |request| answer(shop.clone(), request));
+        let endpoint = endpoint.clone();
+        let service = service_fn(move |request| respond(endpoint.clone(), request));
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-async fn answer(
-    shop: Arc<Shop>,
+async fn respond(
+    endpoint: Arc<Endpoint>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, &'static str> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| "half a request")?.to_bytes();
     let event: Value = serde_json::from_slice(&body).unwrap();
     let id = text(&head.headers, "webhook-id");
-    let signed = shop.keys.iter().all(|key| key.verify(&body, &head.headers).is_ok());
+    let signed = endpoint.keys.iter().all(|key| key.verify(&body, &head.headers).is_ok());
     let (n, k) = {
-        let mut got = shop.got.lock().unwrap();
-        let place = (got.len() as u64, got.iter().filter(|g| g.id == id).count() as u64);
-        got.push(Got { id, signed, event: event.clone() });
-        place
+        let mut requests = endpoint.requests.lock().unwrap();
+        let n = requests.len() as u64;
+        let k = requests.iter().filter(|request| request.id == id).count() as u64;
+        requests.push(Received { id, signed, event: event.clone() });
+        (n, k)
     };
-    let tale = shop.tale.lock().unwrap().clone();
+    let script = endpoint.script.lock().unwrap().clone();
     let response = Response::builder();
-    let response = match tale(n, k, &event) {
+    let response = match script(n, k, &event) {
         Reply::Status(status) => response.status(status),
         Reply::HangUp => return Err("hangs up"),
         Reply::Never => {

@@ -1,6 +1,6 @@
-//! A client for other people's HTTP servers: a shop's webhook, an identity provider's keys, a
-//! collector of traces. TLS is rustls with ring, and trusts the roots of the system
-//! (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+//! An HTTP client for external servers: webhook endpoints, identity providers, collectors of traces. TLS
+//! is rustls with ring and trusts the system's root certificates (`SSL_CERT_FILE` and `SSL_CERT_DIR`
+//! override them).
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,41 +16,41 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Connections to one server that are kept open while nothing is asked.
+/// Idle connections to one server, at most.
 const IDLE_MAX: usize = 64;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest head of an answer, in bytes.
+/// The longest head of a response, in bytes.
 const HEAD_MAX: usize = 64 * 1024;
-const NO_ROOTS: &str = "no certificates of authorities were found on this machine: install \
-                        ca-certificates, or set SSL_CERT_FILE";
+const NO_ROOTS: &str = "this machine has no root certificates: install ca-certificates, or set \
+                        SSL_CERT_FILE";
 
-/// Why a request has no answer. The text is one line and holds neither URL nor headers.
+/// A request without a response. The text is one line, without URL and headers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    /// Nothing was sent, and the same request will not be either.
+    /// The request cannot be sent, now or later.
     #[error("{0}")]
     Unusable(String),
-    /// No connection: nothing was sent.
+    /// No connection; nothing was sent.
     #[error("no connection: {0}")]
     NoConnection(String),
-    /// The server may have got it.
-    #[error("no answer: {0}")]
-    NoAnswer(String),
+    /// The server may have received the request.
+    #[error("no response: {0}")]
+    NoResponse(String),
 }
 
-/// An answer, whatever its status; redirects are not followed.
+/// A response with any status; redirects are not followed.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// As far as it was asked for.
+    /// The body, up to the requested length.
     pub body: Vec<u8>,
-    /// The body was longer than that.
-    pub cut: bool,
+    /// True if the body was longer.
+    pub truncated: bool,
 }
 
-/// Cheap to clone; clones share their connections.
+/// The client. Cheap to clone; clones share their connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -58,7 +58,8 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// Reads the system's roots (blocking, some milliseconds). Without any, only `http` works.
+    /// Reads the system's root certificates, which blocks for some milliseconds. Without any, only `http`
+    /// works.
     pub fn new() -> HttpClient {
         let (tls, has_roots) = client_tls();
         Self::with(tls, has_roots)
@@ -80,10 +81,10 @@ impl HttpClient {
         HttpClient { client, has_roots }
     }
 
-    /// Sends a request to an absolute URL; the whole answer must be there `within` the time, and
-    /// no more than `body_max` bytes of its body are read. A request that a kept connection
-    /// refused before any of it was written is sent again over a new one. Cancelling closes the
-    /// connection; the server may have got the request.
+    /// Sends a request to an absolute URL. The whole response must arrive `within` the time, and at most
+    /// `body_max` bytes of its body are read. A request is repeated only if a kept connection turned out
+    /// to be closed before any of it was written. Cancelling closes the connection; the server may have
+    /// received the request.
     pub async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -94,15 +95,16 @@ impl HttpClient {
         let agent = HeaderValue::from_static(concat!("flux/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().entry(USER_AGENT).or_insert(agent);
         let exchange = async {
-            let answer = self.client.request(request).await.map_err(|e| match e.is_connect() {
-                true => HttpError::NoConnection(cause(&e)),
-                false => HttpError::NoAnswer(cause(&e)),
-            })?;
-            let (head, body) = answer.into_parts();
-            let (body, cut) = read(body, body_max).await?;
-            Ok(Reply { status: head.status, headers: head.headers, body, cut })
+            let response =
+                self.client.request(request).await.map_err(|e| match e.is_connect() {
+                    true => HttpError::NoConnection(cause(&e)),
+                    false => HttpError::NoResponse(cause(&e)),
+                })?;
+            let (head, body) = response.into_parts();
+            let (body, truncated) = read(body, body_max).await?;
+            Ok(Reply { status: head.status, headers: head.headers, body, truncated })
         };
-        let late = || HttpError::NoAnswer(format!("not within {} ms", within.as_millis()));
+        let late = || HttpError::NoResponse(format!("not within {} ms", within.as_millis()));
         tokio::time::timeout(within, exchange).await.map_err(|_| late())?
     }
 
@@ -116,7 +118,8 @@ impl HttpClient {
     }
 }
 
-/// TLS that trusts the system's roots (blocking, some milliseconds), and whether there are any.
+/// A TLS configuration that trusts the system's root certificates, and whether there are any. Blocks for
+/// some milliseconds.
 pub(super) fn client_tls() -> (ClientConfig, bool) {
     let provider = ring::default_provider();
     let versions = ClientConfig::builder_with_provider(provider.into());
@@ -137,12 +140,12 @@ impl Default for HttpClient {
     }
 }
 
-/// At most `max` bytes, and whether there are more.
+/// Reads at most `max` bytes; returns also whether there are more.
 async fn read(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), HttpError> {
     let expected = body.size_hint().lower().min(max as u64) as usize;
     let mut bytes = Vec::with_capacity(expected);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| HttpError::NoAnswer(cause(&e)))?;
+        let frame = frame.map_err(|e| HttpError::NoResponse(cause(&e)))?;
         let Ok(data) = frame.into_data() else { continue };
         let room = max - bytes.len();
         if data.len() > room {
@@ -154,7 +157,7 @@ async fn read(mut body: Incoming, max: usize) -> Result<(Vec<u8>, bool), HttpErr
     Ok((bytes, false))
 }
 
-/// What lies at the bottom of an error, in one line.
+/// The root cause of an error, in one line.
 fn cause(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {

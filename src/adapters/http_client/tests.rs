@@ -11,19 +11,19 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Reads requests without a body, and gives each the same answer.
+/// Answers every request without a body with the same text; returns the number of requests.
 async fn answer_all(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> usize {
-    let mut asked = 0;
+    let mut requests = 0;
     let mut head = Vec::new();
     while let Ok(byte) = stream.read_u8().await {
         head.push(byte);
         if head.ends_with(b"\r\n\r\n") {
             head.clear();
-            asked += 1;
+            requests += 1;
             let _hung_up = stream.write_all(answer.as_bytes()).await;
         }
     }
-    asked
+    requests
 }
 
 async fn listen() -> (TcpListener, String) {
@@ -41,17 +41,17 @@ fn answer(status: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_and_a_redirect_is_an_answer() {
+async fn connection_is_reused_and_redirect_is_not_followed() {
     let (listener, host) = listen().await;
-    let said = answer("302 Found\r\nLocation: http://127.0.0.1:1/", "over there");
+    let text = answer("302 Found\r\nLocation: http://127.0.0.1:1/", "over there");
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        answer_all(stream, &said).await
+        answer_all(stream, &text).await
     });
     let http = HttpClient::new();
     for _ in 0..3 {
         let reply = http.send(get(&format!("http://{host}/x")), PATIENCE, 100).await.unwrap();
-        assert_eq!((reply.status.as_u16(), reply.cut), (302, false));
+        assert_eq!((reply.status.as_u16(), reply.truncated), (302, false));
         assert_eq!(reply.body, b"over there");
     }
     drop(http);
@@ -59,7 +59,7 @@ async fn a_connection_is_used_again_and_a_redirect_is_an_answer() {
 }
 
 #[tokio::test]
-async fn no_more_is_read_than_was_asked_for() {
+async fn body_is_truncated_at_the_limit() {
     let (listener, host) = listen().await;
     let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(5_000));
     tokio::spawn(async move {
@@ -68,26 +68,26 @@ async fn no_more_is_read_than_was_asked_for() {
     });
     let reply =
         HttpClient::new().send(get(&format!("http://{host}/")), PATIENCE, 1_000).await.unwrap();
-    assert_eq!((reply.status.as_u16(), reply.cut, reply.body.len()), (200, true, 1_000));
+    assert_eq!((reply.status.as_u16(), reply.truncated, reply.body.len()), (200, true, 1_000));
 }
 
 #[tokio::test]
-async fn who_does_not_answer_or_only_half_is_given_up_in_time() {
+async fn incomplete_response_times_out() {
     let half = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf";
-    for said in ["", half] {
+    for text in ["", half] {
         let (listener, host) = listen().await;
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            answer_all(stream, said).await
+            answer_all(stream, text).await
         });
         let http = HttpClient::new();
         let late = http.send(get(&format!("http://{host}/")), Duration::from_millis(300), 1_000);
-        assert_eq!(late.await.unwrap_err(), HttpError::NoAnswer("not within 300 ms".to_owned()));
+        assert_eq!(late.await.unwrap_err(), HttpError::NoResponse("not within 300 ms".to_owned()));
     }
 }
 
 #[tokio::test]
-async fn what_was_not_sent_is_told_apart() {
+async fn unsent_requests_have_their_own_errors() {
     let (listener, host) = listen().await;
     drop(listener);
     let http = HttpClient::new();
@@ -99,7 +99,7 @@ async fn what_was_not_sent_is_told_apart() {
     }
 }
 
-/// A client that trusts these alone.
+/// A client that trusts these roots only.
 fn trusting(roots: RootCertStore) -> HttpClient {
     let provider = Arc::new(ring::default_provider());
     let tls = ClientConfig::builder_with_provider(provider);
@@ -108,7 +108,7 @@ fn trusting(roots: RootCertStore) -> HttpClient {
 }
 
 #[tokio::test]
-async fn a_server_must_show_a_certificate_for_its_name_from_who_is_trusted() {
+async fn certificate_must_be_trusted_and_match_the_name() {
     let (listener, host) = listen().await;
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();

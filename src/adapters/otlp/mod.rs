@@ -1,8 +1,8 @@
-//! Spans to a collector: the OpenTelemetry SDK's batch processor with its OTLP exporter, over HTTP
-//! in JSON.
+//! Export of spans to a collector: the OpenTelemetry SDK's batch processor with its OTLP exporter, as
+//! JSON over HTTP.
 //!
-//! Nothing blocks on the collector. Spans wait in a bounded queue, from which a thread of the SDK
-//! sends one request at a time; spans for which there is no room are dropped and counted.
+//! Nothing blocks on the collector. Spans wait in a bounded queue, from which a thread of the SDK sends
+//! one request at a time. Spans that find the queue full are dropped and counted.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,40 +32,42 @@ use crate::core::model::TraceContext;
 use crate::core::model::text::percent_decoded;
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
 
-/// Spans that wait to be sent, at most (P8): some 4 MB.
+/// Spans in the queue, at most (P8): about 4 MB.
 const WAITING_MAX: usize = 8_192;
-/// Spans in one request: some 600 KB.
+/// Spans in one request, at most: about 600 KB.
 const BATCH_MAX: usize = 512;
-/// How long the first span of a request waits for others.
+/// Time that the first span of a request waits for further ones.
 const GATHER: Duration = Duration::from_secs(1);
-/// How long a request may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-const ANSWER_BYTES: usize = 4 * 1024;
-/// Further attempts at a request that the collector may accept later.
+/// Time limit of a request.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of a response that are read, at most.
+const RESPONSE_BYTES: usize = 4 * 1024;
+/// Retries of a request that the collector may accept later.
 const RETRIES: usize = 3;
-/// Pause before the second attempt; doubled for each further one up to the second value.
+/// Pause before the first retry; doubled for each further one.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The longest of these pauses.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(4);
-/// No attempt begins later than this, whatever `Retry-After` asks for.
+/// Time after which no retry begins, whatever `Retry-After` requests.
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
 /// The least time between two warnings about the collector.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Where spans go, and whose they are.
+/// The collector, and the name of this process.
 #[derive(Debug)]
 pub struct OtlpSettings {
-    /// The URL of the collector's traces, an absolute one.
+    /// Absolute URL of the collector's endpoint for traces.
     pub url: Uri,
-    /// Sent with each request. Secrets: marked as such, so that `Debug` does not show them.
+    /// Headers of each request. The values are marked as sensitive, so that `Debug` does not show them.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// `service.name`.
     pub service: String,
-    /// Names this process: `service.instance.id`.
+    /// `service.instance.id`, unique per process.
     pub instance: String,
 }
 
-/// Reads `name=value,name=value`, the values percent-encoded where they have to be (OpenTelemetry
-/// Protocol Exporter, "Specifying headers via environment variables"). `None` if it is not that.
+/// Reads `name=value,name=value` with percent-encoded values (OpenTelemetry Protocol Exporter,
+/// "Specifying headers via environment variables"). `None` if the text is invalid.
 pub fn parse_headers(text: &str) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let pair = |pair: &str| {
@@ -79,7 +81,7 @@ pub fn parse_headers(text: &str) -> Option<Vec<(HeaderName, HeaderValue)>> {
     pairs.map(pair).collect()
 }
 
-/// The collector of traces, as the place where spans go.
+/// The export of spans to one collector.
 #[derive(Debug)]
 pub struct Otlp {
     processor: BatchSpanProcessor,
@@ -88,8 +90,8 @@ pub struct Otlp {
 }
 
 impl Otlp {
-    /// Starts the SDK's thread; connects to nothing. Requests are made on the tokio runtime of the
-    /// caller, which must be there.
+    /// Starts the SDK's thread. Makes no connection yet. Must be called on a tokio runtime, which makes
+    /// the requests.
     pub fn start(
         http: HttpClient,
         settings: OtlpSettings,
@@ -130,20 +132,19 @@ impl Otlp {
         Ok(Arc::new(Otlp { processor, scope, counts }))
     }
 
-    /// Sends what waits, for at most this long, and blocks until then. Spans that end later are
-    /// dropped.
+    /// Exports the waiting spans and stops. Blocks for at most `within`. Spans that end later are dropped.
     pub fn finish(&self, within: Duration) {
         if self.processor.shutdown_with_timeout(within).is_err() {
             let waiting = self.counts.waiting.load(Ordering::Relaxed);
             self.counts.dropped.fetch_add(waiting as u64, Ordering::Relaxed);
-            self.counts.warn(&"no time was left");
+            self.counts.warn(&"the time limit of the stop was reached");
         }
     }
 }
 
 impl Spans for Otlp {
     fn record(&self, span: Span) {
-        // Counted here, because the SDK keeps to itself what its queue has no room for.
+        // Counted here, because the SDK does not report spans that its queue rejects.
         if self.counts.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
@@ -160,8 +161,9 @@ impl Spans for Otlp {
 fn span_data(span: Span, instrumentation_scope: InstrumentationScope) -> SpanData {
     let end_time = SystemTime::now();
     let link = |(trace, span): (u128, u64)| {
-        let (flags, state) = (TraceFlags::SAMPLED, TraceState::NONE);
-        Link::with_context(SpanContext::new(trace.into(), span.into(), flags, false, state))
+        let flags = TraceFlags::SAMPLED;
+        let context = SpanContext::new(trace.into(), span.into(), flags, false, TraceState::NONE);
+        Link::with_context(context)
     };
     let mut links = SpanLinks::default();
     links.links = span.links.into_iter().map(link).collect();
@@ -189,8 +191,7 @@ fn span_data(span: Span, instrumentation_scope: InstrumentationScope) -> SpanDat
 
 fn span_context(context: &TraceContext) -> SpanContext {
     let state = context.state().and_then(|state| state.parse().ok()).unwrap_or_default();
-    let (trace, span) = (context.trace.into(), context.span.into());
-    SpanContext::new(trace, span, TraceFlags::SAMPLED, false, state)
+    SpanContext::new(context.trace.into(), context.span.into(), TraceFlags::SAMPLED, false, state)
 }
 
 fn attribute((key, value): (&'static str, Value)) -> KeyValue {
@@ -200,13 +201,13 @@ fn attribute((key, value): (&'static str, Value)) -> KeyValue {
     }
 }
 
-/// The connection to the collector, as the SDK's exporter asks for it.
+/// The HTTP client of the SDK's exporter.
 #[derive(Debug)]
 struct Collector {
     http: HttpClient,
     url: Uri,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The SDK's thread has none of its own.
+    /// Runtime of the requests, because the SDK's thread has none.
     runtime: Handle,
     counts: Arc<Counts>,
 }
@@ -214,18 +215,18 @@ struct Collector {
 #[async_trait]
 impl OtelHttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        // The exporter's headers stay behind: it reads them from the environment, unchecked.
+        // The exporter's own headers are dropped: it reads them unchecked from the environment.
         let mut post = Request::new(Full::new(request.into_body()));
         *post.method_mut() = Method::POST;
         *post.uri_mut() = self.url.clone();
         post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         post.headers_mut().extend(self.headers.iter().cloned());
         let http = self.http.clone();
-        let sent = async move { http.send(post, ANSWER_WITHIN, ANSWER_BYTES).await };
+        let sent = async move { http.send(post, RESPONSE_WITHIN, RESPONSE_BYTES).await };
         let reply = self.runtime.spawn(sent).await?;
         let reply = reply.inspect_err(|e| self.counts.warn(e))?;
         if !reply.status.is_success() {
-            self.counts.warn(&format_args!("it answers {}", reply.status));
+            self.counts.warn(&format_args!("HTTP status {}", reply.status));
         }
         let mut response = Response::new(reply.body.into());
         *response.status_mut() = reply.status;
@@ -234,7 +235,7 @@ impl OtelHttpClient for Collector {
     }
 }
 
-/// The SDK's exporter, with a count of what it could not deliver.
+/// The SDK's exporter, with a count of the spans that it could not deliver.
 #[derive(Debug)]
 struct Counted {
     exporter: opentelemetry_otlp::SpanExporter,
@@ -265,30 +266,31 @@ impl SpanExporter for Counted {
 struct Counts {
     /// Spans in the SDK's queue and in its request.
     waiting: AtomicUsize,
+    /// Spans that were not delivered, since the start.
     dropped: AtomicU64,
-    /// When the last warning was written, and `dropped` then.
+    /// Time of the last warning, and `dropped` at that time.
     warned: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Counts {
-    /// [`Counts::warn`], if spans were dropped although the collector accepts them.
+    /// Warns if the queue was full since the last warning although the collector accepts requests.
     fn warn_of_overflow(&self) {
         let warned = *self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if self.dropped.load(Ordering::Relaxed) > warned.map_or(0, |(_, dropped)| dropped) {
-            self.warn(&"more than it accepts in time");
+            self.warn(&"the collector is too slow");
         }
     }
 
-    /// Writes one line, or nothing soon after another.
+    /// Logs a warning, at most one per [`WARN_EVERY`].
     fn warn(&self, why: &dyn fmt::Display) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_some_and(|(at, _)| at.elapsed() < WARN_EVERY) {
             return;
         }
-        let all = self.dropped.load(Ordering::Relaxed);
-        let left_out = all - warned.map_or(0, |(_, before)| before);
-        *warned = Some((Instant::now(), all));
-        tracing::warn!(left_out, all, "the collector of traces does not take them: {why}");
+        let total = self.dropped.load(Ordering::Relaxed);
+        let dropped = total - warned.map_or(0, |(_, before)| before);
+        *warned = Some((Instant::now(), total));
+        tracing::warn!(dropped, total, "trace export failed: {why}");
     }
 }
 
@@ -303,9 +305,9 @@ mod tests {
 
     use super::*;
 
-    const MORE: usize = 100;
+    const EXCESS: usize = 100;
 
-    /// Records 100 spans more than there is room for.
+    /// Records [`EXCESS`] more spans than the queue holds.
     fn overflowing(collector: &TcpListener) -> Arc<Otlp> {
         let url = format!("http://{}/v1/traces", collector.local_addr().unwrap()).parse().unwrap();
         let instance = String::new();
@@ -321,18 +323,18 @@ mod tests {
             links: vec![],
             error: None,
         };
-        (0..WAITING_MAX + MORE).for_each(|_| otlp.record(span.clone()));
+        (0..WAITING_MAX + EXCESS).for_each(|_| otlp.record(span.clone()));
         otlp
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn spans_beyond_the_bound_are_dropped_and_all_are_counted() {
+    async fn spans_beyond_the_bound_are_dropped_and_counted() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let otlp = overflowing(&mute);
         let dropped = || otlp.counts.dropped.load(Ordering::Relaxed);
-        assert_eq!(dropped(), MORE as u64);
+        assert_eq!(dropped(), EXCESS as u64);
         otlp.finish(Duration::ZERO);
-        assert_eq!(dropped(), (WAITING_MAX + MORE) as u64);
+        assert_eq!(dropped(), (WAITING_MAX + EXCESS) as u64);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -351,6 +353,6 @@ mod tests {
         otlp.finish(Duration::from_secs(60));
         assert_eq!(otlp.counts.waiting.load(Ordering::Relaxed), 0);
         let warned = otlp.counts.warned.lock().unwrap();
-        assert_eq!(warned.map(|(_, dropped)| dropped), Some(MORE as u64));
+        assert_eq!(warned.map(|(_, dropped)| dropped), Some(EXCESS as u64));
     }
 }

@@ -1,6 +1,5 @@
-//! Redis or Valkey: one connection per process and one more for subscriptions, both reconnecting
-//! for ever in the background. What is stored there only saves work or time, so nothing waits
-//! long for it.
+//! Redis or Valkey: one connection per process for commands and one for subscriptions. Both reconnect
+//! in the background without a limit. Redis only saves work and time, so nothing waits long for it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,33 +19,37 @@ use crate::adapters::http_client::client_tls;
 use crate::clear_text::{Tls, is_private};
 use crate::core::ports::usage::{Calls, Service, Usage};
 
-/// After this a command has failed.
+/// Time after which a command has failed.
 const COMMAND_TIMEOUT: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time to wait for the first connection when a process starts.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pauses between attempts to connect again, in milliseconds: from, to, factor.
-const RECONNECT: (u32, u32, u32) = (50, 2_000, 2);
+/// Pause before the first attempt to reconnect, in milliseconds.
+const RECONNECT_MIN_MS: u32 = 50;
+/// The longest of these pauses, in milliseconds.
+const RECONNECT_MAX_MS: u32 = 2_000;
+/// Factor by which each pause is longer than the one before.
+const RECONNECT_FACTOR: u32 = 2;
 
-/// By these a node refuses writes until it is master again, which may be never: it was demoted, or
-/// has lost its replicas to the new master.
+/// Error codes of a node that is no longer the master. Redis puts the code first in an error's text,
+/// and fred has no type for it.
 const DEMOTED: [&str; 3] = ["READONLY", "MASTERDOWN", "NOREPLICAS"];
-/// The least time between two new connections for that reason.
+/// The least time between two reconnections because of a demoted node.
 const DEMOTED_PAUSE: Duration = Duration::from_secs(1);
-/// How long the trace of a readiness check stays, in milliseconds.
+/// Expiry of the key that a readiness check writes, in milliseconds.
 const CHECK_MS: i64 = 1_000;
 
-/// Where it is. `url` as fred reads it: `redis://`, `rediss://` for TLS, `redis-cluster://` and
-/// `rediss-cluster://` for a cluster.
+/// The address and credentials of Redis.
 #[derive(Clone)]
 pub struct RedisSettings {
+    /// `redis://`, or `rediss://` for TLS; `redis-cluster://` and `rediss-cluster://` for a cluster.
     pub url: String,
-    /// Takes the place of a password in the URL.
+    /// Overrides a password in the URL.
     pub password: Option<String>,
-    /// Under `Auto` no password is sent unencrypted to a host that is not private, whatever the
-    /// URL's scheme. `rediss://` is TLS in any case.
+    /// With `Auto` a password is never sent unencrypted to a host that is not private, even with
+    /// `redis://`. `rediss://` always uses TLS.
     pub tls: Tls,
-    /// Begins the name of every key and channel: sales with different ones do not meet.
+    /// Prefix of every key and channel, which keeps sales apart.
     pub prefix: String,
 }
 
@@ -67,24 +70,31 @@ pub struct Redis {
     failover: Arc<Mutex<Failover>>,
 }
 
-/// What follows the address to another node after a failover.
+/// State for reconnecting after a failover.
 #[derive(Default)]
 struct Failover {
+    /// Connections that reconnect together with the client.
     subscribers: Vec<SubscriberClient>,
+    /// Time of the last reconnection.
     last: Option<Instant>,
 }
 
 impl Redis {
-    /// Starts connecting and waits at most [`START_TIMEOUT`] for it. An absent Redis is a warning
-    /// in the log, not an error; the error is an address that nobody could connect to.
+    /// Starts to connect and waits for at most [`START_TIMEOUT`]. If Redis is not reachable, this logs a
+    /// warning and keeps trying in the background. An invalid address is an error.
     pub async fn connect(settings: RedisSettings, calls: Arc<Calls>) -> Result<Self, String> {
         let secured = Secured::config(&settings)?;
         let config = secured.config;
         let address = address(&config.server);
         let mut builder = Builder::from_config(config);
-        let (from, to, factor) = RECONNECT;
+        let reconnect = ReconnectPolicy::new_exponential(
+            0,
+            RECONNECT_MIN_MS,
+            RECONNECT_MAX_MS,
+            RECONNECT_FACTOR,
+        );
         builder
-            .set_policy(ReconnectPolicy::new_exponential(0, from, to, factor))
+            .set_policy(reconnect)
             .with_performance_config(|c| c.default_command_timeout = COMMAND_TIMEOUT)
             .with_connection_config(|c| {
                 c.connection_timeout = CONNECT_TIMEOUT;
@@ -95,7 +105,8 @@ impl Redis {
                 c.unresponsive.interval = COMMAND_TIMEOUT;
             });
         let client = builder.build().map_err(|e| e.to_string())?;
-        let (prefix, address) = (settings.prefix.into(), Arc::<str>::from(address));
+        let prefix = settings.prefix.into();
+        let address = Arc::<str>::from(address);
         let mut errors = client.error_rx();
         client.connect();
         let connected = tokio::time::timeout(START_TIMEOUT, client.wait_for_connect()).await;
@@ -103,16 +114,16 @@ impl Redis {
             let cause = errors.try_recv().map_or("no answer".to_owned(), |(e, _)| e.to_string());
             let hint = secured.hint;
             tracing::warn!(
-                "no Redis at {address} ({cause}): the sale goes on without it, slower; still \
-                 trying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL{hint}"
+                "Redis at {address} not reachable ({cause}); deciding without a lock, slower, and \
+                 retrying. Check REDIS_HOST, REDIS_PORT, REDIS_PASSWORD or REDIS_URL{hint}"
             );
         }
         let failover = Arc::default();
         Ok(Self { client, builder, prefix, address, calls, failover })
     }
 
-    /// The connection for so many commands in one round trip, which is counted; an error at once
-    /// while there is none.
+    /// Counts one round trip with this number of commands and returns the connection for it. Fails at
+    /// once while there is no connection.
     pub fn round_trip(&self, operation: &str, commands: usize) -> Result<&Client, String> {
         if !self.client.is_connected() {
             return Err(format!("not connected to Redis at {}", self.address));
@@ -122,17 +133,20 @@ impl Redis {
         Ok(&self.client)
     }
 
-    /// Counts a round trip that came to nothing; returns why it did, in words. If the node refuses
-    /// writes, connects again in the background: the address may name another node by now.
-    pub fn failed(&self, operation: &str, error: &fred::error::Error) -> String {
+    /// Counts a failed round trip and returns the text of its error. If the node refuses writes, this
+    /// reconnects in the background, because the address may lead to another node now.
+    pub fn failed(&self, operation: &str, error: &Error) -> String {
         self.calls.failed(Service::Redis, operation);
-        if DEMOTED.iter().any(|code| error.details().starts_with(code)) {
-            self.connect_again();
+        let code = error.details().split(' ').next().unwrap_or_default();
+        if DEMOTED.contains(&code) {
+            self.reconnect();
         }
         error.to_string()
     }
 
-    fn connect_again(&self) {
+    /// Reconnects all connections after a failover, at most once per [`DEMOTED_PAUSE`]. The lock makes
+    /// one of the concurrent callers do it; it is not held during the reconnection.
+    fn reconnect(&self) {
         let subscribers = {
             let mut failover = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
             if failover.last.is_some_and(|last| last.elapsed() < DEMOTED_PAUSE) {
@@ -141,7 +155,7 @@ impl Redis {
             failover.last = Some(Instant::now());
             failover.subscribers.clone()
         };
-        tracing::warn!("Redis at {} refuses writes; connecting again", self.address);
+        tracing::warn!("Redis at {} refuses writes; reconnecting", self.address);
         let client = self.client.clone();
         tokio::spawn(async move {
             let _reconnects = client.force_reconnection().await;
@@ -151,15 +165,16 @@ impl Redis {
         });
     }
 
-    /// Whether a write is taken: a demoted node answers reads as before.
+    /// Checks that Redis accepts a write. A read is not enough, because a demoted node still serves
+    /// reads.
     pub async fn check(&self) -> Result<(), String> {
         let client = self.round_trip("SET", 1)?;
-        let ends = Some(Expiration::PX(CHECK_MS));
-        let set = client.set::<(), _, _>(self.name("check"), 1, ends, None, false).await;
+        let expiry = Some(Expiration::PX(CHECK_MS));
+        let set = client.set::<(), _, _>(self.name("check"), 1, expiry, None, false).await;
         set.map_err(|e| self.failed("SET", &e))
     }
 
-    /// A new connection for subscriptions, not connected yet.
+    /// A new client for subscriptions, which is not connected yet.
     pub fn subscriber(&self) -> Result<SubscriberClient, String> {
         let subscriber = self.builder.build_subscriber_client().map_err(|e| e.to_string())?;
         let mut failover = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,49 +182,49 @@ impl Redis {
         Ok(subscriber)
     }
 
-    /// The name of a key or channel.
+    /// The full name of a key or channel.
     pub fn name(&self, rest: &str) -> String {
         format!("{}:{rest}", self.prefix)
     }
 }
 
-/// fred's configuration with the decision whether to use TLS made.
+/// fred's configuration, with TLS and credentials decided.
 struct Secured {
     config: Config,
-    /// What to change if Redis does not answer, when TLS may be the reason.
+    /// Advice for the log if the connection fails, when TLS may be the cause; otherwise empty.
     hint: String,
 }
 
 impl Secured {
     fn config(settings: &RedisSettings) -> Result<Secured, String> {
-        let (url, named_tls) = match settings.url.strip_prefix("rediss") {
+        let (url, requires_tls) = match settings.url.strip_prefix("rediss") {
             Some(rest) => (format!("redis{rest}"), true),
             None => (settings.url.clone(), false),
         };
         let mut config = Config::from_url(&url)
             .map_err(|e| format!("the address of Redis is not a redis:// URL: {}", e.details()))?;
-        // Otherwise the first failure to connect would be the last attempt.
+        // With `fail_fast` a failed first attempt would be the last one.
         config.fail_fast = false;
-        // By the hosts as fred read them: another reader of the URL might find others.
+        // The hosts as fred parsed them, because another parser could find others in the same URL.
         let hosts = config.server.hosts();
         let public = hosts.iter().find(|server| !is_private(&server.host));
         let public = public.map(|server| server.host.to_string());
         let tls = match settings.tls {
             Tls::On => true,
-            Tls::Off => named_tls,
-            Tls::Auto => named_tls || public.is_some(),
+            Tls::Off => requires_tls,
+            Tls::Auto => requires_tls || public.is_some(),
         };
         let password = settings.password.clone().or(config.password.take());
         let mut hint = String::new();
         match (&public, settings.tls) {
-            (Some(host), Tls::Auto) if !named_tls => {
+            (Some(host), Tls::Auto) if !requires_tls => {
                 hint = format!(
-                    ". TLS is used because {host} is not a private address: if Redis has none there \
-                     and the network is your own, set redis_tls = off"
+                    ". TLS is used because {host} is not a private address: if that Redis has no TLS \
+                     and the network is trusted, set redis_tls = off"
                 );
             }
             (Some(host), Tls::Off) if !tls && password.is_some() => tracing::warn!(
-                "the password of Redis is sent unencrypted to {host}, as redis_tls = off demands"
+                "the Redis password is sent unencrypted to {host}, because redis_tls = off"
             ),
             _ => {}
         }
@@ -224,8 +239,8 @@ impl Secured {
     }
 }
 
-/// Gives a connection its credentials, which is the last moment to keep them back: a cluster names
-/// further nodes, and they may be anywhere.
+/// Provides the credentials of each connection. This is the last place where they can be withheld: a
+/// cluster names further nodes, which may be on any host.
 struct Login {
     username: Option<String>,
     password: Option<String>,
@@ -241,10 +256,10 @@ impl CredentialProvider for Login {
         let is_private = server.is_some_and(|server| is_private(&server.host));
         if self.password.is_some() && self.to_private_only && !is_private {
             let host = server.map_or("a host without a name", |server| &server.host);
-            let what = "the password is not sent unencrypted to a host that is not private: use \
-                        rediss-cluster://, or set redis_tls = off";
-            // Of a kind after which fred tries again.
-            return Err(Error::new(ErrorKind::Auth, format!("{host}: {what}")));
+            let why = "the password is not sent unencrypted to a host that is not private: use \
+                       rediss-cluster://, or set redis_tls = off";
+            // fred retries after an error of this kind.
+            return Err(Error::new(ErrorKind::Auth, format!("{host}: {why}")));
         }
         Ok((self.username.clone(), self.password.clone()))
     }

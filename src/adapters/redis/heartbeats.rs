@@ -1,5 +1,5 @@
-//! Heartbeats in Redis: one hash with a field for each process, read and cleared by Redis's own clock,
-//! so that those of the machines need not agree.
+//! Heartbeats in Redis: one hash with a field per process. Ages are measured by Redis's clock, so the
+//! clocks of the machines need not agree.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::core::ports::heartbeats::{
     Heartbeat, HeartbeatError, Heartbeats, KEPT, LIFE, ProcessStatus,
 };
 
-/// Writes a heartbeat behind the time in milliseconds, and removes what is older than kept.
-const BEAT: &str = "\
+/// Writes a heartbeat, prefixed by the time in milliseconds, and removes heartbeats that are too old.
+const WRITE: &str = "\
 local t = redis.call('time')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local all = redis.call('hgetall', KEYS[1])
@@ -26,13 +26,14 @@ return redis.call('pexpire', KEYS[1], ARGV[3])";
 
 const REMOVE: &str = "return redis.call('hdel', KEYS[1], ARGV[1])";
 
-/// The time in milliseconds, then all the values.
+/// Returns the time in milliseconds, followed by all values.
 const READ: &str = "\
 local t = redis.call('time')
 local all = redis.call('hvals', KEYS[1])
 table.insert(all, 1, string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000)))
 return all";
 
+/// The heartbeats of a sale's processes.
 #[derive(Debug)]
 pub struct RedisHeartbeats {
     redis: Redis,
@@ -66,7 +67,7 @@ impl Heartbeats for RedisHeartbeats {
     async fn write(&self, heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
         let text = serde_json::to_string(heartbeat).map_err(|e| HeartbeatError(e.to_string()))?;
         let args = vec![heartbeat.id.clone(), text, KEPT.as_millis().to_string()];
-        self.run(("EVAL pulse", BEAT), args).await
+        self.run(("EVAL pulse", WRITE), args).await
     }
 
     async fn remove(&self, id: &str) -> Result<(), HeartbeatError> {
@@ -79,15 +80,15 @@ impl Heartbeats for RedisHeartbeats {
             return Ok(Vec::new());
         }
         let now: u64 = values.remove(0).parse().unwrap_or(0);
-        let living = |value: String| {
+        let alive = |value: String| {
             let (at, text) = value.split_once(' ')?;
             let age = Duration::from_millis(now.abs_diff(at.parse().ok()?));
             let heartbeat = serde_json::from_str(text).ok()?;
             (age <= LIFE).then_some(ProcessStatus { heartbeat, age })
         };
-        let mut living: Vec<ProcessStatus> = values.into_iter().filter_map(living).collect();
-        living.sort_by(|a, b| a.heartbeat.id.cmp(&b.heartbeat.id));
-        Ok(living)
+        let mut processes: Vec<ProcessStatus> = values.into_iter().filter_map(alive).collect();
+        processes.sort_by(|a, b| a.heartbeat.id.cmp(&b.heartbeat.id));
+        Ok(processes)
     }
 
     fn reach_others(&self) -> bool {

@@ -1,4 +1,4 @@
-//! IdempotencyStore in Redis: a key per order id with the fingerprint of its request.
+//! Idempotency keys in Redis: one key per order id, with the fingerprint of its request.
 
 use std::fmt;
 
@@ -10,9 +10,10 @@ use super::client::Redis;
 use crate::core::model::DECISION_RETENTION;
 use crate::core::ports::idempotency::{Fingerprint, IdempotencyError, IdempotencyStore, KeyCheck};
 
-/// A mark outlives the sale: it lasts as long as decisions are remembered.
+/// Expiry of a fingerprint: the retention of decisions, so that it outlives the sale.
 const LIFE: Expiration = Expiration::EX(DECISION_RETENTION.as_secs() as i64);
 
+/// The fingerprints of requests with an Idempotency-Key.
 #[derive(Debug)]
 pub struct RedisIdempotency {
     redis: Redis,
@@ -32,7 +33,8 @@ impl fmt::Display for RedisIdempotency {
 
 #[async_trait]
 impl IdempotencyStore for RedisIdempotency {
-    /// `SET NX GET`, Redis 7.0 or newer: answers what was there, and sets it if nothing was.
+    /// Uses `SET NX GET` (Redis 7.0 or newer), which returns the stored fingerprint, or stores the new
+    /// one if there is none.
     async fn check_keys(
         &self,
         fingerprints: &[Fingerprint],
@@ -43,18 +45,21 @@ impl IdempotencyStore for RedisIdempotency {
         let failed = |e: fred::error::Error| IdempotencyError(self.redis.failed("SET", &e));
         let client = self.redis.round_trip("SET", fingerprints.len()).map_err(IdempotencyError)?;
         let pipeline = client.pipeline();
-        for mark in fingerprints {
-            let key = self.redis.name(&format!("mark:{}", mark.order));
-            let fingerprint = format!("{:016x}", mark.hash);
+        for request in fingerprints {
+            let key = self.redis.name(&format!("mark:{}", request.order));
             let options = Some(SetOptions::NX);
-            let queued = pipeline.set::<(), _, _>(key, fingerprint, Some(LIFE), options, true);
+            let queued = pipeline.set::<(), _, _>(key, hex(request), Some(LIFE), options, true);
             queued.await.map_err(failed)?;
         }
-        let before: Vec<Option<String>> = pipeline.all().await.map_err(failed)?;
-        let fits = |(mark, before): (&Fingerprint, &Option<String>)| match before {
-            Some(other) if *other != format!("{:016x}", mark.hash) => KeyCheck::Mismatch,
+        let stored: Vec<Option<String>> = pipeline.all().await.map_err(failed)?;
+        let check = |(request, stored): (&Fingerprint, &Option<String>)| match stored {
+            Some(other) if *other != hex(request) => KeyCheck::Mismatch,
             _ => KeyCheck::Match,
         };
-        Ok(fingerprints.iter().zip(&before).map(fits).collect())
+        Ok(fingerprints.iter().zip(&stored).map(check).collect())
     }
+}
+
+fn hex(request: &Fingerprint) -> String {
+    format!("{:016x}", request.hash)
 }

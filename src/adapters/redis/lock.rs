@@ -1,8 +1,8 @@
-//! The lock in Redis: a key per item with the holder's token, and beside it a mark that somebody
-//! else wants it. Both have the item as hash tag, so a cluster keeps them on one node.
+//! The lock in Redis: one key per item with the holder's token, and one key that another process sets
+//! when it wants the lock. Both have the item as hash tag, so a cluster keeps them on one node.
 //!
-//! Each operation is one script, one round trip. The scripts are sent in full: they are short, and
-//! there is no case of a node that does not know them (yet, or after a flush or failover).
+//! Each operation is one script in one round trip. Scripts are sent in full with `EVAL`: they are short,
+//! and a node need not have them cached, for example after a failover.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use super::client::Redis;
 use crate::core::model::ItemId;
 use crate::core::ports::lock::{Acquired, Lock, LockError, Renewed, Token};
 
-/// How long a mark tells the holder that the lock is wanted, in milliseconds. Who waits asks again
-/// well within it, and so keeps it alive.
+/// Expiry of the `wanted` key, in milliseconds. A waiting process asks again within this time, which
+/// renews the key.
 const WANTED_MS: u64 = 1_000;
 
-/// A name to count it by, and its text.
+/// A script, and the name under which it is counted.
 type Script = (&'static str, &'static str);
 
-/// Takes a free lock, or makes its own lease whole. A new holder begins without a mark: it was its
-/// own, or will be set again by the next who asks.
+/// Takes a free lock, or renews its own lease. A new holder deletes the `wanted` key: either it set the
+/// key itself, or the next process that asks sets it again.
 const ACQUIRE: Script = (
     "EVAL acquire",
     "\
@@ -38,7 +38,8 @@ redis.call('set', KEYS[2], '1', 'PX', ARGV[3])
 return 0",
 );
 
-/// 0: lost; 1: held; 2: held and wanted. The mark stays until it is over or the lock changes hands.
+/// Returns 0 if the lock is lost, 1 if it is held, 2 if it is held and wanted. The `wanted` key stays
+/// until it expires or the lock changes hands.
 const RENEW: Script = (
     "EVAL renew",
     "\
@@ -54,6 +55,7 @@ if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('del', KEYS[1])",
 );
 
+/// The lock that the workers of a sale share.
 #[derive(Debug)]
 pub struct RedisLock {
     redis: Redis,

@@ -1,4 +1,4 @@
-//! Redis for what may be lost: locks, idempotency keys, notifications, heartbeats.
+//! Redis, for data that may be lost: locks, idempotency keys, notifications, heartbeats.
 
 pub mod client;
 pub mod heartbeats;

@@ -1,4 +1,4 @@
-//! Notifier over Redis pub/sub: one message per batch, its order ids one after another.
+//! Notifications over Redis pub/sub: one message per batch, with concatenated order ids.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use crate::core::model::OrderId;
 use crate::core::ports::notifier::{Notifier, Subscribers};
 
 const ID_BYTES: usize = 16;
-/// Ids in one message.
+/// Ids in one message, at most.
 const BATCH: usize = 10_000;
-/// How often a subscription is tried that does not stand yet.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Pause between two attempts to subscribe.
+const SUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Notifications among the processes of a sale.
 #[derive(Debug)]
 pub struct RedisNotifier {
     redis: Redis,
@@ -45,7 +46,7 @@ impl Notifier for RedisNotifier {
             let bytes = batch.iter().flat_map(|id| id.as_bytes()).copied().collect::<Vec<u8>>();
             if let Err(e) = client.publish::<(), _, _>(&*self.channel, bytes.as_slice()).await {
                 let why = self.redis.failed("PUBLISH", &e);
-                tracing::debug!("a hint of {} decisions is lost: {why}", batch.len());
+                tracing::debug!(decisions = batch.len(), "notification lost: {why}");
             }
         }
     }
@@ -58,7 +59,9 @@ impl Notifier for RedisNotifier {
         let subscriber = match self.redis.subscriber() {
             Ok(subscriber) => subscriber,
             Err(e) => {
-                tracing::warn!("no hints of decisions from {self}: {e}");
+                tracing::warn!(
+                    "no notifications from {self}; waiting requests poll the ledger: {e}"
+                );
                 return;
             }
         };
@@ -66,16 +69,16 @@ impl Notifier for RedisNotifier {
         let mut reconnected = subscriber.reconnect_rx();
         subscriber.connect();
         let mut subscribed = false;
-        let mut try_again = tokio::time::interval(TRY_AGAIN);
+        let mut retry = tokio::time::interval(SUBSCRIBE_PAUSE);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = reconnected.recv() => subscribed = false,
-                _ = try_again.tick(), if !subscribed => {}
+                _ = retry.tick(), if !subscribed => {}
                 message = messages.recv() => {
                     match message {
                         Ok(message) => subscribers.wake(ids(message.value.as_bytes().unwrap_or(&[]))),
-                        // Too many to follow: everybody looks for himself.
+                        // Messages were lost, so all subscribers check the ledger.
                         Err(RecvError::Lagged(_)) => subscribers.wake(subscribers.orders()),
                         Err(RecvError::Closed) => break,
                     }
@@ -84,7 +87,7 @@ impl Notifier for RedisNotifier {
             }
             if !subscribed && subscriber.is_connected() {
                 subscribed = subscriber.subscribe(self.channel.as_str()).await.is_ok();
-                // What was published in between is lost: everybody looks for himself.
+                // Messages before the subscription are lost, so all subscribers check the ledger.
                 subscribers.wake(subscribers.orders());
             }
         }

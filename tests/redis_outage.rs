@@ -1,4 +1,4 @@
-//! Redis that is not there, comes, and goes.
+//! Redis that is not reachable, returns, and fails over.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ use crate::conformance::{fresh_name, item, names, now};
 use crate::support::free_port;
 use crate::torture::proxy::Proxy;
 
-/// A Redis of the test's own; it ends with it.
+/// A Redis of the test's own; dropping it stops the server.
 pub struct Server(pub Child);
 
 impl Server {
@@ -41,23 +41,20 @@ impl Drop for Server {
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Tries again until it works; how long it took.
-async fn acquired(lock: &RedisLock) -> Duration {
+/// Retries until the lock is acquired.
+async fn wait_until_acquired(lock: &RedisLock) {
     let begun = Instant::now();
     loop {
         let token = Token(uuid::Uuid::new_v4().as_u128());
         match lock.acquire(&item(&fresh_name("item")), token, LEASE).await {
-            Ok(answer) => {
-                assert_eq!(answer, Acquired::Yes);
-                return begun.elapsed();
-            }
-            Err(_) => assert!(begun.elapsed() < Duration::from_secs(10), "no lock again"),
+            Ok(result) => return assert_eq!(result, Acquired::Yes),
+            Err(_) => assert!(begun.elapsed() < Duration::from_secs(10), "no lock"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-async fn fails_at_once(lock: &RedisLock) {
+async fn assert_fails_at_once(lock: &RedisLock) {
     let begun = Instant::now();
     for _ in 0..10 {
         assert!(lock.acquire(&item("x"), Token(1), LEASE).await.is_err());
@@ -65,26 +62,37 @@ async fn fails_at_once(lock: &RedisLock) {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
+fn listen(
+    notifier: &Arc<RedisNotifier>,
+    subscribers: &Arc<Subscribers>,
+    stop: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let notifier = notifier.clone();
+    let subscribers = subscribers.clone();
+    let stop = stop.clone();
+    tokio::spawn(async move { notifier.listen(subscribers, stop).await })
+}
+
 #[tokio::test]
-async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
+async fn process_starts_without_redis_and_reconnects() {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
     let begun = Instant::now();
     let redis: Redis = connect_to(&format!("redis://127.0.0.1:{port}"), fresh_name("away")).await;
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     let lock = RedisLock::new(redis.clone());
-    fails_at_once(&lock).await;
-    let said = lock.check().await.unwrap_err().to_string();
-    assert!(said.contains(&port.to_string()), "{said}");
+    assert_fails_at_once(&lock).await;
+    let error = lock.check().await.unwrap_err().to_string();
+    assert!(error.contains(&port.to_string()), "{error}");
 
     let notifier = Arc::new(RedisNotifier::new(redis));
-    let (subscribers, stop) = (Arc::new(Subscribers::default()), CancellationToken::new());
-    let (listener, w, s) = (notifier.clone(), subscribers.clone(), stop.clone());
-    let listening = tokio::spawn(async move { listener.listen(w, s).await });
+    let subscribers = Arc::new(Subscribers::default());
+    let stop = CancellationToken::new();
+    let listening = listen(&notifier, &subscribers, &stop);
 
     for _ in 0..2 {
         let server = Server::start(port, directory.path());
-        acquired(&lock).await;
+        wait_until_acquired(&lock).await;
         let order = names().generate(now());
         let wait = subscribers.subscribe(order);
         let notification = wait.notification();
@@ -97,18 +105,18 @@ async fn a_process_starts_without_redis_and_uses_it_when_it_comes_back() {
             if woken.is_ok() {
                 break;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "no hint again");
+            assert!(begun.elapsed() < Duration::from_secs(10), "no notification");
         }
         drop(server);
-        // The first call may still wait for the answer of one that is gone.
+        // The first call may still wait for a response of the stopped server.
         let _first = lock.acquire(&item("x"), Token(1), LEASE).await;
-        fails_at_once(&lock).await;
+        assert_fails_at_once(&lock).await;
     }
     stop.cancel();
     listening.await.unwrap();
 }
 
-/// One command, once the server listens; its answer's first line.
+/// Runs one command once the server listens; returns the first line of its response.
 fn command(port: u16, text: &str) -> String {
     let begun = Instant::now();
     let mut stream = loop {
@@ -125,7 +133,7 @@ fn command(port: u16, text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
+async fn client_leaves_a_demoted_node() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let ports = [free_port(), free_port()];
     let _servers: Vec<Server> =
@@ -134,18 +142,18 @@ async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
     let proxy = Proxy::before(format!("127.0.0.1:{}", ports[0])).await;
     let redis = connect_to(&format!("redis://127.0.0.1:{}", proxy.port), fresh_name("sale")).await;
     let lock = RedisLock::new(redis.clone());
-    acquired(&lock).await;
+    wait_until_acquired(&lock).await;
     let notifier = Arc::new(RedisNotifier::new(redis));
-    let (subscribers, stop) = (Arc::new(Subscribers::default()), CancellationToken::new());
-    let (listener, w, s) = (notifier.clone(), subscribers.clone(), stop.clone());
-    let listening = tokio::spawn(async move { listener.listen(w, s).await });
+    let subscribers = Arc::new(Subscribers::default());
+    let stop = CancellationToken::new();
+    let listening = listen(&notifier, &subscribers, &stop);
 
     command(ports[1], "REPLICAOF NO ONE");
     command(ports[0], &format!("REPLICAOF 127.0.0.1 {}", ports[1]));
     proxy.leads_to(format!("127.0.0.1:{}", ports[1]));
-    let said = lock.check().await.unwrap_err().to_string();
-    assert!(said.contains("READONLY"), "{said}");
-    acquired(&lock).await;
+    let error = lock.check().await.unwrap_err().to_string();
+    assert!(error.contains("READONLY"), "{error}");
+    wait_until_acquired(&lock).await;
     lock.check().await.unwrap();
     let begun = Instant::now();
     let order = names().generate(now());
@@ -157,7 +165,7 @@ async fn a_demoted_node_is_left_for_the_one_that_the_address_names_then() {
         if tokio::time::timeout(Duration::from_millis(100), notification.as_mut()).await.is_ok() {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "no hint from the new master");
+        assert!(begun.elapsed() < Duration::from_secs(10), "no notification from the new master");
     }
     stop.cancel();
     listening.await.unwrap();

@@ -1,4 +1,5 @@
-//! Servers that lie: what `flux stress --target` must notice, and what it must put up with.
+//! Servers that break the API's promises: `flux stress --target` must report them, and must tolerate busy
+//! responses and broken connections.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// What a server answers to its n-th request, counted from 0: a status, and an order's number
-/// (`POST /buy`) or a body. `None` hangs up.
-type Tale = fn(n: u64, url: &str, key: Option<&str>) -> Option<(u16, Value)>;
+/// The response to the n-th request, counted from 0: a status, and an order's number (`POST /buy`) or a
+/// body. `None` closes the connection.
+type Script = fn(n: u64, url: &str, key: Option<&str>) -> Option<(u16, Value)>;
 
 const SOLD_OUT: [u64; 4] = [1, 0, 0, 1];
 
@@ -30,15 +31,15 @@ fn sold_out() -> Value {
     json!({"status": "rejected", "reason": "sold_out"})
 }
 
-async fn answer(
-    tale: Tale,
+async fn respond(
+    script: Script,
     n: u64,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, &'static str> {
     let key = request.headers().get("idempotency-key").and_then(|k| k.to_str().ok());
-    let told = tale(n, &request.uri().to_string(), key);
+    let reply = script(n, &request.uri().to_string(), key);
     let _body = request.into_body().collect().await;
-    let (status, value) = told.ok_or("hang up")?;
+    let (status, value) = reply.ok_or("hang up")?;
     let mut response = Response::builder().status(status).header("retry-after", "0");
     if let Some(order) = value.as_u64() {
         response = response.header("location", format!("/orders/{order:032x}"));
@@ -46,18 +47,19 @@ async fn answer(
     Ok(response.body(Full::from(value.to_string())).unwrap())
 }
 
-async fn serve(listener: TcpListener, tale: Tale) -> Infallible {
+async fn serve(listener: TcpListener, script: Script) -> Infallible {
     let count = Arc::new(AtomicU64::new(0));
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let count = count.clone();
-        let service = service_fn(move |r| answer(tale, count.fetch_add(1, Ordering::Relaxed), r));
+        let service =
+            service_fn(move |r| respond(script, count.fetch_add(1, Ordering::Relaxed), r));
         connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     }
 }
 
-async fn stress(tale: Tale) -> Report {
+async fn stress(script: Script) -> Report {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Address::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
     let item = ItemId::parse("ticket_001").unwrap();
@@ -73,18 +75,18 @@ async fn stress(tale: Tale) -> Report {
     let stress = Stress { plan, target: Target { address, own: None } }.run();
     tokio::select! {
         report = stress => report.unwrap(),
-        never = serve(listener, tale) => match never {},
+        never = serve(listener, script) => match never {},
     }
 }
 
-/// The order of a request: the same for the same key, which ends in the buyer's number.
+/// The order's number for a request: equal for equal keys, which end with the buyer's number.
 fn order(n: u64, key: Option<&str>) -> Value {
     let buyer = key.and_then(|k| k.rsplit('-').next()?.parse::<u64>().ok());
     json!(buyer.unwrap_or(1_000 + n))
 }
 
 #[tokio::test]
-async fn busy_answers_and_broken_connections_are_put_up_with() {
+async fn busy_responses_and_broken_connections_are_tolerated() {
     let report = stress(|n, path, key| match (path, n % 5) {
         ("/buy", 1) => Some((503, json!({}))),
         ("/buy", 2) => Some((429, json!({}))),
@@ -99,14 +101,14 @@ async fn busy_answers_and_broken_connections_are_put_up_with() {
     assert_eq!((report.accepted, report.rejected), (40, 40));
 }
 
-async fn fault(tale: Tale) -> String {
-    let report = stress(tale).await;
+async fn fault(script: Script) -> String {
+    let report = stress(script).await;
     assert_eq!(report.verdict, AuditResult::Fail);
     report.faults.join("; ")
 }
 
 #[tokio::test]
-async fn a_repeat_under_another_name_is_noticed() {
+async fn repeat_with_another_order_id_is_reported() {
     let fault = fault(|n, path, _| match path {
         "/buy" => Some((202, json!(1_000 + n))),
         "/items/ticket_001" => Some((200, item(SOLD_OUT))),
@@ -116,7 +118,7 @@ async fn a_repeat_under_another_name_is_noticed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_changes_is_noticed() {
+async fn changed_decision_is_reported() {
     let fault = fault(|n, path, key| match path {
         "/buy" => Some((202, order(n, key))),
         "/items/ticket_001" => Some((200, item(SOLD_OUT))),
@@ -127,7 +129,7 @@ async fn an_answer_that_changes_is_noticed() {
 }
 
 #[tokio::test]
-async fn units_sold_twice_and_units_left_lying_are_noticed() {
+async fn oversold_and_stranded_units_are_reported() {
     let oversold = fault(|n, path, key| match path {
         "/buy" => Some((202, order(n, key))),
         "/items/ticket_001" => Some((200, item(SOLD_OUT))),
@@ -143,7 +145,7 @@ async fn units_sold_twice_and_units_left_lying_are_noticed() {
 }
 
 #[tokio::test]
-async fn an_answer_that_no_buyer_should_get_is_quoted() {
+async fn unexpected_response_is_quoted() {
     let fault = fault(|_, path, _| match path {
         "/buy" => Some((500, json!("the shop burnt down"))),
         _ => Some((404, json!({}))),
