@@ -2,12 +2,12 @@
 
 use std::process::{Command, Stdio};
 
-use super::{Desk, Process, SESAME};
+use super::{Process, SESAME, Workdir};
 use crate::support::http::request;
 
 /// `flux serve` on all addresses; in a network namespace of its own, if that is allowed.
-fn serve_for_all(desk: &Desk) -> Process {
-    let flux = desk.command("serve --listen 0.0.0.0:0");
+fn serve_for_all(workdir: &Workdir) -> Process {
+    let flux = workdir.command("serve --listen 0.0.0.0:0");
     let alone = Command::new("unshare").args(["-rn", "true"]).stderr(Stdio::null()).status();
     let mut command = match alone {
         Ok(status) if status.success() => {
@@ -27,13 +27,13 @@ fn open_server_without_keys_warns_at_any_log_level() {
     for (log, part) in
         [("error", "!!! "), ("off", "WITHOUT KEYS"), ("info", "WARN no keys are configured")]
     {
-        let desk = Desk::new().with("FLUX_LOG", log);
-        serve_for_all(&desk).log_line(part);
+        let workdir = Workdir::new().with("FLUX_LOG", log);
+        serve_for_all(&workdir).log_line(part);
     }
-    let with_key = Desk::new().with("FLUX_BUY_KEY", SESAME);
+    let with_key = Workdir::new().with("FLUX_BUY_KEY", SESAME);
     let mut for_all = serve_for_all(&with_key);
     for_all.log_line("listening on");
-    let without_key = Desk::new();
+    let without_key = Workdir::new();
     let on_loopback = [with_key.serve("").0, without_key.serve("").0];
     for mut serve in std::iter::once(for_all).chain(on_loopback) {
         serve.signal("TERM");
@@ -62,12 +62,12 @@ fn sighup_reloads_keys_and_limits_or_changes_nothing() {
     let one = "the first of the keys";
     let two = "the second of the keys";
     let three = "the third of the keys";
-    let desk = Desk::new().with_file(file, format!("buy_key = \"{one}\""));
-    desk.run("provision --item ticket_001 --stock 500");
-    let (mut serve, address) = desk.serve("");
+    let workdir = Workdir::new().with_file(file, format!("buy_key = \"{one}\""));
+    workdir.run("provision --item ticket_001 --stock 500");
+    let (mut serve, address) = workdir.serve("");
     assert_eq!((buy(&address, one), buy(&address, two)), (202, 401));
 
-    let desk = desk.with_file(
+    let workdir = workdir.with_file(
         file,
         format!(
             "buy_key = \"{two}\"\nrate_per_user = 1\nrate_burst = 3\nlease_ms = 4000\nlog = \"warn\""
@@ -80,12 +80,12 @@ fn sighup_reloads_keys_and_limits_or_changes_nothing() {
     let answers: Vec<u16> = (0..200).map(|_| buy(&address, two)).collect();
     assert!(answers.contains(&202) && answers.contains(&429), "{answers:?}");
 
-    let desk = desk.with_file(file, format!("buy_key = \"{three}\"\nrate_per_usr = 5"));
+    let workdir = workdir.with_file(file, format!("buy_key = \"{three}\"\nrate_per_usr = 5"));
     serve.signal("HUP");
     let line = serve.log_line("settings unchanged");
     assert!(line.contains("rate_per_usr"), "{line}");
     assert_eq!(buy(&address, three), 401);
-    let desk = desk.with_file(file, "");
+    let workdir = workdir.with_file(file, "");
     serve.signal("HUP");
     let line = serve.log_line("settings unchanged");
     assert!(line.contains("restart to sell without keys"), "{line}");
@@ -93,7 +93,7 @@ fn sighup_reloads_keys_and_limits_or_changes_nothing() {
         super::http(&address, "POST /buy", r#"{"user_id":"ann","item_id":"ticket_001"}"#).0,
         401
     );
-    let _kept = desk.with_file(file, format!("buy_key = \"{two}\""));
+    let _kept = workdir.with_file(file, format!("buy_key = \"{two}\""));
     serve.signal("HUP");
     serve.log_line("settings reloaded");
     assert_eq!(buy(&address, two), 202);
@@ -102,9 +102,9 @@ fn sighup_reloads_keys_and_limits_or_changes_nothing() {
 
 #[test]
 fn untrusted_proxy_is_logged_once() {
-    let trusting = Desk::new().with("FLUX_TRUSTED_PROXIES", "127.0.0.0/8");
-    for (desk, named) in [(Desk::new(), 1), (trusting, 0)] {
-        let (mut serve, address) = desk.serve("");
+    let trusting = Workdir::new().with("FLUX_TRUSTED_PROXIES", "127.0.0.0/8");
+    for (workdir, named) in [(Workdir::new(), 1), (trusting, 0)] {
+        let (mut serve, address) = workdir.serve("");
         for header in ["X-Forwarded-For", "Forwarded", "X-Forwarded-For"] {
             request(&address, "GET /healthz", &[(header, "192.0.2.1")], "");
         }
@@ -119,29 +119,29 @@ fn untrusted_proxy_is_logged_once() {
 
 #[test]
 fn keys_set_by_sighup_end_unlisted_sales() {
-    let desk = Desk::new();
-    let (mut serve, address) = desk.serve("");
+    let workdir = Workdir::new();
+    let (mut serve, address) = workdir.serve("");
     super::buy(&address, "ann", "invented");
-    let desk = desk.with_file("config/flux.toml", "buy_key = \"a key of the shop\"");
+    let workdir = workdir.with_file("config/flux.toml", "buy_key = \"a key of the shop\"");
     serve.signal("HUP");
     serve.log_line("changed: buy_key");
     assert_eq!(buy_item(&address, "a key of the shop", "invented"), 404);
     assert_eq!(buy_item(&address, "a key of the shop", "Hall_B"), 404);
-    desk.run("provision --item Hall_B --stock 1");
+    workdir.run("provision --item Hall_B --stock 1");
     assert_eq!(buy_item(&address, "a key of the shop", "Hall_B"), 202);
 }
 
 #[test]
 fn stress_target_uses_buy_key() {
-    let desk = Desk::new().with("FLUX_BUY_KEY", SESAME);
-    desk.run("provision --item stress-1 --stock 1");
-    let (_serve, address) = desk.serve("--workers 4");
+    let workdir = Workdir::new().with("FLUX_BUY_KEY", SESAME);
+    workdir.run("provision --item stress-1 --stock 1");
+    let (_serve, address) = workdir.serve("--workers 4");
     let race = format!("stress --item stress-1 --users 50 --target http://{address}");
-    let report = desk.run(&race);
+    let report = workdir.run(&race);
     assert!(report.contains("PASS: sold 1 of 1") && !report.contains(SESAME), "{report}");
 
-    for desk in [Desk::new(), Desk::new().with("FLUX_BUY_KEY", "mistyped-mistyped")] {
-        let line = desk.refused(&race);
+    for workdir in [Workdir::new(), Workdir::new().with("FLUX_BUY_KEY", "mistyped-mistyped")] {
+        let line = workdir.refused(&race);
         assert!(line.contains("FLUX_BUY_KEY") && !line.contains("mistyped-mistyped"), "{line}");
     }
 }

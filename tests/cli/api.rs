@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::Desk;
+use super::Workdir;
 
 /// A command of the page and its printed output.
 struct Example {
@@ -51,14 +51,14 @@ fn matches(expected: &str, actual: &str) -> bool {
 #[test]
 fn api_page_examples_work_as_printed() {
     let page = std::fs::read_to_string("docs/api.md").unwrap();
-    let open = Desk::new();
-    let keyed = Desk::new()
+    let open = Workdir::new();
+    let keyed = Workdir::new()
         .with("FLUX_ADMIN_KEY", "open-admin-of-this-page")
         .with("FLUX_BUY_KEY", "open-shop-of-this-page");
     open.run("provision --item hall_A --stock 3");
     let (_open, open) = open.serve("--workers 50");
     let (_keyed, keyed) = keyed.serve("--workers 50");
-    let full = Desk::new().with("FLUX_BACKLOG_MAX", "1");
+    let full = Workdir::new().with("FLUX_BACKLOG_MAX", "1");
     let (_full, full) = full.serve("");
 
     // All commands run in one shell, because they use variables of earlier ones.
@@ -81,13 +81,13 @@ fn api_page_examples_work_as_printed() {
 }
 
 /// Runs a bash script with flux in the PATH and a server at `address`; returns its output.
-fn bash(desk: &Desk, lines: &str, address: &str) -> String {
+fn bash(workdir: &Workdir, lines: &str, address: &str) -> String {
     let bin = Path::new(env!("CARGO_BIN_EXE_flux")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
     bash.args(["-ec", &lines.replace("localhost:5000", address)]);
-    bash.current_dir(&desk.directory).env_clear().env("PATH", path);
-    desk.run_command(bash)
+    bash.current_dir(&workdir.directory).env_clear().env("PATH", path);
+    workdir.run_command(bash)
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn access_example_works_as_printed() {
     assert!(blocks.next().is_none(), "another example with keys");
     let (first, second) = block.split_once("flux serve ").unwrap();
     let (_comment, second) = second.split_once('\n').unwrap();
-    let desk = Desk::new();
-    bash(&desk, first, "");
-    let (_serve, address) = desk.serve("");
-    let printed = bash(&desk, second, &address);
+    let workdir = Workdir::new();
+    bash(&workdir, first, "");
+    let (_serve, address) = workdir.serve("");
+    let printed = bash(&workdir, second, &address);
     assert!(printed.contains("order_id"), "{printed}");
     let without_key = second.replace("$FLUX_BUY_KEY", "another");
-    assert!(bash(&desk, &without_key, &address).contains("401"));
+    assert!(bash(&workdir, &without_key, &address).contains("401"));
 }

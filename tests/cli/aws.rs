@@ -14,7 +14,7 @@ use flux::core::model::{OrderId, OrderIds, OrderKey};
 use flux::core::ports::ledger::Ledger;
 
 use super::story::provisioned;
-use super::{Desk, PATIENCE, SESAME, buy};
+use super::{PATIENCE, SESAME, Workdir, buy};
 use crate::conformance::aws::stand_ins;
 use crate::conformance::{address, clock, item};
 
@@ -24,17 +24,17 @@ fn on_stand_ins<T>(act: impl AsyncFnOnce(Aws) -> T) -> T {
     runtime.block_on(async { act(stand_ins().await).await })
 }
 
-fn table(desk: &Desk) -> String {
-    let last = desk.environment.iter().rfind(|(name, _)| name == "DYNAMODB_TABLE");
+fn table(workdir: &Workdir) -> String {
+    let last = workdir.environment.iter().rfind(|(name, _)| name == "DYNAMODB_TABLE");
     last.unwrap().1.clone()
 }
 
 #[test]
 fn ids_are_signed_with_the_stored_key() {
-    let (desk, _) = provisioned(Desk::on_aws(), "");
-    let table = table(&desk);
+    let (workdir, _) = provisioned(Workdir::on_aws(), "");
+    let table = table(&workdir);
     let stored = on_stand_ins(async |aws| OrderKeys::new(&aws, &table).read().await.unwrap());
-    let (_serve, address) = desk.serve("");
+    let (_serve, address) = workdir.serve("");
     let id = OrderId::parse(&buy(&address, "ann", "ticket")).unwrap();
     assert!(OrderIds::new(stored, 1).verify(id));
     assert!(!OrderIds::new(OrderKey::from_text(&table), 1).verify(id));
@@ -42,30 +42,30 @@ fn ids_are_signed_with_the_stored_key() {
 
 #[test]
 fn key_derived_from_table_name_is_warned_about() {
-    let (desk, _) = provisioned(Desk::on_aws(), "");
-    let table = table(&desk);
+    let (workdir, _) = provisioned(Workdir::on_aws(), "");
+    let table = table(&workdir);
     on_stand_ins(async |aws| {
         aws.dynamodb().delete_table().table_name(meta_table(&table)).send().await.unwrap();
         let ledger = DynamoLedger::new(&aws, &table, OrderKey::from_text(&table), clock());
         ledger.set_stock(&item("ticket"), 1).await.unwrap();
     });
-    let warned = |desk: &Desk| {
-        let (serve, address) = desk.serve("");
+    let warned = |workdir: &Workdir| {
+        let (serve, address) = workdir.serve("");
         assert!(serve.logged.iter().any(|line| line.contains("derived from its name")));
         let id = OrderId::parse(&buy(&address, "ann", "ticket")).unwrap();
         assert!(OrderIds::new(OrderKey::from_text(&table), 1).verify(id));
     };
-    warned(&desk);
-    let printed = desk.run("provision --backend aws");
+    warned(&workdir);
+    let printed = workdir.run("provision --backend aws");
     assert!(printed.contains("derived from its name"), "{printed}");
-    warned(&desk);
-    let (quiet, _) = desk.with("FLUX_ORDER_KEY", "a key of the whole fleet").serve("");
+    warned(&workdir);
+    let (quiet, _) = workdir.with("FLUX_ORDER_KEY", "a key of the whole fleet").serve("");
     assert!(!quiet.logged.iter().any(|line| line.contains("derived from its name")));
 }
 
 /// An environment whose endpoints are those of AWS itself; no test may reach them.
-fn real_endpoints() -> Desk {
-    Desk::new()
+fn real_endpoints() -> Workdir {
+    Workdir::new()
         .with("AWS_REGION", "eu-central-1")
         .with("AWS_ACCESS_KEY_ID", "local")
         .with("AWS_SECRET_ACCESS_KEY", SESAME)
@@ -110,13 +110,13 @@ fn https_proxy_is_used_except_for_no_proxy() {
     // 0.0.0.0 is this machine, but not one of the names for which a proxy is never used.
     let (direct, hellos) = refusing();
     let endpoint = format!("https://0.0.0.0:{direct}");
-    let desk = real_endpoints().with("https_proxy", &format!("127.0.0.1:{port}"));
-    let desk = desk.with("AWS_ENDPOINT_URL", &endpoint);
-    desk.refused("provision --backend aws");
+    let workdir = real_endpoints().with("https_proxy", &format!("127.0.0.1:{port}"));
+    let workdir = workdir.with("AWS_ENDPOINT_URL", &endpoint);
+    workdir.refused("provision --backend aws");
     assert_eq!(asked.recv_timeout(PATIENCE).unwrap(), format!("CONNECT 0.0.0.0:{direct} HTTP/1.1"));
     while asked.try_recv().is_ok() {}
     assert!(hellos.try_recv().is_err());
-    desk.with("NO_PROXY", "shop.example, 0.0.0.0").refused("provision --backend aws");
+    workdir.with("NO_PROXY", "shop.example, 0.0.0.0").refused("provision --backend aws");
     // The first byte of a TLS handshake.
     assert_eq!(hellos.recv_timeout(PATIENCE).unwrap(), "16");
     assert!(asked.try_recv().is_err());
@@ -128,10 +128,11 @@ fn https_proxy_is_used_except_for_no_proxy() {
 }
 
 /// An environment with a home directory, whose files have the only credentials.
-fn with_home(config: &str) -> Desk {
-    let desk = Desk::new().with_file(".aws/config", config);
-    let home = desk.directory.path().to_str().unwrap().to_owned();
-    desk.with("HOME", &home)
+fn with_home(config: &str) -> Workdir {
+    let workdir = Workdir::new().with_file(".aws/config", config);
+    let home = workdir.directory.path().to_str().unwrap().to_owned();
+    workdir
+        .with("HOME", &home)
         // The SDK logs a warning of its own about the same fault.
         .with("FLUX_LOG", "error")
         .with("AWS_REGION", "eu-central-1")
@@ -143,7 +144,7 @@ fn with_home(config: &str) -> Desk {
 fn unusable_credentials_are_named_with_the_fix() {
     let profile =
         |lines: &str| with_home(&format!("[profile shop]\n{lines}")).with("AWS_PROFILE", "shop");
-    for (desk, parts) in [
+    for (workdir, parts) in [
         (with_home(""), ["no AWS credentials", "AWS_PROFILE"]),
         (with_home("").with("AWS_PROFILE", "shop"), ["profile shop", "AWS_PROFILE"]),
         (
@@ -158,7 +159,7 @@ fn unusable_credentials_are_named_with_the_fix() {
             ["cannot be loaded", "log in again"],
         ),
     ] {
-        let line = desk.refused("provision --backend aws --dry-run");
+        let line = workdir.refused("provision --backend aws --dry-run");
         assert!(parts.iter().all(|part| line.contains(part)), "{parts:?}: {line}");
         assert!(!line.contains("check the network"), "{line}");
     }
@@ -171,14 +172,14 @@ fn aws_login_profile_uses_the_aws_cli() {
     let script = format!(
         "#!/bin/sh\ncase \"$*\" in *\"--profile shop@eu\"*) echo '{answer}';; *) exit 3;; esac\n"
     );
-    let desk = with_home("[profile shop@eu]\nlogin_session = arn:aws:iam::1:user/ann\n")
+    let workdir = with_home("[profile shop@eu]\nlogin_session = arn:aws:iam::1:user/ann\n")
         .with_file("bin/aws", script)
         .with("AWS_PROFILE", "shop@eu");
-    let file = desk.path("bin/aws");
+    let file = workdir.path("bin/aws");
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let bin = file.parent().unwrap().to_str().unwrap();
-    let desk = desk.with("PATH", &format!("{bin}:/usr/bin:/bin"));
-    assert!(desk.run("provision --backend aws --dry-run").contains("would be created"));
+    let workdir = workdir.with("PATH", &format!("{bin}:/usr/bin:/bin"));
+    assert!(workdir.run("provision --backend aws --dry-run").contains("would be created"));
 }
 
 #[test]
@@ -190,8 +191,8 @@ fn queue_of_another_region_is_refused() {
 
 #[test]
 fn provision_prints_steps_and_names_the_failed_table() {
-    let desk = Desk::on_aws();
-    let items = format!("{}_items", table(&desk));
+    let workdir = Workdir::on_aws();
+    let items = format!("{}_items", table(&workdir));
     on_stand_ins(async |aws| {
         let key = KeySchemaElement::builder().attribute_name("item_id").key_type(KeyType::Hash);
         let number = ScalarAttributeType::N;
@@ -204,7 +205,7 @@ fn provision_prints_steps_and_names_the_failed_table() {
     });
     let queue = crate::conformance::fresh_name("orders");
     let output =
-        desk.command(&format!("provision --backend aws --queue {queue}")).output().unwrap();
+        workdir.command(&format!("provision --backend aws --queue {queue}")).output().unwrap();
     let done = String::from_utf8(output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");

@@ -22,9 +22,9 @@ fn pids(dashboard: &Value) -> Vec<u64> {
 
 #[test]
 fn dashboard_lists_worker_processes_until_they_end() {
-    let desk = Desk::new();
-    let (_serve, address) = desk.serve("");
-    let mut work = [desk.start("work"), desk.start("work --concurrency 7")];
+    let workdir = Workdir::new();
+    let (_serve, address) = workdir.serve("");
+    let mut work = [workdir.start("work"), workdir.start("work --concurrency 7")];
     let all = work.each_ref().map(|process| u64::from(process.child.id()));
     let mut dashboards = dashboards(&address);
     let mut wait_for = |expected: &[u64]| {
@@ -46,7 +46,7 @@ fn dashboard_lists_worker_processes_until_they_end() {
     work[0].signal("KILL");
     wait_for(&[]);
     let order = buy(&address, "ann", "ticket_001");
-    let again = desk.start("work");
+    let again = workdir.start("work");
     assert_eq!(decided(&address, &order)["status"], "sold");
     let dashboard = wait_for(&[u64::from(again.child.id())]);
     assert_eq!(dashboard["accepted"], 1);
@@ -58,9 +58,9 @@ fn get(address: &str, path: &str) -> Response {
 
 #[test]
 fn worker_serves_metrics() {
-    let desk = Desk::new().with("FLUX_METRICS_LISTEN", "127.0.0.1:0");
-    let (_serve, address) = desk.serve("");
-    let mut work = desk.start("work");
+    let workdir = Workdir::new().with("FLUX_METRICS_LISTEN", "127.0.0.1:0");
+    let (_serve, address) = workdir.serve("");
+    let mut work = workdir.start("work");
     let line = work.log_line("metrics on http://");
     let metrics = line.split_once("http://").unwrap().1.strip_suffix("/metrics").unwrap();
     let order = buy(&address, "ann", "ticket_001");
@@ -77,10 +77,10 @@ fn worker_serves_metrics() {
 
 #[test]
 fn invalid_metrics_address_is_refused() {
-    let bad = Desk::new().with("FLUX_METRICS_LISTEN", "9100").refused("work");
+    let bad = Workdir::new().with("FLUX_METRICS_LISTEN", "9100").refused("work");
     assert!(bad.contains("metrics_listen must be HOST:PORT"), "{bad}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let line = Desk::new().with("FLUX_METRICS_LISTEN", &taken).refused("work");
+    let line = Workdir::new().with("FLUX_METRICS_LISTEN", &taken).refused("work");
     assert!(line.contains(&taken) && line.contains("change metrics_listen"), "{line}");
 }

@@ -2,20 +2,20 @@
 
 use std::process::Stdio;
 
-use super::{Desk, Process};
+use super::{Process, Workdir};
 
 #[test]
 fn worker_reloads_log_filter_on_sighup() {
     let file = "config/flux.toml";
-    let desk = Desk::new().with_file(file, "log = \"info\"");
-    let mut work = desk.start("work");
+    let workdir = Workdir::new().with_file(file, "log = \"info\"");
+    let mut work = workdir.start("work");
     work.log_line("working on");
-    let desk = desk.with_file(file, "log = \"debug\"\nlease_ms = 4000\nrate_per_user = 1");
+    let workdir = workdir.with_file(file, "log = \"debug\"\nlease_ms = 4000\nrate_per_user = 1");
     work.signal("HUP");
     work.log_line("settings reloaded; changed: log");
     let restart = work.log_line("need a restart: ");
     assert!(restart.ends_with("need a restart: lease_ms"), "{restart}");
-    let _wrong = desk.with_file(file, "buy_key = \"\"");
+    let _wrong = workdir.with_file(file, "buy_key = \"\"");
     work.signal("HUP");
     let line = work.log_line("reload failed; settings unchanged");
     assert!(line.contains("`buy_key` is empty"), "{line}");
@@ -30,14 +30,14 @@ fn sighup_ends_stress_unless_ignored() {
     let temporary = tempfile::tempdir().unwrap();
     let left = || std::fs::read_dir(temporary.path()).unwrap().count();
     for outlives in [false, true] {
-        let desk = Desk::new().with("TMPDIR", temporary.path().to_str().unwrap());
-        let flux = desk.command(race);
+        let workdir = Workdir::new().with("TMPDIR", temporary.path().to_str().unwrap());
+        let flux = workdir.command(race);
         // The tests may have been started with nohup, which ignores SIGHUP.
         let mut command = std::process::Command::new("env");
         command.args(["--default-signal=HUP", "sh"]);
         let script = if outlives { "trap '' HUP; exec \"$@\"" } else { "exec \"$@\"" };
         command.args(["-c", script, "sh"]).arg(flux.get_program()).args(flux.get_args());
-        command.current_dir(desk.directory.path()).env_clear();
+        command.current_dir(workdir.directory.path()).env_clear();
         command.envs(flux.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut race = Process::new(child);
@@ -62,16 +62,16 @@ fn sighup_ends_stress_unless_ignored() {
 fn sdk_log_lines_contain_no_credentials() {
     let id = "AKIAIOSFODNN7EXAMPLE";
     let profile = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = x\n");
-    let desk = Desk::on_aws().with_file("credentials", profile);
-    let file = desk.path("credentials");
-    let mut desk = desk.with("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap());
+    let workdir = Workdir::on_aws().with_file("credentials", profile);
+    let file = workdir.path("credentials");
+    let mut workdir = workdir.with("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap());
     let chain = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-    desk.environment.retain(|(name, _)| !chain.contains(&name.as_str()));
+    workdir.environment.retain(|(name, _)| !chain.contains(&name.as_str()));
     for (log, shows) in
         [("info", false), ("debug", false), ("trace", false), ("warn,aws_config=info", true)]
     {
-        let desk = Desk { directory: tempfile::tempdir().unwrap(), ..clone(&desk) };
-        let output = desk
+        let workdir = Workdir { directory: tempfile::tempdir().unwrap(), ..clone(&workdir) };
+        let output = workdir
             .with("FLUX_LOG", log)
             .command("provision --backend aws --dry-run")
             .output()
@@ -82,6 +82,6 @@ fn sdk_log_lines_contain_no_credentials() {
     }
 }
 
-fn clone(desk: &Desk) -> Desk {
-    Desk { directory: tempfile::tempdir().unwrap(), environment: desk.environment.clone() }
+fn clone(workdir: &Workdir) -> Workdir {
+    Workdir { directory: tempfile::tempdir().unwrap(), environment: workdir.environment.clone() }
 }

@@ -5,77 +5,77 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Desk, PATIENCE, Process, buy, decided, http};
+use super::{PATIENCE, Process, Workdir, buy, decided, http};
 
-fn listed(desk: &Desk) -> Vec<Value> {
-    let printed = desk.run("items list --json");
+fn listed(workdir: &Workdir) -> Vec<Value> {
+    let printed = workdir.run("items list --json");
     printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn wait_for_story(work: &Process, line: &str) {
-    while work.told() != line {}
+fn wait_for_stdout_line(work: &Process, line: &str) {
+    while work.stdout_line() != line {}
 }
 
 #[test]
 fn items_close_and_open_change_the_sale() {
-    let desk = Desk::new();
-    desk.run("provision --item hall_A --stock 3");
-    let (_serve, address) = desk.serve("");
-    let mut work = desk.start("work");
+    let workdir = Workdir::new();
+    workdir.run("provision --item hall_A --stock 3");
+    let (_serve, address) = workdir.serve("");
+    let mut work = workdir.start("work");
     work.log_line("working on 50 items at once");
-    assert_eq!(desk.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
+    assert_eq!(workdir.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
     assert_eq!(decided(&address, &buy(&address, "ann", "hall_A"))["status"], "sold");
     let closed = "item hall_A is closed; stock 3: free 2, sold 1\n";
-    assert_eq!(desk.run("items close hall_A"), closed);
-    assert_eq!(desk.run("items close hall_A"), closed.replace("closed", "closed already"));
+    assert_eq!(workdir.run("items close hall_A"), closed);
+    assert_eq!(workdir.run("items close hall_A"), closed.replace("closed", "closed already"));
     let no = decided(&address, &buy(&address, "bob", "hall_A"));
     assert_eq!((&no["status"], &no["reason"]), (&json!("rejected"), &json!("closed")));
-    wait_for_story(&work, "REJECTED: bob wants hall_A, but its sale is closed");
-    assert!(desk.run("audit").starts_with("hall_A (closed): stock 3: free 2,"));
-    desk.run("items restock hall_A --stock 5");
+    wait_for_stdout_line(&work, "REJECTED: bob wants hall_A, but its sale is closed");
+    assert!(workdir.run("audit").starts_with("hall_A (closed): stock 3: free 2,"));
+    workdir.run("items restock hall_A --stock 5");
     let again = "item hall_A is open; stock 5: free 4, sold 1\n";
-    assert_eq!(desk.run("items open hall_A"), again);
+    assert_eq!(workdir.run("items open hall_A"), again);
     assert_eq!(decided(&address, &buy(&address, "bob", "hall_A"))["status"], "sold");
 
-    let line = desk.refused("items close hall_A hall_B");
+    let line = workdir.refused("items close hall_A hall_B");
     assert!(line.contains("no item hall_B") && line.contains("provision"), "{line}");
-    assert_eq!(listed(&desk)[0]["status"], "closed");
-    let line = desk.refused("items restock hall_A --stock 1");
+    assert_eq!(listed(&workdir)[0]["status"], "closed");
+    let line = workdir.refused("items restock hall_A --stock 1");
     assert!(line.contains("2 units of hall_A are sold or held"), "{line}");
-    assert!(desk.refused("items close").contains("<ID>"));
+    assert!(workdir.refused("items close").contains("<ID>"));
 }
 
 #[test]
 fn items_remove_needs_an_item_without_orders() {
-    let desk = Desk::new();
-    desk.run("provision --item typo --stock 3");
-    desk.run("provision --item hall_A --stock 3");
-    let (_serve, address) = desk.serve("");
+    let workdir = Workdir::new();
+    workdir.run("provision --item typo --stock 3");
+    workdir.run("provision --item hall_A --stock 3");
+    let (_serve, address) = workdir.serve("");
     let order = buy(&address, "ann", "hall_A");
-    assert!(desk.refused("items remove hall_A").contains("hall_A has orders"));
-    assert_eq!(desk.run("items remove typo"), "item typo is removed\n");
-    assert_eq!(desk.run("items remove typo"), "item typo is removed already\n");
-    assert_eq!(desk.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
-    assert!(desk.refused("items open typo").contains("no item typo"));
+    assert!(workdir.refused("items remove hall_A").contains("hall_A has orders"));
+    assert_eq!(workdir.run("items remove typo"), "item typo is removed\n");
+    assert_eq!(workdir.run("items remove typo"), "item typo is removed already\n");
+    assert_eq!(workdir.run("items list"), "hall_A: open; stock 3: free 3, held 0, sold 0\n");
+    assert!(workdir.refused("items open typo").contains("no item typo"));
     let (status, _) = http(&address, "POST /buy", r#"{"user_id":"bob","item_id":"typo"}"#);
     assert_eq!(status, 404);
-    let restock = desk.command("items restock typo --stock 2").output().unwrap();
+    let restock = workdir.command("items restock typo --stock 2").output().unwrap();
     let listed = "item typo is open, newly listed; stock 2: free 2, sold 0\n";
     assert_eq!(String::from_utf8(restock.stdout).unwrap(), listed);
     assert!(String::from_utf8(restock.stderr).unwrap().contains("flux items remove typo"));
 
     // A queued order counts as an order of the item, so the item was not removed.
-    let _work = desk.start("work");
+    let _work = workdir.start("work");
     assert_eq!(decided(&address, &order)["status"], "sold");
     assert_eq!(decided(&address, &buy(&address, "eve", "invented"))["status"], "sold");
-    let list = desk.run("items list");
+    let list = workdir.run("items list");
     assert!(
         list.ends_with(
             "invented: sold_out; stock 1: free 0, held 0, sold 1; not listed by anybody\n"
         ),
         "{list}"
     );
-    desk.run("audit");
+    workdir.run("audit");
 }
 
 /// Stops the buyers if the test panics; their scope would wait for them.
@@ -88,9 +88,9 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Closes the item during a sale with two workers: no unit is sold after `items close` returns.
-fn assert_close_ends_all_sales(desk: &Desk) {
-    let (_serve, address) = desk.serve("");
-    let mut workers = [desk.start("work"), desk.start("work")];
+fn assert_close_ends_all_sales(workdir: &Workdir) {
+    let (_serve, address) = workdir.serve("");
+    let mut workers = [workdir.start("work"), workdir.start("work")];
     workers.iter_mut().for_each(|work| drop(work.log_line("working on")));
     let over = AtomicBool::new(false);
     let orders: Vec<String> = std::thread::scope(|scope| {
@@ -108,11 +108,11 @@ fn assert_close_ends_all_sales(desk: &Desk) {
         let buyers: Vec<_> = buyers.collect();
         let _end = SetOnDrop(&over);
         let begun = Instant::now();
-        while listed(desk)[0]["sold"].as_u64() < Some(20) {
+        while listed(workdir)[0]["sold"].as_u64() < Some(20) {
             assert!(begun.elapsed() < PATIENCE, "nothing is sold");
         }
-        desk.run("items close hall_A");
-        let sold = listed(desk)[0]["sold"].clone();
+        workdir.run("items close hall_A");
+        let sold = listed(workdir)[0]["sold"].clone();
         std::thread::sleep(Duration::from_millis(300));
         over.store(true, Ordering::Relaxed);
         let orders: Vec<String> =
@@ -121,26 +121,26 @@ fn assert_close_ends_all_sales(desk: &Desk) {
             let answer = decided(&address, order);
             assert!(answer["status"] == "sold" || answer["reason"] == "closed", "{answer}");
         }
-        assert_eq!(listed(desk)[0]["sold"], sold);
+        assert_eq!(listed(workdir)[0]["sold"], sold);
         orders
     });
-    let audit = desk.run("audit");
+    let audit = workdir.run("audit");
     assert!(audit.starts_with("hall_A (closed): stock 1000000:"), "{audit}");
     assert!(audit.contains(&format!("orders {},", orders.len())), "{audit}");
 }
 
 #[test]
 fn close_ends_all_sales_on_embedded() {
-    let desk = Desk::new();
-    desk.run("provision --item hall_A --stock 1000000");
-    assert_close_ends_all_sales(&desk);
+    let workdir = Workdir::new();
+    workdir.run("provision --item hall_A --stock 1000000");
+    assert_close_ends_all_sales(&workdir);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn close_ends_all_sales_on_aws_without_lock() {
-    let desk = Desk::on_aws().with("REDIS_URL", "redis://127.0.0.1:1");
-    let (desk, _) = super::story::provisioned(desk, "");
-    desk.run("provision --item hall_A --stock 1000000");
-    assert_close_ends_all_sales(&desk);
+    let workdir = Workdir::on_aws().with("REDIS_URL", "redis://127.0.0.1:1");
+    let (workdir, _) = super::story::provisioned(workdir, "");
+    workdir.run("provision --item hall_A --stock 1000000");
+    assert_close_ends_all_sales(&workdir);
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-use super::Desk;
+use super::Workdir;
 use super::access::buy;
 use crate::http::tokens::{Provider, now};
 
@@ -45,21 +45,21 @@ fn failed_jwks_refresh_keeps_cached_keys() {
     for place in [url.as_str(), "keys.json"] {
         let file = "config/flux.toml";
         let toml = format!("jwt_jwks = \"{place}\"\n");
-        let desk = desk_with(&toml, &set);
-        desk.run("provision --item ticket_001 --stock 1");
-        let (mut serve, address) = desk.serve("");
+        let workdir = desk_with(&toml, &set);
+        workdir.run("provision --item ticket_001 --stock 1");
+        let (mut serve, address) = workdir.serve("");
         assert!(serve.logged.concat().contains("jwt_audience is not set"), "{:?}", serve.logged);
         assert_eq!(buy(&address, &token), 202);
 
         answer.lock().unwrap().clear();
-        std::fs::remove_file(desk.path("keys.json")).unwrap();
-        let desk = desk.with_file(file, format!("{toml}log = \"debug\""));
+        std::fs::remove_file(workdir.path("keys.json")).unwrap();
+        let workdir = workdir.with_file(file, format!("{toml}log = \"debug\""));
         serve.signal("HUP");
         serve.log_line("JWKS refresh failed; keeping 3 cached keys");
         serve.log_line("settings reloaded; changed: log");
         assert_eq!(buy(&address, &token), 202);
 
-        let _other = desk.with_file(file, "jwt_jwks = \"http://127.0.0.1:1/\"");
+        let _other = workdir.with_file(file, "jwt_jwks = \"http://127.0.0.1:1/\"");
         serve.signal("HUP");
         serve.log_line("reload failed; settings unchanged: jwt_jwks");
         assert_eq!(buy(&address, &token), 202);
@@ -67,8 +67,8 @@ fn failed_jwks_refresh_keeps_cached_keys() {
     }
 }
 
-fn desk_with(toml: &str, set: &str) -> Desk {
-    Desk::new().with_file("config/flux.toml", toml).with_file("keys.json", set)
+fn desk_with(toml: &str, set: &str) -> Workdir {
+    Workdir::new().with_file("config/flux.toml", toml).with_file("keys.json", set)
 }
 
 #[test]
@@ -80,14 +80,15 @@ fn jwks_url_is_https_or_loopback_without_redirects() {
         ("https://ann:open-sesame-please@idp.example/keys", "without a user and password"),
         ("file:///keys.json", "jwt_jwks must be"),
     ] {
-        let line = Desk::new().with("FLUX_JWT_JWKS", place).refused("serve --listen 127.0.0.1:0");
+        let line =
+            Workdir::new().with("FLUX_JWT_JWKS", place).refused("serve --listen 127.0.0.1:0");
         assert!(line.contains(part), "{line:?} does not say {part:?}");
     }
     let provider = Provider::new();
     let (keys, _) = publish(reply("200 OK", &provider.set().to_string()));
     let (url, _) = publish(reply(&format!("302 Found\r\nLocation: {keys}"), ""));
-    let desk = Desk::new().with("FLUX_JWT_JWKS", &url);
-    let (serve, address) = desk.serve("");
+    let workdir = Workdir::new().with("FLUX_JWT_JWKS", &url);
+    let (serve, address) = workdir.serve("");
     assert!(serve.logged.concat().contains("redirects are not followed"), "{:?}", serve.logged);
     let token = provider.token("ES256", "ec", &json!({ "sub": "ann", "exp": now() + 600 }));
     assert_eq!(buy(&address, &token), 401);
@@ -96,15 +97,15 @@ fn jwks_url_is_https_or_loopback_without_redirects() {
 #[test]
 #[cfg(feature = "otel")]
 fn trace_headers_need_tls_or_a_private_host() {
-    let desk = |endpoint: &str| {
-        let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
-        desk.with("OTEL_EXPORTER_OTLP_HEADERS", "api-key=open-sesame-please")
+    let workdir = |endpoint: &str| {
+        let workdir = Workdir::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        workdir.with("OTEL_EXPORTER_OTLP_HEADERS", "api-key=open-sesame-please")
     };
-    let line = desk("http://collector.example:4318").refused("work");
+    let line = workdir("http://collector.example:4318").refused("work");
     assert!(line.contains("otlp_headers") && line.contains("https://"), "{line}");
     for endpoint in ["http://10.255.255.1:4318", "http://collector:4318", "https://c.example"] {
-        let desk = desk(endpoint);
-        let mut work = desk.start("work");
+        let workdir = workdir(endpoint);
+        let mut work = workdir.start("work");
         work.log_line("working on");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Desk, Process, decided};
+use super::{Process, Workdir, decided};
 use crate::support::http::request;
 use crate::traces::{TRACE, traceparent};
 
@@ -22,8 +22,8 @@ pub fn end(mut process: Process) -> Vec<String> {
     process.logged.clone()
 }
 
-fn serve_in_json(desk: &Desk) -> (Process, String) {
-    let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 5");
+fn serve_in_json(workdir: &Workdir) -> (Process, String) {
+    let mut serve = workdir.start("serve --listen 127.0.0.1:0 --workers 5");
     let line = serve.log_line("listening on http://");
     let line: Value = serde_json::from_str(&line).unwrap();
     let address = line["message"].as_str().unwrap().split_once("http://").unwrap().1.to_owned();
@@ -32,8 +32,8 @@ fn serve_in_json(desk: &Desk) -> (Process, String) {
 
 #[test]
 fn json_log_lines_identify_orders_only_at_debug() {
-    let desk = Desk::new().with("FLUX_LOG_FORMAT", "json");
-    let (serve, address) = serve_in_json(&desk);
+    let workdir = Workdir::new().with("FLUX_LOG_FORMAT", "json");
+    let (serve, address) = serve_in_json(&workdir);
     let order = buy_with(&address, &[("traceparent", &traceparent())], "ann");
     decided(&address, &order);
     let logged = end(serve);
@@ -41,8 +41,8 @@ fn json_log_lines_identify_orders_only_at_debug() {
     let parse = |line: &String| serde_json::from_str::<Value>(line).unwrap();
     assert!(logged.iter().map(parse).all(|line| line["message"].is_string()));
 
-    let desk = desk.with("FLUX_LOG", "info,flux=debug");
-    let (serve, address) = serve_in_json(&desk);
+    let workdir = workdir.with("FLUX_LOG", "info,flux=debug");
+    let (serve, address) = serve_in_json(&workdir);
     let order = buy_with(&address, &[("traceparent", &traceparent())], "bob");
     decided(&address, &order);
     let lines: Vec<Value> = end(serve).iter().map(parse).collect();
@@ -62,7 +62,7 @@ fn json_log_lines_identify_orders_only_at_debug() {
 
 #[test]
 fn wrong_trace_ratio_is_refused() {
-    let refused = |ratio| Desk::new().with("FLUX_TRACE_RATIO", ratio).refused("work");
+    let refused = |ratio| Workdir::new().with("FLUX_TRACE_RATIO", ratio).refused("work");
     assert!(refused("1.5").contains("from 0 to 1"));
     assert!(refused("some").contains("number"));
 }
@@ -71,8 +71,8 @@ fn wrong_trace_ratio_is_refused() {
 #[test]
 fn collector_needs_the_feature_otel() {
     for command in ["work", "serve --listen 127.0.0.1:0"] {
-        let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
-        let line = desk.refused(command);
+        let workdir = Workdir::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+        let line = workdir.refused(command);
         assert!(line.contains("otlp_endpoint") && line.contains("--features otel"), "{line}");
     }
 }

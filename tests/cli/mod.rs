@@ -47,22 +47,22 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SESAME: &str = "open-sesame-please";
 
 /// A temporary working directory, and the whole environment of the processes that run in it.
-struct Desk {
+struct Workdir {
     directory: TempDir,
     environment: Vec<(String, String)>,
 }
 
-impl Desk {
-    fn new() -> Desk {
+impl Workdir {
+    fn new() -> Workdir {
         let directory = tempfile::tempdir().unwrap();
         let environment = vec![("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned())];
-        Desk { directory, environment }
+        Workdir { directory, environment }
     }
 
     /// Uses the stand-ins of AWS with unique names; nothing is provisioned.
     #[cfg(all(feature = "aws", feature = "redis"))]
-    fn on_aws() -> Desk {
-        Desk::new()
+    fn on_aws() -> Workdir {
+        Workdir::new()
             .with("AWS_REGION", "eu-central-1")
             .with("AWS_ACCESS_KEY_ID", "local")
             .with("AWS_SECRET_ACCESS_KEY", SESAME)
@@ -71,12 +71,12 @@ impl Desk {
             .with("DYNAMODB_TABLE", &fresh_name("sale"))
     }
 
-    fn with(mut self, name: &str, value: &str) -> Desk {
+    fn with(mut self, name: &str, value: &str) -> Workdir {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    fn with_file(self, name: &str, content: impl AsRef<[u8]>) -> Desk {
+    fn with_file(self, name: &str, content: impl AsRef<[u8]>) -> Workdir {
         let file = self.path(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, content).unwrap();
@@ -138,7 +138,7 @@ impl Desk {
 /// A running flux; killed when dropped.
 struct Process {
     child: Child,
-    story: Receiver<String>,
+    stdout: Receiver<String>,
     log: Receiver<String>,
     /// Log lines read so far.
     logged: Vec<String>,
@@ -146,9 +146,9 @@ struct Process {
 
 impl Process {
     fn new(mut child: Child) -> Process {
-        let story = lines(child.stdout.take().unwrap());
+        let stdout = lines(child.stdout.take().unwrap());
         let log = lines(child.stderr.take().unwrap());
-        Process { child, story, log, logged: Vec::new() }
+        Process { child, stdout, log, logged: Vec::new() }
     }
 
     /// Waits for a log line that contains `part`.
@@ -165,8 +165,8 @@ impl Process {
     }
 
     /// The next line on stdout.
-    fn told(&self) -> String {
-        self.story.recv_timeout(PATIENCE).expect("a line on stdout")
+    fn stdout_line(&self) -> String {
+        self.stdout.recv_timeout(PATIENCE).expect("a line on stdout")
     }
 
     fn signal(&self, name: &str) {

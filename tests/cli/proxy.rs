@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Desk;
+use super::Workdir;
 use crate::nginx::Nginx;
 use crate::support::http::{Response, request};
 
@@ -69,13 +69,13 @@ fn blocks() -> [String; 2] {
 /// Reads the pages and the OpenAPI document, and buys, behind nginx at `prefix` with the settings
 /// of the runbook.
 fn sell_behind_nginx(block: &str, prefix: &str) {
-    let desk = Desk::new();
-    let (mut serve, upstream) = desk.serve("--workers 4");
+    let workdir = Workdir::new();
+    let (mut serve, upstream) = workdir.serve("--workers 4");
     let nginx = Nginx::start(&block.replace("127.0.0.1:5000", &upstream));
     let address = nginx.address.as_str();
     let settings =
         format!("public_url = \"http://{address}{prefix}\"\ntrusted_proxies = \"127.0.0.1\"");
-    let _desk = desk.with_file("config/flux.toml", settings);
+    let _desk = workdir.with_file("config/flux.toml", settings);
     serve.signal("HUP");
     serve.log_line("changed: trusted_proxies, public_url");
 
@@ -115,8 +115,8 @@ fn runbook_nginx_config_works_at_host_and_path() {
 
 #[test]
 fn browser_buys_through_default_nginx() {
-    let desk = Desk::new();
-    let (_serve, upstream) = desk.serve("");
+    let workdir = Workdir::new();
+    let (_serve, upstream) = workdir.serve("");
     let nginx = Nginx::start(&format!("location / {{ proxy_pass http://{upstream}; }}"));
     let order = r#"{"user_id":"ann","item_id":"ticket_001"}"#;
     // nginx sends `upstream` as Host, which differs from the browser's Origin.

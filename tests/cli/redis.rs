@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Desk, PATIENCE, SESAME, buy, decided, http, story};
+use super::{PATIENCE, SESAME, Workdir, buy, decided, http, story};
 use crate::support::free_port;
 
 /// A Redis server with a password; killed when dropped.
@@ -60,19 +60,19 @@ fn has_lock(address: &str) -> bool {
 #[test]
 fn redis_over_tls_accepts_system_trusted_certificate() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let desk = Desk::on_aws()
+    let workdir = Workdir::on_aws()
         .with_file("cert.pem", pem("CERTIFICATE", made.cert.der()))
         .with_file("key.pem", pem("PRIVATE KEY", &made.signing_key.serialize_der()));
-    let certificate = desk.path("cert.pem");
-    let redis = Server::start(desk.directory.path(), true);
-    let desk = desk
+    let certificate = workdir.path("cert.pem");
+    let redis = Server::start(workdir.directory.path(), true);
+    let workdir = workdir
         .with("REDIS_HOST", "localhost")
         .with("REDIS_PORT", &redis.port.to_string())
         .with("REDIS_PASSWORD", SESAME)
         .with("FLUX_REDIS_TLS", "on");
-    let (desk, _) = story::provisioned(desk, "");
-    let desk = desk.with("SSL_CERT_FILE", certificate.to_str().unwrap());
-    let (mut serve, address) = desk.serve("--workers 5");
+    let (workdir, _) = story::provisioned(workdir, "");
+    let workdir = workdir.with("SSL_CERT_FILE", certificate.to_str().unwrap());
+    let (mut serve, address) = workdir.serve("--workers 5");
     assert!(has_lock(&address), "{:?}", serve.logged);
     let order = buy(&address, "ann", "ticket_001");
     assert_eq!(decided(&address, &order)["status"], "sold");
@@ -83,15 +83,15 @@ fn redis_over_tls_accepts_system_trusted_certificate() {
 
 #[test]
 fn public_redis_without_tls_is_not_used() {
-    let desk = Desk::on_aws();
-    let redis = Server::start(desk.directory.path(), false);
-    let desk = desk
+    let workdir = Workdir::on_aws();
+    let redis = Server::start(workdir.directory.path(), false);
+    let workdir = workdir
         // An address of this machine that does not look private.
         .with("REDIS_HOST", "127.1")
         .with("REDIS_PORT", &redis.port.to_string())
         .with("REDIS_PASSWORD", SESAME);
-    let (desk, _) = story::provisioned(desk, "");
-    let (mut serve, address) = desk.serve("--workers 5");
+    let (workdir, _) = story::provisioned(workdir, "");
+    let (mut serve, address) = workdir.serve("--workers 5");
     assert!(serve.logged.concat().contains("set redis_tls = off"), "{:?}", serve.logged);
     let order = buy(&address, "ann", "ticket_001");
     assert_eq!(decided(&address, &order)["status"], "sold");
@@ -99,8 +99,8 @@ fn public_redis_without_tls_is_not_used() {
     serve.log_line("stopped");
     drop(serve);
 
-    let desk = desk.with("FLUX_REDIS_TLS", "off");
-    let (mut serve, address) = desk.serve("");
+    let workdir = workdir.with("FLUX_REDIS_TLS", "off");
+    let (mut serve, address) = workdir.serve("");
     assert!(has_lock(&address));
     let logged = serve.logged.concat();
     assert!(

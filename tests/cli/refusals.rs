@@ -7,14 +7,14 @@ use std::process::Stdio;
 
 use rusqlite::Connection;
 
-use super::{Desk, SESAME};
+use super::{SESAME, Workdir};
 #[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::address;
 
 /// Each command is refused with a line that contains all of these texts.
-fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
+fn refuses(workdir: &Workdir, cases: &[(&str, &[&str])]) {
     for (arguments, parts) in cases {
-        let line = desk.refused(arguments);
+        let line = workdir.refused(arguments);
         for part in *parts {
             assert!(line.contains(part), "flux {arguments}: no {part:?} in {line:?}");
         }
@@ -23,9 +23,9 @@ fn refuses(desk: &Desk, cases: &[(&str, &[&str])]) {
 
 #[test]
 fn invalid_arguments() {
-    let desk = Desk::new();
+    let workdir = Workdir::new();
     refuses(
-        &desk,
+        &workdir,
         &[
             ("frobnicate", &["frobnicate", "--help"]),
             ("--frob serve", &["--frob"]),
@@ -79,16 +79,18 @@ fn invalid_arguments() {
             ("dlq redrive --all --body {}", &["--body", "--id"]),
         ],
     );
-    assert!(!desk.path("flux.db").exists(), "a refused command made a store");
+    assert!(!workdir.path("flux.db").exists(), "a refused command made a store");
 }
 
 #[test]
 #[cfg(feature = "top")]
 fn invalid_arguments_of_top() {
     let keys = [("empty.key", "\n"), ("two-lines.key", "open-sesame-please\nopen-sesame-please\n")];
-    let desk = keys.into_iter().fold(Desk::new(), |desk, (name, keys)| desk.with_file(name, keys));
+    let workdir = keys
+        .into_iter()
+        .fold(Workdir::new(), |workdir, (name, keys)| workdir.with_file(name, keys));
     refuses(
-        &desk,
+        &workdir,
         &[
             ("top --once --target http://ann:open-sesame-please@shop", &["--target", "password"]),
             ("top --once --key-file empty.key", &["--key-file", "no key"]),
@@ -101,26 +103,29 @@ fn invalid_arguments_of_top() {
 #[test]
 fn invalid_settings() {
     let cases = [
-        (Desk::new().with("FLUX_LEASE", "5"), "FLUX_LEASE is not a setting"),
-        (Desk::new().with("FLUX_WORKERS", "x"), "FLUX_WORKERS must be a whole number"),
-        (Desk::new().with("FLUX_BACKEND", "kafka"), "FLUX_BACKEND must be embedded or aws"),
-        (Desk::new().with("FLUX_LOG", "a=b=c"), "log is not a filter"),
-        (Desk::new().with("FLUX_REDIS_PORT", "x"), "FLUX_REDIS_PORT must be a port number"),
-        (Desk::new().with("FLUX_REDIS_URL", SESAME), "redis_url must begin with redis://"),
-        (Desk::new().with("FLUX_BUY_KEY", ""), "the environment: FLUX_BUY_KEY is empty"),
-        (Desk::new().with_file(".env", format!("A {SESAME} x")), ".env, line 1: the line is not"),
-        (Desk::new().with_file(".env", "FLUX_LEASE=5"), ".env: FLUX_LEASE is not a setting"),
+        (Workdir::new().with("FLUX_LEASE", "5"), "FLUX_LEASE is not a setting"),
+        (Workdir::new().with("FLUX_WORKERS", "x"), "FLUX_WORKERS must be a whole number"),
+        (Workdir::new().with("FLUX_BACKEND", "kafka"), "FLUX_BACKEND must be embedded or aws"),
+        (Workdir::new().with("FLUX_LOG", "a=b=c"), "log is not a filter"),
+        (Workdir::new().with("FLUX_REDIS_PORT", "x"), "FLUX_REDIS_PORT must be a port number"),
+        (Workdir::new().with("FLUX_REDIS_URL", SESAME), "redis_url must begin with redis://"),
+        (Workdir::new().with("FLUX_BUY_KEY", ""), "the environment: FLUX_BUY_KEY is empty"),
         (
-            Desk::new().with("FLUX_BACKEND", "aws").with_file(".env", "AWS_ACCESS_KEY_ID=a"),
+            Workdir::new().with_file(".env", format!("A {SESAME} x")),
+            ".env, line 1: the line is not",
+        ),
+        (Workdir::new().with_file(".env", "FLUX_LEASE=5"), ".env: FLUX_LEASE is not a setting"),
+        (
+            Workdir::new().with("FLUX_BACKEND", "aws").with_file(".env", "AWS_ACCESS_KEY_ID=a"),
             "add AWS_SECRET_ACCESS_KEY",
         ),
-        (Desk::new().with_file(".env/x", ""), "cannot read .env"),
-        (Desk::new().with_file("config/flux.toml", "\nleas = 5"), "flux.toml, line 2: `leas`"),
-        (Desk::new().with_file("config/flux.toml/x", ""), "cannot read ./config/flux.toml"),
+        (Workdir::new().with_file(".env/x", ""), "cannot read .env"),
+        (Workdir::new().with_file("config/flux.toml", "\nleas = 5"), "flux.toml, line 2: `leas`"),
+        (Workdir::new().with_file("config/flux.toml/x", ""), "cannot read ./config/flux.toml"),
     ];
-    for (desk, part) in cases {
+    for (workdir, part) in cases {
         for command in ["serve", "work", "provision", "stress --item a", "audit", "dlq list"] {
-            let line = desk.refused(command);
+            let line = workdir.refused(command);
             assert!(line.contains(part), "flux {command}: no {part:?} in {line:?}");
         }
     }
@@ -129,9 +134,9 @@ fn invalid_settings() {
 #[test]
 fn non_utf8_variable_of_flux_is_refused() {
     let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
-    let desk = Desk::new();
+    let workdir = Workdir::new();
     let run = |name: &[u8], value: &[u8]| {
-        let mut command = desk.command("health --target http://127.0.0.1:1");
+        let mut command = workdir.command("health --target http://127.0.0.1:1");
         command.env(text(name), text(value));
         command
     };
@@ -155,22 +160,22 @@ fn unreadable_jwks_file() {
         ("keys.json", "{}", "jwt_jwks: keys.json: no JSON Web Keys"),
         ("keys.json", r#"{"keys":[{"kty":"oct","k":"c2VzYW1l"}]}"#, "no key for RS256, ES256"),
     ] {
-        let desk = Desk::new().with("FLUX_JWT_JWKS", "keys.json").with_file(name, content);
-        let line = desk.refused("serve --listen 127.0.0.1:0");
+        let workdir = Workdir::new().with("FLUX_JWT_JWKS", "keys.json").with_file(name, content);
+        let line = workdir.refused("serve --listen 127.0.0.1:0");
         assert!(line.contains(part), "no {part:?} in {line:?}");
     }
 }
 
 #[test]
 fn unusable_store() {
-    let foreign = Desk::new();
+    let foreign = Workdir::new();
     let database = Connection::open(foreign.path("flux.db")).unwrap();
     database.execute_batch("CREATE TABLE pets (name TEXT)").unwrap();
-    let newer = Desk::new();
+    let newer = Workdir::new();
     newer.run("provision");
     let database = Connection::open(newer.path("flux.db")).unwrap();
     database.pragma_update(None, "user_version", 999).unwrap();
-    let corrupt = Desk::new();
+    let corrupt = Workdir::new();
     corrupt.run("provision --item ticket_001 --stock 1");
     let database = Connection::open(corrupt.path("flux.db")).unwrap();
     database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -179,20 +184,23 @@ fn unusable_store() {
     bytes[4096..].fill(0xa5);
     std::fs::write(corrupt.path("flux.db"), bytes).unwrap();
     let cases = [
-        (Desk::new().with_file("flux.db", "a shopping list"), ["not a store of flux", "FLUX_DATA"]),
+        (
+            Workdir::new().with_file("flux.db", "a shopping list"),
+            ["not a store of flux", "FLUX_DATA"],
+        ),
         (foreign, ["not a store of flux", "FLUX_DATA"]),
         (newer, ["another version of flux", "FLUX_DATA"]),
         (corrupt, ["damaged", "restore"]),
-        (Desk::new().with_file("flux.db/x", ""), ["./flux.db is a directory", "FLUX_DATA"]),
+        (Workdir::new().with_file("flux.db/x", ""), ["./flux.db is a directory", "FLUX_DATA"]),
         // Read-only for root too.
-        (Desk::new().with("FLUX_DATA", "/proc/version"), ["cannot be written", "permissions"]),
+        (Workdir::new().with("FLUX_DATA", "/proc/version"), ["cannot be written", "permissions"]),
     ];
-    for (desk, parts) in &cases {
+    for (workdir, parts) in &cases {
         for command in ["serve --listen 127.0.0.1:0", "work", "provision", "audit", "dlq list"] {
-            refuses(desk, &[(command, parts)]);
+            refuses(workdir, &[(command, parts)]);
         }
     }
-    let nowhere = Desk::new().with("FLUX_DATA", "a/b/flux.db");
+    let nowhere = Workdir::new().with("FLUX_DATA", "a/b/flux.db");
     for command in ["serve --listen 127.0.0.1:0", "work", "provision"] {
         refuses(&nowhere, &[(command, &["there is no directory a/b", "FLUX_DATA"])]);
     }
@@ -210,8 +218,8 @@ fn invalid_catalog() {
         (r#"[{"item_id":"a","stock":1},{"item_id":"a","stock":2}]"#, "listed twice"),
         (r#"[{"item_id":"a","stock":1000000000001}]"#, "at most 1000000000000"),
     ] {
-        let desk = Desk::new().with_file("items.json", catalog);
-        refuses(&desk, &[("provision --catalog items.json", &["catalog items.json", part])]);
+        let workdir = Workdir::new().with_file("items.json", catalog);
+        refuses(&workdir, &[("provision --catalog items.json", &["catalog items.json", part])]);
     }
 }
 
@@ -219,7 +227,7 @@ fn invalid_catalog() {
 fn port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let line = Desk::new().refused(&format!("serve --listen {address}"));
+    let line = Workdir::new().refused(&format!("serve --listen {address}"));
     assert!(line.contains(&address) && line.contains("in use"), "{line}");
 }
 
@@ -227,10 +235,10 @@ fn port_in_use() {
 #[test]
 fn incomplete_aws_setup() {
     let commands = ["serve --listen 127.0.0.1:0", "work", "audit", "dlq list"];
-    let all = |desk: &Desk, parts: &[&str]| {
-        commands.iter().for_each(|command| refuses(desk, &[(command, parts)]));
+    let all = |workdir: &Workdir, parts: &[&str]| {
+        commands.iter().for_each(|command| refuses(workdir, &[(command, parts)]));
     };
-    let bare = Desk::new().with("FLUX_BACKEND", "aws");
+    let bare = Workdir::new().with("FLUX_BACKEND", "aws");
     all(&bare, &["AWS_REGION"]);
     refuses(&bare, &[("provision", &["AWS_REGION"]), ("provision --print iam", &["AWS_REGION"])]);
     let lonely = bare.with("AWS_REGION", "eu-central-1");
@@ -238,18 +246,21 @@ fn incomplete_aws_setup() {
     refuses(&lonely, &[("provision", &["AWS_ACCESS_KEY_ID"])]);
     all(&lonely.with("SQS_QUEUE_URL", "http://127.0.0.1:1/0/q"), &["AWS_ACCESS_KEY_ID"]);
 
-    let desk = Desk::on_aws();
+    let workdir = Workdir::on_aws();
     let nowhere = format!("{}/000000000000/nowhere", address("FLUX_TEST_SQS"));
-    all(&desk.with("SQS_QUEUE_URL", &nowhere), &["there is no queue", "nowhere", "flux provision"]);
+    all(
+        &workdir.with("SQS_QUEUE_URL", &nowhere),
+        &["there is no queue", "nowhere", "flux provision"],
+    );
     let away = "http://127.0.0.1:1";
-    let away = Desk::on_aws().with("AWS_ENDPOINT_URL_SQS", away).with("SQS_QUEUE_URL", away);
+    let away = Workdir::on_aws().with("AWS_ENDPOINT_URL_SQS", away).with("SQS_QUEUE_URL", away);
     all(&away, &["no connection (Connection refused", "AWS_ENDPOINT_URL"]);
     let provision = "provision --backend aws";
     refuses(&away, &[(provision, &["SQS", "no connection", "AWS_ENDPOINT_URL"])]);
     refuses(&away, &[("stress --item a", &["SQS", "no connection", "AWS_ENDPOINT_URL"])]);
 
-    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
-    let no_table = desk.with("DYNAMODB_TABLE", "nowhere");
+    let (workdir, _) = super::story::provisioned(Workdir::on_aws(), "");
+    let no_table = workdir.with("DYNAMODB_TABLE", "nowhere");
     all(&no_table, &["there is no table nowhere", "flux provision"]);
     let no_dynamodb = no_table.with("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:1");
     all(&no_dynamodb, &["the ledger did not answer: no connection", "AWS_ENDPOINT_URL"]);
@@ -257,15 +268,15 @@ fn incomplete_aws_setup() {
 
 #[test]
 fn help_and_version_go_to_stdout() {
-    let desk = Desk::new();
+    let workdir = Workdir::new();
     let version = env!("CARGO_PKG_VERSION");
     let expected = match env!("COMMIT_OF_FLUX") {
         "unknown" => format!("flux {version}\n"),
         commit => format!("flux {version} ({commit})\n"),
     };
-    assert_eq!(desk.run("--version"), expected);
+    assert_eq!(workdir.run("--version"), expected);
     for command in ["", "serve", "work", "provision", "stress", "audit", "dlq", "dlq redrive"] {
-        let page = desk.run(&format!("{command} --help"));
+        let page = workdir.run(&format!("{command} --help"));
         assert!(page.contains("Usage: flux") && page.contains("--backend"), "{page}");
         assert!(page.lines().all(|line| line.len() <= 100), "{page}");
     }
@@ -273,14 +284,14 @@ fn help_and_version_go_to_stdout() {
 
 #[test]
 fn closed_stdout_is_no_error() {
-    let desk = Desk::new();
-    desk.run("provision --item ticket_001 --stock 1");
+    let workdir = Workdir::new();
+    workdir.run("provision --item ticket_001 --stock 1");
     for command in [
         "audit --json --allow-empty",
         "provision --item ticket_002 --stock 1",
         "dlq drop --all --yes",
     ] {
-        let mut child = desk.command(command);
+        let mut child = workdir.command(command);
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();

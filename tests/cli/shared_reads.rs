@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Desk, buy};
+use super::{Workdir, buy};
 use crate::support::http::{Response, request};
 
 fn get(address: &str, path: &str) -> Response {
@@ -18,9 +18,9 @@ fn calls(address: &str) -> u64 {
 
 #[test]
 fn many_readers_share_backend_reads() {
-    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
-    desk.run("provision --item a --stock 1000");
-    let (_serve, address) = desk.serve("");
+    let (workdir, _) = super::story::provisioned(Workdir::on_aws(), "");
+    workdir.run("provision --item a --stock 1000");
+    let (_serve, address) = workdir.serve("");
     let order = format!("/orders/{}", buy(&address, "ann", "a"));
     let before = calls(&address);
     let begun = Instant::now();

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Desk, Process, wait_for};
+use super::{Process, Workdir, wait_for};
 
 /// An idle process exits within a second; on a machine busy with tests it may take longer.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -22,8 +22,8 @@ fn idle_process_exits_at_once() {
         for command in
             ["serve --listen 127.0.0.1:0", "serve --listen 127.0.0.1:0 --workers 5", "work"]
         {
-            let desk = Desk::new();
-            let mut process = desk.start(command);
+            let workdir = Workdir::new();
+            let mut process = workdir.start(command);
             process.log_line(if command == "work" { "working on" } else { "listening on" });
             assert!(process.logged[0].ends_with("backend embedded, data in ./flux.db"));
             // By now it waits in a receive.
@@ -35,8 +35,8 @@ fn idle_process_exits_at_once() {
 }
 
 /// A server with a client that has sent only a part of its request.
-fn busy_server(desk: &Desk) -> (Process, TcpStream) {
-    let (serve, address) = desk.serve("");
+fn busy_server(workdir: &Workdir) -> (Process, TcpStream) {
+    let (serve, address) = workdir.serve("");
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"POST /buy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n").unwrap();
     client.write_all(b"Content-Type: application/json\r\n\r\n{\"user_id\"").unwrap();
@@ -47,8 +47,8 @@ fn busy_server(desk: &Desk) -> (Process, TcpStream) {
 #[test]
 fn second_signal_exits_at_once() {
     for second in ["TERM", "INT"] {
-        let desk = Desk::new();
-        let (mut serve, _client) = busy_server(&desk);
+        let workdir = Workdir::new();
+        let (mut serve, _client) = busy_server(&workdir);
         serve.signal("TERM");
         serve.log_line("a second signal exits at once");
         std::thread::sleep(Duration::from_millis(500));
@@ -60,8 +60,8 @@ fn second_signal_exits_at_once() {
 
 #[test]
 fn simultaneous_signals_count_as_one() {
-    let desk = Desk::new();
-    let (mut serve, _client) = busy_server(&desk);
+    let workdir = Workdir::new();
+    let (mut serve, _client) = busy_server(&workdir);
     serve.signal("INT");
     serve.signal("TERM");
     std::thread::sleep(Duration::from_millis(500));
@@ -73,11 +73,11 @@ fn simultaneous_signals_count_as_one() {
 #[test]
 fn hanging_call_does_not_delay_exit() {
     let file = "config/flux.toml";
-    let desk = Desk::new().with_file(file, "log = \"info\"");
-    let (mut serve, _) = desk.serve("");
-    std::fs::remove_file(desk.path(file)).unwrap();
+    let workdir = Workdir::new().with_file(file, "log = \"info\"");
+    let (mut serve, _) = workdir.serve("");
+    std::fs::remove_file(workdir.path(file)).unwrap();
     // Opening a FIFO blocks until another process writes to it, and cannot be cancelled.
-    assert!(Command::new("mkfifo").arg(desk.path(file)).status().unwrap().success());
+    assert!(Command::new("mkfifo").arg(workdir.path(file)).status().unwrap().success());
     serve.signal("HUP");
     std::thread::sleep(Duration::from_millis(300));
     serve.signal("TERM");
@@ -87,11 +87,11 @@ fn hanging_call_does_not_delay_exit() {
 
 #[test]
 fn unread_log_does_not_delay_exit() {
-    let desk = Desk::new()
+    let workdir = Workdir::new()
         .with("FLUX_LOG", "debug")
         .with("FLUX_GRACE_MS", "1000")
         .with("FLUX_RECEIVE_WAIT_MS", "100");
-    let mut serve = desk.command("serve --listen 127.0.0.1:0");
+    let mut serve = workdir.command("serve --listen 127.0.0.1:0");
     let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(serve.stderr.take().unwrap());
     let mut line = String::new();

@@ -2,39 +2,39 @@
 
 use std::process::Command;
 
-use super::{Desk, Process, buy, decided, http};
+use super::{Process, Workdir, buy, decided, http};
 #[cfg(all(feature = "aws", feature = "redis"))]
 use crate::conformance::fresh_name;
 
 /// Runs `flux provision`; returns the environment that it printed, and the rest of its output.
 #[cfg(all(feature = "aws", feature = "redis"))]
-pub fn provisioned(mut desk: Desk, suffix: &str) -> (Desk, String) {
+pub fn provisioned(mut workdir: Workdir, suffix: &str) -> (Workdir, String) {
     let queue = format!("{}{suffix}", fresh_name("orders"));
-    let printed = desk.run(&format!("provision --backend aws --queue {queue}"));
+    let printed = workdir.run(&format!("provision --backend aws --queue {queue}"));
     let (done, environment) = printed.split_once("# environment for serve and work:\n").unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
-        desk = desk.with(name, value);
+        workdir = workdir.with(name, value);
     }
-    (desk, done.to_owned())
+    (workdir, done.to_owned())
 }
 
 /// Runs the tour; returns the worker's first log lines. Without a lock, no `LOCK` lines are printed.
-fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
-    let (serve, address) = desk.serve("");
-    let mut work = desk.start("work --concurrency 50");
+fn tour(workdir: &Workdir, with_lock: bool) -> Vec<String> {
+    let (serve, address) = workdir.serve("");
+    let mut work = workdir.start("work --concurrency 50");
     work.log_line("working on 50 items at once");
     let first = buy(&address, "Tanisha", "ticket_001");
     if with_lock {
-        assert_eq!(work.told(), "LOCK ACQUIRED: checking inventory for ticket_001");
+        assert_eq!(work.stdout_line(), "LOCK ACQUIRED: checking inventory for ticket_001");
     }
-    assert_eq!(work.told(), "SELLING: item ticket_001 to Tanisha");
-    assert_eq!(work.told(), "SUCCESS: saved");
+    assert_eq!(work.stdout_line(), "SELLING: item ticket_001 to Tanisha");
+    assert_eq!(work.stdout_line(), "SUCCESS: saved");
     let second = buy(&address, "Tanisha_Real", "ticket_001");
-    let mut line = work.told();
+    let mut line = work.stdout_line();
     // The lock may or may not have been kept since the first order.
     if line.starts_with("LOCK") {
-        line = work.told();
+        line = work.stdout_line();
     }
     assert_eq!(line, "REJECTED: Tanisha_Real wants ticket_001, but it is ALREADY SOLD!");
 
@@ -45,7 +45,7 @@ fn tour(desk: &Desk, with_lock: bool) -> Vec<String> {
     let (status, inventory) = http(&address, "GET /inventory", "");
     let owner = serde_json::json!([{"id": "ticket_001", "owner": "Tanisha"}]);
     assert_eq!((status, inventory), (200, owner));
-    assert!(desk.run("audit").ends_with("oversold 0, stranded 0, undecided 0\n"));
+    assert!(workdir.run("audit").ends_with("oversold 0, stranded 0, undecided 0\n"));
     assert_eq!(serve.logged.len(), work.logged.len(), "{:#?}", serve.logged);
     assert_stops(serve);
     let logged = work.logged.clone();
@@ -73,40 +73,40 @@ fn build_variables_are_not_taken_for_settings() {
 
 #[test]
 fn tour_on_embedded() {
-    let desk = Desk::new();
-    let logged = tour(&desk, true);
+    let workdir = Workdir::new();
+    let logged = tour(&workdir, true);
     assert!(logged[0].ends_with("INFO backend embedded, data in ./flux.db"), "{logged:#?}");
-    let line = desk.refused("provision --item ticket_001 --stock 0");
+    let line = workdir.refused("provision --item ticket_001 --stock 0");
     assert!(line.contains("1 units of ticket_001 are sold or held"), "{line}");
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn tour_on_aws_without_redis() {
-    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
-    let (desk, done) = provisioned(desk, "");
+    let workdir = Workdir::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
+    let (workdir, done) = provisioned(workdir, "");
     assert_eq!(done.matches(" created\n").count(), 6, "{done}");
-    let logged = tour(&desk, false);
+    let logged = tour(&workdir, false);
     assert!(logged[0].contains("INFO backend aws, SQS queue orders-"), "{logged:#?}");
     assert!(logged[1].contains("WARN Redis at 127.0.0.1:1 not reachable"), "{logged:#?}");
     assert!(logged[1].contains("deciding without a lock"), "{logged:#?}");
     assert!(!logged.concat().contains("sesame"), "{logged:#?}");
-    let line = desk.refused("provision --item ticket_001 --stock 0");
+    let line = workdir.refused("provision --item ticket_001 --stock 0");
     assert!(line.contains("1 units of ticket_001 are sold or held"), "{line}");
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn readyz_names_missing_parts_and_is_ready_without_redis() {
-    let desk = Desk::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
-    let (desk, _) = provisioned(desk, "");
-    let (_serve, address) = desk.serve("");
+    let workdir = Workdir::on_aws().with("REDIS_URL", "redis://:open-sesame-please@127.0.0.1:1");
+    let (workdir, _) = provisioned(workdir, "");
+    let (_serve, address) = workdir.serve("");
     let (status, ready) = http(&address, "GET /readyz", "");
     assert_eq!((status, &ready["status"], &ready["queue"]), (200, &"ready".into(), &"ok".into()));
     for part in ["lock", "outcomes"] {
         assert!(ready[part].as_str().unwrap().starts_with("unavailable"), "{ready}");
     }
-    desk.run("provision --destroy --yes --force");
+    workdir.run("provision --destroy --yes --force");
     // The response is cached for a second.
     std::thread::sleep(std::time::Duration::from_secs(1));
     let (status, not_ready) = http(&address, "GET /readyz", "");
@@ -121,18 +121,19 @@ fn readyz_names_missing_parts_and_is_ready_without_redis() {
 #[test]
 fn tour_on_fifo_queue_with_redis() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
-    let (desk, _) = provisioned(Desk::on_aws().with("REDIS_URL", &redis), ".fifo");
-    let logged = tour(&desk, true);
+    let (workdir, _) = provisioned(Workdir::on_aws().with("REDIS_URL", &redis), ".fifo");
+    let logged = tour(&workdir, true);
     assert!(logged[0].contains(".fifo"), "{logged:#?}");
     assert!(!logged.concat().contains("WARN"), "{logged:#?}");
 }
 
 #[test]
 fn report_format_follows_file_extension() {
-    let desk = Desk::new().with_file("page.html", "<p>what was here before, and longer</p>");
-    let desk = desk.with("FLUX_ADMIN_KEY", super::SESAME).with("FLUX_GRACE_MS", "8765");
+    let workdir = Workdir::new().with_file("page.html", "<p>what was here before, and longer</p>");
+    let workdir = workdir.with("FLUX_ADMIN_KEY", super::SESAME).with("FLUX_GRACE_MS", "8765");
     let reports = "--report page.html --report figures.json --report figures.txt";
-    let output = desk.command(&format!("stress --item t --users 20 {reports}")).output().unwrap();
+    let output =
+        workdir.command(&format!("stress --item t --users 20 {reports}")).output().unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{printed}");
     assert_eq!(printed.matches("--report").count(), 1, "{printed}");
@@ -140,7 +141,7 @@ fn report_format_follows_file_extension() {
         printed.contains("figures.txt will be JSON; for a page with plots use FILE.html"),
         "{printed}"
     );
-    let read = |name| std::fs::read_to_string(desk.path(name)).unwrap();
+    let read = |name| std::fs::read_to_string(workdir.path(name)).unwrap();
     let page = read("page.html");
     assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
     assert!(page.contains(&format!("flux stress --item t --users 20 {reports}")));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::logs::{buy_with, end};
-use super::{Desk, PATIENCE, decided, story};
+use super::{PATIENCE, Workdir, decided, story};
 use crate::traces::{CALLER, TRACE, traceparent};
 
 /// Receives OTLP over HTTP, as JSON, on loopback.
@@ -83,9 +83,9 @@ fn attribute(of: &Value, key: &str) -> String {
 
 /// Sends an order with a trace and one with a malformed trace, with `serve` and `work` as separate
 /// processes.
-fn follow_an_order(desk: Desk) {
+fn follow_an_order(workdir: Workdir) {
     let collector = Collector::start();
-    let desk = desk
+    let workdir = workdir
         .with("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
         .with("OTEL_EXPORTER_OTLP_HEADERS", "x-sesame=open%2Dsesame%2Dplease")
         // Variables of the SDK that flux does not check; they must have no effect.
@@ -94,8 +94,8 @@ fn follow_an_order(desk: Desk) {
         .with("OTEL_SERVICE_NAME", "the shop")
         .with("FLUX_TRACE_RATIO", "0")
         .with("FLUX_LOG", "info,flux::calls=debug");
-    let (serve, address) = desk.serve("");
-    let mut work = desk.start("work");
+    let (serve, address) = workdir.serve("");
+    let mut work = workdir.start("work");
     work.log_line("working on");
     let headers = [("traceparent", &*traceparent()), ("tracestate", "shop=1")];
     let order = buy_with(&address, &headers, "ann");
@@ -150,15 +150,15 @@ fn follow_an_order(desk: Desk) {
 
 #[test]
 fn trace_spans_request_and_decision() {
-    follow_an_order(Desk::new());
+    follow_an_order(Workdir::new());
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn trace_continues_through_sqs() {
     let redis = crate::conformance::address("FLUX_TEST_REDIS");
-    let (desk, _) = story::provisioned(Desk::on_aws().with("REDIS_URL", &redis), "");
-    follow_an_order(desk);
+    let (workdir, _) = story::provisioned(Workdir::on_aws().with("REDIS_URL", &redis), "");
+    follow_an_order(workdir);
 }
 
 #[test]
@@ -166,8 +166,8 @@ fn unavailable_collector_delays_nothing() {
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = format!("http://{}", mute.local_addr().unwrap());
     for (url, is_away) in [("http://127.0.0.1:1", true), (mute.as_str(), false)] {
-        let desk = Desk::new().with("FLUX_OTLP_ENDPOINT", url).with("FLUX_TRACE_RATIO", "1");
-        let (mut serve, address) = desk.serve("--workers 5");
+        let workdir = Workdir::new().with("FLUX_OTLP_ENDPOINT", url).with("FLUX_TRACE_RATIO", "1");
+        let (mut serve, address) = workdir.serve("--workers 5");
         let order = buy_with(&address, &[("Accept", "*/*")], "ann");
         assert_eq!(decided(&address, &order)["status"], "sold");
         if is_away {
@@ -181,14 +181,14 @@ fn unavailable_collector_delays_nothing() {
 
 #[test]
 fn invalid_collector_is_refused_without_secrets() {
-    let refused = |name, value| Desk::new().with(name, value).refused("work");
+    let refused = |name, value| Workdir::new().with(name, value).refused("work");
     let endpoint = |value| {
         let line = refused("OTEL_EXPORTER_OTLP_ENDPOINT", value);
         assert!(line.contains("otlp_endpoint") && line.contains("http://127.0.0.1:4318"), "{line}");
     };
     endpoint("127.0.0.1:4318");
     endpoint("http://me:open-sesame-please@127.0.0.1:4318");
-    let desk = Desk::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
-    let line = desk.with("OTEL_EXPORTER_OTLP_HEADERS", "open-sesame-please").refused("work");
+    let workdir = Workdir::new().with("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    let line = workdir.with("OTEL_EXPORTER_OTLP_HEADERS", "open-sesame-please").refused("work");
     assert!(line.contains("NAME=VALUE"), "{line}");
 }

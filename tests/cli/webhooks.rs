@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Desk, SESAME, buy, decided, http};
+use super::{SESAME, Workdir, buy, decided, http};
 use crate::support::free_port;
 use crate::webhooks::receiver::{Receiver, Reply};
 use crate::webhooks::{NEW_SECRET, SECRET};
 
 /// An environment that sends webhooks to a receiver.
-fn sending_to(desk: Desk, receiver: &Receiver, secret: &str) -> Desk {
-    desk.with("FLUX_WEBHOOK_URL", &receiver.url())
+fn sending_to(workdir: Workdir, receiver: &Receiver, secret: &str) -> Workdir {
+    workdir
+        .with("FLUX_WEBHOOK_URL", &receiver.url())
         .with("FLUX_WEBHOOK_SECRET", secret)
         .with("FLUX_WEBHOOK_TIMEOUT_MS", "1000")
 }
@@ -24,18 +25,18 @@ fn accept(_: u64, _: u64, _: &Value) -> Reply {
 
 /// [`sending_to`] with an outbox on AWS.
 #[cfg(all(feature = "aws", feature = "redis"))]
-fn sending_on_aws(receiver: &Receiver) -> (Desk, String) {
+fn sending_on_aws(receiver: &Receiver) -> (Workdir, String) {
     // Short timeouts, because a killed worker's deliveries stay invisible until they expire.
-    let desk = sending_to(Desk::on_aws(), receiver, SECRET)
+    let workdir = sending_to(Workdir::on_aws(), receiver, SECRET)
         .with("FLUX_VISIBILITY_TIMEOUT_MS", "3000")
         .with("FLUX_LEASE_MS", "1000");
-    super::story::provisioned(desk, "")
+    super::story::provisioned(workdir, "")
 }
 
 /// Each webhook contains the same order as the response to the buyer.
-fn assert_webhooks_equal_orders(desk: &Desk, receiver: &Receiver) {
-    desk.run("provision --item hall --stock 1");
-    let (_serve, address) = desk.serve("--workers 5");
+fn assert_webhooks_equal_orders(workdir: &Workdir, receiver: &Receiver) {
+    workdir.run("provision --item hall --stock 1");
+    let (_serve, address) = workdir.serve("--workers 5");
     let orders = ["Zoë", "bob", "cid"].map(|user| buy(&address, user, "hall"));
     let decisions: Vec<Value> = orders.iter().map(|order| decided(&address, order)).collect();
     let delivered = receiver.wait_for_orders(&orders);
@@ -55,33 +56,33 @@ fn assert_webhooks_equal_orders(desk: &Desk, receiver: &Receiver) {
 #[test]
 fn webhook_equals_order_on_embedded() {
     let receiver = Receiver::open(&[SECRET], accept);
-    assert_webhooks_equal_orders(&sending_to(Desk::new(), &receiver, SECRET), &receiver);
+    assert_webhooks_equal_orders(&sending_to(Workdir::new(), &receiver, SECRET), &receiver);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn webhook_equals_order_on_aws() {
     let receiver = Receiver::open(&[SECRET], accept);
-    let (desk, done) = sending_on_aws(&receiver);
+    let (workdir, done) = sending_on_aws(&receiver);
     assert_eq!(done.matches(" created\n").count(), 8, "{done}");
     assert!(done.contains("-webhooks created") && done.contains("-webhooks-dlq created"), "{done}");
-    assert_webhooks_equal_orders(&desk, &receiver);
-    let again = desk.run("provision --backend aws");
+    assert_webhooks_equal_orders(&workdir, &receiver);
+    let again = workdir.run("provision --backend aws");
     assert_eq!(again.matches("already exists").count(), 8, "{again}");
-    let policies = desk.run("provision --backend aws --print iam");
+    let policies = workdir.run("provision --backend aws --print iam");
     // Once for `work`, `provision` and `dlq drop`.
     assert_eq!(policies.matches("-webhooks\"").count(), 3, "{policies}");
-    let gone = desk.run("provision --backend aws --destroy --yes --force");
+    let gone = workdir.run("provision --backend aws --destroy --yes --force");
     assert_eq!(gone.matches("deleted").count(), 7, "{gone}");
 }
 
 /// Sells items with workers that are killed repeatedly, while some webhooks are refused or their
 /// responses lost: each decision is delivered, with the ledger's content.
-fn assert_delivered_despite_kills(desk: &Desk, receiver: &Receiver) {
-    let (_serve, address) = desk.serve("");
+fn assert_delivered_despite_kills(workdir: &Workdir, receiver: &Receiver) {
+    let (_serve, address) = workdir.serve("");
     let mut orders = Vec::new();
     for round in 0..6 {
-        let mut work = desk.start("work --concurrency 8");
+        let mut work = workdir.start("work --concurrency 8");
         for n in 0..40 {
             orders.push(buy(&address, &format!("user-{n}"), &format!("item-{}", n % 7)));
         }
@@ -90,7 +91,7 @@ fn assert_delivered_despite_kills(desk: &Desk, receiver: &Receiver) {
         work.signal("KILL");
         work.end();
     }
-    let _work = desk.start("work --concurrency 8");
+    let _work = workdir.start("work --concurrency 8");
     for order in &orders {
         decided(&address, order);
     }
@@ -118,16 +119,16 @@ fn unreliable(n: u64, _: u64, _: &Value) -> Reply {
 #[test]
 fn webhooks_survive_killed_workers_on_embedded() {
     let receiver = Receiver::open(&[SECRET], unreliable);
-    let desk = sending_to(Desk::new(), &receiver, SECRET);
-    assert_delivered_despite_kills(&desk, &receiver);
+    let workdir = sending_to(Workdir::new(), &receiver, SECRET);
+    assert_delivered_despite_kills(&workdir, &receiver);
 }
 
 #[cfg(all(feature = "aws", feature = "redis"))]
 #[test]
 fn webhooks_survive_killed_workers_on_aws() {
     let receiver = Receiver::open(&[SECRET], unreliable);
-    let (desk, _) = sending_on_aws(&receiver);
-    assert_delivered_despite_kills(&desk, &receiver);
+    let (workdir, _) = sending_on_aws(&receiver);
+    assert_delivered_despite_kills(&workdir, &receiver);
 }
 
 #[test]
@@ -136,11 +137,11 @@ fn unavailable_webhook_endpoint_delays_no_decision() {
     let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let silent = Receiver::open(&[SECRET], |_, _, _| Reply::Never);
     for address in [silent.address, closed] {
-        let desk = Desk::new()
+        let workdir = Workdir::new()
             .with("FLUX_WEBHOOK_URL", &format!("http://{address}/"))
             .with("FLUX_WEBHOOK_SECRET", SECRET)
             .with("FLUX_WEBHOOK_TIMEOUT_MS", "60000");
-        let (mut serve, api) = desk.serve("--workers 5");
+        let (mut serve, api) = workdir.serve("--workers 5");
         let orders: Vec<String> =
             (0..100).map(|n| buy(&api, &format!("user-{n}"), &format!("item-{n}"))).collect();
         for order in &orders {
@@ -160,14 +161,14 @@ fn unavailable_webhook_endpoint_delays_no_decision() {
 #[test]
 fn refused_webhooks_are_listed_redriven_and_dropped() {
     let receiver = Receiver::open(&[SECRET], |_, _, _| Reply::Status(410));
-    let desk = sending_to(Desk::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
-    let (_serve, address) = desk.serve("--workers 5");
+    let workdir = sending_to(Workdir::new(), &receiver, SECRET).with("FLUX_WEBHOOK_EVENTS", "sold");
+    let (_serve, address) = workdir.serve("--workers 5");
     let orders = ["a", "b", "c"].map(|item| buy(&address, "ann", item));
     let loser = buy(&address, "bob", "a");
     assert_eq!(decided(&address, &loser)["status"], "rejected");
     receiver.wait_for(3);
     let letters = || {
-        let printed = desk.run("webhooks list");
+        let printed = workdir.run("webhooks list");
         let read = |line: &str| serde_json::from_str::<Value>(line).unwrap();
         printed.lines().map(read).collect::<Vec<_>>()
     };
@@ -179,18 +180,18 @@ fn refused_webhooks_are_listed_redriven_and_dropped() {
         assert!(letter["reason"].as_str().unwrap().contains("410"), "{letter}");
     }
     receiver.reply_with(accept);
-    let redriven = desk.run(&format!("webhooks redrive --id {}", orders[0]));
+    let redriven = workdir.run(&format!("webhooks redrive --id {}", orders[0]));
     assert_eq!(redriven, "1 due again\n");
     receiver.wait_for(4);
     assert_eq!(receiver.requests()[3].id, format!("msg_{}", orders[0]));
-    assert_eq!(desk.run(&format!("webhooks drop --id {}", orders[1])), "1 dropped\n");
-    assert_eq!(desk.run("webhooks redrive --all"), "1 due again\n");
+    assert_eq!(workdir.run(&format!("webhooks drop --id {}", orders[1])), "1 dropped\n");
+    assert_eq!(workdir.run("webhooks redrive --all"), "1 due again\n");
     receiver.wait_for(5);
     assert_eq!(receiver.requests()[4].id, format!("msg_{}", orders[2]));
     assert!(letters().is_empty());
     assert!(receiver.requests().iter().all(|got| got.signed && got.id != format!("msg_{loser}")));
 
-    desk.run("webhooks off");
+    workdir.run("webhooks off");
     assert_eq!(decided(&address, &buy(&address, "ann", "d"))["status"], "sold");
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(receiver.requests().len(), 5);
@@ -199,13 +200,13 @@ fn refused_webhooks_are_listed_redriven_and_dropped() {
 #[test]
 fn secret_rotation_signs_with_both_secrets() {
     let receiver = Receiver::open(&[SECRET, NEW_SECRET], accept);
-    let desk = sending_to(Desk::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
-    let printed = desk.run("webhooks send-test");
+    let workdir = sending_to(Workdir::new(), &receiver, &format!("{NEW_SECRET} {SECRET}"));
+    let printed = workdir.run("webhooks send-test");
     assert!(printed.contains("took it in") && !printed.contains(SESAME), "{printed}");
     let got = receiver.requests();
     assert!(got[0].signed && got[0].event["type"] == "flux.test", "{got:?}");
 
-    let old = sending_to(Desk::new(), &receiver, SECRET);
+    let old = sending_to(Workdir::new(), &receiver, SECRET);
     old.run("webhooks send-test");
     assert!(!receiver.requests()[1].signed);
     receiver.reply_with(|_, _, _| Reply::Status(401));
@@ -219,8 +220,10 @@ fn secret_rotation_signs_with_both_secrets() {
 #[test]
 fn invalid_webhook_settings_are_refused() {
     let refused = |settings: &[(&str, &str)], part: &str| {
-        let desk = settings.iter().fold(Desk::new(), |desk, (name, value)| desk.with(name, value));
-        let line = desk.refused("work");
+        let workdir = settings
+            .iter()
+            .fold(Workdir::new(), |workdir, (name, value)| workdir.with(name, value));
+        let line = workdir.refused("work");
         assert!(line.contains(part), "{line}");
     };
     let url = "FLUX_WEBHOOK_URL";
@@ -234,30 +237,30 @@ fn invalid_webhook_settings_are_refused() {
     refused(&[(url, shop), (secret, SESAME)], "webhook_secret must be whsec_");
     let both = [(url, shop), (secret, SECRET)];
     refused(&[both[0], both[1], ("FLUX_WEBHOOK_EVENTS", "paid")], "webhook_events must be sold");
-    let line = Desk::new().refused("webhooks send-test");
+    let line = Workdir::new().refused("webhooks send-test");
     assert!(line.contains("set webhook_url and webhook_secret"), "{line}");
 
     let receiver = Receiver::open(&[SECRET], accept);
-    let (desk, _) = super::story::provisioned(Desk::on_aws(), "");
-    let line = sending_to(desk, &receiver, SECRET).refused("work");
+    let (workdir, _) = super::story::provisioned(Workdir::on_aws(), "");
+    let line = sending_to(workdir, &receiver, SECRET).refused("work");
     assert!(line.contains("-webhooks: run `flux provision` with webhook_url set"), "{line}");
 }
 
 #[test]
 fn process_without_webhook_url_warns_and_keeps_events() {
     let receiver = Receiver::open(&[SECRET], accept);
-    let desk = sending_to(Desk::new(), &receiver, SECRET);
+    let workdir = sending_to(Workdir::new(), &receiver, SECRET);
     {
-        let (mut serve, _) = desk.serve("--workers 1");
+        let (mut serve, _) = workdir.serve("--workers 1");
         serve.signal("TERM");
         serve.end();
     }
-    let mut desk = desk;
-    let url = desk.environment.iter().position(|(name, _)| name == "FLUX_WEBHOOK_URL").unwrap();
-    let url = desk.environment.remove(url);
-    desk.environment.retain(|(name, _)| name != "FLUX_WEBHOOK_SECRET");
+    let mut workdir = workdir;
+    let url = workdir.environment.iter().position(|(name, _)| name == "FLUX_WEBHOOK_URL").unwrap();
+    let url = workdir.environment.remove(url);
+    workdir.environment.retain(|(name, _)| name != "FLUX_WEBHOOK_SECRET");
     let order = {
-        let mut serve = desk.start("serve --listen 127.0.0.1:0 --workers 1");
+        let mut serve = workdir.start("serve --listen 127.0.0.1:0 --workers 1");
         serve.log_line("this store collects webhook events");
         let line = serve.log_line("listening on http://");
         let address = line.split_once("http://").unwrap().1.to_owned();
@@ -267,7 +270,7 @@ fn process_without_webhook_url_warns_and_keeps_events() {
         order
     };
     assert!(receiver.requests().is_empty());
-    let desk = desk.with(&url.0, &url.1).with("FLUX_WEBHOOK_SECRET", SECRET);
-    let _serve = desk.serve("--workers 1");
+    let workdir = workdir.with(&url.0, &url.1).with("FLUX_WEBHOOK_SECRET", SECRET);
+    let _serve = workdir.serve("--workers 1");
     receiver.wait_for_orders(&[order]);
 }
