@@ -30,7 +30,6 @@ pub(super) async fn scope<F: Future>(id: HeaderValue, answering: F) -> F::Output
 }
 
 /// The id of the request that this task is handling, for log lines; `None` outside of one.
-
 pub(super) fn current() -> Option<String> {
     CURRENT.try_with(|id| id.to_str().unwrap_or_default().to_owned()).ok()
 }

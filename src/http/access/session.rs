@@ -84,7 +84,6 @@ impl Session {
 }
 
 /// The credential of `Authorization: Bearer ...`.
-
 pub(super) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
     let (scheme, credential) = authorization.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(credential)
