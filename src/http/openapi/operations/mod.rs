@@ -44,7 +44,6 @@ enum For {
     Admin,
 }
 
-/// An operation under construction.
 struct Draft<'a> {
     schemas: &'a mut Schemas,
     done: Operation,
