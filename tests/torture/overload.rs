@@ -329,6 +329,6 @@ async fn few_descriptors_lower_the_connection_limit() {
     newcomers(sale.port).await;
     assert_eq!(seen.accepted.load(Ordering::Relaxed), 21);
     assert_eq!(sale.place.logged("cannot accept"), [""; 0]);
-    assert_eq!(sale.place.logged("at most 44 connections").len(), 1);
+    assert_eq!(sale.place.logged("connections limited to 44").len(), 1);
     sale.processes[0].stop().await;
 }
