@@ -14,8 +14,8 @@ use super::stream::Activity;
 const RESERVE_DIVISOR: usize = 10;
 /// Minimum idle time of a connection that is closed to make room.
 pub(super) const IDLE_MIN: Duration = Duration::from_secs(5);
-/// All connections are scanned at most once in this time, or after so many new ones: a hundredth of
-/// the maximum.
+/// All connections are scanned at most once in this time, or after new connections of a hundredth
+/// of the maximum.
 const SCAN_EVERY: Duration = Duration::from_millis(100);
 const SCAN_DIVISOR: usize = 100;
 

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::core::model::{IdSource, Order, TraceContext};
 use crate::core::ports::tracing::{Span, SpanKind, Spans, Value};
 
-/// The most traces per second that a process records, whoever began them (P8). The context of
-/// others is only passed on.
+/// The most traces per second that a process records, its own and its clients' (P8). The context
+/// of further ones is only passed on.
 const TRACES_PER_SECOND: u32 = 1_000;
 /// The most links of one span; the OpenTelemetry SDKs have the same bound.
 const LINKS_MAX: usize = 128;

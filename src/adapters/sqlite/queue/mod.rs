@@ -201,8 +201,8 @@ impl SqliteQueue {
     ///
     /// The rows were read without the lock on `claims`, so they can be out of date here: an item's
     /// claim may have ended, and a row may have been delivered from memory while the file was
-    /// polled. A row without a claim is left out; whoever claims the item next reads it from the
-    /// file. A row in flight is left out too, and ends the run. The lock is held from the first
+    /// polled. A row without a claim is left out; the next process that claims the item reads it
+    /// from the file. A row in flight is left out too, and ends the run. The lock is held from the first
     /// check until the deliveries are in flight, so no row gets into two deliveries of this
     /// process. Another process may deliver it as well; then the ledger refuses one decision. If
     /// this process is killed here, the rows are still queued, and are delivered after its claim

@@ -54,8 +54,8 @@ where
 /// caller gets an answer; if it is killed between COMMIT and the answer, the write is on disk
 /// and the caller does not know. Callers repeat such writes, so all writes are idempotent.
 ///
-/// The files' identity is checked between COMMIT and the answers. The check races with whoever
-/// replaces the file: a file replaced just after the check takes this transaction with it. No check
+/// The files' identity is checked between COMMIT and the answers. A file that is
+/// replaced just after the check takes this transaction with it. No check
 /// can exclude that; this one bounds it to the transactions of one instant, because the next
 /// transaction, or the watcher, stops the store.
 pub fn write_all(
